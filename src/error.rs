@@ -1,0 +1,342 @@
+//! Errors: one variant per decision that the caller makes.
+//!
+//! Owns [`Error`] and the small types it carries. Invariant: no variant holds a free-form string or
+//! bytes of a block; a place is named by file, offset, LSN and block id. Does not decide policy: the
+//! module that returns a variant documents the state it leaves the store in.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::block::{BlockId, Lsn, TransactionId};
+
+/// The result of every fallible operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No block with this id is visible here. Nothing was changed; the transaction goes on.
+    #[error("block {id} does not exist")]
+    BlockNotFound {
+        /// The id that was asked for.
+        id: BlockId,
+    },
+    /// Another transaction committed this block first. Nothing was written; run the transaction
+    /// again on a newer snapshot.
+    #[error("block {id} changed at lsn {found}, after snapshot {snapshot}; retry the transaction")]
+    Conflict {
+        /// The block that both transactions wrote.
+        id: BlockId,
+        /// The snapshot of the transaction that lost.
+        snapshot: Lsn,
+        /// The commit that won.
+        found: Lsn,
+    },
+    /// The store never handed out this id, or the transaction ended so long ago that its outcome is
+    /// no longer remembered.
+    #[error("transaction {id} is not known")]
+    TransactionNotFound {
+        /// The id that was given.
+        id: TransactionId,
+    },
+    /// The transaction has ended, or is just being committed by another thread.
+    #[error("transaction {id} is {state}")]
+    TransactionNotActive {
+        /// The id that was given.
+        id: TransactionId,
+        /// Where the transaction stands.
+        state: TransactionState,
+    },
+    /// Stored bytes are not what was written. Retrying does not help; `verify` lists all damage.
+    #[error("{defect} in {place}")]
+    Corrupt {
+        /// What is wrong with the bytes.
+        defect: Defect,
+        /// Where the bytes are.
+        place: Place,
+    },
+    /// The operating system refused an operation. After a failed write or sync the outcome of the
+    /// commit is **unknown** until the store is opened again, and the store is poisoned.
+    #[error("{op} failed on {}: {source}", path.display())]
+    Io {
+        /// The operation.
+        op: IoOp,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's own error.
+        source: io::Error,
+    },
+    /// An earlier write, sync or panic left the store unable to promise durability. Reads go on;
+    /// open the store again to write.
+    #[error("the store refuses writes since {cause}; open it again")]
+    Poisoned {
+        /// What happened first.
+        cause: PoisonCause,
+    },
+    /// No space is left for this write. Nothing was written and the store is not poisoned: reads
+    /// and deletes go on, and writes resume when space returns.
+    #[error("no space left: the write needs {needed} bytes on {}", path.display())]
+    StorageFull {
+        /// Bytes that the write needed.
+        needed: u64,
+        /// The store's directory.
+        path: PathBuf,
+    },
+    /// The payload is longer than the store's limit. Split it, or open the store with a larger
+    /// `block_len_max`.
+    #[error("block of {len} bytes is over the limit of {len_max} bytes")]
+    BlockTooLarge {
+        /// The payload's length in bytes.
+        len: u64,
+        /// The limit in bytes.
+        len_max: u64,
+    },
+    /// The transaction's pending writes are over the store's limit. The write was not added; the
+    /// transaction can still be committed or rolled back.
+    #[error("transaction of {len} bytes is over the limit of {len_max} bytes")]
+    TransactionTooLarge {
+        /// Bytes the transaction would hold.
+        len: u64,
+        /// The limit in bytes.
+        len_max: u64,
+    },
+    /// Another handle, in this process or another, has the store open.
+    #[error("{} is open elsewhere", path.display())]
+    Locked {
+        /// The store's directory.
+        path: PathBuf,
+    },
+    /// The directory holds something other than a store. Nothing was changed.
+    #[error("{} is not a block store: {reason}", path.display())]
+    NotAStore {
+        /// The path that was given.
+        path: PathBuf,
+        /// What stands in the way.
+        reason: NotAStoreReason,
+    },
+    /// The store was written by a newer version of this library. Nothing was changed.
+    #[error("{} has format version {found}; this library reads up to {supported}", path.display())]
+    UnsupportedFormat {
+        /// The store's directory.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The newest version this library reads.
+        supported: u32,
+    },
+    /// An argument is outside what the function accepts. Nothing was changed.
+    #[error("{argument}: {reason}")]
+    InvalidArgument {
+        /// The argument's name.
+        argument: &'static str,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Every id up to `u64::MAX` is used up, so none can be allocated. Explicit ids still work.
+    #[error("no block id is left to allocate")]
+    IdsExhausted,
+    /// The callback that watches a long open asked to stop. Nothing was changed.
+    #[error("open was aborted by the caller")]
+    Aborted,
+    /// The store was closed through this or another handle.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// The operating-system operation that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IoOp {
+    /// Opening or creating a file or directory.
+    Open,
+    /// Listing the directory.
+    List,
+    /// Reading bytes.
+    Read,
+    /// Writing bytes.
+    Write,
+    /// Making bytes or names durable.
+    Sync,
+    /// Reserving or zeroing space ahead of the tail.
+    Allocate,
+    /// Mapping a file.
+    Map,
+    /// Renaming a file.
+    Rename,
+    /// Removing a file.
+    Remove,
+    /// Cutting or extending a file.
+    Resize,
+    /// Taking the store's lock.
+    Lock,
+    /// Starting a thread.
+    Spawn,
+}
+
+/// Where damaged bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, relative to the store's directory.
+    pub file: String,
+    /// Byte offset in that file.
+    pub offset: u64,
+    /// The commit the bytes belong to, where known.
+    pub lsn: Option<Lsn>,
+    /// The block the bytes belong to, where known.
+    pub block: Option<BlockId>,
+}
+
+/// What is wrong with stored bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Defect {
+    /// The bytes of a block do not match its checksum.
+    PayloadChecksum,
+    /// A frame's header is damaged although later frames prove that it was acknowledged.
+    FrameHeader,
+    /// A frame's operation table does not match its checksum.
+    OpTable,
+    /// A segment's header is damaged.
+    SegmentHeader,
+    /// The store's fixed description is damaged.
+    Meta,
+    /// A segment that later ones build on is missing.
+    MissingSegment,
+    /// A frame does not continue the one before it.
+    BrokenChain,
+    /// A file ends before the bytes that it must hold.
+    Truncated,
+    /// A serialised block is malformed.
+    BlockEncoding,
+}
+
+/// Why a directory is not taken for a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotAStoreReason {
+    /// The path names something that is not a directory.
+    NotADirectory,
+    /// The directory does not exist and the options say not to create one.
+    Missing,
+    /// The directory holds files of somebody else and no `META`.
+    ForeignFiles,
+    /// A file of the store is not a plain file (a link, pipe or directory stands in its place).
+    UnsafeFile,
+}
+
+/// Where a transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransactionState {
+    /// Open for reads and writes.
+    Active,
+    /// Another thread is committing it at this moment.
+    Committing,
+    /// Committed.
+    Committed,
+    /// Rolled back, or refused at commit.
+    RolledBack,
+}
+
+/// What made the store refuse writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PoisonCause {
+    /// A write failed.
+    WriteFailed,
+    /// A sync failed. It is never tried again: the kernel may have dropped the bytes.
+    SyncFailed,
+    /// A thread of the store panicked.
+    ThreadPanicked,
+}
+
+impl Error {
+    /// Wraps an operating-system error with the operation and the path it happened on.
+    pub(crate) fn io(op: IoOp, path: impl Into<PathBuf>, source: io::Error) -> Error {
+        Error::Io { op, path: path.into(), source }
+    }
+
+    /// Returns whether running the same transaction again, on a newer snapshot, can succeed.
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{BlockId, Error, Lsn};
+    /// let lost = Error::Conflict { id: BlockId(1), snapshot: Lsn(3), found: Lsn(4) };
+    /// assert!(lost.is_retryable());
+    /// assert!(!Error::Closed.is_retryable());
+    /// ```
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::Conflict { .. })
+    }
+}
+
+macro_rules! display_words {
+    ($ty:ident { $($variant:ident => $words:literal,)+ }) => {
+        impl std::fmt::Display for $ty {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $($ty::$variant => $words,)+ })
+            }
+        }
+    };
+}
+
+display_words!(IoOp {
+    Open => "open",
+    List => "list",
+    Read => "read",
+    Write => "write",
+    Sync => "sync",
+    Allocate => "allocate",
+    Map => "map",
+    Rename => "rename",
+    Remove => "remove",
+    Resize => "resize",
+    Lock => "lock",
+    Spawn => "spawn",
+});
+
+display_words!(Defect {
+    PayloadChecksum => "payload checksum mismatch",
+    FrameHeader => "damaged frame header",
+    OpTable => "damaged operation table",
+    SegmentHeader => "damaged segment header",
+    Meta => "damaged store description",
+    MissingSegment => "missing segment",
+    BrokenChain => "broken frame chain",
+    Truncated => "missing bytes",
+    BlockEncoding => "malformed block encoding",
+});
+
+display_words!(NotAStoreReason {
+    NotADirectory => "it is not a directory",
+    Missing => "it does not exist",
+    ForeignFiles => "it holds other files and no META",
+    UnsafeFile => "a link or special file stands in place of one of its files",
+});
+
+display_words!(TransactionState {
+    Active => "active",
+    Committing => "being committed by another thread",
+    Committed => "already committed",
+    RolledBack => "already rolled back",
+});
+
+display_words!(PoisonCause {
+    WriteFailed => "a write failed",
+    SyncFailed => "a sync failed",
+    ThreadPanicked => "one of its threads panicked",
+});
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at byte {}", self.file, self.offset)?;
+        if let Some(lsn) = self.lsn {
+            write!(f, ", lsn {lsn}")?;
+        }
+        if let Some(block) = self.block {
+            write!(f, ", block {block}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! A synchronous, crash-safe, transactional block store for programs that have threads and no async
+//! runtime.
+//!
+//! A store keeps blocks (a `u64` id, a small header, opaque bytes) in an append-only log, lets many
+//! threads read and write them through a blocking API, and commits groups of changes atomically.
+//! Concurrent commits share one `fdatasync`.
+//!
+//! - [`StorageBackend`]: the contract.
+//! - [`MemoryBackend`], [`LocalBackend`]: the two backends.
+//! - [`Error`]: one variant per decision that the caller makes.
+
+pub mod io;
+
+mod backend;
+mod block;
+mod error;
+
+pub use backend::{StorageBackend, StorageStats};
+pub use block::{
+    Block, BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn, TransactionId,
+};
+pub use error::{
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
+};
