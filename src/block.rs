@@ -291,8 +291,7 @@ fn decode_header(data: &[u8]) -> Result<BlockHeader> {
 }
 
 fn malformed(offset: usize, defect: Defect) -> Error {
-    let place =
-        Place { file: "block".to_string(), offset: offset as u64, lsn: None, block: None };
+    let place = Place { file: "block".to_string(), offset: offset as u64, lsn: None, block: None };
     Error::Corrupt { defect, place }
 }
 

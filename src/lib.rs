@@ -9,11 +9,11 @@
 //! - [`MemoryBackend`], [`LocalBackend`]: the two backends.
 //! - [`Error`]: one variant per decision that the caller makes.
 
-pub mod io;
-
 mod backend;
 mod block;
 mod error;
+mod memory;
+mod mvcc;
 
 pub use backend::{StorageBackend, StorageStats};
 pub use block::{
@@ -22,3 +22,4 @@ pub use block::{
 pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
 };
+pub use memory::MemoryBackend;

@@ -1,0 +1,65 @@
+//! Batches: the operations of one transaction, in memory, on their way to a commit.
+//!
+//! Owns [`Operation`] and [`Batch`]. Invariant: a batch names an id at most once; the last operation
+//! of the transaction on that id has won before.
+
+use crate::block::{Block, BlockId, Lsn};
+
+/// What happens to one id.
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    /// The block is written; its header names the id.
+    Write(Block),
+    /// The block is deleted.
+    Delete,
+}
+
+impl Operation {
+    /// Payload bytes it carries.
+    pub(crate) fn payload_len(&self) -> u64 {
+        match self {
+            Operation::Write(block) => block.data.len() as u64,
+            Operation::Delete => 0,
+        }
+    }
+}
+
+/// What must hold at the batch's place in commit order for it to be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precondition {
+    /// Nothing: a write takes its place.
+    None,
+    /// Every id that it deletes exists there.
+    DeletedExist,
+    /// No id that it names was changed after this snapshot.
+    UnchangedSince(Lsn),
+}
+
+/// The operations of one transaction and the condition under which they apply.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) operations: Vec<(BlockId, Operation)>,
+    pub(crate) precondition: Precondition,
+}
+
+impl Batch {
+    /// A single write outside any transaction.
+    pub(crate) fn write(block: Block) -> Batch {
+        Batch {
+            operations: vec![(block.header.block_id, Operation::Write(block))],
+            precondition: Precondition::None,
+        }
+    }
+
+    /// A single delete outside any transaction.
+    pub(crate) fn delete(id: BlockId) -> Batch {
+        Batch {
+            operations: vec![(id, Operation::Delete)],
+            precondition: Precondition::DeletedExist,
+        }
+    }
+
+    pub(crate) fn payload_len(&self) -> u64 {
+        self.operations.iter().map(|(_, operation)| operation.payload_len()).sum()
+    }
+}

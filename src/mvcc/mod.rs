@@ -1,0 +1,27 @@
+//! What the memory and the local backend share: versions, snapshots, transactions, conflicts.
+//!
+//! | file           | owns                                                                     |
+//! |----------------|--------------------------------------------------------------------------|
+//! | `page`         | 64 neighbouring ids in a packed array                                    |
+//! | `index`        | `BlockId` to its newest version, and older ones while somebody needs them |
+//! | `pins`         | the visible LSN and the snapshots that are held                          |
+//! | `transactions` | open transactions, and how the latest ones ended                         |
+//! | `batch`        | the operations of one transaction                                        |
+//! | `ids`          | allocation of block ids                                                  |
+//! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
+//! | `counters`     | statistics                                                               |
+//! | `engine`       | the contract, written once over what a backend does its own way          |
+//!
+//! A version is generic: a block in memory, or the place of one in the log. Nothing here does I/O.
+
+pub(crate) mod batch;
+pub(crate) mod counters;
+pub(crate) mod engine;
+pub(crate) mod ids;
+pub(crate) mod index;
+pub(crate) mod overlay;
+mod page;
+pub(crate) mod pins;
+pub(crate) mod transactions;
+
+pub(crate) use engine::{Engine, Mvcc};

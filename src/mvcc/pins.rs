@@ -1,0 +1,109 @@
+//! Pins: the visible LSN and the snapshots that readers hold.
+//!
+//! Owns the visible LSN and a multiset of pinned LSNs. Invariants:
+//!
+//! 1. The visible LSN only grows, and is raised by one publisher at a time.
+//! 2. A pin is taken under its slot's lock together with the reading of the visible LSN. So after the
+//!    publisher has raised the visible LSN to `w`, [`Pins::held`] finds every pin below `w` that was
+//!    ever taken and not released: a pin that it misses reads `w` or more.
+//!
+//! Taking and releasing touch one lock that other threads rarely want. Does not know what versions a
+//! pin keeps: the index asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::block::Lsn;
+use crate::mvcc::counters::{Padded, SLOT_COUNT, thread_slot};
+
+/// The visible LSN and the pinned ones.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    visible: Padded<AtomicU64>,
+    slots: [Padded<Mutex<Held>>; SLOT_COUNT],
+}
+
+/// The pinned LSNs of one slot, ascending, with the number of their holders.
+type Held = Vec<(Lsn, u32)>;
+
+/// One hold on a snapshot. Whoever has it gives it back to [`Pins::release`].
+#[derive(Debug)]
+#[must_use = "a pin that is not released keeps old versions for ever"]
+pub(crate) struct Pin {
+    lsn: Lsn,
+    slot: usize,
+}
+
+impl Pin {
+    pub(crate) fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+}
+
+impl Pins {
+    pub(crate) fn visible(&self) -> Lsn {
+        Lsn(self.visible.load(Ordering::Acquire))
+    }
+
+    /// Makes commits up to `lsn` visible. One publisher at a time.
+    pub(crate) fn raise(&self, lsn: Lsn) {
+        assert!(lsn >= self.visible(), "the visible lsn never goes back");
+        self.visible.store(lsn.0, Ordering::SeqCst);
+    }
+
+    /// Holds a snapshot of what is visible now.
+    pub(crate) fn take(&self) -> Pin {
+        let slot = thread_slot();
+        let mut held = self.slots[slot].lock();
+        let lsn = Lsn(self.visible.load(Ordering::SeqCst));
+        match held.last_mut() {
+            Some((last, count)) if *last == lsn => *count += 1,
+            _ => held.push((lsn, 1)),
+        }
+        Pin { lsn, slot }
+    }
+
+    /// Releases a pin; true when it was the last on its LSN in its slot.
+    pub(crate) fn release(&self, pin: Pin) -> bool {
+        let mut held = self.slots[pin.slot].lock();
+        let at = held.partition_point(|(lsn, _)| *lsn < pin.lsn);
+        assert!(held.get(at).is_some_and(|(lsn, _)| *lsn == pin.lsn), "a pin is released once");
+        held[at].1 -= 1;
+        let last = held[at].1 == 0;
+        if last {
+            held.remove(at);
+        }
+        last
+    }
+
+    /// The pinned LSNs, ascending, without repetition.
+    pub(crate) fn held(&self) -> Vec<Lsn> {
+        let mut lsns = Vec::new();
+        for slot in &self.slots {
+            lsns.extend(slot.lock().iter().map(|(lsn, _)| *lsn));
+        }
+        lsns.sort_unstable();
+        lsns.dedup();
+        lsns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_lists_each_pinned_lsn_once_until_its_last_release() {
+        let pins = Pins::default();
+        let first = pins.take();
+        pins.raise(Lsn(5));
+        let (second, third) = (pins.take(), pins.take());
+        assert_eq!(pins.held(), [Lsn(0), Lsn(5)]);
+        assert!(!pins.release(second));
+        assert!(pins.release(first));
+        assert_eq!(pins.held(), [Lsn(5)]);
+        assert!(pins.release(third));
+        assert!(pins.held().is_empty());
+    }
+}
