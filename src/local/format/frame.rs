@@ -1,0 +1,381 @@
+//! Frames: the unit of append, checksum and replay. One valid frame is one atomic commit.
+//!
+//! | offset | size | field          | meaning                                                    |
+//! |-------:|-----:|----------------|------------------------------------------------------------|
+//! |      0 |    4 | magic          | `AGF1`                                                     |
+//! |      4 |    4 | `crc`          | of the segment's seed, the frame's offset, bytes `8..64`   |
+//! |      8 |    1 | `kind`         | [`Kind`]; values are permanent, 0 is never written         |
+//! |      9 |    1 | `flags`        | 1: last frame of its group; 2: last part of its commit     |
+//! |     10 |    2 | zero           | refused otherwise                                          |
+//! |     12 |    4 | `frame_len`    | bytes to the end of the last payload, header included      |
+//! |     16 |    8 | `lsn`          | commit order; of the last commit for a mark                |
+//! |     24 |    8 | `durable`      | newest LSN known durable when this frame was written       |
+//! |     32 |    4 | `op_count`     | entries in the operation table                             |
+//! |     36 |    4 | `previous`     | `crc` of the frame before, 0 for the first: the chain      |
+//! |     40 |    4 | `table_crc`    | of the operation table, or of a cut's body                 |
+//! |     44 |    4 | `part`         | from 0 within a commit that spans frames                   |
+//! |     48 |    8 | `payload_len`  | sum of the lengths in the table                            |
+//! |     56 |    8 | zero           | refused otherwise                                          |
+//! |     64 | 32 n | table          | one [`Entry`] an operation                                 |
+//! |        |      | payloads       | of the writes, in table order, without gaps                |
+//!
+//! The next frame starts at the next multiple of 8, or after the last frame of a group at the next
+//! page. An entry of the table:
+//!
+//! | offset | size | field               | meaning                                               |
+//! |-------:|-----:|---------------------|-------------------------------------------------------|
+//! |      0 |    8 | `id`                | never 0                                               |
+//! |      8 |    4 | `len`               | payload bytes in this frame                           |
+//! |     12 |    4 | `checksum`          | of the payload                                        |
+//! |     16 |    4 | `uncompressed_size` |                                                       |
+//! |     20 |    1 | operation           | 1 write, 2 delete                                     |
+//! |     21 |    3 | type, compression, encryption | permanent codes; 0 for a delete             |
+//! |     24 |    4 | `version`, `flags`  | the user's own                                        |
+//! |     28 |    4 | zero                | refused otherwise                                     |
+//!
+//! The header is covered by its salted checksum, the table by the header, each payload by the table.
+//! So payload and table checksums need no salt, and callers compute them before a place is known.
+//! The header is checked before any length in it is used.
+
+use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
+use crate::local::format::{le, page_up};
+
+/// Bytes of a frame's header.
+pub(crate) const HEADER_LEN: usize = 64;
+/// Bytes of a table entry.
+pub(crate) const ENTRY_LEN: usize = 32;
+/// Bytes of a cut's body.
+pub(crate) const CUT_LEN: usize = 16;
+const MAGIC: [u8; 4] = *b"AGF1";
+const ALIGN: u64 = 8;
+const FLAG_GROUP_END: u8 = 1;
+const FLAG_LAST_PART: u8 = 2;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A commit, or a part of one.
+    Commit = 1,
+    /// First frame of the segment that recovery makes: everything from the place it names up to this
+    /// segment is void.
+    Cut = 2,
+    /// Says what was durable while nothing else is written.
+    Witness = 3,
+    /// A clean close: nothing follows.
+    End = 4,
+}
+
+impl Kind {
+    fn from_code(code: u8) -> Option<Kind> {
+        [Kind::Commit, Kind::Cut, Kind::Witness, Kind::End].into_iter().find(|k| *k as u8 == code)
+    }
+}
+
+/// A frame's header without magic and checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) kind: Kind,
+    pub(crate) group_end: bool,
+    pub(crate) last_part: bool,
+    pub(crate) frame_len: u32,
+    pub(crate) lsn: Lsn,
+    pub(crate) durable: Lsn,
+    pub(crate) op_count: u32,
+    pub(crate) previous: u32,
+    pub(crate) table_crc: u32,
+    pub(crate) part: u32,
+    pub(crate) payload_len: u64,
+}
+
+impl FrameHeader {
+    /// A frame without body.
+    pub(crate) fn mark(kind: Kind, lsn: Lsn, durable: Lsn, previous: u32) -> FrameHeader {
+        FrameHeader {
+            kind,
+            group_end: true,
+            last_part: true,
+            frame_len: HEADER_LEN as u32,
+            lsn,
+            durable,
+            op_count: 0,
+            previous,
+            table_crc: crc32c::crc32c(&[]),
+            part: 0,
+            payload_len: 0,
+        }
+    }
+
+    /// Encodes the header for its place and returns it with its checksum, the next link of the chain.
+    pub(crate) fn encode(&self, seed: u32, offset: u64) -> ([u8; HEADER_LEN], u32) {
+        let mut out = [0; HEADER_LEN];
+        let flags = if self.group_end { FLAG_GROUP_END } else { 0 }
+            | if self.last_part { FLAG_LAST_PART } else { 0 };
+        out[..4].copy_from_slice(&MAGIC);
+        out[8] = self.kind as u8;
+        out[9] = flags;
+        out[12..16].copy_from_slice(&self.frame_len.to_le_bytes());
+        out[16..24].copy_from_slice(&self.lsn.0.to_le_bytes());
+        out[24..32].copy_from_slice(&self.durable.0.to_le_bytes());
+        out[32..36].copy_from_slice(&self.op_count.to_le_bytes());
+        out[36..40].copy_from_slice(&self.previous.to_le_bytes());
+        out[40..44].copy_from_slice(&self.table_crc.to_le_bytes());
+        out[44..48].copy_from_slice(&self.part.to_le_bytes());
+        out[48..56].copy_from_slice(&self.payload_len.to_le_bytes());
+        let crc = checksum(seed, offset, &out);
+        out[4..8].copy_from_slice(&crc.to_le_bytes());
+        (out, crc)
+    }
+
+    /// Reads the header at `offset`; `None` for anything that [`FrameHeader::encode`] did not write
+    /// for this very place. Returns the checksum with it.
+    pub(crate) fn decode(bytes: &[u8], seed: u32, offset: u64) -> Option<(FrameHeader, u32)> {
+        let bytes = bytes.get(..HEADER_LEN)?;
+        if bytes[..4] != MAGIC || le::u32(bytes, 4) != checksum(seed, offset, bytes) {
+            return None;
+        }
+        let flags = bytes[9];
+        let header = FrameHeader {
+            kind: Kind::from_code(bytes[8])?,
+            group_end: flags & FLAG_GROUP_END != 0,
+            last_part: flags & FLAG_LAST_PART != 0,
+            frame_len: le::u32(bytes, 12),
+            lsn: Lsn(le::u64(bytes, 16)),
+            durable: Lsn(le::u64(bytes, 24)),
+            op_count: le::u32(bytes, 32),
+            previous: le::u32(bytes, 36),
+            table_crc: le::u32(bytes, 40),
+            part: le::u32(bytes, 44),
+            payload_len: le::u64(bytes, 48),
+        };
+        let zeros = bytes[10..12] == [0; 2] && bytes[56..] == [0; 8] && flags & !3 == 0;
+        (zeros && header.is_consistent()).then_some((header, le::u32(bytes, 4)))
+    }
+
+    /// Bytes of the table, or of a cut's body.
+    pub(crate) fn table_len(&self) -> usize {
+        match self.kind {
+            Kind::Cut => CUT_LEN,
+            _ => self.op_count as usize * ENTRY_LEN,
+        }
+    }
+
+    /// Where the next frame starts when this one starts at `offset`.
+    pub(crate) fn next_offset(&self, offset: u64) -> u64 {
+        let end = offset + u64::from(self.frame_len);
+        if self.group_end { page_up(end) } else { aligned(end) }
+    }
+
+    fn is_consistent(&self) -> bool {
+        let table_len = match self.kind {
+            Kind::Cut => CUT_LEN as u64,
+            _ => u64::from(self.op_count) * ENTRY_LEN as u64,
+        };
+        let sum = (HEADER_LEN as u64 + table_len).checked_add(self.payload_len);
+        let is_mark = self.op_count == 0 && self.payload_len == 0 && self.part == 0;
+        sum == Some(u64::from(self.frame_len))
+            && self.durable <= self.lsn
+            && (self.kind == Kind::Commit || is_mark)
+    }
+}
+
+/// Rounds up to where a frame may start.
+pub(crate) const fn aligned(offset: u64) -> u64 {
+    offset.div_ceil(ALIGN) * ALIGN
+}
+
+fn checksum(seed: u32, offset: u64, header: &[u8]) -> u32 {
+    let seed = crc32c::crc32c_append(seed, &offset.to_le_bytes());
+    crc32c::crc32c_append(seed, &header[8..HEADER_LEN])
+}
+
+/// One operation in a frame's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// The block is written; its payload follows the table.
+    Write(BlockHeader),
+    /// The block is deleted.
+    Delete(BlockId),
+}
+
+impl Entry {
+    pub(crate) fn id(&self) -> BlockId {
+        match self {
+            Entry::Write(header) => header.block_id,
+            Entry::Delete(id) => *id,
+        }
+    }
+
+    /// Bytes of its payload.
+    pub(crate) fn payload_len(&self) -> u32 {
+        match self {
+            Entry::Write(header) => header.data_size,
+            Entry::Delete(_) => 0,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> [u8; ENTRY_LEN] {
+        let mut out = [0; ENTRY_LEN];
+        out[..8].copy_from_slice(&self.id().0.to_le_bytes());
+        out[20] = 2;
+        if let Entry::Write(header) = self {
+            out[8..12].copy_from_slice(&header.data_size.to_le_bytes());
+            out[12..16].copy_from_slice(&header.checksum.to_le_bytes());
+            out[16..20].copy_from_slice(&header.uncompressed_size.to_le_bytes());
+            out[20] = 1;
+            out[21] = header.block_type.code();
+            out[22] = header.compression.code();
+            out[23] = header.encryption.code();
+            out[24..26].copy_from_slice(&header.version.to_le_bytes());
+            out[26..28].copy_from_slice(&header.flags.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads an entry of a table whose checksum matched; `None` for what this version does not know.
+    pub(crate) fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Entry> {
+        let id = BlockId(le::u64(bytes, 0));
+        if id == BlockId(0) || bytes[28..] != [0; 4] {
+            return None;
+        }
+        match bytes[20] {
+            1 => Some(Entry::Write(BlockHeader {
+                block_id: id,
+                block_type: BlockType::from_code(bytes[21])?,
+                compression: Compression::from_code(bytes[22])?,
+                encryption: Encryption::from_code(bytes[23])?,
+                data_size: le::u32(bytes, 8),
+                uncompressed_size: le::u32(bytes, 16),
+                checksum: le::u32(bytes, 12),
+                version: le::u16(bytes, 24),
+                flags: le::u16(bytes, 26),
+            })),
+            2 if bytes[8..20] == [0; 12] && bytes[21..28] == [0; 7] => Some(Entry::Delete(id)),
+            _ => None,
+        }
+    }
+
+    /// Reads a whole table. `None` when an entry is unknown or the lengths do not add up.
+    pub(crate) fn decode_table(table: &[u8], header: &FrameHeader) -> Option<Vec<Entry>> {
+        let (chunks, rest) = table.as_chunks::<ENTRY_LEN>();
+        if !rest.is_empty() || chunks.len() != header.op_count as usize {
+            return None;
+        }
+        let entries: Option<Vec<Entry>> = chunks.iter().map(Entry::decode).collect();
+        let sum = |entries: &Vec<Entry>| entries.iter().map(|e| u64::from(e.payload_len())).sum();
+        entries.filter(|entries| header.payload_len == sum(entries))
+    }
+}
+
+/// The body of a [`Kind::Cut`] frame: where the log ended when recovery ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The segment the log ended in.
+    pub(crate) sequence: u64,
+    /// The first void byte there.
+    pub(crate) offset: u64,
+}
+
+impl Cut {
+    pub(crate) fn encode(&self) -> [u8; CUT_LEN] {
+        let mut out = [0; CUT_LEN];
+        out[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        out[8..].copy_from_slice(&self.offset.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Cut> {
+        let bytes = bytes.get(..CUT_LEN)?;
+        Some(Cut { sequence: le::u64(bytes, 0), offset: le::u64(bytes, 8) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Block;
+
+    fn sample() -> FrameHeader {
+        FrameHeader {
+            kind: Kind::Commit,
+            group_end: true,
+            last_part: false,
+            frame_len: (HEADER_LEN + 2 * ENTRY_LEN + 77) as u32,
+            lsn: Lsn(0x0102_0304),
+            durable: Lsn(0x0102_0300),
+            op_count: 2,
+            previous: 0xAABB_CCDD,
+            table_crc: 0x1122_3344,
+            part: 5,
+            payload_len: 77,
+        }
+    }
+
+    #[test]
+    fn header_round_trips_at_its_place_only() {
+        for header in [sample(), FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3)] {
+            let (bytes, crc) = header.encode(7, 4096);
+            assert_eq!(FrameHeader::decode(&bytes, 7, 4096), Some((header, crc)));
+            assert_eq!(FrameHeader::decode(&bytes, 7, 8192), None);
+            assert_eq!(FrameHeader::decode(&bytes, 8, 4096), None);
+        }
+    }
+
+    #[test]
+    fn damaged_or_cut_header_is_refused() {
+        let (bytes, _) = sample().encode(7, 4096);
+        for bit in 0..HEADER_LEN * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(FrameHeader::decode(&damaged, 7, 4096), None, "bit {bit}");
+        }
+        for len in 0..HEADER_LEN {
+            assert_eq!(FrameHeader::decode(&bytes[..len], 7, 4096), None);
+        }
+    }
+
+    #[test]
+    fn header_whose_lengths_disagree_is_refused() {
+        let lies = [
+            FrameHeader { frame_len: sample().frame_len + 1, ..sample() },
+            FrameHeader { payload_len: u64::MAX - 100, ..sample() },
+            FrameHeader { op_count: u32::MAX, ..sample() },
+            FrameHeader { durable: Lsn(sample().lsn.0 + 1), ..sample() },
+        ];
+        for lie in lies {
+            let (bytes, _) = lie.encode(7, 4096);
+            assert_eq!(FrameHeader::decode(&bytes, 7, 4096), None, "{lie:?}");
+        }
+    }
+
+    #[test]
+    fn entries_round_trip_and_unknown_ones_are_refused() {
+        let mut block = Block::new(BlockId(u64::MAX), BlockType::Metadata, vec![1; 77]);
+        (block.header.version, block.header.flags) = (3, 4);
+        let entries = [Entry::Write(block.header), Entry::Delete(BlockId(5))];
+        let table: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
+        assert_eq!(Entry::decode_table(&table, &sample()).as_deref(), Some(&entries[..]));
+        assert_eq!(Entry::decode_table(&table[1..], &sample()), None);
+        let longer = FrameHeader { payload_len: 78, ..sample() };
+        assert_eq!(Entry::decode_table(&table, &longer), None);
+        for at in [20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
+            let mut damaged = table.clone();
+            damaged[at] = 0x77;
+            assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn next_frame_follows_at_eight_or_at_the_next_page() {
+        let header = sample();
+        assert_eq!(header.next_offset(4096), 8192);
+        assert_eq!(FrameHeader { group_end: false, ..header }.next_offset(4096), 4096 + 208);
+    }
+
+    #[test]
+    fn cut_round_trips() {
+        let cut = Cut { sequence: 3, offset: 8192 };
+        assert_eq!(Cut::decode(&cut.encode()), Some(cut));
+        assert_eq!(Cut::decode(&cut.encode()[1..]), None);
+    }
+}
