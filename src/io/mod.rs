@@ -285,8 +285,9 @@ pub trait View: Send + Sync {
     /// operating system's own.
     fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes>;
 
-    /// Returns whether somebody still holds bytes cut from this view.
-    fn is_shared(&self) -> bool;
+    /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
+    /// that a false stays false until the next [`View::bytes`].
+    fn is_shared(&mut self) -> bool;
 }
 
 /// A page-aligned buffer, for writes that bypass the page cache.

@@ -1,0 +1,306 @@
+//! The real disk: one directory of a Linux file system.
+//!
+//! Owns the directory's descriptor, the lock and the calls below [`Disk`] and [`Env`]; files are in
+//! `file`, aligned buffers in `buffer`. Invariants:
+//!
+//! 1. The directory is opened once, without following a link in its place. After that every name is
+//!    looked up relative to that descriptor, links refused, descriptors closed on `exec`.
+//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask.
+//! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
+//!    has no second name.
+//! 4. No call is repeated here after `EINTR`, syncs least of all: the loops are in [`super`].
+//!
+//! Unsafe code is allowed here and in `file`, nowhere else in the crate: the call for random bytes
+//! and the call that maps a file. Does not decide what a failure means for the store.
+
+mod buffer;
+mod file;
+
+pub use buffer::AlignedBuf;
+pub use file::OsFile;
+
+use std::ffi::CStr;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
+
+use super::{Disk, Entry, Env, FileName, How, LockError, Thread};
+
+const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
+const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// A store's directory on a real file system.
+#[derive(Debug)]
+pub struct OsDisk {
+    path: PathBuf,
+    directory: OwnedFd,
+    /// Others may put files into the directory, so each file's owner and links are checked.
+    others_write: bool,
+    zeroing: Arc<Zeroing>,
+}
+
+/// What has been learnt about the file system's own way to write zeros.
+#[derive(Debug, Default)]
+struct Zeroing {
+    refused: AtomicBool,
+}
+
+impl Zeroing {
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Holds the store's lock; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct OsLock {
+    file: File,
+}
+
+impl OsDisk {
+    /// Opens an existing directory.
+    ///
+    /// # Errors
+    /// The operating system's own; `path` may not end in a symbolic link.
+    pub fn open(path: &Path) -> io::Result<OsDisk> {
+        let directory = open(path, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty())?;
+        OsDisk::over(path, directory)
+    }
+
+    /// Makes a directory that only this user can enter, durably, and opens it. Its parent exists.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when something has that name, `InvalidInput` when `path` ends in no name, and
+    /// the operating system's own. The directory may exist after an error.
+    pub fn create(path: &Path) -> io::Result<OsDisk> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let parent = open(parent, directory_flags(), Mode::empty())?;
+        mkdirat(&parent, name, DIRECTORY_MODE)?;
+        let directory =
+            openat(&parent, name, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty())?;
+        fchmod(&directory, DIRECTORY_MODE)?;
+        fsync(&directory)?;
+        fsync(&parent)?;
+        OsDisk::over(path, directory)
+    }
+
+    fn over(path: &Path, directory: OwnedFd) -> io::Result<OsDisk> {
+        let others = Mode::S_IWGRP | Mode::S_IWOTH;
+        let mode = Mode::from_bits_truncate(fstat(&directory)?.st_mode);
+        Ok(OsDisk {
+            path: path.to_owned(),
+            directory,
+            others_write: mode.intersects(others),
+            zeroing: Arc::default(),
+        })
+    }
+
+    /// Opens a plain file in the directory; `flags` adds to what every opening has in common.
+    fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
+        // Without O_NONBLOCK, opening a pipe that somebody planted would wait for its other end. It
+        // means nothing for the plain files that pass the check.
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let fd = match openat(&self.directory, name.to_string().as_str(), flags, FILE_MODE) {
+            Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO | Errno::ENODEV) => {
+                return Err(not_a_plain_file());
+            }
+            other => other?,
+        };
+        let stat = fstat(&fd)?;
+        if !is_plain(&stat) {
+            return Err(not_a_plain_file());
+        }
+        if self.others_write && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw()) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "in a directory that others can write to, the file has another owner or name",
+            ));
+        }
+        Ok(File::from(fd))
+    }
+
+    fn create_plain(&self, name: FileName, extra: OFlag) -> io::Result<File> {
+        let file = self.open_plain(name, OFlag::O_RDWR | OFlag::O_CREAT | extra)?;
+        fchmod(&file, FILE_MODE)?;
+        Ok(file)
+    }
+
+    /// Opens past the page cache where the file system can; also tells whether it can.
+    fn open_direct(&self, name: FileName) -> io::Result<(File, bool)> {
+        match self.open_plain(name, OFlag::O_RDWR | OFlag::O_DIRECT) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput && e.raw_os_error().is_some() => {
+                Ok((self.open_plain(name, OFlag::O_RDWR)?, false))
+            }
+            other => Ok((other?, true)),
+        }
+    }
+
+    /// Describes what `name` is now, without following a link; `None` when nothing has the name.
+    fn stat(&self, name: &CStr) -> io::Result<Option<FileStat>> {
+        match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there.
+    fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
+        let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
+            let name = raw.to_string_lossy().escape_debug().to_string();
+            return Ok(Some(Entry::Unknown { name }));
+        };
+        Ok(self.stat(raw)?.map(|stat| {
+            if is_plain(&stat) {
+                Entry::File { name, len: stat.st_size.unsigned_abs() }
+            } else {
+                Entry::NotAFile { name }
+            }
+        }))
+    }
+}
+
+impl Disk for OsDisk {
+    type File = OsFile;
+    type Lock = OsLock;
+
+    fn open(&self, name: FileName, how: How) -> io::Result<OsFile> {
+        let (file, direct) = match how {
+            How::CreateNew => (self.create_plain(name, OFlag::O_EXCL)?, false),
+            How::ReadWrite => (self.open_plain(name, OFlag::O_RDWR)?, false),
+            How::ReadWriteDirect => self.open_direct(name)?,
+            How::Read => (self.open_plain(name, OFlag::O_RDONLY)?, false),
+        };
+        Ok(OsFile::new(file, direct, Arc::clone(&self.zeroing)))
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
+        let (from, to) = (from.to_string(), to.to_string());
+        renameat(&self.directory, from.as_str(), &self.directory, to.as_str())?;
+        Ok(())
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        unlinkat(&self.directory, name.to_string().as_str(), UnlinkatFlags::NoRemoveDir)?;
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        // A second descriptor, so that no two listings share one position in the directory.
+        let mut directory = Dir::openat(&self.directory, ".", directory_flags(), Mode::empty())?;
+        let mut entries = Vec::new();
+        for found in directory.iter() {
+            let found = found?;
+            let raw = found.file_name();
+            if raw != c"." && raw != c".." {
+                entries.extend(self.entry(raw)?);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        Ok(fsync(&self.directory)?)
+    }
+
+    fn lock(&self) -> Result<OsLock, LockError> {
+        let file = self.create_plain(FileName::Lock, OFlag::empty()).map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held),
+            Err(TryLockError::Error(e)) => return Err(LockError::Io(e)),
+        }
+        // Somebody may have put another file in place since the opening, and locked that one.
+        let ours = fstat(&file).map_err(|e| LockError::Io(e.into()))?;
+        match self.stat(c"LOCK").map_err(LockError::Io)? {
+            Some(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
+                Ok(OsLock { file })
+            }
+            _ => Err(LockError::Held),
+        }
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        let stat = fstatvfs(&self.directory)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing alone would not do while a child, between its fork and its exec, still has the
+        // descriptor. An unlock of a lock that we hold has no way to fail.
+        let unlocked = self.file.unlock();
+        debug_assert!(unlocked.is_ok(), "the store's lock could not be released: {unlocked:?}");
+    }
+}
+
+impl Env for OsDisk {
+    fn now(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
+
+    fn random(&self, mut out: &mut [u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            match random_some(out) {
+                Ok(n) => out = &mut out[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+        let handle = std::thread::Builder::new().name(name).spawn(body)?;
+        Ok(Thread::new(move || handle.join().is_ok()))
+    }
+}
+
+/// Fills a beginning of `out` from the kernel's generator and returns that beginning's length.
+#[expect(unsafe_code, reason = "the standard library has no call for random bytes")]
+fn random_some(out: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of one live, exclusively borrowed slice, and the call
+    // writes at most that many bytes there.
+    let filled = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
+    usize::try_from(filled).map_err(|_| io::Error::last_os_error())
+}
+
+fn directory_flags() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+}
+
+fn is_plain(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG
+}
+
+fn not_a_plain_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a plain file")
+}
+
+#[cfg(test)]
+mod tests;

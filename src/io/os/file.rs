@@ -1,0 +1,224 @@
+//! Files and mapped views of the real disk.
+//!
+//! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
+//! direct file turns into an ordinary one, for good, when the file system refuses an aligned
+//! transfer. Does not loop over short transfers (see [`super::super`]), except in
+//! [`DiskFile::zero`], which is one operation to its caller.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::sys::uio::pwritev;
+use nix::unistd::fdatasync;
+
+use super::super::{DiskFile, PAGE_LEN, View, write_all_at};
+use super::Zeroing;
+
+/// Linux 6.17's `FALLOC_FL_WRITE_ZEROES`: written, zeroed blocks without a transfer of zeros.
+const WRITE_ZEROES: FallocateFlags = FallocateFlags::from_bits_retain(0x80);
+
+/// Zeros for [`DiskFile::zero`], on a page boundary for files that bypass the page cache.
+static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
+const ZEROS_LEN: usize = 1 << 20;
+
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_LEN]);
+
+const _: () = assert!(align_of::<Zeros>() == PAGE_LEN);
+
+/// An open file of an [`OsDisk`](super::OsDisk).
+#[derive(Debug)]
+pub struct OsFile {
+    file: File,
+    /// The file was opened for transfers past the page cache, so everything must be aligned.
+    direct: bool,
+    zeroing: Arc<Zeroing>,
+}
+
+impl OsFile {
+    pub(super) fn new(file: File, direct: bool, zeroing: Arc<Zeroing>) -> OsFile {
+        OsFile { file, direct, zeroing }
+    }
+
+    fn check_aligned(&self, offset: u64, buf: &[u8]) {
+        let aligned = offset.is_multiple_of(PAGE_LEN as u64)
+            && buf.len().is_multiple_of(PAGE_LEN)
+            && buf.as_ptr().addr().is_multiple_of(PAGE_LEN);
+        debug_assert!(!self.direct || aligned, "a direct transfer is not page-aligned");
+    }
+
+    /// Runs a transfer; when the file system takes no direct transfers of our alignment, runs it
+    /// once more through the page cache.
+    fn transfer(&self, mut run: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        match run() {
+            Err(e) if self.direct && e.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                self.leave_direct()?;
+                run()
+            }
+            other => other,
+        }
+    }
+
+    fn leave_direct(&self) -> io::Result<()> {
+        let flags = OFlag::from_bits_retain(fcntl(&self.file, FcntlArg::F_GETFL)?);
+        fcntl(&self.file, FcntlArg::F_SETFL(flags.difference(OFlag::O_DIRECT)))?;
+        Ok(())
+    }
+
+    /// Asks the file system for zeros; false when it cannot make them without writing.
+    fn zero_at_once(&self, offset: u64, len: u64) -> io::Result<bool> {
+        if self.zeroing.is_refused() {
+            return Ok(false);
+        }
+        match fallocate(&self.file, WRITE_ZEROES, to_off_t(offset)?, to_off_t(len)?) {
+            Ok(()) => Ok(true),
+            Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+                self.zeroing.refuse();
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl DiskFile for OsFile {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
+        self.check_aligned(offset, buf);
+        self.transfer(|| self.file.write_at(buf, offset))
+    }
+
+    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        for buf in bufs {
+            self.check_aligned(offset, buf);
+        }
+        let at = to_off_t(offset)?;
+        self.transfer(|| Ok(pwritev(&self.file, bufs, at)?))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.check_aligned(offset, buf);
+        self.transfer(|| self.file.read_at(buf, offset))
+    }
+
+    fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
+        let map = Arc::new(map_file(&self.file, len)?);
+        let whole = whole_of(&map);
+        Ok(Box::new(OsView { map, whole, len }))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(fdatasync(&self.file)?)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 || self.zero_at_once(offset, len)? {
+            return Ok(());
+        }
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut at = offset;
+        while at < end {
+            let chunk_len = (end - at).min(ZEROS_LEN as u64);
+            write_all_at(self, at, &ZEROS.0[..chunk_len as usize])?;
+            at += chunk_len;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+fn to_off_t(value: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// A mapped file. A slice costs one reference count, whatever its length.
+struct OsView {
+    map: Arc<Mmap>,
+    /// All of the map; what readers get is cut from it.
+    whole: Bytes,
+    len: usize,
+}
+
+/// Keeps the map alive for the [`Bytes`] cut from it.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn whole_of(map: &Arc<Mmap>) -> Bytes {
+    Bytes::from_owner(Owner(Arc::clone(map)))
+}
+
+impl View for OsView {
+    fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        match start.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.whole.slice(start..end)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn is_shared(&mut self) -> bool {
+        // `Bytes` does not show the count of an owner that it was given, but the owner is dropped
+        // with the last of its bytes: let go of ours, and see whether that owner still holds the map.
+        self.whole = Bytes::new();
+        let shared = Arc::strong_count(&self.map) > 1;
+        // Pairs with the release in the last drop of the owner, so that whatever the reader did
+        // with its bytes is over before the caller writes to the file.
+        fence(Ordering::Acquire);
+        self.whole = whole_of(&self.map);
+        shared
+    }
+}
+
+/// Maps bytes `0..len` of a file for reading.
+#[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
+fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`:
+    // bytes beyond the end of the file are not touched, files that are mapped are never cut, and no
+    // byte is written to the file while somebody holds a slice over it (`View::is_shared`). The
+    // directory has mode 0700 and is locked, so no other program has a reason to write there.
+    unsafe { MmapOptions::new().len(len).map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_direct_transfer_goes_through_the_page_cache() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).expect("flags"));
+        fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).expect("a direct file");
+        let direct = OsFile::new(file, true, Arc::default());
+        // Three bytes are what the file system refuses; the assertion on alignment is above this.
+        let written = direct.transfer(|| direct.file.write_at(b"abc", 0));
+        assert_eq!(written.expect("the second try"), 3);
+        let mut refusals = 1;
+        let again = direct.transfer(|| {
+            refusals -= 1;
+            if refusals >= 0 { Err(Errno::EINVAL.into()) } else { direct.file.write_at(b"d", 3) }
+        });
+        assert_eq!(again.expect("the second try"), 1);
+        let refused = direct.transfer(|| Err(Errno::EINVAL.into()));
+        assert_eq!(refused.expect_err("refused twice").kind(), io::ErrorKind::InvalidInput);
+        let flags = OFlag::from_bits_retain(fcntl(&direct.file, FcntlArg::F_GETFL).expect("flags"));
+        assert!(!flags.contains(OFlag::O_DIRECT));
+    }
+}
