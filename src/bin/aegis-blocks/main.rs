@@ -1,0 +1,62 @@
+//! The program `aegis-blocks`: a command line over the library's public API.
+//!
+//! Owns the command line's shape and the exit code: 0 done, 1 failed, 2 wrong usage. A failure is
+//! one line on standard error, `aegis-blocks: what and where`; results go to standard output. Each
+//! command lives in the file of its name and knows nothing of the others.
+
+mod failure;
+mod get;
+mod output;
+mod put;
+mod rm;
+mod size;
+mod stat;
+mod store;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::{Failure, Outcome};
+
+/// A crash-safe block store: measure it, fill it, look into it.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Stat(stat::Args),
+    Get(get::Args),
+    Put(put::Args),
+    Rm(rm::Args),
+    Verify(verify::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => match run(cli.command) {
+            Ok(code) => code,
+            Err(failure) => failure.report(),
+        },
+        Err(error) if error.use_stderr() => Failure::from(error).report(),
+        Err(help) => match help.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Stat(args) => stat::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Put(args) => put::run(&args),
+        Command::Rm(args) => rm::run(&args),
+        Command::Verify(args) => verify::run(&args),
+    }
+}
