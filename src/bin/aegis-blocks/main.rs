@@ -4,14 +4,23 @@
 //! one line on standard error, `aegis-blocks: what and where`; results go to standard output. Each
 //! command lives in the file of its name and knows nothing of the others.
 
+mod catalog;
+mod entry;
+mod export;
 mod failure;
 mod get;
+mod import;
+mod interrupt;
+mod ls;
 mod output;
 mod put;
 mod rm;
+mod rooted;
 mod size;
 mod stat;
 mod store;
+mod tree;
+mod upload;
 mod verify;
 
 use std::process::ExitCode;
@@ -30,6 +39,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Import(import::Args),
+    Export(export::Args),
+    Ls(ls::Args),
     Stat(stat::Args),
     Get(get::Args),
     Put(put::Args),
@@ -53,6 +65,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Ls(args) => ls::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Put(args) => put::run(&args),
