@@ -4,7 +4,9 @@
 //! one line on standard error, `aegis-blocks: what and where`; results go to standard output. Each
 //! command lives in the file of its name and knows nothing of the others.
 
+mod bench;
 mod catalog;
+mod chart;
 mod entry;
 mod export;
 mod failure;
@@ -19,6 +21,7 @@ mod rooted;
 mod size;
 mod stat;
 mod store;
+mod table;
 mod tree;
 mod upload;
 mod verify;
@@ -39,6 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Import(import::Args),
     Export(export::Args),
     Ls(ls::Args),
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Bench(args) => bench::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Ls(args) => ls::run(&args),
