@@ -275,6 +275,10 @@ impl Env for OsDisk {
         Ok(())
     }
 
+    fn pause(&self) {
+        std::thread::yield_now();
+    }
+
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
         let handle = std::thread::Builder::new().name(name).spawn(body)?;
         Ok(Thread::new(move || handle.join().is_ok()))

@@ -131,6 +131,15 @@ impl DiskFile for OsFile {
         Ok(())
     }
 
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (at, len) = (to_off_t(offset)?, to_off_t(len)?);
+        match fallocate(&self.file, FallocateFlags::empty(), at, len) {
+            // The file system cannot reserve: then a write has to find out.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
