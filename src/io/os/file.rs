@@ -77,13 +77,17 @@ impl OsFile {
         if self.zeroing.is_refused() {
             return Ok(false);
         }
-        match fallocate(&self.file, WRITE_ZEROES, to_off_t(offset)?, to_off_t(len)?) {
-            Ok(()) => Ok(true),
-            Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
-                self.zeroing.refuse();
-                Ok(false)
+        let (offset, len) = (to_off_t(offset)?, to_off_t(len)?);
+        loop {
+            match fallocate(&self.file, WRITE_ZEROES, offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+                    self.zeroing.refuse();
+                    return Ok(false);
+                }
+                Err(e) => return Err(e.into()),
             }
-            Err(e) => Err(e.into()),
         }
     }
 }
