@@ -9,9 +9,12 @@
 //! - [`MemoryBackend`], [`LocalBackend`]: the two backends.
 //! - [`Error`]: one variant per decision that the caller makes.
 
+pub mod io;
+
 mod backend;
 mod block;
 mod error;
+mod local;
 mod memory;
 mod mvcc;
 
@@ -21,5 +24,9 @@ pub use block::{
 };
 pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
+};
+pub use local::{
+    Damage, Durability, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport,
+    WriteMode,
 };
 pub use memory::MemoryBackend;

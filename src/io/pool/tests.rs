@@ -24,8 +24,7 @@ impl Env for Threads {
         if self.started.fetch_add(1, Ordering::SeqCst) == self.started_max {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let handle = std::thread::Builder::new().name(name).spawn(body)?;
-        Ok(Thread::new(move || handle.join().is_ok()))
+        crate::io::os::spawn_thread(name, body)
     }
 }
 
