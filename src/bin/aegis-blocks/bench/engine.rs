@@ -99,7 +99,23 @@ impl Engine {
         let (sample, writers) = closed_loop(writers, 1, length)?;
         self.writers = writers;
         let counted = Counted::between(&before, &self.store.stats());
+        self.settle();
         Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
+    }
+
+    /// Waits until the store no longer zeroes space behind the scenes (a second at most), so that
+    /// the loop that is measured next has the disk for itself.
+    fn settle(&self) {
+        const STEP: Duration = Duration::from_millis(5);
+        const STEPS_MAX: usize = 200;
+        let mut zeroed_bytes = self.store.stats().zeroed_bytes;
+        for _ in 0..STEPS_MAX {
+            std::thread::sleep(STEP);
+            let before = std::mem::replace(&mut zeroed_bytes, self.store.stats().zeroed_bytes);
+            if before == zeroed_bytes {
+                return;
+            }
+        }
     }
 
     /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
