@@ -488,7 +488,7 @@ fn bench_reports_and_cleans_up() {
     assert!(said.contains("efficiency") && said.contains("3 x 1 KiB"), "{said}");
     assert_eq!(fs::read_dir(desk.path("disk")).unwrap().count(), 0);
     let figures = fs::read_to_string(desk.path("figures.json")).unwrap();
-    assert!(figures.contains("\"loop_commits_per_s\"") && figures.contains("\"rounds\""));
+    assert!(figures.contains("\"loop_commits_per_s\"") && figures.contains("\"slices\""));
     let chart = fs::read_to_string(desk.path("chart.svg")).unwrap();
     assert!(chart.starts_with("<svg ") && !chart.contains("NaN"));
 }

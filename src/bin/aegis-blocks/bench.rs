@@ -1,31 +1,28 @@
 //! `bench`: durable commits from many threads, beside what the same disk gives to the simplest
 //! programs in the same minutes.
 //!
-//! Every round measures each workload three times over: bare loop, leader/follower loop and engine
-//! (in the opposite order in every other round), so that a disk that changes its mood changes it
-//! for all three. The report gives medians over rounds.
+//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a disk that
+//! changes its mood changes it for all three; the report gives medians. Owns the options of the
+//! command; measures nothing itself.
 
 mod engine;
 mod machine;
 mod picture;
 mod report;
 mod roofline;
+mod rounds;
 mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use tempfile::TempDir;
-
-use crate::bench::engine::{EngineSample, Setup};
+use crate::bench::engine::Setup;
 use crate::bench::machine::Machine;
-use crate::bench::report::{Report, Round, Row};
-use crate::bench::roofline::{LoopSample, Space, Writes};
-use crate::bench::workload::{Payloads, Sample, Workload};
+use crate::bench::report::Report;
+use crate::bench::rounds::Bench;
+use crate::bench::workload::Workload;
 use crate::failure::{Failure, Outcome};
-use crate::size::{Size, grouped};
+use crate::size::Size;
 use crate::store::{DurabilityArg, WriteModeArg};
 use crate::{interrupt, output};
 
@@ -46,10 +43,10 @@ pub struct Args {
     /// Blocks in a commit
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Seconds for each measurement: 2, or 0.4 with --quick
+    /// Seconds that each row of a round gives to the engine and to each loop: 2, or 0.4 with --quick
     #[arg(long)]
     seconds: Option<f64>,
-    /// Rounds to take medians over: 5, or 3 with --quick
+    /// Times to go through all rows: 5, or 3 with --quick
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
     /// When a commit returns
@@ -61,7 +58,7 @@ pub struct Args {
     /// Finish within a minute
     #[arg(long)]
     quick: bool,
-    /// Also write all figures, those of each round too, to a file
+    /// Also write all figures, those of each slice too, to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Also draw throughput and latency over threads
@@ -125,20 +122,35 @@ pub fn run(args: &Args) -> Outcome {
     let machine = Machine::of(&parent);
     introduce(&machine)?;
 
-    let mut bench = Bench::new(args, dir, workloads, seconds)?;
+    let setup = Setup { durability: args.durability, write_mode: args.write_mode };
+    let mut bench = Bench::new(dir, setup, workloads, args.rounds(), seconds)?;
     for round in 0..args.rounds() {
-        bench.round(round)?;
-        if interrupt::requested() {
-            break;
+        if !interrupt::requested() {
+            bench.round(round)?;
         }
     }
-    let report = bench.finish(args, machine);
+    let (rows, seconds, checked) = bench.finish();
+    let report = Report {
+        machine,
+        durability: match args.durability {
+            DurabilityArg::Durable => "durable",
+            DurabilityArg::Buffered => "buffered",
+        },
+        write_mode: match args.write_mode {
+            None => "default",
+            Some(WriteModeArg::Buffered) => "buffered",
+            Some(WriteModeArg::Direct) => "direct",
+        },
+        seconds,
+        checked,
+        rows,
+    };
     if report.rows.is_empty() {
-        return Err(Failure::interrupted("no round was finished"));
+        return Err(Failure::interrupted("nothing was measured"));
     }
     conclude(args, &report)?;
     if interrupt::requested() {
-        return Err(Failure::interrupted("the medians are over fewer rounds"));
+        return Err(Failure::interrupted("the medians are over fewer slices"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -172,196 +184,4 @@ fn conclude(args: &Args, report: &Report) -> Result<(), Failure> {
 
 fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, text).map_err(|e| Failure::io("cannot write", file, e))
-}
-
-/// A benchmark under way.
-struct Bench {
-    dir: TempDir,
-    setup: Setup,
-    space: Space,
-    length: Duration,
-    lines: Vec<Line>,
-    checked: u64,
-    bar: ProgressBar,
-}
-
-/// A row to be.
-struct Line {
-    workload: Workload,
-    payloads: Payloads,
-    rounds: Vec<Round>,
-    /// The most commits a second seen so far: how much space the engine will need.
-    fastest_per_s: f64,
-}
-
-/// The three things that a round measures of a workload, as they come in.
-#[derive(Default)]
-struct Measured {
-    bare: Option<(Writes, Sample)>,
-    follower: Option<LoopSample>,
-    engine: Option<EngineSample>,
-}
-
-#[derive(Clone, Copy)]
-enum Subject {
-    Bare,
-    Follower,
-    Engine,
-}
-
-/// The engine goes last in the first round, when the rooflines tell how much space it will need.
-const SUBJECTS: [Subject; 3] = [Subject::Bare, Subject::Follower, Subject::Engine];
-
-impl Bench {
-    fn new(
-        args: &Args,
-        dir: TempDir,
-        workloads: Vec<Workload>,
-        seconds: f64,
-    ) -> Result<Bench, Failure> {
-        let steps = workloads.len() * args.rounds() * SUBJECTS.len();
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(steps as u64).with_style(style).with_message("zeroing space");
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let line = |workload| Line {
-            payloads: Payloads::new(&workload),
-            workload,
-            rounds: Vec::new(),
-            fastest_per_s: 0.0,
-        };
-        Ok(Bench {
-            space: Space::create(dir.path())?,
-            dir,
-            setup: Setup { durability: args.durability, write_mode: args.write_mode },
-            length: Duration::from_secs_f64(seconds),
-            lines: workloads.into_iter().map(line).collect(),
-            checked: 0,
-            bar,
-        })
-    }
-
-    fn round(&mut self, round: usize) -> Result<(), Failure> {
-        let mut subjects = SUBJECTS;
-        if round % 2 == 1 {
-            subjects.reverse();
-        }
-        for i in 0..self.lines.len() {
-            let mut measured = Measured::default();
-            for subject in subjects {
-                self.measure(i, subject, round, &mut measured)?;
-                self.bar.inc(1);
-                if interrupt::requested() {
-                    return Ok(());
-                }
-            }
-            let line = &mut self.lines[i];
-            if let Measured { bare: Some(bare), follower: Some(follower), engine: Some(engine) } =
-                &measured
-            {
-                let figures = Round::new(&line.workload, engine, bare, follower);
-                self.bar.suspend(|| live(&line.workload, round, &figures));
-                line.rounds.push(figures);
-                self.checked += engine.checked;
-            }
-        }
-        Ok(())
-    }
-
-    fn measure(
-        &mut self,
-        line: usize,
-        subject: Subject,
-        round: usize,
-        measured: &mut Measured,
-    ) -> Result<(), Failure> {
-        let Line { workload, payloads, fastest_per_s, .. } = &mut self.lines[line];
-        let name = match subject {
-            Subject::Bare => "bare loop",
-            Subject::Follower => "leader/follower loop",
-            Subject::Engine => "engine",
-        };
-        self.bar.set_message(format!("round {}, {} threads: {name}", round + 1, workload.threads));
-        match subject {
-            Subject::Bare => {
-                let bare = better_bare(&self.space, workload, payloads, self.length)?;
-                // Few engines outrun a loop without locks; this one is alone.
-                if workload.threads == 1 {
-                    *fastest_per_s = fastest_per_s.max(1.2 * bare.1.commits_per_s());
-                }
-                measured.bare = Some(bare);
-            }
-            Subject::Follower => {
-                let sample =
-                    roofline::leader_follower(&self.space, workload, payloads, self.length)?;
-                *fastest_per_s = fastest_per_s.max(2.0 * sample.sample.commits_per_s());
-                measured.follower = Some(sample);
-            }
-            Subject::Engine => {
-                let path = self.dir.path().join("store");
-                let expected = *fastest_per_s;
-                let sample =
-                    engine::measure(&path, &self.setup, workload, payloads, self.length, expected)?;
-                *fastest_per_s = 1.3 * sample.sample.commits_per_s();
-                measured.engine = Some(sample);
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self, args: &Args, machine: Machine) -> Report {
-        self.bar.finish_and_clear();
-        let rows = self
-            .lines
-            .into_iter()
-            .filter(|line| !line.rounds.is_empty())
-            .map(|line| Row::new(&line.workload, line.rounds))
-            .collect();
-        Report {
-            machine,
-            durability: match args.durability {
-                DurabilityArg::Durable => "durable",
-                DurabilityArg::Buffered => "buffered",
-            },
-            write_mode: match args.write_mode {
-                None => "default",
-                Some(WriteModeArg::Buffered) => "buffered",
-                Some(WriteModeArg::Direct) => "direct",
-            },
-            seconds: self.length.as_secs_f64(),
-            checked: self.checked,
-            rows,
-        }
-    }
-}
-
-/// The better of buffered and direct writes, half of the time each.
-fn better_bare(
-    space: &Space,
-    workload: &Workload,
-    payloads: &Payloads,
-    length: Duration,
-) -> Result<(Writes, Sample), Failure> {
-    let buffered = roofline::bare(space, Writes::Buffered, workload, payloads, length / 2)?;
-    let direct = roofline::bare(space, Writes::Direct, workload, payloads, length / 2)?;
-    let samples = [(Writes::Buffered, buffered), (Writes::Direct, direct)];
-    samples
-        .into_iter()
-        .filter_map(|(writes, sample)| Some((writes, sample?)))
-        .max_by(|a, b| a.1.commits_per_s().total_cmp(&b.1.commits_per_s()))
-        .ok_or_else(|| Failure::new("the disk takes neither buffered nor direct writes"))
-}
-
-/// One line as soon as it is known.
-fn live(workload: &Workload, round: usize, figures: &Round) {
-    eprintln!(
-        "round {}  {:>3} threads x {:>8}  {:>8} commits/s  {:>4.0} % of the bare loop, {:.2} x \
-         leader/follower",
-        round + 1,
-        workload.threads,
-        Size(workload.commit_len() as u64).to_string(),
-        grouped(figures.commits_per_s as u64),
-        100.0 * figures.efficiency,
-        figures.over_loop,
-    );
 }

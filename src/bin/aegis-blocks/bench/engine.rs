@@ -1,10 +1,11 @@
 //! The engine under the closed loop: a fresh store, space prepared ahead, then commits.
 //!
 //! Steady state means that the log writes into space that was written before, so the space for the
-//! whole run is prepared before the clock starts. After the run every thread's first and last
-//! acknowledged blocks are read back and compared.
+//! all slices of a round is prepared before the clock starts. After the last slice every thread's
+//! first and last acknowledged blocks are read back and compared.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageStats};
@@ -22,16 +23,14 @@ pub struct Setup {
     pub write_mode: Option<WriteModeArg>,
 }
 
-/// What one run of the engine measured.
+/// What one slice measured of the engine.
 pub struct EngineSample {
     /// Commits and latencies.
     pub sample: Sample,
-    /// What the store counted during the run.
+    /// What the store counted meanwhile.
     pub counted: Counted,
-    /// Bytes of space prepared before the run.
+    /// Bytes of space prepared before the first slice.
     pub prepared_len: u64,
-    /// Blocks read back and found as acknowledged.
-    pub checked: u64,
 }
 
 /// Differences of the store's counters over the run.
@@ -58,41 +57,64 @@ impl Counted {
     }
 }
 
-/// The run before the run, in which threads start and the store learns how long a sync takes.
+/// The run before the runs, in which the store learns how long a sync takes.
 const WARM_UP: Duration = Duration::from_millis(50);
 
-/// Measures the engine on a new store at `path`, which is removed afterwards. `expected_per_s` is
-/// how many commits a second to prepare space for.
-pub fn measure(
-    path: &Path,
-    setup: &Setup,
-    workload: &Workload,
-    payloads: &Payloads,
-    length: Duration,
-    expected_per_s: f64,
-) -> Result<EngineSample, Failure> {
-    let mut options = LocalBackend::options().durability(setup.durability.into());
-    if let Some(mode) = setup.write_mode {
-        options = options.write_mode(mode.into());
-    }
-    let store = options.open(path)?;
-    let prepared_len = space_for(workload, length + WARM_UP, expected_per_s);
-    store.prepare_space(prepared_len)?;
+/// A store under test, and its threads between two slices.
+pub struct Engine {
+    store: LocalBackend,
+    path: PathBuf,
+    writers: Vec<Writer>,
+    prepared_len: u64,
+}
 
-    let writers = (0..workload.threads).map(|t| Writer::new(&store, workload, payloads, t));
-    let (_, writers) = closed_loop(writers.collect(), 1, WARM_UP)?;
-    let before = store.stats();
-    let (sample, writers) = closed_loop(writers, 1, length)?;
-    let counted = Counted::between(&before, &store.stats());
-
-    let mut checked = 0;
-    for writer in &writers {
-        checked += writer.check()?;
+impl Engine {
+    /// Makes a new store at `path` and prepares space for commits that go on for `length` in all,
+    /// at `expected_per_s` a second.
+    pub fn start(
+        path: PathBuf,
+        setup: &Setup,
+        workload: &Workload,
+        payloads: &Arc<Payloads>,
+        length: Duration,
+        expected_per_s: f64,
+    ) -> Result<Engine, Failure> {
+        let mut options = LocalBackend::options().durability(setup.durability.into());
+        if let Some(mode) = setup.write_mode {
+            options = options.write_mode(mode.into());
+        }
+        let store = options.open(&path)?;
+        let prepared_len = space_for(workload, length + WARM_UP, expected_per_s);
+        store.prepare_space(prepared_len)?;
+        let writers = (0..workload.threads)
+            .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));
+        let (_, writers) = closed_loop(writers.collect(), 1, WARM_UP)?;
+        Ok(Engine { store, path, writers, prepared_len })
     }
-    drop(writers);
-    store.close()?;
-    std::fs::remove_dir_all(path).map_err(|e| Failure::io("cannot remove", path, e))?;
-    Ok(EngineSample { sample, counted, prepared_len, checked })
+
+    /// Commits from all threads for `length`.
+    pub fn slice(&mut self, length: Duration) -> Result<EngineSample, Failure> {
+        let before = self.store.stats();
+        let writers = std::mem::take(&mut self.writers);
+        let (sample, writers) = closed_loop(writers, 1, length)?;
+        self.writers = writers;
+        let counted = Counted::between(&before, &self.store.stats());
+        Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
+    }
+
+    /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
+    /// blocks were compared.
+    pub fn finish(self) -> Result<u64, Failure> {
+        let mut checked = 0;
+        for writer in &self.writers {
+            checked += writer.check()?;
+        }
+        drop(self.writers);
+        self.store.close()?;
+        std::fs::remove_dir_all(&self.path)
+            .map_err(|e| Failure::io("cannot remove", &self.path, e))?;
+        Ok(checked)
+    }
 }
 
 /// An upper estimate of what the log takes: every commit with its headers, every group (of one
@@ -108,10 +130,10 @@ fn space_for(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 
 }
 
 /// One thread's commits and what it remembers of them.
-struct Writer<'a> {
-    store: &'a LocalBackend,
-    workload: &'a Workload,
-    payloads: &'a Payloads,
+struct Writer {
+    store: LocalBackend,
+    workload: Workload,
+    payloads: Arc<Payloads>,
     thread: usize,
     next: usize,
     /// Acknowledged: the first [`REMEMBERED`] blocks, then the last ones in a ring. The second
@@ -123,11 +145,11 @@ struct Writer<'a> {
 /// Blocks that a thread remembers from the beginning, and as many from the end.
 const REMEMBERED: usize = 16;
 
-impl<'a> Writer<'a> {
+impl Writer {
     fn new(
-        store: &'a LocalBackend,
-        workload: &'a Workload,
-        payloads: &'a Payloads,
+        store: LocalBackend,
+        workload: Workload,
+        payloads: Arc<Payloads>,
         thread: usize,
     ) -> Self {
         let acked = Vec::with_capacity(2 * REMEMBERED);
@@ -181,7 +203,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-impl Committer for Writer<'_> {
+impl Committer for Writer {
     fn commit(&mut self) -> Result<(), Failure> {
         let acked = if self.workload.batch == 1 { self.commit_one() } else { self.commit_batch() }?;
         self.remember(acked);

@@ -1,6 +1,6 @@
 //! What the chart of a report shows: throughput and latency over threads, engine and rooflines.
 
-use crate::bench::report::{Report, Round, Row};
+use crate::bench::report::{Figures, Report, Row};
 use crate::chart::{Chart, Panel, Series, Style};
 use crate::size::Size;
 
@@ -27,11 +27,11 @@ pub fn draw(report: &Report) -> Chart {
         _ => ("Buffered commits", "write"),
     };
     let machine = &report.machine;
-    let rounds = first.map_or(0, |row| row.rounds.len());
+    let slices = first.map_or(0, |row| row.slices.len());
     Chart {
         title: format!("{kind}, {shape}"),
         subtitle: format!(
-            "{} on {}, {} CPUs, Linux {}; medians of {rounds} x {} s, interleaved",
+            "{} on {}, {} CPUs, Linux {}; medians of {slices} interleaved slices of {} s",
             machine.file_system, machine.device, machine.cpus, machine.kernel, report.seconds
         ),
         caption: format!(
@@ -77,7 +77,7 @@ fn line(
     name: &str,
     color: &'static str,
     style: Style,
-    value: fn(&Round) -> f64,
+    value: fn(&Figures) -> f64,
 ) -> Series {
     let mut points: Vec<(f64, f64)> =
         rows.iter().map(|row| (row.threads as f64, value(&row.median))).collect();

@@ -1,7 +1,7 @@
-//! From samples to figures: one [`Round`] is engine and rooflines measured one after the other, a
-//! [`Row`] the medians over its rounds.
+//! From samples to figures: the [`Figures`] of one slice come from engine and rooflines measured
+//! one right after the other, those of a [`Row`] are the medians over its slices.
 //!
-//! Ratios are taken within each round, where engine and roofline met the same disk in the same
+//! Ratios are taken within each slice, where engine and roofline met the same disk in the same
 //! seconds, and their median is reported: it need not be the ratio of the medians.
 
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub struct Report {
     pub durability: &'static str,
     /// `direct`, `buffered` or `default`.
     pub write_mode: &'static str,
-    /// Length of each measurement.
+    /// Length of each slice.
     pub seconds: f64,
     /// Blocks read back after the runs and found as acknowledged.
     pub checked: u64,
@@ -40,9 +40,9 @@ pub struct Row {
     /// Blocks in a commit.
     pub batch: usize,
     /// The medians.
-    pub median: Round,
+    pub median: Figures,
     /// What they are the medians of.
-    pub rounds: Vec<Round>,
+    pub slices: Vec<Figures>,
 }
 
 macro_rules! figures {
@@ -53,7 +53,7 @@ macro_rules! figures {
 
         impl $name {
             /// The median of each field on its own.
-            fn median(all: &[$name]) -> $name {
+            pub fn median(all: &[$name]) -> $name {
                 $name { $($field: median(all.iter().map(|one| one.$field).collect()),)+ }
             }
         }
@@ -61,8 +61,8 @@ macro_rules! figures {
 }
 
 figures! {
-    /// The figures of one round, or the medians over rounds.
-    Round {
+    /// The figures of one slice, or the medians over slices.
+    Figures {
         /// Engine: commits acknowledged in a second.
         commits_per_s,
         /// Engine: user bytes committed in a second, in units of 1 000 000.
@@ -83,7 +83,7 @@ figures! {
         write_amplification,
         /// Engine: bytes zeroed ahead during the run for each user byte.
         zeroed_per_byte,
-        /// Engine: bytes of space prepared before the run.
+        /// Engine: bytes of space prepared before the first slice of a round.
         prepared_bytes,
         /// Bare loop, shared perfectly: commits in a second.
         bare_commits_per_s,
@@ -110,19 +110,19 @@ figures! {
     }
 }
 
-impl Round {
-    /// Puts together what one round measured.
+impl Figures {
+    /// Puts together what one slice measured.
     pub fn new(
         workload: &Workload,
         engine: &EngineSample,
         bare: &(Writes, Sample),
         follower: &LoopSample,
-    ) -> Round {
+    ) -> Figures {
         let sample = &engine.sample;
         let commits = sample.commits.max(1) as f64;
         let user_bytes = commits * workload.commit_len() as f64;
         let per_s = sample.commits_per_s();
-        Round {
+        Figures {
             commits_per_s: per_s,
             mb_per_s: per_s * workload.commit_len() as f64 / 1e6,
             syncs_per_commit: engine.counted.log_syncs as f64 / commits,
@@ -150,10 +150,10 @@ impl Round {
 }
 
 impl Row {
-    /// Takes the medians; `rounds` is not empty.
-    pub fn new(workload: &Workload, rounds: Vec<Round>) -> Row {
+    /// Takes the medians; `slices` is not empty.
+    pub fn new(workload: &Workload, slices: Vec<Figures>) -> Row {
         let Workload { threads, size, batch, .. } = *workload;
-        Row { threads, size, batch, median: Round::median(&rounds), rounds }
+        Row { threads, size, batch, median: Figures::median(&slices), slices }
     }
 
     /// How the row is called where rows differ in more than their threads.
@@ -266,9 +266,9 @@ mod tests {
     #[test]
     fn a_row_takes_the_median_of_each_figure_on_its_own() {
         let workload = Workload { threads: 1, size: 4096, batch: 1, durable: true };
-        let round =
-            |commits_per_s, over_loop| Round { commits_per_s, over_loop, ..Round::default() };
-        let row = Row::new(&workload, vec![round(1.0, 9.0), round(2.0, 7.0), round(3.0, 8.0)]);
+        let slice =
+            |commits_per_s, over_loop| Figures { commits_per_s, over_loop, ..Figures::default() };
+        let row = Row::new(&workload, vec![slice(1.0, 9.0), slice(2.0, 7.0), slice(3.0, 8.0)]);
         assert_eq!((row.median.commits_per_s, row.median.over_loop), (2.0, 8.0));
     }
 
