@@ -276,7 +276,7 @@ impl Env for OsDisk {
     }
 
     fn pause(&self) {
-        std::thread::yield_now();
+        pause_thread();
     }
 
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
@@ -288,6 +288,11 @@ impl Env for OsDisk {
 pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     let handle = std::thread::Builder::new().name(name).spawn(body)?;
     Ok(Thread::new(move || handle.join().is_ok()))
+}
+
+/// Lets other threads run.
+pub(in crate::io) fn pause_thread() {
+    std::thread::yield_now();
 }
 
 /// Fills a beginning of `out` from the kernel's generator and returns that beginning's length.

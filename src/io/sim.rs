@@ -324,6 +324,12 @@ impl Env for SimDisk {
         Ok(())
     }
 
+    /// Time passes here only where somebody waits: a microsecond.
+    fn pause(&self) {
+        self.advance(Duration::from_micros(1));
+        os::pause_thread();
+    }
+
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
         os::spawn_thread(name, body)
     }

@@ -217,11 +217,12 @@ impl<D: Disk> Inner<D> {
         let asked = self.inbox.send(Message::Close(reply));
         let closed = waiter.wait().map_err(|error| self.explain(error));
         let ended_well = session.log.join();
-        self.space.close();
+        self.space.stop();
+        let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
         self.pool.close();
         drop(session.lock);
         debug_assert!(asked.is_ok() || self.shared.poison.cause().is_some() || !ended_well);
-        closed.map(|_| ())
+        closed.and(trimmed)
     }
 }
 

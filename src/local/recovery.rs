@@ -87,7 +87,13 @@ pub(crate) struct Recovery<'a, D: Disk> {
     pub(crate) on_progress: Option<OnProgress>,
 }
 
+/// A segment behind the tail that begins with this many zeros was never written to.
+const UNUSED_LEN: u64 = 1 << 20;
+
 type Segments<F> = BTreeMap<u64, Scanner<F>>;
+
+/// For each segment that was cut: the first void byte, and the segment that goes on.
+type Cuts = BTreeMap<u64, (u64, u64)>;
 
 /// The end of the chain so far.
 struct Walk {
@@ -133,7 +139,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Step 1. The segments that are not void, and for each one that was cut the place of the cut and
     /// the segment behind it.
-    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, BTreeMap<u64, (u64, u64)>)> {
+    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts)> {
         let (mut segments, mut cuts) = (BTreeMap::new(), BTreeMap::new());
         for number in numbers {
             let mut scanner = Scanner::open(self.disk, self.store, *number)?;
@@ -163,11 +169,7 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Step 2.
-    fn walk(
-        &self,
-        segments: &mut Segments<D::File>,
-        cuts: &BTreeMap<u64, (u64, u64)>,
-    ) -> Result<Walk> {
+    fn walk(&self, segments: &mut Segments<D::File>, cuts: &Cuts) -> Result<Walk> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
         let mut walk = Walk {
             sequence: 1,
@@ -242,8 +244,10 @@ impl<D: Disk> Recovery<'_, D> {
         let mut torn_len = 0;
         let mut durable = walk.durable;
         for (sequence, segment) in segments.range_mut(walk.sequence..) {
-            let from = if *sequence == walk.sequence { walk.offset } else { PAGE };
-            let (stated, torn) = segment.evidence(from)?;
+            let is_tail = *sequence == walk.sequence;
+            let (from, zeros_max) =
+                if is_tail { (walk.offset, u64::MAX) } else { (PAGE, UNUSED_LEN) };
+            let (stated, torn) = segment.evidence(from, zeros_max)?;
             durable = durable.max(stated);
             torn_len += torn;
         }

@@ -149,16 +149,18 @@ impl<F: DiskFile> Scanner<F> {
     }
 
     /// Looks for what later groups say of earlier ones: the newest LSN that a frame at a page
-    /// boundary from `offset` on knows durable, and how many bytes there are not zero.
-    pub(crate) fn evidence(&mut self, offset: u64) -> Result<(Lsn, u64)> {
+    /// boundary from `offset` on knows durable, and how many bytes of pages there are not all zero.
+    /// Looks no further than `zeros_max` bytes of zeros.
+    pub(crate) fn evidence(&mut self, offset: u64, zeros_max: u64) -> Result<(Lsn, u64)> {
         let (mut durable, mut torn_len) = (Lsn(0), 0);
-        let mut at = offset;
-        while at < self.len {
+        let (mut at, mut used) = (offset, offset);
+        while at < self.len && at - used <= zeros_max {
             let page_len = (page_up(at + 1) - at).min(self.len - at) as usize;
             let seed = self.seed;
             let page = self.bytes(at, page_len)?;
             if page.iter().any(|byte| *byte != 0) {
                 torn_len += page_len as u64;
+                used = at;
             }
             if let Some((header, _)) = FrameHeader::decode(page, seed, at)
                 && at.is_multiple_of(PAGE)

@@ -306,12 +306,26 @@ impl<D: Disk> Space<D> {
     }
 
     /// Lets the worker that is under way end after its step.
-    pub(crate) fn close(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         while state.working {
             self.changed.wait(&mut state);
         }
+    }
+
+    /// Gives back what was made ahead, after [`Space::stop`] and the end mark: a closed store is as
+    /// small as its data, and opens without reading zeros.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let state = self.state.lock();
+        let active = (&state.active, state.tail);
+        for (ahead, end) in std::iter::once(active).chain(state.ready.iter().map(|a| (a, PAGE))) {
+            if ahead.written > end {
+                let cut = ahead.zeroer.set_len(end);
+                cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends a worker off, unless one is at work or nothing is to be done.

@@ -20,6 +20,8 @@ impl Env for Threads {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn pause(&self) {}
+
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
         if self.started.fetch_add(1, Ordering::SeqCst) == self.started_max {
             return Err(io::ErrorKind::WouldBlock.into());

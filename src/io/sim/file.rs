@@ -161,6 +161,22 @@ impl DiskFile for SimFile {
         })
     }
 
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.check_change(offset, len)?;
+        self.run(OperationKind::Zero, |state, effect| {
+            let room = state.room(self.handle.file, offset, len)?;
+            if effect == Effect::Fail || room < len {
+                return Err(no_space());
+            }
+            // What is within the file stays; beyond it there are zeros.
+            let from = offset.max(state.media.cached(self.handle.file).len());
+            if from < offset + len {
+                state.media.zero(self.handle.file, from, offset + len - from);
+            }
+            Ok(())
+        })
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_change(len, 0)?;
         self.run(OperationKind::SetLen, |state, effect| {
