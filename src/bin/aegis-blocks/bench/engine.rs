@@ -4,12 +4,15 @@
 //! all slices of a round is prepared before the clock starts. After the last slice every thread's
 //! first and last acknowledged blocks are read back and compared.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageStats};
 
+use crate::bench::machine;
 use crate::bench::workload::{Committer, Payloads, Sample, Workload, closed_loop};
 use crate::failure::Failure;
 use crate::store::{DurabilityArg, WriteModeArg};
@@ -84,7 +87,8 @@ impl Engine {
             options = options.write_mode(mode.into());
         }
         let store = options.open(&path)?;
-        let prepared_len = space_for(workload, length + WARM_UP, expected_per_s);
+        let prepared_len =
+            space_for(workload, length + WARM_UP, expected_per_s).min(machine::free_len(&path) / 4);
         store.prepare_space(prepared_len)?;
         let writers = (0..workload.threads)
             .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));
@@ -127,10 +131,15 @@ impl Engine {
         }
         drop(self.writers);
         self.store.close()?;
-        std::fs::remove_dir_all(&self.path)
-            .map_err(|e| Failure::io("cannot remove", &self.path, e))?;
+        remove(&self.path).map_err(|e| Failure::io("cannot remove", &self.path, e))?;
         Ok(checked)
     }
+}
+
+/// Removes a store and waits until the file system is done with it.
+fn remove(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// An upper estimate of what the log takes: every commit with its headers, every group (of one
