@@ -286,6 +286,7 @@ impl<D: Disk> Space<D> {
         state.failure = None;
         loop {
             if state.ahead_len() >= len || state.closed {
+                state.wanted = 0;
                 return Ok(());
             }
             if let Some(failure) = state.failure.take() {
