@@ -8,12 +8,15 @@
 //! - [`StorageBackend`]: the contract.
 //! - [`MemoryBackend`], [`LocalBackend`]: the two backends.
 //! - [`Error`]: one variant per decision that the caller makes.
+//! - `testkit` (feature of the same name): the contract as a suite that any backend can be held to.
 
 mod backend;
 mod block;
 mod error;
 mod memory;
 mod mvcc;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backend::{StorageBackend, StorageStats};
 pub use block::{
