@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn, TransactionId};
 
@@ -13,7 +14,7 @@ use crate::block::{BlockId, Lsn, TransactionId};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong, by what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No block with this id is visible here. Nothing was changed; the transaction goes on.
@@ -58,14 +59,14 @@ pub enum Error {
     },
     /// The operating system refused an operation. After a failed write or sync the outcome of the
     /// commit is **unknown** until the store is opened again, and the store is poisoned.
-    #[error("{op} failed on {}: {source}", path.display())]
+    #[error("{op} failed on {}", path.display())]
     Io {
         /// The operation.
         op: IoOp,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's own error.
-        source: io::Error,
+        /// The operating system's own error, shared by all commits that failed with it.
+        source: Arc<io::Error>,
     },
     /// An earlier write, sync or panic left the store unable to promise durability. Reads go on;
     /// open the store again to write.
@@ -199,6 +200,8 @@ pub enum Defect {
     OpTable,
     /// A segment's header is damaged.
     SegmentHeader,
+    /// A segment belongs to another store.
+    ForeignSegment,
     /// The store's fixed description is damaged.
     Meta,
     /// A segment that later ones build on is missing.
@@ -254,7 +257,7 @@ pub enum PoisonCause {
 impl Error {
     /// Wraps an operating-system error with the operation and the path it happened on.
     pub(crate) fn io(op: IoOp, path: impl Into<PathBuf>, source: io::Error) -> Error {
-        Error::Io { op, path: path.into(), source }
+        Error::Io { op, path: path.into(), source: Arc::new(source) }
     }
 
     /// Returns whether running the same transaction again, on a newer snapshot, can succeed.
@@ -301,6 +304,7 @@ display_words!(Defect {
     FrameHeader => "damaged frame header",
     OpTable => "damaged operation table",
     SegmentHeader => "damaged segment header",
+    ForeignSegment => "segment of another store",
     Meta => "damaged store description",
     MissingSegment => "missing segment",
     BrokenChain => "broken frame chain",

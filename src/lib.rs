@@ -10,9 +10,12 @@
 //! - [`Error`]: one variant per decision that the caller makes.
 //! - `testkit` (feature of the same name): the contract as a suite that any backend can be held to.
 
+pub mod io;
+
 mod backend;
 mod block;
 mod error;
+mod local;
 mod memory;
 mod mvcc;
 #[cfg(feature = "testkit")]
@@ -24,5 +27,9 @@ pub use block::{
 };
 pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
+};
+pub use local::{
+    Damage, Durability, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport,
+    WriteMode,
 };
 pub use memory::MemoryBackend;

@@ -133,6 +133,9 @@ pub trait Env: Send + Sync + 'static {
     /// The operating system's own.
     fn random(&self, out: &mut [u8]) -> io::Result<()>;
 
+    /// Lets other threads run for a moment.
+    fn pause(&self);
+
     /// Starts a named thread.
     ///
     /// # Errors
@@ -254,6 +257,13 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// The operating system's own; the file may have grown in part.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes sure that a later write into a range does not run out of space. What the range reads as
+    /// is zeros, or what was written there. Not durable before [`DiskFile::sync_data`].
+    ///
+    /// # Errors
+    /// The operating system's own; the file may have grown in part.
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Cuts or extends the file.
     ///

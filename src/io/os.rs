@@ -8,7 +8,7 @@
 //! 2. A directory made here has mode 0700 and a file 0600, whatever the umask.
 //! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
 //!    has no second name.
-//! 4. No call is repeated here after `EINTR`, syncs least of all: the loops are in [`super`].
+//! 4. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
 //!
 //! Unsafe code is allowed here and in `file`, nowhere else in the crate: the call for random bytes
 //! and the call that maps a file. Does not decide what a failure means for the store.
@@ -275,10 +275,24 @@ impl Env for OsDisk {
         Ok(())
     }
 
-    fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
-        let handle = std::thread::Builder::new().name(name).spawn(body)?;
-        Ok(Thread::new(move || handle.join().is_ok()))
+    fn pause(&self) {
+        pause_thread();
     }
+
+    fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+        spawn_thread(name, body)
+    }
+}
+
+/// Starts a thread of the operating system; for every [`Env`] that wants real ones.
+pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    let handle = std::thread::Builder::new().name(name).spawn(body)?;
+    Ok(Thread::new(move || handle.join().is_ok()))
+}
+
+/// Lets other threads run.
+pub(in crate::io) fn pause_thread() {
+    std::thread::yield_now();
 }
 
 /// Fills a beginning of `out` from the kernel's generator and returns that beginning's length.

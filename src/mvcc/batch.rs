@@ -58,8 +58,4 @@ impl Batch {
             precondition: Precondition::DeletedExist,
         }
     }
-
-    pub(crate) fn payload_len(&self) -> u64 {
-        self.operations.iter().map(|(_, operation)| operation.payload_len()).sum()
-    }
 }

@@ -45,6 +45,35 @@ pub(crate) struct Counters {
     pub(crate) bytes_removed: Counter,
 }
 
+/// What a group of changes does to the totals.
+#[derive(Debug, Default)]
+struct Delta {
+    writes: u64,
+    deletes: u64,
+    removed: u64,
+    bytes_added: u64,
+    bytes_removed: u64,
+}
+
+impl Delta {
+    fn count<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
+        self.writes += u64::from(new.is_some());
+        self.deletes += u64::from(new.is_none());
+        self.removed += u64::from(old.is_some());
+        self.bytes_added += new.map_or(0, V::payload_len);
+        self.bytes_removed += old.map_or(0, V::payload_len);
+    }
+}
+
+impl Counters {
+    fn add(&self, delta: &Delta) {
+        self.blocks_added.add(delta.writes);
+        self.blocks_removed.add(delta.removed);
+        self.bytes_added.add(delta.bytes_added);
+        self.bytes_removed.add(delta.bytes_removed);
+    }
+}
+
 /// What a backend does its own way.
 pub trait Engine: Send + Sync {
     /// A block's version as the index keeps it.
@@ -90,23 +119,20 @@ impl<V: VersionLen> Mvcc<V> {
 
     /// Publishes a group of commits and counts what it changed. One publisher at a time.
     pub(crate) fn publish(&self, changes: impl IntoIterator<Item = Change<V>>, visible: Lsn) {
-        let (mut added, mut removed, mut bytes_added, mut bytes_removed) = (0, 0, 0, 0);
-        let (mut writes, mut deletes) = (0, 0);
-        self.index.publish(changes, visible, |old, new| {
-            removed += u64::from(old.is_some());
-            added += u64::from(new.is_some());
-            bytes_removed += old.map_or(0, V::payload_len);
-            bytes_added += new.map_or(0, V::payload_len);
-            writes += u64::from(new.is_some());
-            deletes += u64::from(new.is_none());
-        });
-        let counters = &self.counters;
-        counters.blocks_added.add(added);
-        counters.blocks_removed.add(removed);
-        counters.bytes_added.add(bytes_added);
-        counters.bytes_removed.add(bytes_removed);
-        counters.writes.add(writes);
-        counters.deletes.add(deletes);
+        let mut delta = Delta::default();
+        self.index.publish(changes, visible, |old, new| delta.count(old, new));
+        self.counters.add(&delta);
+        self.counters.writes.add(delta.writes);
+        self.counters.deletes.add(delta.deletes);
+    }
+
+    /// Puts committed changes in place while nobody reads: recovery.
+    pub(crate) fn load(&self, changes: impl IntoIterator<Item = Change<V>>) {
+        let mut delta = Delta::default();
+        let ids = &self.ids;
+        let changes = changes.into_iter().inspect(|(id, ..)| ids.raise(*id));
+        self.index.load(changes, |old, new| delta.count(old, new));
+        self.counters.add(&delta);
     }
 
     /// Takes an id for a write: allocates one for `BlockId(0)`, stays above any other.

@@ -190,6 +190,28 @@ impl<V: Clone> Index<V> {
         self.file(&mut filed, undone);
     }
 
+    /// Puts changes in place while nobody reads: recovery. Calls `replaced` as [`Index::publish`].
+    pub(crate) fn load(
+        &self,
+        changes: impl IntoIterator<Item = Change<V>>,
+        mut replaced: impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        for (id, lsn, value) in changes {
+            let mut shard = self.shard(id).write();
+            let new = value.clone();
+            let old = match value {
+                Some(value) => shard.insert(id, Versioned { lsn, value }),
+                None => shard.remove(id),
+            };
+            replaced(old.as_ref().map(|old| &old.value), new.as_ref());
+        }
+    }
+
+    /// Makes loaded changes visible.
+    pub(crate) fn finish_load(&self, visible: Lsn) {
+        self.pins.raise(visible);
+    }
+
     /// Undo versions that are kept now.
     pub(crate) fn undo_count(&self) -> u64 {
         self.undo_count.load(Ordering::SeqCst)

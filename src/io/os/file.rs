@@ -77,13 +77,17 @@ impl OsFile {
         if self.zeroing.is_refused() {
             return Ok(false);
         }
-        match fallocate(&self.file, WRITE_ZEROES, to_off_t(offset)?, to_off_t(len)?) {
-            Ok(()) => Ok(true),
-            Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
-                self.zeroing.refuse();
-                Ok(false)
+        let (offset, len) = (to_off_t(offset)?, to_off_t(len)?);
+        loop {
+            match fallocate(&self.file, WRITE_ZEROES, offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+                    self.zeroing.refuse();
+                    return Ok(false);
+                }
+                Err(e) => return Err(e.into()),
             }
-            Err(e) => Err(e.into()),
         }
     }
 }
@@ -129,6 +133,15 @@ impl DiskFile for OsFile {
             at += chunk_len;
         }
         Ok(())
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (at, len) = (to_off_t(offset)?, to_off_t(len)?);
+        match fallocate(&self.file, FallocateFlags::empty(), at, len) {
+            // The file system cannot reserve: then a write has to find out.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

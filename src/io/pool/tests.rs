@@ -20,12 +20,13 @@ impl Env for Threads {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn pause(&self) {}
+
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
         if self.started.fetch_add(1, Ordering::SeqCst) == self.started_max {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let handle = std::thread::Builder::new().name(name).spawn(body)?;
-        Ok(Thread::new(move || handle.join().is_ok()))
+        crate::io::os::spawn_thread(name, body)
     }
 }
 

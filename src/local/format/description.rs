@@ -37,11 +37,6 @@ impl Description {
         store_id.copy_from_slice(&fields[..16]);
         Ok(Description { store_id, salt: le::u64(&fields, 16) })
     }
-
-    /// Whether bytes that are no valid `META` at least begin like one.
-    pub(crate) fn has_magic(page: &[u8]) -> bool {
-        page.starts_with(&MAGIC)
-    }
 }
 
 #[cfg(test)]

@@ -131,7 +131,11 @@ mod tests {
             damaged[at] ^= 1;
             damaged[2048 + at] ^= 1;
             let newer = (8..12).contains(&at);
-            let want = if newer { Unreadable::Newer(1 ^ 1 << ((at - 8) * 8)) } else { Unreadable::Damaged };
+            let want = if newer {
+                Unreadable::Newer(1 ^ 1 << ((at - 8) * 8))
+            } else {
+                Unreadable::Damaged
+            };
             let got = mirrored::decode(MAGIC, &damaged).expect_err("both copies are damaged");
             assert!(got == want || (at == 8 && got == Unreadable::Damaged), "byte {at}: {got:?}");
         }

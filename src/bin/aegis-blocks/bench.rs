@@ -1,0 +1,187 @@
+//! `bench`: durable commits from many threads, beside what the same disk gives to the simplest
+//! programs in the same minutes.
+//!
+//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a disk that
+//! changes its mood changes it for all three; the report gives medians. Owns the options of the
+//! command; measures nothing itself.
+
+mod engine;
+mod machine;
+mod picture;
+mod report;
+mod roofline;
+mod rounds;
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::bench::engine::Setup;
+use crate::bench::machine::Machine;
+use crate::bench::report::Report;
+use crate::bench::rounds::Bench;
+use crate::bench::workload::Workload;
+use crate::failure::{Failure, Outcome};
+use crate::size::Size;
+use crate::store::{DurabilityArg, WriteModeArg};
+use crate::{interrupt, output};
+
+/// Measure group commit: commits/s, latency, syncs and processor time beside the disk's roofline.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Directory for the temporary store, on the disk to measure; by default that for temporary
+    /// files, or the current one where that lies in memory
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Numbers of threads, a row each
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64],
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+    /// Length of a block
+    #[arg(long, default_value = "4KiB")]
+    size: Size,
+    /// Blocks in a commit
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Seconds that each row of a round gives to the engine and to each loop: 2, or 0.4 with --quick
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Times to go through all rows: 5, or 3 with --quick
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// When a commit returns
+    #[arg(long, value_enum, default_value = "durable")]
+    durability: DurabilityArg,
+    /// How the log is written; the store's own choice by default
+    #[arg(long, value_enum)]
+    write_mode: Option<WriteModeArg>,
+    /// Finish within a minute
+    #[arg(long)]
+    quick: bool,
+    /// Also write all figures, those of each slice too, to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw throughput and latency over threads
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// The row that `bench` adds when nobody asks for other shapes: one transaction of 16 x 1 MiB.
+const LARGE: Workload = Workload { threads: 1, size: 1 << 20, batch: 16, durable: true };
+
+impl Args {
+    fn workloads(&self) -> Result<Vec<Workload>, Failure> {
+        // The payloads and queues of all threads must fit in memory.
+        const IN_FLIGHT_LEN_MAX: u64 = 2 << 30;
+        let mut workloads = Vec::new();
+        for threads in &self.threads {
+            let in_flight = self.size.0.checked_mul(u64::from(self.batch) * u64::from(*threads));
+            if self.size.0 == 0 || in_flight.is_none_or(|len| len > IN_FLIGHT_LEN_MAX) {
+                return Err(Failure::usage(format!(
+                    "--threads x --batch x --size must be from 1 B to {}",
+                    Size(IN_FLIGHT_LEN_MAX)
+                )));
+            }
+            workloads.push(Workload {
+                threads: usize::from(*threads),
+                size: self.size.0 as usize,
+                batch: usize::from(self.batch),
+                durable: self.durability == DurabilityArg::Durable,
+            });
+        }
+        let is_default = self.size == Size(4096) && self.batch == 1 && self.threads.len() > 1;
+        if is_default && self.durability == DurabilityArg::Durable {
+            workloads.push(LARGE);
+        }
+        Ok(workloads)
+    }
+
+    fn rounds(&self) -> usize {
+        usize::from(self.rounds.unwrap_or(if self.quick { 3 } else { 5 }))
+    }
+
+    fn seconds(&self) -> Result<f64, Failure> {
+        let seconds = self.seconds.unwrap_or(if self.quick { 0.4 } else { 2.0 });
+        if (0.01..=3600.0).contains(&seconds) {
+            Ok(seconds)
+        } else {
+            Err(Failure::usage("--seconds must be from 0.01 to 3600"))
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    let workloads = args.workloads()?;
+    let seconds = args.seconds()?;
+    let parent = args.dir.clone().unwrap_or_else(machine::default_dir);
+    let failed = |e| Failure::io("cannot make a directory in", &parent, e);
+    let dir = tempfile::Builder::new().prefix("aegis-blocks-bench-").tempdir_in(&parent);
+    let dir = dir.map_err(failed)?;
+    interrupt::listen()?;
+    let machine = Machine::of(&parent);
+    introduce(&machine)?;
+
+    let setup = Setup { durability: args.durability, write_mode: args.write_mode };
+    let mut bench = Bench::new(dir, setup, workloads, args.rounds(), seconds)?;
+    for round in 0..args.rounds() {
+        if !interrupt::requested() {
+            bench.round(round)?;
+        }
+    }
+    let (rows, seconds, checked) = bench.finish();
+    let report = Report {
+        machine,
+        durability: match args.durability {
+            DurabilityArg::Durable => "durable",
+            DurabilityArg::Buffered => "buffered",
+        },
+        write_mode: match args.write_mode {
+            None => "default",
+            Some(WriteModeArg::Buffered) => "buffered",
+            Some(WriteModeArg::Direct) => "direct",
+        },
+        seconds,
+        checked,
+        rows,
+    };
+    if report.rows.is_empty() {
+        return Err(Failure::interrupted("nothing was measured"));
+    }
+    conclude(args, &report)?;
+    if interrupt::requested() {
+        return Err(Failure::interrupted("the medians are over fewer slices"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn introduce(machine: &Machine) -> Result<(), Failure> {
+    let Machine { file_system, device, dir, cpus, cpu, kernel } = machine;
+    output::print(|out| {
+        writeln!(out, "{} ({file_system} on {device}), {cpus} x {cpu}, {kernel}", dir.display())?;
+        Ok(())
+    })?;
+    if machine.is_in_memory() {
+        eprintln!("{file_system} lies in memory: these figures say nothing about a disk");
+    }
+    Ok(())
+}
+
+fn conclude(args: &Args, report: &Report) -> Result<(), Failure> {
+    output::print(|out| {
+        write!(out, "\n{}\n{}\n{}", report.results(), report.costs(), report.legend())?;
+        Ok(())
+    })?;
+    if let Some(file) = &args.json {
+        let json = serde_json::to_string_pretty(report).map_err(std::io::Error::from)?;
+        write_file(file, &json)?;
+    }
+    if let Some(file) = &args.svg {
+        write_file(file, &picture::draw(report).to_svg())?;
+    }
+    Ok(())
+}
+
+fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).map_err(|e| Failure::io("cannot write", file, e))
+}

@@ -1,0 +1,212 @@
+//! The engine under the closed loop: a fresh store, space prepared ahead, then commits.
+//!
+//! Steady state means that the log writes into space that was written before, so the space for the
+//! all slices of a round is prepared before the clock starts. After the last slice every thread's
+//! first and last acknowledged blocks are read back and compared.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageStats};
+
+use crate::bench::workload::{Committer, Payloads, Sample, Workload, closed_loop};
+use crate::failure::Failure;
+use crate::store::{DurabilityArg, WriteModeArg};
+
+/// How the store under test is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// When a commit returns.
+    pub durability: DurabilityArg,
+    /// How the log is written; the store's own choice without it.
+    pub write_mode: Option<WriteModeArg>,
+}
+
+/// What one slice measured of the engine.
+pub struct EngineSample {
+    /// Commits and latencies.
+    pub sample: Sample,
+    /// What the store counted meanwhile.
+    pub counted: Counted,
+    /// Bytes of space prepared before the first slice.
+    pub prepared_len: u64,
+}
+
+/// Differences of the store's counters over the run.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    /// Syncs that commits waited for.
+    pub log_syncs: u64,
+    /// Groups written.
+    pub groups: u64,
+    /// Bytes of frames and padding.
+    pub log_bytes: u64,
+    /// Bytes of zeros written ahead.
+    pub zeroed_bytes: u64,
+}
+
+impl Counted {
+    fn between(before: &StorageStats, after: &StorageStats) -> Counted {
+        Counted {
+            log_syncs: after.log_syncs - before.log_syncs,
+            groups: after.groups - before.groups,
+            log_bytes: after.log_bytes - before.log_bytes,
+            zeroed_bytes: after.zeroed_bytes - before.zeroed_bytes,
+        }
+    }
+}
+
+/// The run before the runs, in which the store learns how long a sync takes.
+const WARM_UP: Duration = Duration::from_millis(50);
+
+/// A store under test, and its threads between two slices.
+pub struct Engine {
+    store: LocalBackend,
+    path: PathBuf,
+    writers: Vec<Writer>,
+    prepared_len: u64,
+}
+
+impl Engine {
+    /// Makes a new store at `path` and prepares space for commits that go on for `length` in all,
+    /// at `expected_per_s` a second.
+    pub fn start(
+        path: PathBuf,
+        setup: &Setup,
+        workload: &Workload,
+        payloads: &Arc<Payloads>,
+        length: Duration,
+        expected_per_s: f64,
+    ) -> Result<Engine, Failure> {
+        let mut options = LocalBackend::options().durability(setup.durability.into());
+        if let Some(mode) = setup.write_mode {
+            options = options.write_mode(mode.into());
+        }
+        let store = options.open(&path)?;
+        let prepared_len = space_for(workload, length + WARM_UP, expected_per_s);
+        store.prepare_space(prepared_len)?;
+        let writers = (0..workload.threads)
+            .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));
+        let (_, writers) = closed_loop(writers.collect(), 1, WARM_UP)?;
+        Ok(Engine { store, path, writers, prepared_len })
+    }
+
+    /// Commits from all threads for `length`.
+    pub fn slice(&mut self, length: Duration) -> Result<EngineSample, Failure> {
+        let before = self.store.stats();
+        let writers = std::mem::take(&mut self.writers);
+        let (sample, writers) = closed_loop(writers, 1, length)?;
+        self.writers = writers;
+        let counted = Counted::between(&before, &self.store.stats());
+        Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
+    }
+
+    /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
+    /// blocks were compared.
+    pub fn finish(self) -> Result<u64, Failure> {
+        let mut checked = 0;
+        for writer in &self.writers {
+            checked += writer.check()?;
+        }
+        drop(self.writers);
+        self.store.close()?;
+        std::fs::remove_dir_all(&self.path)
+            .map_err(|e| Failure::io("cannot remove", &self.path, e))?;
+        Ok(checked)
+    }
+}
+
+/// An upper estimate of what the log takes: every commit with its headers, every group (of one
+/// commit, at worst) padded to a page, and some.
+fn space_for(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 {
+    const PAGE_LEN: f64 = 4096.0;
+    const SPACE_LEN_MIN: f64 = 64e6;
+    const SPACE_LEN_MAX: f64 = 8e9;
+    let padding_len = PAGE_LEN / (workload.threads as f64 / 2.0).max(1.0);
+    let commit_len = workload.commit_len() as f64 + 256.0 + 64.0 * workload.batch as f64;
+    let len = expected_per_s * length.as_secs_f64() * (commit_len + padding_len);
+    len.clamp(SPACE_LEN_MIN, SPACE_LEN_MAX) as u64
+}
+
+/// One thread's commits and what it remembers of them.
+struct Writer {
+    store: LocalBackend,
+    workload: Workload,
+    payloads: Arc<Payloads>,
+    thread: usize,
+    next: usize,
+    /// Acknowledged: the first [`REMEMBERED`] blocks, then the last ones in a ring. The second
+    /// field tells the payload.
+    acked: Vec<(BlockId, usize)>,
+    acked_count: usize,
+}
+
+/// Blocks that a thread remembers from the beginning, and as many from the end.
+const REMEMBERED: usize = 16;
+
+impl Writer {
+    fn new(
+        store: LocalBackend,
+        workload: Workload,
+        payloads: Arc<Payloads>,
+        thread: usize,
+    ) -> Self {
+        let acked = Vec::with_capacity(2 * REMEMBERED);
+        Writer { store, workload, payloads, thread, next: 0, acked, acked_count: 0 }
+    }
+
+    fn block(&mut self) -> (Block, usize) {
+        let index = self.next;
+        self.next += 1;
+        let payload = self.payloads.get(self.thread, index).clone();
+        (Block::new(BlockId(0), BlockType::TableData, payload), index)
+    }
+
+    fn commit_one(&mut self) -> aegis_blocks::Result<(BlockId, usize)> {
+        let (block, index) = self.block();
+        Ok((self.store.write_block(block)?, index))
+    }
+
+    /// Returns the last block of the batch.
+    fn commit_batch(&mut self) -> aegis_blocks::Result<(BlockId, usize)> {
+        let tx = self.store.begin_transaction()?;
+        let mut last = (BlockId(0), 0);
+        for _ in 0..self.workload.batch {
+            let (block, index) = self.block();
+            last = (self.store.write_block_in_tx(tx, block)?, index);
+        }
+        self.store.commit_transaction(tx)?;
+        Ok(last)
+    }
+
+    fn remember(&mut self, acked: (BlockId, usize)) {
+        if self.acked.len() < 2 * REMEMBERED {
+            self.acked.push(acked);
+        } else {
+            self.acked[REMEMBERED + self.acked_count % REMEMBERED] = acked;
+        }
+        self.acked_count += 1;
+    }
+
+    /// Reads back what is remembered and returns how many blocks that was.
+    fn check(&self) -> Result<u64, Failure> {
+        for (id, index) in &self.acked {
+            let block = self.store.read_block(*id)?;
+            if block.data != *self.payloads.get(self.thread, *index) {
+                return Err(Failure::new(format!(
+                    "block {id} does not hold what was acknowledged"
+                )));
+            }
+        }
+        Ok(self.acked.len() as u64)
+    }
+}
+
+impl Committer for Writer {
+    fn commit(&mut self) -> Result<(), Failure> {
+        let acked = if self.workload.batch == 1 { self.commit_one() } else { self.commit_batch() }?;
+        self.remember(acked);
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! `get`: writes a block's payload to standard output or a file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aegis_blocks::{BlockId, LocalBackend, StorageBackend};
+
+use crate::failure::{Failure, Outcome};
+use crate::{output, store};
+
+/// Write a block's payload to standard output or a file.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Directory of the store
+    store: PathBuf,
+    /// Id of the block
+    id: u64,
+    /// File to write instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    store::with(store::open(&args.store)?, |store| get(store, args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn get(store: &LocalBackend, args: &Args) -> Result<(), Failure> {
+    // Read before the file is touched: an unknown id must not empty it.
+    let block = store.read_block(BlockId(args.id))?;
+    match &args.output {
+        Some(file) => {
+            std::fs::write(file, &block.data).map_err(|e| Failure::io("cannot write", file, e))
+        }
+        None => output::print(|out| Ok(out.write_all(&block.data)?)),
+    }
+}

@@ -1,0 +1,147 @@
+//! Opening stores for commands, and what the command line calls the store's options.
+//!
+//! A store that was not closed cleanly is reported in one line on standard error. Commands that
+//! only look never create a store.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aegis_blocks::{BlockType, Durability, LocalBackend, Options, RecoveryReport, WriteMode};
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+
+use crate::failure::Failure;
+use crate::size::{Size, grouped};
+
+/// `--durability`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArg {
+    /// A commit returns when it would survive power loss.
+    Durable,
+    /// A commit returns at once; what survives power loss is a prefix of the commit order.
+    Buffered,
+}
+
+impl From<DurabilityArg> for Durability {
+    fn from(arg: DurabilityArg) -> Durability {
+        match arg {
+            DurabilityArg::Durable => Durability::Durable,
+            DurabilityArg::Buffered => Durability::Buffered,
+        }
+    }
+}
+
+/// `--write-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WriteModeArg {
+    /// Through the page cache.
+    Buffered,
+    /// Past the page cache, from aligned buffers.
+    Direct,
+}
+
+impl From<WriteModeArg> for WriteMode {
+    fn from(arg: WriteModeArg) -> WriteMode {
+        match arg {
+            WriteModeArg::Buffered => WriteMode::Buffered,
+            WriteModeArg::Direct => WriteMode::Direct,
+        }
+    }
+}
+
+/// `--type` of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TypeArg {
+    TableData,
+    TimeSeriesData,
+    DocumentData,
+    IndexData,
+    LogEntry,
+    Metadata,
+}
+
+impl From<TypeArg> for BlockType {
+    fn from(arg: TypeArg) -> BlockType {
+        match arg {
+            TypeArg::TableData => BlockType::TableData,
+            TypeArg::TimeSeriesData => BlockType::TimeSeriesData,
+            TypeArg::DocumentData => BlockType::DocumentData,
+            TypeArg::IndexData => BlockType::IndexData,
+            TypeArg::LogEntry => BlockType::LogEntry,
+            TypeArg::Metadata => BlockType::Metadata,
+        }
+    }
+}
+
+/// The name of a type, as `--type` takes it.
+pub fn type_name(block_type: BlockType) -> &'static str {
+    match block_type {
+        BlockType::TableData => "table-data",
+        BlockType::TimeSeriesData => "time-series-data",
+        BlockType::DocumentData => "document-data",
+        BlockType::IndexData => "index-data",
+        BlockType::LogEntry => "log-entry",
+        BlockType::Metadata => "metadata",
+        _ => "unknown",
+    }
+}
+
+/// Opens a store that exists; creates nothing.
+pub fn open(path: &Path) -> Result<LocalBackend, Failure> {
+    open_with(LocalBackend::options().create(false), path)
+}
+
+/// Opens a store, creating an empty one where there is none.
+pub fn open_or_create(path: &Path, durability: DurabilityArg) -> Result<LocalBackend, Failure> {
+    open_with(LocalBackend::options().durability(durability.into()), path)
+}
+
+/// Runs `body` on a store and closes it whatever comes of that: a failed command is no crash.
+pub fn with<T>(
+    store: LocalBackend,
+    body: impl FnOnce(&LocalBackend) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let result = body(&store);
+    let closed = store.close();
+    let value = result?;
+    closed?;
+    Ok(value)
+}
+
+fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
+    let spinner = ProgressBar::new_spinner();
+    let started = Instant::now();
+    let shown = spinner.clone();
+    let store = options
+        .on_progress(move |progress| {
+            if started.elapsed() > QUIET {
+                let (done, total) = (Size(progress.bytes_done), Size(progress.bytes_total));
+                shown.set_message(format!("opening: {done} of {total} of log replayed"));
+                shown.tick();
+            }
+            ControlFlow::Continue(())
+        })
+        .open(path)?;
+    spinner.finish_and_clear();
+    report_recovery(path, store.recovery());
+    Ok(store)
+}
+
+/// Opening faster than this shows nothing.
+const QUIET: Duration = Duration::from_millis(300);
+
+fn report_recovery(path: &Path, recovery: &RecoveryReport) {
+    if !recovery.clean {
+        eprintln!(
+            "{} was not closed cleanly: recovered {} frames ({}) from {} segments in {:.0} ms, \
+             cut {} bytes of a torn tail",
+            path.display(),
+            grouped(recovery.frames),
+            Size(recovery.bytes),
+            recovery.segments,
+            recovery.elapsed.as_secs_f64() * 1e3,
+            recovery.torn_bytes,
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! Uploads: one file, directory or link on its way into a store, visible all at once.
+//!
+//! Protocol, for an entry that replaces `old` (or nothing):
+//! 1. begin; write an empty metadata block to learn the entry's id, so that it is below those of
+//!    the chunks;
+//! 2. write the chunks. Whenever [`TRANSACTION_LEN_MAX`] bytes are pending, write the entry as
+//!    *staged*, commit, begin again: memory stays bounded, and what a crash leaves behind is named
+//!    by the staged entry;
+//! 3. write the entry as complete, delete `old` and its chunks, commit. This commit is the point
+//!    at which the file changes from old to new.
+//!
+//! Dropping an upload before step 3 rolls back and removes what step 2 staged.
+
+use aegis_blocks::{
+    Block, BlockId, BlockType, Error, LocalBackend, Result, StorageBackend, TransactionId,
+};
+use bytes::Bytes;
+
+use crate::catalog::Stored;
+use crate::entry::{Content, Entry};
+
+/// Pending bytes at which a large file is committed in part.
+const TRANSACTION_LEN_MAX: usize = 32 << 20;
+
+/// One entry on its way into the store.
+pub struct Upload<'a> {
+    store: &'a LocalBackend,
+    entry: Entry,
+    id: BlockId,
+    /// `None` once committed.
+    tx: Option<TransactionId>,
+    pending_len: usize,
+    is_staged: bool,
+}
+
+impl<'a> Upload<'a> {
+    /// Begins an upload. A file comes without length and chunks: [`Upload::push`] adds them.
+    pub fn begin(store: &'a LocalBackend, entry: Entry) -> Result<Upload<'a>> {
+        let tx = store.begin_transaction()?;
+        let mut upload =
+            Upload { store, entry, id: BlockId(0), tx: Some(tx), pending_len: 0, is_staged: false };
+        let placeholder = Block::empty(BlockId(0), BlockType::Metadata);
+        upload.id = store.write_block_in_tx(tx, placeholder)?;
+        Ok(upload)
+    }
+
+    /// Adds the next chunk of a file; all but the last are `chunk_len` long.
+    pub fn push(&mut self, data: impl Into<Bytes>) -> Result<()> {
+        let data = data.into();
+        let data_len = data.len();
+        let block = Block::new(BlockId(0), BlockType::DocumentData, data);
+        let chunk = self.store.write_block_in_tx(self.tx()?, block)?;
+        let Content::File { len, chunks, .. } = &mut self.entry.content else {
+            unreachable!("only files have chunks");
+        };
+        *len += data_len as u64;
+        chunks.push(chunk);
+        self.pending_len += data_len;
+        if self.pending_len >= TRANSACTION_LEN_MAX { self.stage() } else { Ok(()) }
+    }
+
+    fn stage(&mut self) -> Result<()> {
+        self.entry.staged = true;
+        self.write_entry()?;
+        self.commit()?;
+        self.is_staged = true;
+        self.pending_len = 0;
+        self.tx = Some(self.store.begin_transaction()?);
+        Ok(())
+    }
+
+    /// Makes the entry visible in place of `old`.
+    pub fn finish(mut self, old: Option<&Stored>) -> Result<()> {
+        self.entry.staged = false;
+        self.write_entry()?;
+        if let Some(old) = old {
+            delete_in_tx(self.store, self.tx()?, old)?;
+        }
+        self.commit()?;
+        self.is_staged = false;
+        Ok(())
+    }
+
+    fn write_entry(&self) -> Result<()> {
+        let block = Block::new(self.id, BlockType::Metadata, self.entry.encode());
+        self.store.write_block_in_tx(self.tx()?, block)?;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let tx = self.tx()?;
+        // Ended either way: a refused commit is rolled back by the store.
+        self.tx = None;
+        self.store.commit_transaction(tx)
+    }
+
+    fn tx(&self) -> Result<TransactionId> {
+        self.tx.ok_or(Error::Closed)
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        let rolled_back = self.tx.take().map_or(Ok(()), |tx| self.store.rollback_transaction(tx));
+        // A store that refuses this has told so before; the next import cleans up.
+        if rolled_back.is_ok() && self.is_staged {
+            let stored = Stored { id: self.id, entry: self.entry.clone() };
+            drop(delete(self.store, &stored));
+        }
+    }
+}
+
+/// Deletes an entry and its chunks.
+pub fn delete(store: &LocalBackend, stored: &Stored) -> Result<()> {
+    let tx = store.begin_transaction()?;
+    match delete_in_tx(store, tx, stored) {
+        Ok(()) => store.commit_transaction(tx),
+        Err(error) => {
+            store.rollback_transaction(tx)?;
+            Err(error)
+        }
+    }
+}
+
+/// Chunks that are gone already are passed over: `rm` may have taken them.
+fn delete_in_tx(store: &LocalBackend, tx: TransactionId, stored: &Stored) -> Result<()> {
+    for id in stored.entry.content.chunks().iter().chain([&stored.id]) {
+        match store.delete_block_in_tx(tx, *id) {
+            Ok(()) | Err(Error::BlockNotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! The log thread: carries out what the commit core decides.
+//!
+//! Owns the core, the appender and the inbox. One turn: take everything that callers have handed in,
+//! let the core form a group, write and sync it, publish it in the index, wake its callers. With
+//! nothing to do it parks on the inbox; a few milliseconds after the last group it writes the
+//! *witness* of that group, so that recovery can tell a torn tail from damage to acknowledged data.
+//!
+//! A failed write or sync is never tried again: the store is poisoned. A panic here poisons it too.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+
+use crate::block::Lsn;
+use crate::error::{Error, IoOp, PoisonCause, Result};
+use crate::io::Disk;
+use crate::local::append::{Appender, Laid};
+use crate::local::budget::Budget;
+use crate::local::commit::{
+    Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
+};
+use crate::local::format::frame::Kind;
+use crate::local::poison::Poison;
+use crate::local::segment::Location;
+use crate::local::ticket::Reply;
+use crate::mvcc::Mvcc;
+use crate::mvcc::batch::{Batch, Precondition};
+
+/// The log is idle for this long before the last group's witness is written.
+const WITNESS_AFTER: Duration = Duration::from_millis(5);
+/// A group takes no further member beyond this many log bytes.
+const GROUP_LEN_MAX: u64 = 8 << 20;
+
+/// What callers send.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A commit, or a request to sync.
+    Submit(Submission<Reply>),
+    /// No more will come: write the end mark and stop.
+    Close(Reply),
+}
+
+/// What the log thread shares with callers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) mvcc: Mvcc<Location>,
+    pub(crate) poison: Arc<Poison>,
+    pub(crate) budget: Budget,
+    pub(crate) durable: AtomicU64,
+    pub(crate) groups: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) written_len: AtomicU64,
+}
+
+/// The log thread's state.
+pub(crate) struct Log<D: Disk> {
+    disk: Arc<D>,
+    shared: Arc<Shared>,
+    core: CommitCore<Reply>,
+    appender: Appender<D>,
+    inbox: Receiver<Message>,
+    sync_interval: Duration,
+    /// Commits up to here are known durable to a reader of the log.
+    witnessed: Lsn,
+    /// When the last group landed.
+    landed_at: Duration,
+    /// When the oldest commit that is not durable yet was written.
+    unsynced_since: Option<Duration>,
+    /// A moving average of what a sync takes.
+    sync_time: Duration,
+    closing: Option<Reply>,
+}
+
+impl<D: Disk> Log<D> {
+    pub(crate) fn new(
+        disk: Arc<D>,
+        shared: Arc<Shared>,
+        appender: Appender<D>,
+        inbox: Receiver<Message>,
+        sync_interval: Duration,
+    ) -> Log<D> {
+        let last = shared.mvcc.index.visible();
+        let options = CoreOptions { flight_count_max: 1, group_len_max: GROUP_LEN_MAX };
+        let landed_at = disk.now();
+        Log {
+            core: CommitCore::new(options, pace(Duration::ZERO), last),
+            disk,
+            shared,
+            appender,
+            inbox,
+            sync_interval,
+            witnessed: last,
+            landed_at,
+            unsynced_since: None,
+            sync_time: Duration::ZERO,
+            closing: None,
+        }
+    }
+
+    /// Runs until the store is closed.
+    pub(crate) fn run(mut self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| while self.turn() {}));
+        if ended.is_err() {
+            self.shared.poison.set(PoisonCause::ThreadPanicked);
+        }
+        // Dropping the inbox and the core answers everybody who still waits.
+    }
+
+    /// One turn; false when there will be no other.
+    fn turn(&mut self) -> bool {
+        self.take_waiting();
+        let now = self.disk.now();
+        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
+            self.unsynced_since = None;
+            self.submit_sync();
+        }
+        let actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
+        let (wrote, waits) = (actions.write.is_some(), actions.wait_until.is_some());
+        self.carry_out(actions);
+        if wrote {
+            return true;
+        }
+        if waits {
+            self.disk.pause();
+            return true;
+        }
+        if !self.core.is_idle() {
+            return true;
+        }
+        if let Some(reply) = self.closing.take() {
+            let closed = self.end();
+            reply.send(closed);
+            return false;
+        }
+        self.park();
+        true
+    }
+
+    /// Takes what callers have handed in so far.
+    fn take_waiting(&mut self) {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(message) => self.take(message),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => return self.abandon(),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => self.submit(submission),
+            Message::Close(reply) => self.closing = Some(reply),
+        }
+    }
+
+    /// Every handle is gone without a close: end as if closed.
+    fn abandon(&mut self) {
+        if self.closing.is_none() {
+            let (reply, _nobody) = super::ticket::ticket();
+            self.closing = Some(reply);
+        }
+    }
+
+    fn submit(&mut self, submission: Submission<Reply>) {
+        let now = self.disk.now();
+        if let Some(cause) = self.shared.poison.cause() {
+            let actions = self.core.step(now, Event::Poison(cause), &self.shared.mvcc.index);
+            self.carry_out(actions);
+        }
+        let actions = self.core.step(now, Event::Submit(submission), &self.shared.mvcc.index);
+        self.carry_out(actions);
+    }
+
+    /// Asks for a sync that nobody waits for.
+    fn submit_sync(&mut self) {
+        let (tag, _nobody) = super::ticket::ticket();
+        self.submit(sync_request(tag));
+    }
+
+    /// Waits for the next message, or for the time of the witness or the sync interval.
+    fn park(&mut self) {
+        let witness_due = (self.core.durable() > self.witnessed)
+            .then(|| self.landed_at + WITNESS_AFTER)
+            .filter(|_| self.shared.poison.cause().is_none());
+        let sync_due = self.unsynced_since.map(|since| since + self.sync_interval);
+        let due = witness_due.into_iter().chain(sync_due).min();
+        let received = match due {
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => self.inbox.recv_timeout(due.saturating_sub(self.disk.now())),
+        };
+        match received {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Disconnected) => self.abandon(),
+            Err(RecvTimeoutError::Timeout) if witness_due == due => self.witness(),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+
+    fn carry_out(&mut self, actions: Actions<Reply>) {
+        for group in actions.publish {
+            self.publish(group, Vec::new());
+        }
+        for (reply, error) in actions.refuse {
+            self.refuse(reply, error);
+        }
+        if let Some(group) = actions.write {
+            self.write(group);
+        }
+    }
+
+    /// Writes a group and settles it.
+    fn write(&mut self, group: Group<Reply>) {
+        let (outcome, mut changes) = match self.appender.lay_out(&group) {
+            Ok(mut laid) => {
+                let outcome = self.make_so(&mut laid, group.sync);
+                (outcome, laid.changes)
+            }
+            Err(error) => (refusal(error), Vec::new()),
+        };
+        self.landed_at = self.disk.now();
+        let failed = match &outcome {
+            Outcome::Failed(cause, _) => Some(*cause),
+            _ => None,
+        };
+        if let Some(cause) = failed {
+            self.shared.poison.set(cause);
+        }
+        let event = Event::Landed(group, outcome);
+        let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
+        for group in actions.publish {
+            self.publish(group, std::mem::take(&mut changes));
+        }
+        for (reply, error) in actions.refuse {
+            self.refuse(reply, error);
+        }
+    }
+
+    fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
+        if let Err(error) = self.appender.write(laid) {
+            return Outcome::Failed(PoisonCause::WriteFailed, error);
+        }
+        self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
+        if !sync {
+            self.unsynced_since.get_or_insert_with(|| self.disk.now());
+            return Outcome::Done;
+        }
+        let started = self.disk.now();
+        let synced = match self.appender.sync() {
+            Ok(count) => count,
+            Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
+        };
+        // A worker's failed sync of the same file must not be overtaken by our success.
+        if let Some(cause) = self.shared.poison.cause() {
+            return Outcome::Failed(cause, Error::Poisoned { cause });
+        }
+        self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
+        self.unsynced_since = None;
+        self.sync_time = (self.sync_time * 7 + self.disk.now().saturating_sub(started)) / 8;
+        self.core.set_pace(pace(self.sync_time));
+        Outcome::Done
+    }
+
+    /// Puts a group in the index and wakes its callers.
+    fn publish(&mut self, group: Group<Reply>, changes: Vec<crate::mvcc::index::Change<Location>>) {
+        let mvcc = &self.shared.mvcc;
+        mvcc.publish(changes, group.last_lsn);
+        mvcc.counters.commits.add(group.commit_count() as u64);
+        self.shared.durable.store(self.core.durable().0, Ordering::Release);
+        self.shared.groups.fetch_add(u64::from(group.commit_count() > 0), Ordering::Relaxed);
+        let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
+        for member in actions.answer.into_iter().flat_map(|group| group.members) {
+            self.shared.budget.release(member.submission.log_len);
+            let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
+            mvcc.counters.conflicts.add(u64::from(conflict));
+            member.submission.tag.send(member.verdict);
+        }
+    }
+
+    fn refuse(&self, refused: Submission<Reply>, error: Error) {
+        self.shared.budget.release(refused.log_len);
+        refused.tag.send(Err(error));
+    }
+
+    /// Says in the log that the last group is durable. Optional: without space it is left out.
+    fn witness(&mut self) {
+        let durable = self.core.durable();
+        self.witnessed = durable;
+        if let Err(error) = self.mark(Kind::Witness) {
+            // Without space there is no witness; any other failure has poisoned the store.
+            debug_assert!(
+                matches!(error, Error::StorageFull { .. }) || self.shared.poison.cause().is_some()
+            );
+        }
+    }
+
+    /// Makes the rest durable and says that nothing follows.
+    fn end(&mut self) -> Result<Lsn> {
+        self.shared.poison.check()?;
+        if self.core.durable() < self.core.last_lsn() {
+            let synced = self.appender.sync();
+            let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
+            self.shared.syncs.fetch_add(count, Ordering::Relaxed);
+        }
+        match self.mark(Kind::End) {
+            // All commits are durable; only the next open has a little more to do.
+            Ok(()) | Err(Error::StorageFull { .. }) => Ok(self.core.last_lsn()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes and syncs a mark. All commits are durable when this is called.
+    fn mark(&mut self, kind: Kind) -> Result<()> {
+        let last = self.core.last_lsn();
+        let mut laid = self.appender.lay_out_mark(kind, last, last)?;
+        let poison = &self.shared.poison;
+        let written = self.appender.write(&mut laid);
+        written.inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
+        self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
+        self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
+        poison.check()
+    }
+}
+
+/// Asks that everything before it be durable.
+pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
+    let batch = Batch { operations: Vec::new(), precondition: Precondition::None };
+    Submission { batch, durable: true, log_len: 0, tag }
+}
+
+/// How long to wait for company when a sync takes `sync_time`: always less than the sync that is
+/// saved, and never long after the last arrival.
+fn pace(sync_time: Duration) -> Pace {
+    Pace {
+        wait_max: (sync_time / 2).min(Duration::from_micros(500)),
+        gap_max: (sync_time / 4).min(Duration::from_micros(50)),
+    }
+}
+
+/// What it means when a group could not be laid out: nothing of it was written.
+fn refusal(error: Error) -> Outcome {
+    match error {
+        Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
+        Error::Poisoned { cause } => Outcome::Failed(cause, error),
+        _ => Outcome::Full(error),
+    }
+}

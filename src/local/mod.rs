@@ -1,0 +1,311 @@
+//! The local backend: a log-structured store in one directory.
+//!
+//! Owns the handle [`LocalBackend`], its opening and its closing. The way of a commit: the caller
+//! ([`Engine::commit`]) takes its share of the [`budget`], sends its batch to the [`log`] thread and
+//! waits at a [`ticket`]; the [`commit`] core forms groups, the [`append`]er writes them into space
+//! that the I/O workers made ahead ([`space`]), the index publishes them. The way of a read: the index
+//! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
+//! [`recovery`]'s.
+
+mod append;
+mod budget;
+mod commit;
+mod format;
+mod log;
+mod open;
+mod options;
+mod poison;
+mod recovery;
+mod scan;
+mod segment;
+mod space;
+mod ticket;
+mod verify;
+
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+pub use options::{Durability, OpenProgress, Options, WriteMode};
+pub use recovery::RecoveryReport;
+pub use verify::{Damage, VerifyReport};
+
+use crate::backend::StorageStats;
+use crate::block::{Block, BlockId, Lsn};
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::os::OsDisk;
+use crate::io::pool::IoPool;
+use crate::io::{Disk, Thread};
+use crate::local::append::frame_len;
+use crate::local::commit::Submission;
+use crate::local::log::{Message, Shared, sync_request};
+use crate::local::segment::{Location, Views};
+use crate::local::space::Space;
+use crate::local::ticket::ticket;
+use crate::mvcc::batch::Batch;
+use crate::mvcc::{Engine, Mvcc};
+
+/// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
+///
+/// Commits of concurrent callers are written and synced together. The store closes when the last
+/// handle is dropped; [`LocalBackend::close`] does so now and tells how it went.
+///
+/// # Examples
+/// ```
+/// use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend};
+/// # let dir = tempfile::tempdir().map_err(|_| aegis_blocks::Error::Closed)?;
+/// # let path = dir.path().join("store");
+/// let store = LocalBackend::open(&path)?;
+/// let id = store.write_block(Block::new(BlockId(0), BlockType::TableData, "durable"))?;
+/// store.close()?;
+///
+/// let store = LocalBackend::open(&path)?;
+/// assert_eq!(&store.read_block(id)?.data[..], b"durable");
+/// # Ok::<(), aegis_blocks::Error>(())
+/// ```
+pub struct LocalBackend<D: Disk = OsDisk> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Disk> Clone for LocalBackend<D> {
+    fn clone(&self) -> Self {
+        LocalBackend { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<D: Disk> std::fmt::Debug for LocalBackend<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalBackend")
+            .field("path", &self.inner.disk.path())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One open store.
+struct Inner<D: Disk> {
+    disk: Arc<D>,
+    shared: Arc<Shared>,
+    views: Arc<Views>,
+    space: Arc<Space<D>>,
+    pool: Arc<IoPool>,
+    durability: Durability,
+    inbox: Sender<Message>,
+    report: RecoveryReport,
+    closed: AtomicBool,
+    /// The log thread and the store's lock, until closed.
+    session: Mutex<Option<Session<D>>>,
+}
+
+struct Session<D: Disk> {
+    log: Thread,
+    lock: D::Lock,
+}
+
+impl LocalBackend {
+    /// Opens the store in a directory with default options, creating it where it is missing.
+    ///
+    /// # Errors
+    /// Nothing is changed on disk by any of these:
+    /// - [`Error::Locked`]: another handle or process has it open.
+    /// - [`Error::NotAStore`]: the path is not a directory, or holds other files.
+    /// - [`Error::UnsupportedFormat`]: a newer version of this library wrote it.
+    /// - [`Error::Corrupt`]: acknowledged data is damaged.
+    /// - [`Error::InvalidArgument`]: the options contradict each other.
+    /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
+    pub fn open(path: impl AsRef<Path>) -> Result<LocalBackend> {
+        LocalBackend::options().open(path)
+    }
+
+    /// Opens a store that waits for durability at each commit (`sync_writes`), or at intervals.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`].
+    pub fn new(path: impl AsRef<Path>, sync_writes: bool) -> Result<LocalBackend> {
+        let durability = if sync_writes { Durability::Durable } else { Durability::Buffered };
+        LocalBackend::options().durability(durability).open(path)
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Reads every record of the store in a directory and lists all damage. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`], except that damage to the log is listed and not returned.
+    pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
+        let path = path.as_ref();
+        let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
+        verify::verify(&disk)
+    }
+}
+
+impl<D: Disk> LocalBackend<D> {
+    /// Opens a store on a disk of your own, for instance a simulated one.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`].
+    pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
+        options.check()?;
+        let inner = open::open(disk, options)?;
+        Ok(LocalBackend { inner: Arc::new(inner) })
+    }
+
+    /// What opening the store found and did.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.report
+    }
+
+    /// The ids of all committed blocks in a range, ascending, as of one moment.
+    ///
+    /// # Errors
+    /// - [`Error::Closed`]: the store was closed.
+    /// - [`Error::InvalidArgument`]: the range ends before it starts.
+    pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
+        self.check_open()?;
+        let Some((first, last)) = inclusive(range)? else { return Ok(Vec::new()) };
+        Ok(self.mvcc().index.ids(first, last, usize::MAX))
+    }
+
+    /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space where a
+    /// sync is cheap. Commits may go on meanwhile.
+    ///
+    /// # Errors
+    /// - [`Error::StorageFull`]: there is less space than that.
+    /// - [`Error::Io`], [`Error::Poisoned`]: zeroing failed.
+    pub fn prepare_space(&self, len: u64) -> Result<()> {
+        self.check_open()?;
+        self.inner.space.prepare(len)
+    }
+
+    /// Waits for commits under way, makes everything durable and closes the store for all handles.
+    ///
+    /// # Errors
+    /// - [`Error::Closed`]: another handle has closed it.
+    /// - [`Error::Poisoned`], [`Error::Io`]: commits that were not yet durable may be lost.
+    pub fn close(self) -> Result<()> {
+        self.check_open()?;
+        self.inner.shut_down()
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    fn submit(&self, submission: Submission<ticket::Reply>) {
+        // A closed inbox drops the submission, and its reply answers `Closed`.
+        if let Err(refused) = self.inbox.send(Message::Submit(submission)) {
+            drop(refused);
+        }
+    }
+
+    /// A ticket that nobody answered: the log thread is gone.
+    fn explain(&self, error: Error) -> Error {
+        match (error, self.shared.poison.cause()) {
+            (Error::Closed, Some(cause)) => Error::Poisoned { cause },
+            (error, _) => error,
+        }
+    }
+
+    fn shut_down(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
+        let (reply, waiter) = ticket();
+        let asked = self.inbox.send(Message::Close(reply));
+        let closed = waiter.wait().map_err(|error| self.explain(error));
+        let ended_well = session.log.join();
+        self.space.stop();
+        let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
+        self.pool.close();
+        drop(session.lock);
+        debug_assert!(asked.is_ok() || self.shared.poison.cause().is_some() || !ended_well);
+        closed.and(trimmed)
+    }
+}
+
+impl<D: Disk> Drop for Inner<D> {
+    fn drop(&mut self) {
+        if !*self.closed.get_mut() {
+            // Nobody is left to hear of an error; what was acknowledged is durable all the same.
+            drop(self.shut_down());
+        }
+    }
+}
+
+#[expect(private_interfaces, reason = "the sealed trait's own types")]
+impl<D: Disk> Engine for LocalBackend<D> {
+    type Version = Location;
+
+    fn mvcc(&self) -> &Mvcc<Location> {
+        &self.inner.shared.mvcc
+    }
+
+    fn fetch(&self, id: BlockId, version: &Location) -> Result<Block> {
+        let data = self
+            .inner
+            .views
+            .bytes(version)
+            .map_err(|source| Error::io(IoOp::Read, self.inner.disk.path(), source))?;
+        let block = Block { header: version.header(id), data };
+        if !block.verify_checksum() {
+            let place = self.inner.views.place(id, version);
+            return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
+        }
+        Ok(block)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<Lsn> {
+        let inner = &*self.inner;
+        inner.shared.poison.check()?;
+        let log_len = frame_len(&batch.operations);
+        inner.shared.budget.take(log_len);
+        let (tag, waiter) = ticket();
+        let durable = inner.durability == Durability::Durable;
+        inner.submit(Submission { batch, durable, log_len, tag });
+        waiter.wait().map_err(|error| inner.explain(error))
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        self.inner.shared.poison.check()?;
+        let (tag, waiter) = ticket();
+        self.inner.submit(sync_request(tag));
+        waiter.wait().map(|_| ()).map_err(|error| self.inner.explain(error))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.inner.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn add_stats(&self, stats: &mut StorageStats) {
+        let shared = &self.inner.shared;
+        stats.durable_lsn = Lsn(shared.durable.load(Ordering::Acquire));
+        stats.groups = shared.groups.load(Ordering::Relaxed);
+        stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
+        stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
+        stats.zeroed_bytes = self.inner.space.zeroed_len();
+        stats.segments = self.inner.views.count() as u64;
+    }
+}
+
+/// The first and last id of a range; `None` when it is empty.
+fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
+    let first = match range.start_bound() {
+        Bound::Included(id) => Some(*id),
+        Bound::Excluded(id) => id.0.checked_add(1).map(BlockId),
+        Bound::Unbounded => Some(BlockId(0)),
+    };
+    let last = match range.end_bound() {
+        Bound::Included(id) => Some(*id),
+        Bound::Excluded(id) => id.0.checked_sub(1).map(BlockId),
+        Bound::Unbounded => Some(BlockId(u64::MAX)),
+    };
+    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
+    if first.0 > last.0.saturating_add(1) {
+        let reason = "the range ends before it starts";
+        return Err(Error::InvalidArgument { argument: "range", reason });
+    }
+    Ok((first <= last).then_some((first, last)))
+}

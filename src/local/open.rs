@@ -1,0 +1,296 @@
+//! Opening: from a directory to a running store.
+//!
+//! Order, so that an open that fails changes nothing: look at the directory, take the lock, read
+//! `META`, recover, and only then remove unfinished files and start threads. A new store is made so
+//! that the renaming of `META` to its name is the step that makes it one: the first segment is durable
+//! before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+
+use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
+use crate::io::pool::{IoPool, PoolOptions};
+use crate::io::{
+    Disk, DiskFile, Entry, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at,
+};
+use crate::local::append::Appender;
+use crate::local::budget::Budget;
+use crate::local::format::FORMAT_VERSION;
+use crate::local::format::description::Description;
+use crate::local::format::mirrored::Unreadable;
+use crate::local::format::segment::SegmentHeader;
+use crate::local::log::{Log, Shared};
+use crate::local::poison::Poison;
+use crate::local::recovery::{Recovered, Recovery};
+use crate::local::scan::path_of;
+use crate::local::segment::{Views, damaged};
+use crate::local::space::{Space, SpaceOptions, Tail};
+use crate::local::{Inner, Options, Session, WriteMode};
+use crate::mvcc::Mvcc;
+use crate::mvcc::engine::Limits;
+
+/// Messages that may wait for the log thread. Callers beyond them wait to hand in.
+const INBOX_COUNT_MAX: usize = 4096;
+/// Commands that may wait for the I/O workers.
+const COMMAND_COUNT_MAX: usize = 64;
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) has_meta: bool,
+    /// File numbers of the segments, ascending.
+    pub(crate) segments: Vec<u64>,
+    pub(crate) unfinished: Vec<FileName>,
+    pub(crate) unknown_count: u64,
+    pub(crate) next_number: u64,
+}
+
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
+    let started = disk.now();
+    look(&disk, options.create)?;
+    let lock = lock(&disk)?;
+    // Again, now that nobody else can change it.
+    let listing = look(&disk, options.create)?;
+    let space_options = SpaceOptions {
+        segment_len: options.segment_len_max,
+        ahead_len_max: options.zero_ahead_len,
+        direct: options.write_mode == WriteMode::Direct,
+    };
+    let limits = Limits {
+        block_len_max: options.block_len_max,
+        transaction_len_max: options.transaction_len_max,
+    };
+    let (mvcc, views) = (Mvcc::new(limits), Arc::new(Views::default()));
+    let (store, mut recovered) = if listing.has_meta {
+        let store = read_description(&disk)?;
+        let recovery = Recovery {
+            disk: &disk,
+            store: &store,
+            options: space_options,
+            mvcc: &mvcc,
+            views: &views,
+            next_number: listing.next_number,
+            on_progress: options.on_progress.clone(),
+        };
+        (store, recovery.run(&listing.segments)?)
+    } else {
+        create(&disk, &listing, &space_options, &views)?
+    };
+    remove_unfinished(&disk, &listing)?;
+    recovered.report.unknown_files = listing.unknown_count;
+    recovered.report.elapsed = disk.now().saturating_sub(started);
+    start(disk, lock, options, store, space_options, mvcc, views, recovered)
+}
+
+/// Starts the threads of an open store.
+#[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
+fn start<D: Disk>(
+    disk: D,
+    lock: D::Lock,
+    options: Options,
+    store: Description,
+    space_options: SpaceOptions,
+    mvcc: Mvcc<crate::local::Location>,
+    views: Arc<Views>,
+    recovered: Recovered<D::File>,
+) -> Result<Inner<D>> {
+    let disk = Arc::new(disk);
+    let poison = Arc::new(Poison::default());
+    let on_panic = Arc::clone(&poison);
+    let pool_options = PoolOptions {
+        name: "aegis-io",
+        worker_count: options.io_threads,
+        queue_count_max: COMMAND_COUNT_MAX,
+    };
+    let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
+    let on_panic = Arc::new(move || on_panic.set(PoisonCause::ThreadPanicked));
+    let pool = Arc::new(IoPool::start(&*disk, pool_options, on_panic).map_err(spawn)?);
+    let Recovered { tail, chain, ready, next_number, report } = recovered;
+    let tail_again =
+        Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
+    let space = Space::new(
+        Arc::clone(&disk),
+        store,
+        space_options,
+        Arc::clone(&views),
+        Arc::clone(&poison),
+        Arc::clone(&pool),
+        tail,
+        ready,
+        next_number,
+    );
+    let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
+    let visible = mvcc.index.visible();
+    let shared = Arc::new(Shared {
+        mvcc,
+        poison,
+        budget: Budget::new(options.in_flight_len_max),
+        durable: AtomicU64::new(visible.0),
+        groups: AtomicU64::new(0),
+        syncs: AtomicU64::new(0),
+        written_len: AtomicU64::new(0),
+    });
+    let appender = Appender::new(
+        Arc::clone(&disk),
+        Arc::clone(&space),
+        space_options.direct,
+        tail_again,
+        chain,
+    );
+    let (inbox, received) = bounded(INBOX_COUNT_MAX);
+    let log =
+        Log::new(Arc::clone(&disk), Arc::clone(&shared), appender, received, options.sync_interval);
+    let log = disk.spawn("aegis-log".to_string(), Box::new(move || log.run())).map_err(spawn)?;
+    space.start();
+    Ok(Inner {
+        disk,
+        shared,
+        views,
+        space,
+        pool,
+        durability: options.durability,
+        inbox,
+        report,
+        closed: AtomicBool::new(false),
+        session: Mutex::new(Some(Session { log, lock })),
+    })
+}
+
+/// Lists the directory and refuses one that is not a store and cannot become one.
+pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
+    let refuse = |reason| Err(Error::NotAStore { path: disk.path().to_path_buf(), reason });
+    let mut listing = Listing { next_number: 1, ..Listing::default() };
+    for entry in disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))? {
+        match entry {
+            Entry::NotAFile { .. } => return refuse(NotAStoreReason::UnsafeFile),
+            Entry::Unknown { .. } => listing.unknown_count += 1,
+            Entry::File { name, .. } => listing.add(name),
+        }
+    }
+    listing.segments.sort_unstable();
+    if !listing.has_meta {
+        if listing.unknown_count > 0 {
+            return refuse(NotAStoreReason::ForeignFiles);
+        }
+        if !create && listing.segments.is_empty() {
+            return refuse(NotAStoreReason::Missing);
+        }
+    }
+    Ok(listing)
+}
+
+impl Listing {
+    fn add(&mut self, name: FileName) {
+        match name {
+            FileName::Meta => self.has_meta = true,
+            FileName::Lock => {}
+            FileName::Segment(number) => {
+                self.segments.push(number);
+                self.next_number = self.next_number.max(number.saturating_add(1));
+            }
+            FileName::Temporary(number) | FileName::Checkpoint(number) => {
+                self.next_number = self.next_number.max(number.saturating_add(1));
+                if matches!(name, FileName::Temporary(_)) {
+                    self.unfinished.push(name);
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn lock<D: Disk>(disk: &D) -> Result<D::Lock> {
+    disk.lock().map_err(|error| match error {
+        LockError::Held => Error::Locked { path: disk.path().to_path_buf() },
+        LockError::Io(e) => Error::io(IoOp::Lock, disk.path(), e),
+    })
+}
+
+pub(crate) fn read_description<D: Disk>(disk: &D) -> Result<Description> {
+    let path = path_of(disk.path(), FileName::Meta);
+    let io = |op| {
+        let path = path.clone();
+        move |e| Error::io(op, path, e)
+    };
+    let file = disk.open(FileName::Meta, How::Read).map_err(io(IoOp::Open))?;
+    let len = file.len().map_err(io(IoOp::Read))?;
+    let mut page = vec![0; PAGE_LEN.min(len as usize)];
+    read_exact_at(&file, 0, &mut page).map_err(io(IoOp::Read))?;
+    Description::decode(&page).map_err(|unreadable| match unreadable {
+        Unreadable::Damaged => damaged(FileName::Meta, 0, Defect::Meta),
+        Unreadable::Newer(found) => {
+            let path = disk.path().to_path_buf();
+            Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION }
+        }
+    })
+}
+
+/// Makes a new store.
+fn create<D: Disk>(
+    disk: &D,
+    listing: &Listing,
+    options: &SpaceOptions,
+    views: &Views,
+) -> Result<(Description, Recovered<D::File>)> {
+    forget_unfinished_store(disk, listing)?;
+    let io = |op| move |e| full_or_io(disk, op, e);
+    let (mut store_id, mut salt) = ([0; 16], [0; 8]);
+    disk.random(&mut store_id).map_err(io(IoOp::Open))?;
+    disk.random(&mut salt).map_err(io(IoOp::Open))?;
+    let store = Description { store_id, salt: u64::from_le_bytes(salt) };
+    let number = listing.next_number;
+    let header: SegmentHeader = Space::new_header(disk, &store, 1).map_err(io(IoOp::Open))?;
+    let segment = Space::make_segment(disk, &store, options, number, &header, &[])
+        .map_err(io(IoOp::Write))?;
+    let unfinished = FileName::Temporary(number + 1);
+    let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
+    write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
+    meta.sync_data().map_err(io(IoOp::Sync))?;
+    disk.rename(unfinished, FileName::Meta).map_err(io(IoOp::Rename))?;
+    disk.sync_dir().map_err(io(IoOp::Sync))?;
+    let view = segment.file.map(segment.len_max as usize).map_err(io(IoOp::Map))?;
+    views.insert(1, number, view);
+    let first = crate::local::format::PAGE;
+    let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
+    let report = crate::local::RecoveryReport { clean: true, ..Default::default() };
+    let recovered =
+        Recovered { tail, chain: 0, ready: Vec::new(), next_number: number + 2, report };
+    Ok((store, recovered))
+}
+
+/// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to
+/// it. Otherwise `META` is lost, and with it the means to read the log.
+fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+    for number in &listing.segments {
+        let name = FileName::Segment(*number);
+        let path = path_of(disk.path(), name);
+        let file = disk.open(name, How::Read).map_err(|e| Error::io(IoOp::Open, &path, e))?;
+        let len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+        if len > PAGE_LEN as u64 {
+            return Err(damaged(FileName::Meta, 0, Defect::Meta));
+        }
+    }
+    for number in &listing.segments {
+        let name = FileName::Segment(*number);
+        disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), name), e))?;
+    }
+    Ok(())
+}
+
+fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+    for name in &listing.unfinished {
+        disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
+    }
+    Ok(())
+}
+
+fn full_or_io<D: Disk>(disk: &D, op: IoOp, source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::StorageFull { needed: PAGE_LEN as u64, path: disk.path().to_path_buf() }
+        }
+        _ => Error::io(op, disk.path(), source),
+    }
+}

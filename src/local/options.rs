@@ -1,0 +1,242 @@
+//! Options of a local store, with what each one limits and why its default is what it is.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, IoOp, NotAStoreReason, Result};
+use crate::io::os::OsDisk;
+use crate::local::LocalBackend;
+use crate::local::format::PAGE;
+
+/// What must have happened before a commit is acknowledged.
+///
+/// | level      | process killed | operating system crashes | power lost    |
+/// |------------|----------------|--------------------------|---------------|
+/// | `Durable`  | survives       | survives                 | survives      |
+/// | `Buffered` | survives       | a prefix survives        | a prefix survives |
+///
+/// The prefix ends at the last [`sync`](crate::StorageBackend::sync), sync interval, durable commit
+/// or [`close`](LocalBackend::close) at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The commit is in the operating system's hands.
+    Buffered,
+    /// The commit and every earlier one would survive power loss.
+    #[default]
+    Durable,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WriteMode {
+    /// Through the page cache: what was written lately is read from memory.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`), where the file system can: less work a commit, but a block
+    /// that was just written is read from the disk.
+    Direct,
+}
+
+/// How far a long open has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenProgress {
+    /// Log bytes walked so far.
+    pub bytes_done: u64,
+    /// Log bytes in all.
+    pub bytes_total: u64,
+    /// Frames found so far.
+    pub frames: u64,
+}
+
+/// Watches a long open; `Break` aborts it.
+pub(crate) type OnProgress = Arc<dyn Fn(OpenProgress) -> ControlFlow<()> + Send + Sync>;
+
+/// How to open a local store. Every setter takes and returns the options.
+///
+/// # Examples
+/// ```no_run
+/// use aegis_blocks::{Durability, LocalBackend};
+/// let store = LocalBackend::options().durability(Durability::Buffered).open("data")?;
+/// # Ok::<(), aegis_blocks::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) write_mode: WriteMode,
+    pub(crate) create: bool,
+    pub(crate) segment_len_max: u64,
+    pub(crate) block_len_max: u32,
+    pub(crate) transaction_len_max: u64,
+    pub(crate) in_flight_len_max: u64,
+    pub(crate) zero_ahead_len: u64,
+    pub(crate) io_threads: usize,
+    pub(crate) sync_interval: Duration,
+    pub(crate) on_progress: Option<OnProgress>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("durability", &self.durability)
+            .field("write_mode", &self.write_mode)
+            .field("segment_len_max", &self.segment_len_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            durability: Durability::Durable,
+            write_mode: WriteMode::default(),
+            create: true,
+            segment_len_max: 64 << 20,
+            block_len_max: 32 << 20,
+            transaction_len_max: 1 << 30,
+            in_flight_len_max: 64 << 20,
+            zero_ahead_len: 64 << 20,
+            io_threads: 2,
+            sync_interval: Duration::from_millis(100),
+            on_progress: None,
+        }
+    }
+}
+
+impl Options {
+    /// What commits wait for, unless they say otherwise. Default: [`Durability::Durable`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.durability = durability;
+        self
+    }
+
+    /// How the log is written. Default: [`WriteMode::Buffered`].
+    #[must_use]
+    pub fn write_mode(mut self, mode: WriteMode) -> Options {
+        self.write_mode = mode;
+        self
+    }
+
+    /// Whether a missing store is created. Default: true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Options {
+        self.create = create;
+        self
+    }
+
+    /// Length of a log segment in bytes, from 64 KiB to 2 GiB. Default: 64 MiB. Segments that exist
+    /// keep theirs.
+    #[must_use]
+    pub fn segment_len_max(mut self, bytes: u64) -> Options {
+        self.segment_len_max = bytes;
+        self
+    }
+
+    /// Longest payload of one block in bytes; at most half a segment. Default: 32 MiB.
+    #[must_use]
+    pub fn block_len_max(mut self, bytes: u32) -> Options {
+        self.block_len_max = bytes;
+        self
+    }
+
+    /// Most payload bytes that one transaction may hold in memory. Default: 1 GiB.
+    #[must_use]
+    pub fn transaction_len_max(mut self, bytes: u64) -> Options {
+        self.transaction_len_max = bytes;
+        self
+    }
+
+    /// Payload bytes of commits on their way to the disk; callers beyond it wait. One commit larger
+    /// than this goes alone. Default: 64 MiB.
+    #[must_use]
+    pub fn in_flight_len_max(mut self, bytes: u64) -> Options {
+        self.in_flight_len_max = bytes;
+        self
+    }
+
+    /// Most bytes that are zeroed ahead of the log's tail. A new store starts with less and works up
+    /// to it. Default: 64 MiB.
+    #[must_use]
+    pub fn zero_ahead_len(mut self, bytes: u64) -> Options {
+        self.zero_ahead_len = bytes;
+        self
+    }
+
+    /// I/O worker threads, at least 1. Default: 2.
+    #[must_use]
+    pub fn io_threads(mut self, count: usize) -> Options {
+        self.io_threads = count;
+        self
+    }
+
+    /// How long a [`Durability::Buffered`] commit stays without a sync at most. Default: 100 ms.
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Options {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// Watches a long open; returning `Break` aborts it with [`Error::Aborted`].
+    #[must_use]
+    pub fn on_progress(
+        mut self,
+        watch: impl Fn(OpenProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Options {
+        self.on_progress = Some(Arc::new(watch));
+        self
+    }
+
+    /// Opens the store in a directory, creating it where it is missing.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`].
+    pub fn open(self, path: impl AsRef<Path>) -> Result<LocalBackend> {
+        let path = path.as_ref();
+        self.check()?;
+        let disk = match OsDisk::open(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.create => {
+                OsDisk::create(path)
+            }
+            other => other,
+        };
+        let disk = disk.map_err(|source| open_error(path, source))?;
+        LocalBackend::open_on(disk, self)
+    }
+
+    /// Refuses options that contradict each other.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |argument, reason| Err(Error::InvalidArgument { argument, reason });
+        if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_LIMIT).contains(&self.segment_len_max)
+            || !self.segment_len_max.is_multiple_of(PAGE)
+        {
+            return refuse("segment_len_max", "must be 64 KiB to 2 GiB, in whole 4 KiB pages");
+        }
+        if u64::from(self.block_len_max) > self.segment_len_max / 2 {
+            return refuse("block_len_max", "must be at most half of segment_len_max");
+        }
+        if self.io_threads == 0 {
+            return refuse("io_threads", "must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// Shortest segment: room for the header and a few frames.
+const SEGMENT_LEN_MIN: u64 = 64 << 10;
+/// Longest segment: offsets and lengths in a frame are 32 bits.
+const SEGMENT_LEN_LIMIT: u64 = 2 << 30;
+
+/// Names what stands in the way of opening a directory.
+pub(crate) fn open_error(path: &Path, source: std::io::Error) -> Error {
+    let reason = match source.kind() {
+        std::io::ErrorKind::NotADirectory => NotAStoreReason::NotADirectory,
+        std::io::ErrorKind::NotFound => NotAStoreReason::Missing,
+        _ => return Error::io(IoOp::Open, path, source),
+    };
+    Error::NotAStore { path: path.to_path_buf(), reason }
+}

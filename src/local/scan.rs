@@ -1,0 +1,202 @@
+//! Reading segments front to back, for recovery and verification.
+//!
+//! Owns [`Scanner`], which reports what stands at a place and changes nothing. What it means, and
+//! what is to be done about it, is decided elsewhere. Every length is checked against the file's own
+//! before it is used; a read error is an error, never an end.
+
+use std::path::Path;
+
+use crate::block::Lsn;
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
+use crate::local::format::description::Description;
+use crate::local::format::frame::{Cut, ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::mirrored::Unreadable;
+use crate::local::format::segment::SegmentHeader;
+use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
+use crate::local::segment::{damaged, place};
+
+/// Read at once.
+const WINDOW_LEN: usize = 256 << 10;
+
+/// Reads one segment.
+pub(crate) struct Scanner<F> {
+    pub(crate) number: u64,
+    pub(crate) sequence: u64,
+    pub(crate) len: u64,
+    seed: u32,
+    path: std::path::PathBuf,
+    file: F,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+/// A frame whose header and table are as they were written.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+    /// The header's checksum, to which the next frame is chained.
+    pub(crate) crc: u32,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Frame {
+    /// Each entry with the offset of its payload.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let mut next = self.offset + (HEADER_LEN + self.entries.len() * ENTRY_LEN) as u64;
+        self.entries.iter().map(move |entry| {
+            let at = next;
+            next += u64::from(entry.payload_len());
+            (at, entry)
+        })
+    }
+}
+
+/// What stands at a place.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A frame of this segment.
+    Frame(Frame),
+    /// The header of a frame of this segment; its table is damaged, missing or of a later version.
+    BadTable(FrameHeader),
+    /// No frame of this segment.
+    Nothing,
+}
+
+impl<F: DiskFile> Scanner<F> {
+    /// Opens a segment and checks its header.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Io`].
+    pub(crate) fn open<D: Disk<File = F>>(
+        disk: &D,
+        store: &Description,
+        number: u64,
+    ) -> Result<Scanner<F>> {
+        let name = FileName::Segment(number);
+        let path = disk.path().join(name.to_string());
+        let file = disk.open(name, How::Read).map_err(|e| Error::io(IoOp::Open, &path, e))?;
+        let len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+        let mut page = vec![0; PAGE_LEN.min(len as usize)];
+        read_exact_at(&file, 0, &mut page).map_err(|e| Error::io(IoOp::Read, &path, e))?;
+        let header = match SegmentHeader::decode(&page) {
+            Ok(header) => header,
+            Err(Unreadable::Damaged) => return Err(damaged(name, 0, Defect::SegmentHeader)),
+            Err(Unreadable::Newer(found)) => {
+                let path = disk.path().to_path_buf();
+                return Err(Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION });
+            }
+        };
+        if header.store_id != store.store_id {
+            return Err(damaged(name, 0, Defect::ForeignSegment));
+        }
+        let seed = header.frame_seed(store);
+        let (window, window_at) = (Vec::new(), 0);
+        let sequence = header.sequence;
+        Ok(Scanner { number, sequence, len, seed, path, file, window, window_at })
+    }
+
+    /// Checksum seed of the frames.
+    pub(crate) fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// Maps the segment for readers.
+    pub(crate) fn map(&self, len: u64) -> Result<Box<dyn crate::io::View>> {
+        self.file.map(len as usize).map_err(|e| Error::io(IoOp::Map, &self.path, e))
+    }
+
+    /// Reports what stands at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] only.
+    pub(crate) fn frame_at(&mut self, offset: u64) -> Result<Found> {
+        let seed = self.seed;
+        let decoded = FrameHeader::decode(self.bytes(offset, HEADER_LEN)?, seed, offset);
+        let Some((header, crc)) = decoded else { return Ok(Found::Nothing) };
+        if offset + u64::from(header.frame_len) > self.len {
+            return Ok(Found::BadTable(header));
+        }
+        let table = self.bytes(offset + HEADER_LEN as u64, header.table_len())?;
+        if table.len() != header.table_len() || crc32c::crc32c(table) != header.table_crc {
+            return Ok(Found::BadTable(header));
+        }
+        let entries = match header.kind {
+            Kind::Cut => Some(Vec::new()),
+            _ => Entry::decode_table(table, &header),
+        };
+        Ok(match entries {
+            Some(entries) => Found::Frame(Frame { offset, header, crc, entries }),
+            None => Found::BadTable(header),
+        })
+    }
+
+    /// The cut that opens this segment, if one does.
+    pub(crate) fn cut(&mut self) -> Result<Option<Cut>> {
+        match self.frame_at(PAGE)? {
+            Found::Frame(frame) if frame.header.kind == Kind::Cut => {
+                let len = frame.header.table_len();
+                Ok(Cut::decode(self.bytes(PAGE + HEADER_LEN as u64, len)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a payload.
+    pub(crate) fn payload(&mut self, offset: u64, len: u32) -> Result<&[u8]> {
+        self.bytes(offset, len as usize)
+    }
+
+    /// Looks for what later groups say of earlier ones: the newest LSN that a frame at a page
+    /// boundary from `offset` on knows durable, and how many bytes of pages there are not all zero.
+    /// Looks no further than `zeros_max` bytes of zeros.
+    pub(crate) fn evidence(&mut self, offset: u64, zeros_max: u64) -> Result<(Lsn, u64)> {
+        let (mut durable, mut torn_len) = (Lsn(0), 0);
+        let (mut at, mut used) = (offset, offset);
+        while at < self.len && at - used <= zeros_max {
+            let page_len = (page_up(at + 1) - at).min(self.len - at) as usize;
+            let seed = self.seed;
+            let page = self.bytes(at, page_len)?;
+            if page.iter().any(|byte| *byte != 0) {
+                torn_len += page_len as u64;
+                used = at;
+            }
+            if let Some((header, _)) = FrameHeader::decode(page, seed, at)
+                && at.is_multiple_of(PAGE)
+            {
+                durable = durable.max(header.durable);
+            }
+            at += page_len as u64;
+        }
+        Ok((durable, torn_len))
+    }
+
+    /// Damage at a place of this segment.
+    pub(crate) fn damage(&self, defect: Defect, offset: u64, lsn: Lsn) -> Error {
+        let mut place = place(FileName::Segment(self.number), offset);
+        place.lsn = Some(lsn);
+        Error::Corrupt { defect, place }
+    }
+
+    /// Up to `len` bytes at a place; fewer at the end of the file.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+        let len = (len as u64).min(self.len.saturating_sub(offset)) as usize;
+        let held = self.window_at + self.window.len() as u64;
+        if offset < self.window_at || offset + len as u64 > held {
+            let fill = len.max(WINDOW_LEN).min(self.len.saturating_sub(offset) as usize);
+            self.window.clear();
+            self.window.resize(fill, 0);
+            self.window_at = offset;
+            let read = read_exact_at(&self.file, offset, &mut self.window);
+            read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+        }
+        let from = (offset - self.window_at) as usize;
+        Ok(&self.window[from..from + len])
+    }
+}
+
+/// The path of a store's file, for messages.
+pub(crate) fn path_of(directory: &Path, name: FileName) -> std::path::PathBuf {
+    directory.join(name.to_string())
+}

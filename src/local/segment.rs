@@ -1,0 +1,146 @@
+//! Segments: log files, as the writer holds them and as readers see them.
+//!
+//! Owns [`Segment`] (what it takes to write one), [`Views`] (what it takes to read them) and
+//! [`Location`], the place of a block. Making and zeroing segments is the business of `space`.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
+use crate::error::{Defect, Place};
+use crate::io::{FileName, View};
+use crate::mvcc::engine::VersionLen;
+use crate::mvcc::overlay::IdHasher;
+
+/// A segment that is written to.
+#[derive(Debug)]
+pub(crate) struct Segment<F> {
+    /// The number in its file name.
+    pub(crate) number: u64,
+    /// Its place in log order.
+    pub(crate) sequence: u64,
+    /// Seed of its frame checksums.
+    pub(crate) seed: u32,
+    /// Bytes it may grow to.
+    pub(crate) len_max: u64,
+    /// For the log thread alone. Zeroing uses a descriptor of its own: the kernel reports a failed
+    /// writeback once to each, so nobody's sync swallows the error that another one must see.
+    pub(crate) file: F,
+}
+
+/// Where a block's payload lies, and what its header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Sequence of the segment.
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    pub(crate) checksum: u32,
+    pub(crate) version: u16,
+    pub(crate) flags: u16,
+    pub(crate) block_type: BlockType,
+    pub(crate) compression: Compression,
+    pub(crate) encryption: Encryption,
+}
+
+impl Location {
+    pub(crate) fn new(header: &BlockHeader, segment: u64, offset: u64) -> Location {
+        Location {
+            segment: u32::try_from(segment).expect("a store makes fewer than 2^32 segments"),
+            offset: u32::try_from(offset).expect("a segment is shorter than 4 GiB"),
+            len: header.data_size,
+            checksum: header.checksum,
+            version: header.version,
+            flags: header.flags,
+            block_type: header.block_type,
+            compression: header.compression,
+            encryption: header.encryption,
+        }
+    }
+
+    pub(crate) fn header(&self, id: BlockId) -> BlockHeader {
+        BlockHeader {
+            block_id: id,
+            block_type: self.block_type,
+            compression: self.compression,
+            encryption: self.encryption,
+            data_size: self.len,
+            uncompressed_size: self.len,
+            checksum: self.checksum,
+            version: self.version,
+            flags: self.flags,
+        }
+    }
+}
+
+impl VersionLen for Location {
+    fn payload_len(&self) -> u64 {
+        u64::from(self.len)
+    }
+}
+
+/// Every segment's file, mapped for readers.
+#[derive(Default)]
+pub(crate) struct Views {
+    table: RwLock<HashMap<u64, Readable, BuildHasherDefault<IdHasher>>>,
+}
+
+struct Readable {
+    number: u64,
+    view: Arc<dyn View>,
+}
+
+impl std::fmt::Debug for Views {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Views({})", self.count())
+    }
+}
+
+impl Views {
+    pub(crate) fn insert(&self, sequence: u64, number: u64, view: Box<dyn View>) {
+        self.table.write().insert(sequence, Readable { number, view: Arc::from(view) });
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// The payload at a place, not yet verified.
+    pub(crate) fn bytes(&self, location: &Location) -> io::Result<Bytes> {
+        let view = {
+            let table = self.table.read();
+            let readable = table.get(&u64::from(location.segment));
+            Arc::clone(&readable.ok_or(io::ErrorKind::NotFound)?.view)
+        };
+        view.bytes(u64::from(location.offset), location.len as usize)
+    }
+
+    /// Names a place for messages.
+    pub(crate) fn place(&self, id: BlockId, location: &Location) -> Place {
+        let table = self.table.read();
+        let number = table.get(&u64::from(location.segment)).map_or(0, |r| r.number);
+        place(FileName::Segment(number), u64::from(location.offset)).of_block(id)
+    }
+}
+
+/// A place in a file.
+pub(crate) fn place(file: FileName, offset: u64) -> Place {
+    Place { file: file.to_string(), offset, lsn: None, block: None }
+}
+
+impl Place {
+    fn of_block(mut self, id: BlockId) -> Place {
+        self.block = Some(id);
+        self
+    }
+}
+
+/// Damage to a whole file.
+pub(crate) fn damaged(file: FileName, offset: u64, defect: Defect) -> crate::Error {
+    crate::Error::Corrupt { defect, place: place(file, offset) }
+}
