@@ -78,8 +78,8 @@ pub(crate) struct Log<D: Disk> {
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
     unsynced_since: Option<Duration>,
-    /// A moving average of what a sync takes.
-    sync_time: Duration,
+    /// A moving average of what writing and syncing a group takes.
+    flight_time: Duration,
     closing: Option<Reply>,
     closed: bool,
 }
@@ -105,7 +105,7 @@ impl<D: Disk> Log<D> {
             witnessed: last,
             landed_at,
             unsynced_since: None,
-            sync_time: Duration::ZERO,
+            flight_time: Duration::ZERO,
             closing: None,
             closed: false,
         }
@@ -239,6 +239,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
+        let started = self.disk.now();
         if let Err(error) = self.appender.write(laid) {
             return Outcome::Failed(PoisonCause::WriteFailed, error);
         }
@@ -247,7 +248,6 @@ impl<D: Disk> Log<D> {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
         }
-        let started = self.disk.now();
         let synced = match self.appender.sync() {
             Ok(count) => count,
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
@@ -258,8 +258,8 @@ impl<D: Disk> Log<D> {
         }
         self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
         self.unsynced_since = None;
-        self.sync_time = (self.sync_time * 7 + self.disk.now().saturating_sub(started)) / 8;
-        self.core.set_pace(pace(self.sync_time));
+        self.flight_time = (self.flight_time * 7 + self.disk.now().saturating_sub(started)) / 8;
+        self.core.set_pace(pace(self.flight_time));
         Outcome::Done
     }
 
@@ -330,12 +330,12 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch, durable: true, log_len: 0, tag }
 }
 
-/// How long to wait for company when a sync takes `sync_time`: always less than the sync that is
-/// saved, and never long after the last arrival.
-fn pace(sync_time: Duration) -> Pace {
+/// How long to wait for company when a group takes `flight_time` to write and sync: always less than
+/// the group that is saved, and never long after the last arrival.
+fn pace(flight_time: Duration) -> Pace {
     Pace {
-        wait_max: (sync_time / 2).min(Duration::from_micros(500)),
-        gap_max: (sync_time / 2).min(Duration::from_micros(100)),
+        wait_max: (flight_time / 2).min(Duration::from_micros(500)),
+        gap_max: (flight_time / 4).min(Duration::from_micros(100)),
     }
 }
 
