@@ -8,6 +8,7 @@
 //! - [`StorageBackend`]: the contract.
 //! - [`MemoryBackend`], [`LocalBackend`]: the two backends.
 //! - [`Error`]: one variant per decision that the caller makes.
+//! - `testkit` (feature of the same name): the contract as a suite that any backend can be held to.
 
 pub mod io;
 
@@ -17,6 +18,8 @@ mod error;
 mod local;
 mod memory;
 mod mvcc;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backend::{StorageBackend, StorageStats};
 pub use block::{

@@ -216,6 +216,11 @@ impl<T> CommitCore<T> {
         self.queue.is_empty() && self.flights.is_empty()
     }
 
+    /// Forgets groups that will never land.
+    pub(crate) fn forget_flights(&mut self) {
+        self.flights.clear();
+    }
+
     pub(crate) fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
     }

@@ -1,0 +1,135 @@
+//! Allocation: dense, increasing, above explicit ids, never twice, and an end that is said aloud.
+
+use std::collections::BTreeSet;
+
+use crate::backend::StorageBackend;
+use crate::block::BlockId;
+use crate::error::Error;
+use crate::testkit::Fixture;
+use crate::testkit::subject::{Subject, block, ok, refused, threads};
+
+pub(in crate::testkit) fn allocation_is_dense_and_increasing<F: Fixture>(s: &mut Subject<'_, F>) {
+    for expected in 1..=20 {
+        assert_eq!(s.allocate("single"), expected, "the next id of a store that began empty");
+    }
+    let tx = s.begin();
+    for expected in 21..=30 {
+        assert_eq!(tx.allocate("in a transaction"), expected, "the next id");
+    }
+    tx.commit();
+    assert_eq!(s.allocate("single"), 31, "the next id");
+}
+
+pub(in crate::testkit) fn allocation_stays_above_explicit_ids<F: Fixture>(s: &mut Subject<'_, F>) {
+    s.put(10, "explicit");
+    assert_eq!(s.allocate("a"), 11, "the id above explicit id 10");
+    s.put(5, "explicit, below");
+    assert_eq!(s.allocate("b"), 12, "an explicit id below changes nothing");
+    s.put(13, "explicit, next");
+    assert_eq!(s.allocate("c"), 14, "the id above explicit id 13");
+    let tx = s.begin();
+    tx.put(1 << 40, "explicit, far");
+    tx.commit();
+    assert_eq!(s.allocate("d"), (1 << 40) + 1, "the id above an explicit id of a transaction");
+}
+
+pub(in crate::testkit) fn allocation_stays_above_the_transactions_own_ids<F: Fixture>(
+    s: &mut Subject<'_, F>,
+) {
+    let tx = s.begin();
+    tx.put(1, "explicit");
+    tx.put(3, "explicit");
+    let ids: Vec<u64> = (0..4).map(|_| tx.allocate("allocated")).collect();
+    assert!(ids.iter().all(|id| *id > 3), "allocated {ids:?} below explicit id 3");
+    tx.commit();
+    s.holds(1, "explicit");
+    s.holds(3, "explicit");
+    s.check();
+}
+
+pub(in crate::testkit) fn open_transactions_never_share_an_allocated_id<F: Fixture>(
+    s: &mut Subject<'_, F>,
+) {
+    let (a, b) = (s.begin(), s.begin());
+    let mut seen = BTreeSet::new();
+    for n in 0..10 {
+        let ids = [a.allocate("a"), b.allocate("b"), s.allocate("single")];
+        assert!(ids.iter().all(|id| seen.insert(*id)), "round {n} allocated {ids:?} again");
+    }
+    b.commit();
+    a.commit();
+    assert_eq!(s.stats().total_blocks, 30, "each id is a block of its own");
+}
+
+pub(in crate::testkit) fn deleted_ids_are_not_allocated_again<F: Fixture>(s: &mut Subject<'_, F>) {
+    let mut last = 0;
+    for n in 0..10 {
+        let id = s.allocate("short life");
+        assert!(id > last, "allocated id {id} after id {last} was used and deleted");
+        last = id;
+        if n % 2 == 0 {
+            s.remove(id);
+        } else {
+            let tx = s.begin();
+            tx.remove(id);
+            tx.commit();
+        }
+    }
+    // Made and deleted in one transaction: the id was committed, if only as a delete.
+    s.put(100, "explicit");
+    s.remove(100);
+    assert_eq!(s.allocate("next"), 101, "the id above explicit id 100, although deleted");
+}
+
+pub(in crate::testkit) fn ids_run_out_at_the_end<F: Fixture>(s: &mut Subject<'_, F>) {
+    s.put(u64::MAX - 2, "explicit");
+    assert_eq!(s.allocate("last but one"), u64::MAX - 1);
+    assert_eq!(s.allocate("last"), u64::MAX);
+    for _ in 0..3 {
+        refused!(s.store().write_block(block(0, "none left")), Error::IdsExhausted);
+    }
+    s.remove(u64::MAX);
+    refused!(s.store().write_block(block(0, "deleted ids do not return")), Error::IdsExhausted);
+    s.lacks(0);
+    s.lacks(1);
+    let tx = s.begin();
+    let allocated = s.store().write_block_in_tx(tx.id, block(0, "none left"));
+    refused!(allocated, Error::IdsExhausted);
+    tx.put(7, "explicit ids still work");
+    tx.commit();
+    s.put(8, "explicit ids still work");
+    s.put(u64::MAX, "explicit");
+    refused!(s.store().write_block(block(0, "none left")), Error::IdsExhausted);
+    s.holds(7, "explicit ids still work");
+    if s.reopen().is_some() {
+        refused!(s.store().write_block(block(0, "none left")), Error::IdsExhausted);
+        s.put(9, "explicit ids still work");
+    }
+}
+
+pub(in crate::testkit) fn threads_allocate_distinct_ids<F: Fixture>(s: &mut Subject<'_, F>) {
+    let store = s.store();
+    let ids = threads(8, |thread| {
+        let text = || format!("of {thread}");
+        let mut ids = Vec::new();
+        for _ in 0..10 {
+            ids.push(ok(store.write_block(block(0, text())), "write_block"));
+            let tx = ok(store.begin_transaction(), "begin_transaction");
+            for _ in 0..3 {
+                ids.push(ok(store.write_block_in_tx(tx, block(0, text())), "write_block_in_tx"));
+            }
+            ok(store.commit_transaction(tx), "commit of blocks with allocated ids");
+        }
+        ids
+    });
+    let mut all = BTreeSet::new();
+    for (thread, ids) in ids.iter().enumerate() {
+        assert!(ids.is_sorted(), "the ids of one thread do not increase: {ids:?}");
+        for id in ids {
+            assert!(all.insert(*id), "id {id} was allocated twice");
+            s.model().write(block(id.0, format!("of {thread}")));
+        }
+    }
+    let dense: BTreeSet<BlockId> = (1..=320).map(BlockId).collect();
+    assert_eq!(all, dense, "all transactions committed, so no id is left out");
+}
