@@ -334,8 +334,8 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
 /// the group that is saved, and never long after the last arrival.
 fn pace(flight_time: Duration) -> Pace {
     Pace {
-        wait_max: (flight_time / 2).min(Duration::from_micros(500)),
-        gap_max: (flight_time / 4).min(Duration::from_micros(100)),
+        wait_max: flight_time.min(Duration::from_micros(500)),
+        gap_max: (flight_time / 2).min(Duration::from_micros(250)),
     }
 }
 
