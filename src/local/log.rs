@@ -334,7 +334,8 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
 /// the group that is saved, and never long after the last arrival.
 fn pace(flight_time: Duration) -> Pace {
     Pace {
-        wait_max: flight_time.min(Duration::from_micros(500)),
+        wait_min: (flight_time / 5).min(Duration::from_micros(250)),
+        wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
         gap_max: (flight_time / 2).min(Duration::from_micros(250)),
     }
 }
