@@ -17,6 +17,7 @@ mod log;
 mod open;
 mod options;
 mod poison;
+mod recent;
 mod recovery;
 mod scan;
 mod segment;
@@ -45,6 +46,7 @@ use crate::local::append::frame_len;
 use crate::local::commit::Submission;
 use crate::local::driver::Driver;
 use crate::local::log::{Shared, sync_request};
+use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::local::ticket::ticket;
@@ -92,6 +94,7 @@ struct Inner<D: Disk> {
     disk: Arc<D>,
     shared: Arc<Shared>,
     views: Arc<Views>,
+    recent: Arc<Recent>,
     space: Arc<Space<D>>,
     pool: Option<Arc<IoPool>>,
     driver: Arc<Driver<D>>,
@@ -247,11 +250,14 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn fetch(&self, id: BlockId, version: &Location) -> Result<Block> {
-        let data = self
-            .inner
-            .views
-            .bytes(version)
-            .map_err(|source| Error::io(IoOp::Read, self.inner.disk.path(), source))?;
+        let data = match self.inner.recent.get(version) {
+            Some(data) => data,
+            None => self
+                .inner
+                .views
+                .bytes(version)
+                .map_err(|source| Error::io(IoOp::Read, self.inner.disk.path(), source))?,
+        };
         let block = Block { header: version.header(id), data };
         if !block.verify_checksum() {
             let place = self.inner.views.place(id, version);

@@ -25,6 +25,7 @@ use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
 use crate::local::log::{Log, Shared};
 use crate::local::poison::Poison;
+use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::scan::path_of;
 use crate::local::segment::{Views, damaged};
@@ -130,10 +131,12 @@ fn start<D: Disk>(
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
     });
+    let recent = Arc::new(Recent::new(if space_options.direct { options.recent_len } else { 0 }));
     let appender = Appender::new(
         Arc::clone(&disk),
         Arc::clone(&space),
         space_options.direct,
+        Arc::clone(&recent),
         tail_again,
         chain,
     );
@@ -154,6 +157,7 @@ fn start<D: Disk>(
         disk,
         shared,
         views,
+        recent,
         space,
         pool,
         driver,

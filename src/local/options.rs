@@ -33,11 +33,12 @@ pub enum Durability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WriteMode {
-    /// Through the page cache: what was written lately is read from memory.
-    #[default]
+    /// Through the page cache: what was written since the machine has memory for it is read from
+    /// there.
     Buffered,
-    /// Past the page cache (`O_DIRECT`), where the file system can: less work a commit, but a block
-    /// that was just written is read from the disk.
+    /// Past the page cache (`O_DIRECT`), where the file system can: less work a commit. The latest
+    /// bytes ([`Options::recent_len`]) are read from memory, others from the disk the first time.
+    #[default]
     Direct,
 }
 
@@ -74,6 +75,7 @@ pub struct Options {
     pub(crate) transaction_len_max: u64,
     pub(crate) in_flight_len_max: u64,
     pub(crate) zero_ahead_len: u64,
+    pub(crate) recent_len: u64,
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) single_threaded: bool,
@@ -101,6 +103,7 @@ impl Default for Options {
             transaction_len_max: 1 << 30,
             in_flight_len_max: 64 << 20,
             zero_ahead_len: 64 << 20,
+            recent_len: 32 << 20,
             io_threads: 2,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
@@ -117,7 +120,7 @@ impl Options {
         self
     }
 
-    /// How the log is written. Default: [`WriteMode::Buffered`].
+    /// How the log is written. Default: [`WriteMode::Direct`].
     #[must_use]
     pub fn write_mode(mut self, mode: WriteMode) -> Options {
         self.write_mode = mode;
@@ -166,6 +169,14 @@ impl Options {
     #[must_use]
     pub fn zero_ahead_len(mut self, bytes: u64) -> Options {
         self.zero_ahead_len = bytes;
+        self
+    }
+
+    /// Bytes at the end of the log that are kept in memory for readers with [`WriteMode::Direct`].
+    /// Default: 32 MiB.
+    #[must_use]
+    pub fn recent_len(mut self, bytes: u64) -> Options {
+        self.recent_len = bytes;
         self
     }
 

@@ -64,10 +64,10 @@ impl Recent {
         let spans = self.spans.read();
         let behind = spans.queue.partition_point(|span| span.place <= place);
         let span = spans.queue.get(behind.checked_sub(1)?)?;
-        let from = usize::try_from(place.1 - span.place.1).ok()?;
-        let to = from.checked_add(location.len as usize)?;
-        let found = span.place.0 == place.0 && to <= span.bytes.len();
-        found.then(|| span.bytes.slice(from..to))
+        let from = place.1.checked_sub(span.place.1).filter(|_| span.place.0 == place.0)?;
+        let (from, len) = (usize::try_from(from).ok()?, location.len as usize);
+        let found = from.checked_add(len).is_some_and(|to| to <= span.bytes.len());
+        found.then(|| span.bytes.slice(from..from + len))
     }
 }
 
@@ -88,7 +88,8 @@ mod tests {
         recent.push(2, 50, Bytes::from_static(b"abcdefghij"));
         assert_eq!(recent.get(&at(1, 102, 3)).as_deref(), Some(&b"234"[..]));
         assert_eq!(recent.get(&at(2, 59, 1)).as_deref(), Some(&b"j"[..]));
-        for (segment, offset, len) in [(1, 99, 1), (1, 108, 3), (1, 110, 1), (2, 49, 1), (3, 50, 1)] {
+        for (segment, offset, len) in [(1, 99, 1), (1, 108, 3), (1, 110, 1), (2, 49, 1), (3, 50, 1)]
+        {
             assert_eq!(recent.get(&at(segment, offset, len)), None);
         }
         recent.push(2, 60, Bytes::from_static(b"k"));

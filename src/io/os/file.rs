@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use bytes::Bytes;
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::sys::uio::pwritev;
@@ -113,6 +113,10 @@ impl DiskFile for OsFile {
 
     fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
         let map = Arc::new(map_file(&self.file, len)?);
+        if self.direct {
+            // Reading ahead would fill the cache with pages that direct writes are about to change.
+            map.advise(Advice::Random)?;
+        }
         let whole = whole_of(&map);
         Ok(Box::new(OsView { map, whole, len }))
     }
