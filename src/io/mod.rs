@@ -1,7 +1,7 @@
 //! The seam: the only way from the engine to files, clocks, randomness and threads.
 //!
-//! Owns the traits [`Disk`], [`DiskFile`] and [`Env`] and the closed list of [`FileName`]s. The real
-//! implementation is [`os`]; [`sim`] is the one that forgets and fails on purpose. Invariants:
+//! Owns the traits [`Disk`], [`DiskFile`] and [`Env`] and the closed list of [`FileName`]s. The
+//! real implementation is [`os`]; [`sim`] is the one that forgets and fails on purpose. Invariants:
 //!
 //! 1. A store is one flat directory; a file is named by [`FileName`], never by a path from input.
 //! 2. Retry loops for short transfers and `EINTR` live here, above the implementations

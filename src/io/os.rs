@@ -85,8 +85,8 @@ impl OsDisk {
     /// Makes a directory that only this user can enter, durably, and opens it. Its parent exists.
     ///
     /// # Errors
-    /// `AlreadyExists` when something has that name, `InvalidInput` when `path` ends in no name, and
-    /// the operating system's own. The directory may exist after an error.
+    /// `AlreadyExists` when something has that name, `InvalidInput` when `path` ends in no name,
+    /// and the operating system's own. The directory may exist after an error.
     pub fn create(path: &Path) -> io::Result<OsDisk> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = match path.parent() {

@@ -3,14 +3,14 @@
 //! Owns the threads and the bounded queue in front of them. Invariants:
 //!
 //! 1. A command that was accepted is run, also when the pool is closed right after.
-//! 2. A panic in a command ends that command alone: it is reported through the callback given at the
-//!    start, and the worker goes on with the next one.
+//! 2. A panic in a command ends that command alone: it is reported through the callback given at
+//!    the start, and the worker goes on with the next one.
 //! 3. Closing waits for every worker, except for the one that it happens to run on.
 //!
 //! A command must not wait for another command: with all workers waiting, none is left to run it.
-//! Commands start in the order of submission and end in any order. What a command's failure means is
-//! told by the command itself, over a channel of its own; a caller that waits on such a channel is
-//! released when the command is dropped, run or not.
+//! Commands start in the order of submission and end in any order. What a command's failure means
+//! is told by the command itself, over a channel of its own; a caller that waits on such a channel
+//! is released when the command is dropped, run or not.
 
 use std::cell::Cell;
 use std::fmt;

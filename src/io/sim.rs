@@ -3,19 +3,21 @@
 //! Owns [`SimDisk`], a handle to a disk in memory that is cheap to clone and to copy. Everything is
 //! decided by seeds, so that a single-threaded program meets the same disk twice. The rules:
 //!
-//! | what                              | where                                                     |
-//! |-----------------------------------|-----------------------------------------------------------|
-//! | durable, pending and doubtful     | `media`                                                   |
-//! | what a power cut leaves           | [`CrashChoice`], `crash`                                  |
-//! | errors of single operations       | [`Fault`], `fault`                                        |
-//! | damage between two runs           | `damage`: [`SimDisk::flip_bit`] and its neighbours        |
-//! | misuse by the program             | `file`: panics, and [`SimDisk::violations`]               |
+//! | what                              | where                                                    |
+//! |-----------------------------------|----------------------------------------------------------|
+//! | durable, pending and doubtful     | `media`, `change`                                        |
+//! | what a power cut leaves           | [`CrashChoice`], `crash`                                 |
+//! | errors of single operations       | [`Fault`], `fault`                                       |
+//! | damage between two runs           | `damage`: [`SimDisk::flip_bit`] and its neighbours       |
+//! | misuse by the program             | `file`: panics, and [`SimDisk::violations`]              |
 //!
 //! To try every crash point of a program, run it once with [`SimDisk::record_images`] and cut the
 //! power in each [`Image`]; or run it again and again with [`SimDisk::crash_at`].
 //!
-//! Lock order: the disk's state, then nothing. No program code runs under that lock.
+//! Lock order: the disk's state, then its random bytes or its clock. No code of the program runs
+//! under these locks.
 
+mod change;
 mod content;
 mod crash;
 mod damage;

@@ -1,8 +1,8 @@
 //! Page-aligned buffers, for writes that bypass the page cache.
 //!
-//! Owns [`AlignedBuf`]. Invariant: the first byte lies on a multiple of [`PAGE_LEN`], also after the
-//! buffer has grown. It gets there without unsafe code: the storage is up to a page too long, and
-//! the bytes before the first aligned one are padding.
+//! Owns [`AlignedBuf`]. Invariant: the first byte lies on a multiple of [`PAGE_LEN`], also after
+//! the buffer has grown. It gets there without unsafe code: the storage is up to a page too long,
+//! and the bytes before the first aligned one are padding.
 
 use super::super::PAGE_LEN;
 

@@ -193,7 +193,8 @@ impl View for OsView {
 
     fn is_shared(&mut self) -> bool {
         // `Bytes` does not show the count of an owner that it was given, but the owner is dropped
-        // with the last of its bytes: let go of ours, and see whether that owner still holds the map.
+        // with the last of its bytes: let go of ours, and see whether that owner still holds the
+        // map.
         self.whole = Bytes::new();
         let shared = Arc::strong_count(&self.map) > 1;
         // Pairs with the release in the last drop of the owner, so that whatever the reader did

@@ -12,18 +12,19 @@
 //! | create, remove    |     1 | [`Profile::Journaled`]: all later changes of names are lost too  |
 //! | rename            |     1 | [`Profile::Paranoid`]: 2 units, the new name and the old one     |
 //!
-//! So a length may survive without its data and reads zeros there, a file may lose its name although
-//! its bytes were synced, and a sector written several times may hold any of the versions. With
-//! garbage, a sector that was written since the last sync may also hold random bytes, or the left
-//! part of one version and the right part of another: synced bytes that share the sector go with
-//! them. Locks do not survive.
+//! So a length may survive without its data and reads zeros there, a file may lose its name
+//! although its bytes were synced, and a sector written several times may hold any of the versions.
+//! With garbage, a sector that was written since the last sync may also hold random bytes, or the
+//! left part of one version and the right part of another: synced bytes that share the sector go
+//! with them. Locks do not survive.
 
 use std::sync::Arc;
 
 use super::super::PAGE_LEN;
 use super::Profile;
+use super::change::{FileId, NameChange, What, put_sectors};
 use super::content::{Content, Page, Piece, SECTOR_LEN, SECTORS_PER_PAGE, SectorMask};
-use super::media::{FileId, Media, NameChange, What, put_sectors};
+use super::media::Media;
 use super::random::Random;
 
 /// A set of units, by their number in chronological order from 0.
@@ -65,8 +66,8 @@ pub enum CrashChoice {
     Nothing,
     /// All of them.
     Everything,
-    /// These units and no others. With [`Profile::Journaled`], a change of names that follows a lost
-    /// one is lost too.
+    /// These units and no others. With [`Profile::Journaled`], a change of names that follows a
+    /// lost one is lost too.
     Keep(UnitSet),
     /// Any, by seed.
     Random {

@@ -6,8 +6,9 @@
 
 use super::super::{Entry, FileName};
 use super::SimDisk;
+use super::change::FileId;
 use super::content::Content;
-use super::media::{FileId, Media};
+use super::media::Media;
 
 impl SimDisk {
     /// Lists the plain files and their lengths in bytes, in the order of their names.

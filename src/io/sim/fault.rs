@@ -1,9 +1,9 @@
 //! Errors on purpose: which operation fails, how, and with what effect.
 //!
 //! Owns the list of armed [`Fault`]s and the count of operations. Every call of
-//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered from 0;
-//! a fault that makes no sense for the operation it meets (no space for a read) passes it by. What
-//! an effect does to files is decided where the operation is.
+//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered from
+//! 0; a fault that makes no sense for the operation it meets (no space for a read) passes it by.
+//! What an effect does to files is decided where the operation is.
 
 use std::io;
 
@@ -79,8 +79,8 @@ pub enum Share {
 }
 
 impl Share {
-    /// Returns the share of `len` bytes; at least one, so that the transfer makes progress. A direct
-    /// transfer is cut between pages only.
+    /// Returns the share of `len` bytes; at least one, so that the transfer makes progress. A
+    /// direct transfer is cut between pages only.
     pub(super) fn of(self, len: usize, direct: bool) -> usize {
         let short = match self {
             Share::OneByte => 1,

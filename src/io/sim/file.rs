@@ -6,8 +6,8 @@
 //! 2. a touch of a view beyond the page that holds the end of the file: a real map raises `SIGBUS`;
 //! 3. a write, zeroing or cut that changes bytes which a reader holds through a view.
 //!
-//! A view copies at the time of the call, so bytes once handed out never change here; rule 3 is what
-//! a program would see on a real map.
+//! A view copies at the time of the call, so bytes once handed out never change here; rule 3 is
+//! what a program would see on a real map.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -17,9 +17,9 @@ use bytes::Bytes;
 
 use super::super::{DiskFile, FileName, How, PAGE_LEN, View};
 use super::Shared;
+use super::change::FileId;
 use super::content::pieces;
 use super::fault::{Effect, OperationKind};
-use super::media::FileId;
 use super::state::{Pin, State};
 
 /// Linux limits a file to this length (`MAX_LFS_FILESIZE`).

@@ -1,8 +1,8 @@
 //! One run of the machine: everything about a simulated disk that a power cut takes away.
 //!
-//! Owns the operation count, faults, the lock, open files and the bytes that readers hold. Each call
-//! of the program passes through [`Shared::run`], which decides whether the operation happens, and
-//! what it reports.
+//! Owns the operation count, faults, the lock, open files and the bytes that readers hold. Each
+//! call of the program passes through [`Shared::run`], which decides whether the operation happens,
+//! and what it reports.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use super::super::FileName;
+use super::change::FileId;
 use super::fault::{Effect, Faults, Operation, OperationKind, Verdict};
-use super::media::{FileId, Media};
+use super::media::Media;
 use super::{Shared, SimDisk, SyncFailure};
 
 #[derive(Debug)]

@@ -77,6 +77,7 @@ fn a_lost_cut_brings_the_old_bytes_back() {
     assert_eq!(outcome(CrashChoice::Nothing), [7; 6000]);
     assert_eq!(outcome(CrashChoice::only(0)), [7; 2]);
     assert_eq!(outcome(CrashChoice::only(1)), [7; 4]);
+    assert_eq!(outcome(CrashChoice::prefix(2)), [7, 7, 0, 0]);
     assert_eq!(outcome(CrashChoice::Everything), [7, 7, 0, 0]);
     file.sync_data().expect("synced");
     assert_eq!(outcome(CrashChoice::Nothing), [7, 7, 0, 0]);
@@ -127,8 +128,8 @@ fn garbage_is_found_only_where_something_was_pending() {
 
 #[test]
 fn a_seed_names_one_outcome() {
-    let (disk, file) = disk_with(A, &sectors(&[0; 16]));
-    put(&file, 0, &sectors(&[1; 16]));
+    let (disk, file) = disk_with(A, &sectors(&[0; 400]));
+    put(&file, 0, &sectors(&[1; 400]));
     new_file(&disk, B);
     let outcome = |seed, garbage| {
         let found = disk.crash(CrashChoice::Random { seed, garbage });
@@ -137,7 +138,7 @@ fn a_seed_names_one_outcome() {
     let outcomes: BTreeSet<_> = (0..50).map(|seed| outcome(seed, true)).collect();
     assert!(outcomes.len() > 20);
     assert!((0..50).all(|seed| outcomes.contains(&outcome(seed, true))));
-    let whole = |seed| outcome(seed, false).1 == Some(sectors(&[1; 16]));
+    let whole = |seed| outcome(seed, false).1 == Some(sectors(&[1; 400]));
     assert!((0..50).any(whole), "a large write survives now and then");
 }
 
@@ -200,6 +201,21 @@ fn a_lost_rename_onto_a_file_leaves_the_old_one() {
     let outcome = |choice| left(&disk, choice, FileName::Meta).expect("never missing");
     let found: BTreeSet<_> = subsets(&disk).into_iter().map(outcome).collect();
     assert_eq!(found, BTreeSet::from([b"old".to_vec(), b"new".to_vec()]));
+}
+
+#[test]
+fn a_name_is_taken_only_from_the_file_that_it_was_taken_from() {
+    let (disk, _) = disk_with(A, b"first");
+    disk.copy_file(A, FileName::Temporary(1));
+    disk.overwrite(FileName::Temporary(1), 0, b"other");
+    disk.rename(A, A).expect("nothing to do");
+    assert_eq!(disk.pending_units(), 0);
+    disk.rename(A, B).expect("renamed");
+    disk.rename(FileName::Temporary(1), A).expect("renamed");
+    disk.remove(A).expect("removed");
+    let found = disk.crash(CrashChoice::only(2));
+    assert_eq!(found.files(), [(A, 5), (FileName::Temporary(1), 5)]);
+    assert_eq!(found.contents(A).expect("there"), b"first");
 }
 
 #[test]

@@ -135,9 +135,14 @@ fn an_operation_may_take_effect_and_still_report_an_error() {
 fn after_a_failed_sync_the_next_one_succeeds_and_keeps_nothing() {
     let (disk, file) = disk_with(A, b"old");
     put(&file, 0, b"new");
+    disk.copy_file(A, B);
+    let other = disk.open(B, How::ReadWrite).expect("there");
+    put(&other, 0, b"OK!");
     disk.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
     check_errno(file.sync_data(), libc::EIO);
     file.sync_data().expect("as if nothing had happened");
+    other.sync_data().expect("synced");
+    assert_eq!(left(&disk, CrashChoice::Nothing, B).expect("there"), b"OK!");
     assert_eq!(disk.contents(A).expect("there"), b"new", "the cache still has it");
     assert_eq!(left(&disk, CrashChoice::Nothing, A).expect("there"), b"old");
     assert_eq!(left(&disk, CrashChoice::Everything, A).expect("there"), b"new");
@@ -149,6 +154,16 @@ fn after_a_failed_sync_the_next_one_succeeds_and_keeps_nothing() {
     disk.drop_caches();
     assert_eq!(disk.contents(A).expect("there"), found, "the cache may go at any time");
     assert_eq!(disk.pending_units(), 0);
+}
+
+#[test]
+fn an_interrupted_sync_is_a_failed_one() {
+    let (disk, file) = disk_with(A, b"old");
+    put(&file, 0, b"new");
+    disk.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eintr, false);
+    check_errno(file.sync_data(), libc::EINTR);
+    file.sync_data().expect("as if nothing had happened");
+    assert_eq!(left(&disk, CrashChoice::Nothing, A).expect("there"), b"old");
 }
 
 #[test]
@@ -236,4 +251,5 @@ fn a_removed_file_takes_space_until_it_is_closed() {
     assert_eq!(disk.free_space().expect("space"), 0, "a view holds it");
     drop(view);
     assert_eq!(disk.free_space().expect("space"), 4096);
+    assert_eq!(disk.shared.state.lock().media.files.len(), 0, "nothing is left of it");
 }
