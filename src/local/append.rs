@@ -29,6 +29,7 @@ use crate::io::{
 use crate::local::commit::Group;
 use crate::local::format::frame::{ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::{PAGE, page_up};
+use crate::local::recent::Recent;
 use crate::local::segment::{Location, Segment};
 use crate::local::space::{Space, Tail};
 use crate::mvcc::batch::Operation;
@@ -48,6 +49,7 @@ pub(crate) struct Appender<D: Disk> {
     space: Arc<Space<D>>,
     direct: bool,
     tail: Position<D::File>,
+    recent: Arc<Recent>,
     /// Segments with bytes that no sync covers yet, the active one last.
     unsynced: Vec<Arc<Segment<D::File>>>,
     staging: AlignedBuf,
@@ -112,12 +114,22 @@ impl<D: Disk> Appender<D> {
         disk: Arc<D>,
         space: Arc<Space<D>>,
         direct: bool,
+        recent: Arc<Recent>,
         tail: Tail<D::File>,
         chain: u32,
     ) -> Appender<D> {
         let tail = Position { segment: tail.segment, offset: tail.offset, chain };
         let staging = AlignedBuf::with_capacity(1 << 20);
-        Appender { disk, space, direct, tail, unsynced: Vec::new(), staging, written_len: 0 }
+        Appender {
+            disk,
+            space,
+            direct,
+            tail,
+            recent,
+            unsynced: Vec::new(),
+            staging,
+            written_len: 0,
+        }
     }
 
     /// Lays out the commits of a group and reserves their space.
@@ -164,6 +176,9 @@ impl<D: Disk> Appender<D> {
                 self.unsynced.push(Arc::clone(&extent.segment));
             }
         }
+        if self.recent.is_on() {
+            self.keep(laid);
+        }
         self.written_len += len;
         self.tail = laid.end.clone();
         self.space.advance(laid.rolled, self.tail.offset, len);
@@ -181,6 +196,28 @@ impl<D: Disk> Appender<D> {
             synced.map_err(|source| self.error(IoOp::Sync, segment, source))?;
         }
         Ok(segments.len() as u64)
+    }
+
+    /// Keeps what was written in memory. A long staging buffer is given away for that, a short one
+    /// is copied.
+    fn keep(&mut self, laid: &Laid<D::File>) {
+        let staged = if self.staging.len() >= SHARED_LEN {
+            let fresh = AlignedBuf::with_capacity(self.staging.len());
+            Bytes::from_owner(std::mem::replace(&mut self.staging, fresh))
+        } else {
+            Bytes::copy_from_slice(self.staging.as_slice())
+        };
+        for extent in &laid.extents {
+            let mut at = extent.offset;
+            for piece in &extent.pieces {
+                let bytes = match piece {
+                    Piece::Staged(range) => staged.slice(range.clone()),
+                    Piece::Shared(bytes) => bytes.clone(),
+                };
+                self.recent.push(extent.segment.sequence, at, bytes);
+                at += piece.len() as u64;
+            }
+        }
     }
 
     fn write_extent(&self, extent: &Extent<D::File>) -> io::Result<()> {

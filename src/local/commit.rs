@@ -138,6 +138,8 @@ impl<T> Default for Actions<T> {
 /// How long the core may hold a group for expected company.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
+    /// After the landing that started the wait, whatever has arrived.
+    pub(crate) wait_min: Duration,
     /// After the landing that started the wait.
     pub(crate) wait_max: Duration,
     /// After the latest arrival.
@@ -180,6 +182,8 @@ struct Flight<T> {
 #[derive(Debug, Default)]
 struct Company {
     expected: usize,
+    /// Since the landing.
+    arrival_count: usize,
     landed_at: Duration,
     arrived_at: Duration,
 }
@@ -216,6 +220,11 @@ impl<T> CommitCore<T> {
         self.queue.is_empty() && self.flights.is_empty()
     }
 
+    /// Forgets groups that will never land.
+    pub(crate) fn forget_flights(&mut self) {
+        self.flights.clear();
+    }
+
     pub(crate) fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
     }
@@ -247,6 +256,7 @@ impl<T> CommitCore<T> {
             None => self.queue.push_back(submission),
         }
         self.company.arrived_at = now;
+        self.company.arrival_count += 1;
     }
 
     fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
@@ -280,7 +290,11 @@ impl<T> CommitCore<T> {
         if self.queue.len() >= company.expected {
             return None;
         }
-        let until = (company.landed_at + self.pace.wait_max)
+        // The arrivals so far took `now - landed_at`; the queue waits as long again, as a whole, for
+        // as many more. That pays while it is less than a flight.
+        let (arrived, waiting) = (company.arrival_count as u32 + 1, self.queue.len() as u32);
+        let worth = (self.pace.wait_max * arrived / waiting).max(self.pace.wait_min);
+        let until = (company.landed_at + worth.min(self.pace.wait_max))
             .min(company.arrived_at.max(company.landed_at) + self.pace.gap_max);
         (now < until).then_some(until)
     }
@@ -324,6 +338,7 @@ impl<T> CommitCore<T> {
 
     fn land(&mut self, now: Duration, group: Group<T>, outcome: Outcome, actions: &mut Actions<T>) {
         self.company.landed_at = now;
+        self.company.arrival_count = 0;
         self.company.expected = group.members.len() + self.queue.len();
         let flight = self.flights.iter_mut().find(|flight| flight.number == group.number);
         let flight = flight.expect("a group lands once, after it was formed");

@@ -1,18 +1,18 @@
-//! The log thread: carries out what the commit core decides.
+//! The log: carries out what the commit core decides.
 //!
-//! Owns the core, the appender and the inbox. One turn: take everything that callers have handed in,
-//! let the core form a group, write and sync it, publish it in the index, wake its callers. With
-//! nothing to do it parks on the inbox; a few milliseconds after the last group it writes the
-//! *witness* of that group, so that recovery can tell a torn tail from damage to acknowledged data.
+//! Owns the core, the appender and the receiving end of the inbox. One turn: take everything that
+//! callers have handed in, let the core form a group, write and sync it, publish it in the index, wake
+//! its callers. Who takes the turns, and when, is the `driver`'s business. A few milliseconds after the
+//! last group comes the *witness* of that group, so that recovery can tell a torn tail from damage to
+//! acknowledged data.
 //!
-//! A failed write or sync is never tried again: the store is poisoned. A panic here poisons it too.
+//! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::Receiver;
 
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, PoisonCause, Result};
@@ -43,7 +43,16 @@ pub(crate) enum Message {
     Close(Reply),
 }
 
-/// What the log thread shares with callers.
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Take another one.
+    More,
+    /// Nothing is left to do.
+    Idle,
+}
+
+/// What the log shares with callers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) mvcc: Mvcc<Location>,
@@ -55,7 +64,7 @@ pub(crate) struct Shared {
     pub(crate) written_len: AtomicU64,
 }
 
-/// The log thread's state.
+/// The log's state.
 pub(crate) struct Log<D: Disk> {
     disk: Arc<D>,
     shared: Arc<Shared>,
@@ -69,9 +78,10 @@ pub(crate) struct Log<D: Disk> {
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
     unsynced_since: Option<Duration>,
-    /// A moving average of what a sync takes.
-    sync_time: Duration,
+    /// A moving average of what writing and syncing a group takes.
+    flight_time: Duration,
     closing: Option<Reply>,
+    closed: bool,
 }
 
 impl<D: Disk> Log<D> {
@@ -95,22 +105,14 @@ impl<D: Disk> Log<D> {
             witnessed: last,
             landed_at,
             unsynced_since: None,
-            sync_time: Duration::ZERO,
+            flight_time: Duration::ZERO,
             closing: None,
+            closed: false,
         }
     }
 
-    /// Runs until the store is closed.
-    pub(crate) fn run(mut self) {
-        let ended = catch_unwind(AssertUnwindSafe(|| while self.turn() {}));
-        if ended.is_err() {
-            self.shared.poison.set(PoisonCause::ThreadPanicked);
-        }
-        // Dropping the inbox and the core answers everybody who still waits.
-    }
-
-    /// One turn; false when there will be no other.
-    fn turn(&mut self) -> bool {
+    /// Takes one turn.
+    pub(crate) fn turn(&mut self) -> Turn {
         self.take_waiting();
         let now = self.disk.now();
         if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
@@ -120,48 +122,64 @@ impl<D: Disk> Log<D> {
         let actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
         let (wrote, waits) = (actions.write.is_some(), actions.wait_until.is_some());
         self.carry_out(actions);
-        if wrote {
-            return true;
-        }
         if waits {
             self.disk.pause();
-            return true;
         }
-        if !self.core.is_idle() {
-            return true;
+        if wrote || waits || !self.core.is_idle() {
+            return Turn::More;
         }
         if let Some(reply) = self.closing.take() {
-            let closed = self.end();
-            reply.send(closed);
-            return false;
+            self.closed = true;
+            let ended = self.end();
+            reply.send(ended);
+            return Turn::More;
         }
-        self.park();
-        true
+        Turn::Idle
+    }
+
+    /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
+    /// ever.
+    pub(crate) fn rest(&mut self) -> Option<Duration> {
+        let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
+        let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
+            .then(|| self.landed_at + WITNESS_AFTER);
+        let now = self.disk.now();
+        let mut due = self.unsynced_since.map(|since| since + self.sync_interval);
+        if let Some(witness_due) = witness_due {
+            if now >= witness_due {
+                self.witness();
+            } else {
+                due = Some(due.map_or(witness_due, |due| due.min(witness_due)));
+            }
+        }
+        due.map(|due| due.saturating_sub(now))
+    }
+
+    /// Whether nothing is queued or under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core.is_idle() && self.closing.is_none()
+    }
+
+    /// After a panic: poisons the store and refuses everybody who waits.
+    pub(crate) fn give_up(&mut self) {
+        let cause = PoisonCause::ThreadPanicked;
+        self.shared.poison.set(cause);
+        let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
+        for (submission, error) in actions.refuse {
+            self.refuse(submission, error);
+        }
+        // A group that was under way went down with the panic; its callers have been told.
+        self.core.forget_flights();
     }
 
     /// Takes what callers have handed in so far.
     fn take_waiting(&mut self) {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.abandon(),
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Submit(refused) if self.closed => self.refuse(refused, Error::Closed),
+                Message::Submit(submission) => self.submit(submission),
+                Message::Close(reply) => self.closing = Some(reply),
             }
-        }
-    }
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Submit(submission) => self.submit(submission),
-            Message::Close(reply) => self.closing = Some(reply),
-        }
-    }
-
-    /// Every handle is gone without a close: end as if closed.
-    fn abandon(&mut self) {
-        if self.closing.is_none() {
-            let (reply, _nobody) = super::ticket::ticket();
-            self.closing = Some(reply);
         }
     }
 
@@ -179,25 +197,6 @@ impl<D: Disk> Log<D> {
     fn submit_sync(&mut self) {
         let (tag, _nobody) = super::ticket::ticket();
         self.submit(sync_request(tag));
-    }
-
-    /// Waits for the next message, or for the time of the witness or the sync interval.
-    fn park(&mut self) {
-        let witness_due = (self.core.durable() > self.witnessed)
-            .then(|| self.landed_at + WITNESS_AFTER)
-            .filter(|_| self.shared.poison.cause().is_none());
-        let sync_due = self.unsynced_since.map(|since| since + self.sync_interval);
-        let due = witness_due.into_iter().chain(sync_due).min();
-        let received = match due {
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(due) => self.inbox.recv_timeout(due.saturating_sub(self.disk.now())),
-        };
-        match received {
-            Ok(message) => self.take(message),
-            Err(RecvTimeoutError::Disconnected) => self.abandon(),
-            Err(RecvTimeoutError::Timeout) if witness_due == due => self.witness(),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
     }
 
     fn carry_out(&mut self, actions: Actions<Reply>) {
@@ -240,6 +239,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
+        let started = self.disk.now();
         if let Err(error) = self.appender.write(laid) {
             return Outcome::Failed(PoisonCause::WriteFailed, error);
         }
@@ -248,7 +248,6 @@ impl<D: Disk> Log<D> {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
         }
-        let started = self.disk.now();
         let synced = match self.appender.sync() {
             Ok(count) => count,
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
@@ -259,8 +258,8 @@ impl<D: Disk> Log<D> {
         }
         self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
         self.unsynced_since = None;
-        self.sync_time = (self.sync_time * 7 + self.disk.now().saturating_sub(started)) / 8;
-        self.core.set_pace(pace(self.sync_time));
+        self.flight_time = (self.flight_time * 7 + self.disk.now().saturating_sub(started)) / 8;
+        self.core.set_pace(pace(self.flight_time));
         Outcome::Done
     }
 
@@ -331,12 +330,13 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch, durable: true, log_len: 0, tag }
 }
 
-/// How long to wait for company when a sync takes `sync_time`: always less than the sync that is
-/// saved, and never long after the last arrival.
-fn pace(sync_time: Duration) -> Pace {
+/// How long to wait for company when a group takes `flight_time` to write and sync: always less than
+/// the group that is saved, and never long after the last arrival.
+fn pace(flight_time: Duration) -> Pace {
     Pace {
-        wait_max: (sync_time / 2).min(Duration::from_micros(500)),
-        gap_max: (sync_time / 4).min(Duration::from_micros(50)),
+        wait_min: (flight_time / 5).min(Duration::from_micros(250)),
+        wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
+        gap_max: (flight_time / 2).min(Duration::from_micros(250)),
     }
 }
 

@@ -1,15 +1,17 @@
 //! The local backend: a log-structured store in one directory.
 //!
 //! Owns the handle [`LocalBackend`], its opening and its closing. The way of a commit: the caller
-//! ([`Engine::commit`]) takes its share of the [`budget`], sends its batch to the [`log`] thread and
-//! waits at a [`ticket`]; the [`commit`] core forms groups, the [`append`]er writes them into space
-//! that the I/O workers made ahead ([`space`]), the index publishes them. The way of a read: the index
+//! ([`Engine::commit`]) takes its share of the [`budget`], hands its batch to the [`driver`] and waits
+//! at a [`ticket`]; whoever carries the [`log`] lets the [`commit`] core form groups, which the
+//! [`append`]er writes into space that the I/O workers made ahead ([`space`]); the index publishes
+//! them. The way of a read: the index
 //! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
 //! [`recovery`]'s.
 
 mod append;
 mod budget;
 mod commit;
+mod driver;
 mod format;
 mod log;
 mod open;
@@ -27,7 +29,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 pub use options::{Durability, OpenProgress, Options, WriteMode};
@@ -42,7 +43,8 @@ use crate::io::pool::IoPool;
 use crate::io::{Disk, Thread};
 use crate::local::append::frame_len;
 use crate::local::commit::Submission;
-use crate::local::log::{Message, Shared, sync_request};
+use crate::local::driver::Driver;
+use crate::local::log::{Shared, sync_request};
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::local::ticket::ticket;
@@ -91,17 +93,17 @@ struct Inner<D: Disk> {
     shared: Arc<Shared>,
     views: Arc<Views>,
     space: Arc<Space<D>>,
-    pool: Arc<IoPool>,
+    pool: Option<Arc<IoPool>>,
+    driver: Arc<Driver<D>>,
     durability: Durability,
-    inbox: Sender<Message>,
     report: RecoveryReport,
     closed: AtomicBool,
-    /// The log thread and the store's lock, until closed.
+    /// The keeper thread and the store's lock, until closed.
     session: Mutex<Option<Session<D>>>,
 }
 
 struct Session<D: Disk> {
-    log: Thread,
+    keeper: Option<Thread>,
     lock: D::Lock,
 }
 
@@ -195,14 +197,15 @@ impl<D: Disk> LocalBackend<D> {
 }
 
 impl<D: Disk> Inner<D> {
-    fn submit(&self, submission: Submission<ticket::Reply>) {
-        // A closed inbox drops the submission, and its reply answers `Closed`.
-        if let Err(refused) = self.inbox.send(Message::Submit(submission)) {
-            drop(refused);
-        }
+    /// Hands a submission in and waits for its answer.
+    fn run(&self, make: impl FnOnce(ticket::Reply) -> Submission<ticket::Reply>) -> Result<Lsn> {
+        self.shared.poison.check()?;
+        let (reply, waiter) = ticket();
+        self.driver.submit(make(reply));
+        self.driver.wait(waiter).map_err(|error| self.explain(error))
     }
 
-    /// A ticket that nobody answered: the log thread is gone.
+    /// A ticket that was dropped: whoever carried the log panicked.
     fn explain(&self, error: Error) -> Error {
         match (error, self.shared.poison.cause()) {
             (Error::Closed, Some(cause)) => Error::Poisoned { cause },
@@ -213,15 +216,15 @@ impl<D: Disk> Inner<D> {
     fn shut_down(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        let (reply, waiter) = ticket();
-        let asked = self.inbox.send(Message::Close(reply));
-        let closed = waiter.wait().map_err(|error| self.explain(error));
-        let ended_well = session.log.join();
+        let closed = self.driver.close().map_err(|error| self.explain(error));
+        let ended_well = session.keeper.is_none_or(Thread::join);
         self.space.stop();
         let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
-        self.pool.close();
+        if let Some(pool) = &self.pool {
+            pool.close();
+        }
         drop(session.lock);
-        debug_assert!(asked.is_ok() || self.shared.poison.cause().is_some() || !ended_well);
+        debug_assert!(ended_well, "a panic of the log does not end the keeper");
         closed.and(trimmed)
     }
 }
@@ -259,20 +262,16 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
     fn commit(&self, batch: Batch) -> Result<Lsn> {
         let inner = &*self.inner;
-        inner.shared.poison.check()?;
         let log_len = frame_len(&batch.operations);
-        inner.shared.budget.take(log_len);
-        let (tag, waiter) = ticket();
         let durable = inner.durability == Durability::Durable;
-        inner.submit(Submission { batch, durable, log_len, tag });
-        waiter.wait().map_err(|error| inner.explain(error))
+        inner.run(|tag| {
+            inner.shared.budget.take(log_len);
+            Submission { batch, durable, log_len, tag }
+        })
     }
 
     fn make_durable(&self) -> Result<()> {
-        self.inner.shared.poison.check()?;
-        let (tag, waiter) = ticket();
-        self.inner.submit(sync_request(tag));
-        waiter.wait().map(|_| ()).map_err(|error| self.inner.explain(error))
+        self.inner.run(sync_request).map(|_| ())
     }
 
     fn check_open(&self) -> Result<()> {

@@ -18,6 +18,7 @@ use crate::io::{
 };
 use crate::local::append::Appender;
 use crate::local::budget::Budget;
+use crate::local::driver::Driver;
 use crate::local::format::FORMAT_VERSION;
 use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
@@ -99,15 +100,11 @@ fn start<D: Disk>(
 ) -> Result<Inner<D>> {
     let disk = Arc::new(disk);
     let poison = Arc::new(Poison::default());
-    let on_panic = Arc::clone(&poison);
-    let pool_options = PoolOptions {
-        name: "aegis-io",
-        worker_count: options.io_threads,
-        queue_count_max: COMMAND_COUNT_MAX,
-    };
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
-    let on_panic = Arc::new(move || on_panic.set(PoisonCause::ThreadPanicked));
-    let pool = Arc::new(IoPool::start(&*disk, pool_options, on_panic).map_err(spawn)?);
+    let pool = match options.single_threaded {
+        true => None,
+        false => Some(start_workers(&*disk, options.io_threads, &poison).map_err(spawn)?),
+    };
     let Recovered { tail, chain, ready, next_number, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
@@ -117,7 +114,7 @@ fn start<D: Disk>(
         space_options,
         Arc::clone(&views),
         Arc::clone(&poison),
-        Arc::clone(&pool),
+        pool.clone(),
         tail,
         ready,
         next_number,
@@ -143,7 +140,15 @@ fn start<D: Disk>(
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     let log =
         Log::new(Arc::clone(&disk), Arc::clone(&shared), appender, received, options.sync_interval);
-    let log = disk.spawn("aegis-log".to_string(), Box::new(move || log.run())).map_err(spawn)?;
+    let driver = Arc::new(Driver::new(inbox, log, !options.single_threaded));
+    let keeper = match options.single_threaded {
+        true => None,
+        false => {
+            let driver = Arc::clone(&driver);
+            let body = Box::new(move || driver.keep());
+            Some(disk.spawn("aegis-log".to_string(), body).map_err(spawn)?)
+        }
+    };
     space.start();
     Ok(Inner {
         disk,
@@ -151,12 +156,24 @@ fn start<D: Disk>(
         views,
         space,
         pool,
+        driver,
         durability: options.durability,
-        inbox,
         report,
         closed: AtomicBool::new(false),
-        session: Mutex::new(Some(Session { log, lock })),
+        session: Mutex::new(Some(Session { keeper, lock })),
     })
+}
+
+fn start_workers<D: Disk>(
+    disk: &D,
+    worker_count: usize,
+    poison: &Arc<Poison>,
+) -> std::io::Result<Arc<IoPool>> {
+    let poison = Arc::clone(poison);
+    let on_panic = Arc::new(move || poison.set(PoisonCause::ThreadPanicked));
+    let options =
+        PoolOptions { name: "aegis-io", worker_count, queue_count_max: COMMAND_COUNT_MAX };
+    IoPool::start(disk, options, on_panic).map(Arc::new)
 }
 
 /// Lists the directory and refuses one that is not a store and cannot become one.

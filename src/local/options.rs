@@ -76,6 +76,7 @@ pub struct Options {
     pub(crate) zero_ahead_len: u64,
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
+    pub(crate) single_threaded: bool,
     pub(crate) on_progress: Option<OnProgress>,
 }
 
@@ -102,6 +103,7 @@ impl Default for Options {
             zero_ahead_len: 64 << 20,
             io_threads: 2,
             sync_interval: Duration::from_millis(100),
+            single_threaded: false,
             on_progress: None,
         }
     }
@@ -178,6 +180,16 @@ impl Options {
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Options {
         self.sync_interval = interval;
+        self
+    }
+
+    /// Starts no threads: callers carry everything out themselves, in an order that depends on nothing
+    /// but their calls. For deterministic tests on a simulated disk; there is no witness and no sync
+    /// interval unless somebody calls. Default: false.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn single_threaded(mut self, single: bool) -> Options {
+        self.single_threaded = single;
         self
     }
 

@@ -62,7 +62,8 @@ pub(crate) struct Space<D: Disk> {
     options: SpaceOptions,
     views: Arc<Views>,
     poison: Arc<Poison>,
-    pool: Arc<IoPool>,
+    /// `None` in single-threaded mode: whoever needs space makes it.
+    pool: Option<Arc<IoPool>>,
     state: Mutex<State<D::File>>,
     changed: Condvar,
     zeroed: Counter,
@@ -160,7 +161,7 @@ impl<D: Disk> Space<D> {
         options: SpaceOptions,
         views: Arc<Views>,
         poison: Arc<Poison>,
-        pool: Arc<IoPool>,
+        pool: Option<Arc<IoPool>>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -337,7 +338,10 @@ impl<D: Disk> Space<D> {
         state.working = true;
         let space = Arc::clone(self);
         let work = Command::new("space", move || space.work(make));
-        if self.pool.submit(work).is_err() {
+        let Some(pool) = &self.pool else {
+            return MutexGuard::unlocked(state, || work.run());
+        };
+        if pool.submit(work).is_err() {
             state.working = false;
             state.closed = true;
         }

@@ -1,6 +1,6 @@
 //! Tickets: where a caller waits for its commit.
 //!
-//! Owns the hand-over of one result from the log thread to one caller. Invariant: a ticket is
+//! Owns the hand-over of one result from whoever carries the log to one caller. Invariant: a ticket is
 //! answered exactly once; a sender that is dropped without answering answers [`Error::Closed`], so
 //! nobody waits for ever.
 
@@ -52,6 +52,11 @@ impl Drop for Reply {
 }
 
 impl Waiter {
+    /// Whether the answer is there.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.0.answer.lock().is_some()
+    }
+
     /// Waits for the answer.
     pub(crate) fn wait(self) -> Result<Lsn> {
         let mut slot = self.0.answer.lock();

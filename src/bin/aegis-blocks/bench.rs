@@ -43,7 +43,7 @@ pub struct Args {
     /// Blocks in a commit
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Seconds that each row of a round gives to the engine and to each loop: 2, or 0.4 with --quick
+    /// Seconds that a row gives to the engine and to each loop in a round: 2, or 0.4 with --quick
     #[arg(long)]
     seconds: Option<f64>,
     /// Times to go through all rows: 5, or 3 with --quick

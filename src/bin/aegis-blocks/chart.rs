@@ -213,7 +213,7 @@ impl Series {
         if self.style == Style::Dashed {
             return;
         }
-        for (x, y) in &self.points {
+        for (i, (x, y)) in self.points.iter().enumerate() {
             let (x, y, value) = (scale.x(*x), scale.y(*y), *y);
             let radius = if self.style == Style::Main { 4.5 } else { 3.0 };
             append(
@@ -228,7 +228,10 @@ impl Series {
                 // A white edge keeps the value legible where it crosses another line.
                 let edge = "font-size=\"11\" font-weight=\"600\" paint-order=\"stroke\" \
                             stroke=\"#ffffff\" stroke-width=\"3.5\"";
-                *svg += &text(x, y + 19.0, "middle", self.color, edge, &y_text(value));
+                // The last one keeps clear of the names on the right.
+                let is_last = i > 0 && i + 1 == self.points.len();
+                let (x, anchor) = if is_last { (x + 5.0, "end") } else { (x, "middle") };
+                *svg += &text(x, y + 19.0, anchor, self.color, edge, &y_text(value));
             }
         }
     }

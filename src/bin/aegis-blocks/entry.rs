@@ -1,5 +1,6 @@
 //! Entries: how one file, directory or symbolic link is described in a store. Owns the byte layout
-//! of the metadata block; does no I/O. The file's content lies in chunk blocks that the entry names.
+//! of the metadata block; does no I/O. The content of a file lies in chunk blocks that its entry
+//! names.
 //!
 //! | offset | size     | field         | meaning                                                  |
 //! |-------:|---------:|---------------|----------------------------------------------------------|

@@ -132,8 +132,11 @@ impl Export<'_> {
                     while !interrupt::requested() {
                         let next = self.next.fetch_add(1, Ordering::Relaxed);
                         let Some(stored) = all.get(next) else { return };
-                        if let Err(failure) = self.leaf(&stored.entry) {
-                            self.fail(&stored.entry, &failure);
+                        match self.leaf(&stored.entry) {
+                            Err(failure) if !interrupt::requested() => {
+                                self.fail(&stored.entry, &failure);
+                            }
+                            _ => {}
                         }
                     }
                 });

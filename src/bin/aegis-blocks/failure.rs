@@ -14,6 +14,8 @@ pub type Outcome = Result<ExitCode, Failure>;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
+/// What a shell expects of a program that ended by Ctrl-C: 128 + SIGINT.
+pub const INTERRUPTED: u8 = 130;
 
 /// A command that could not do what it was asked.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Failure {
 
     /// The work was stopped from the keyboard; what it had committed stays.
     pub fn interrupted(done: &str) -> Failure {
-        Failure::new(format!("interrupted, {done}"))
+        Failure { message: format!("interrupted, {done}"), code: INTERRUPTED }
     }
 
     /// Prints the line and returns the exit code.

@@ -3,19 +3,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, INTERRUPTED};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
-
-/// What a shell expects of a program that ended by Ctrl-C: 128 + SIGINT.
-const EXIT_CODE: i32 = 130;
 
 /// Starts listening. Only commands that ask [`requested`] now and then call this; for the others
 /// the usual end of the process is right.
 pub fn listen() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(EXIT_CODE);
+            std::process::exit(i32::from(INTERRUPTED));
         }
     })
     .map_err(|e| Failure::new(format!("cannot listen for Ctrl-C: {e}")))

@@ -1,8 +1,8 @@
 //! The program `aegis-blocks`: a command line over the library's public API.
 //!
-//! Owns the command line's shape and the exit code: 0 done, 1 failed, 2 wrong usage. A failure is
-//! one line on standard error, `aegis-blocks: what and where`; results go to standard output. Each
-//! command lives in the file of its name and knows nothing of the others.
+//! Owns the command line's shape and the exit code: 0 done, 1 failed, 2 wrong usage, 130
+//! interrupted. A failure is one line on standard error, `aegis-blocks: what and where`; results go
+//! to standard output. Each command lives in the file of its name and knows nothing of the others.
 
 mod bench;
 mod catalog;

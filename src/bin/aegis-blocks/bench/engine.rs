@@ -4,12 +4,15 @@
 //! all slices of a round is prepared before the clock starts. After the last slice every thread's
 //! first and last acknowledged blocks are read back and compared.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageStats};
 
+use crate::bench::machine;
 use crate::bench::workload::{Committer, Payloads, Sample, Workload, closed_loop};
 use crate::failure::Failure;
 use crate::store::{DurabilityArg, WriteModeArg};
@@ -84,7 +87,8 @@ impl Engine {
             options = options.write_mode(mode.into());
         }
         let store = options.open(&path)?;
-        let prepared_len = space_for(workload, length + WARM_UP, expected_per_s);
+        let prepared_len =
+            space_for(workload, length + WARM_UP, expected_per_s).min(machine::free_len(&path) / 4);
         store.prepare_space(prepared_len)?;
         let writers = (0..workload.threads)
             .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));
@@ -99,7 +103,23 @@ impl Engine {
         let (sample, writers) = closed_loop(writers, 1, length)?;
         self.writers = writers;
         let counted = Counted::between(&before, &self.store.stats());
+        self.settle();
         Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
+    }
+
+    /// Waits until the store no longer zeroes space behind the scenes (a second at most), so that
+    /// the loop that is measured next has the disk for itself.
+    fn settle(&self) {
+        const STEP: Duration = Duration::from_millis(5);
+        const STEPS_MAX: usize = 200;
+        let mut zeroed_bytes = self.store.stats().zeroed_bytes;
+        for _ in 0..STEPS_MAX {
+            std::thread::sleep(STEP);
+            let before = std::mem::replace(&mut zeroed_bytes, self.store.stats().zeroed_bytes);
+            if before == zeroed_bytes {
+                return;
+            }
+        }
     }
 
     /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
@@ -111,10 +131,15 @@ impl Engine {
         }
         drop(self.writers);
         self.store.close()?;
-        std::fs::remove_dir_all(&self.path)
-            .map_err(|e| Failure::io("cannot remove", &self.path, e))?;
+        remove(&self.path).map_err(|e| Failure::io("cannot remove", &self.path, e))?;
         Ok(checked)
     }
+}
+
+/// Removes a store and waits until the file system is done with it.
+fn remove(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// An upper estimate of what the log takes: every commit with its headers, every group (of one

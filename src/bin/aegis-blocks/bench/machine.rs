@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 /// The machine of a run.
@@ -54,6 +55,13 @@ pub fn default_dir() -> PathBuf {
         return temporary;
     }
     std::env::current_dir().unwrap_or(temporary)
+}
+
+/// Bytes that can still be written to the disk of `path`, which need not exist itself; plenty where
+/// the system does not tell.
+pub fn free_len(path: &Path) -> u64 {
+    let dir = path.ancestors().find(|dir| dir.exists()).unwrap_or(path);
+    statvfs(dir).map_or(u64::MAX, |free| free.blocks_available() * free.fragment_size())
 }
 
 fn is_in_memory(file_system: &str) -> bool {

@@ -2,8 +2,8 @@
 //!
 //! A shared disk changes its mood within seconds. So the time of a row is cut into slices of a
 //! quarter of a second or so; in each slice bare loop, leader/follower loop and engine follow one
-//! another, in the opposite order in every other slice, and ratios are taken within a slice. A round
-//! goes through all rows; the engine gets a new store in each row of each round.
+//! another, in the opposite order in every other slice, and ratios are taken within a slice. A
+//! round goes through all rows; the engine gets a new store in each row of each round.
 
 use std::sync::Arc;
 use std::time::Duration;

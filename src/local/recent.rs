@@ -1,0 +1,106 @@
+//! Recent bytes: the end of the log, kept in memory for readers.
+//!
+//! In direct mode the log bypasses the page cache, so a block that was just written would be read
+//! back from the disk. Owns the last bytes written, span by span in log order, up to a limit; the
+//! oldest span goes first. A span is what was staged for one write, or the caller's own payload. A
+//! span that a reader still holds lives until the reader lets go.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::local::segment::Location;
+
+/// The end of the log in memory.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    len_max: u64,
+    spans: RwLock<Spans>,
+}
+
+#[derive(Debug, Default)]
+struct Spans {
+    len: u64,
+    queue: VecDeque<Span>,
+}
+
+/// Bytes of a segment, ascending in the queue.
+#[derive(Debug)]
+struct Span {
+    place: (u64, u64),
+    bytes: Bytes,
+}
+
+impl Recent {
+    /// Keeps up to `len_max` bytes; with 0 nothing.
+    pub(crate) fn new(len_max: u64) -> Recent {
+        Recent { len_max, spans: RwLock::default() }
+    }
+
+    /// Whether anything is kept at all.
+    pub(crate) fn is_on(&self) -> bool {
+        self.len_max > 0
+    }
+
+    /// Adds bytes that were written behind all others.
+    pub(crate) fn push(&self, segment: u64, offset: u64, bytes: Bytes) {
+        let mut spans = self.spans.write();
+        spans.len += bytes.len() as u64;
+        spans.queue.push_back(Span { place: (segment, offset), bytes });
+        while spans.len > self.len_max
+            && let Some(oldest) = spans.queue.pop_front()
+        {
+            spans.len -= oldest.bytes.len() as u64;
+        }
+    }
+
+    /// The payload at a place, if it is kept.
+    pub(crate) fn get(&self, location: &Location) -> Option<Bytes> {
+        if !self.is_on() {
+            return None;
+        }
+        let place = (u64::from(location.segment), u64::from(location.offset));
+        let spans = self.spans.read();
+        let behind = spans.queue.partition_point(|span| span.place <= place);
+        let span = spans.queue.get(behind.checked_sub(1)?)?;
+        let from = usize::try_from(place.1 - span.place.1).ok()?;
+        let to = from.checked_add(location.len as usize)?;
+        let found = span.place.0 == place.0 && to <= span.bytes.len();
+        found.then(|| span.bytes.slice(from..to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+
+    fn at(segment: u64, offset: u64, len: usize) -> Location {
+        let block = Block::new(BlockId(1), BlockType::TableData, vec![0; len]);
+        Location::new(&block.header, segment, offset)
+    }
+
+    #[test]
+    fn finds_what_is_kept_and_forgets_the_oldest() {
+        let recent = Recent::new(20);
+        recent.push(1, 100, Bytes::from_static(b"0123456789"));
+        recent.push(2, 50, Bytes::from_static(b"abcdefghij"));
+        assert_eq!(recent.get(&at(1, 102, 3)).as_deref(), Some(&b"234"[..]));
+        assert_eq!(recent.get(&at(2, 59, 1)).as_deref(), Some(&b"j"[..]));
+        for (segment, offset, len) in [(1, 99, 1), (1, 108, 3), (1, 110, 1), (2, 49, 1), (3, 50, 1)] {
+            assert_eq!(recent.get(&at(segment, offset, len)), None);
+        }
+        recent.push(2, 60, Bytes::from_static(b"k"));
+        assert_eq!(recent.get(&at(1, 102, 3)), None);
+        assert_eq!(recent.get(&at(2, 60, 1)).as_deref(), Some(&b"k"[..]));
+    }
+
+    #[test]
+    fn empty_payload_at_a_spans_end_is_found_or_absent_but_never_wrong() {
+        let recent = Recent::new(20);
+        recent.push(1, 100, Bytes::from_static(b"0123"));
+        assert_eq!(recent.get(&at(1, 104, 0)).as_deref(), Some(&b""[..]));
+        assert_eq!(Recent::new(0).get(&at(1, 100, 1)), None);
+    }
+}
