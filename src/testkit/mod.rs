@@ -53,7 +53,8 @@ pub trait Fixture: Sync {
     /// The backend under test.
     type Backend: StorageBackend;
 
-    /// Opens a fresh, empty store, independent of all others that this fixture opened.
+    /// Opens a fresh, empty store, independent of all that were opened before. A check opens one
+    /// store, and has no other open.
     fn open(&self) -> Self::Backend;
 
     /// Closes the store cleanly and opens it again; `None` for a backend that forgets, which passes
@@ -72,6 +73,12 @@ pub trait Fixture: Sync {
     /// [`StorageBackend::sync`] promises that.
     fn acknowledges_durably(&self) -> bool {
         false
+    }
+
+    /// Returns the longest payload in bytes that the checks may write; by default they go a little
+    /// beyond 1 MiB. For backends with a lower limit.
+    fn payload_len_max(&self) -> usize {
+        usize::MAX
     }
 }
 

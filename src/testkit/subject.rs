@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Fixture;
 use super::model::{Model, ModelTransaction};
+use super::rng::Rng;
 use crate::backend::{StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, BlockType, TransactionId};
 use crate::error::{Error, Result};
@@ -182,6 +183,16 @@ impl<'f, F: Fixture> Subject<'f, F> {
     pub(super) fn crash(&mut self) -> Option<()> {
         let store = self.store.take().expect("a check ends when its backend forgets");
         self.opened_again(self.fixture.crash(store))
+    }
+
+    /// This length, or the longest payload that the checks may write.
+    pub(super) fn fitting(&self, len: usize) -> usize {
+        len.min(self.fixture.payload_len_max())
+    }
+
+    /// Random bytes of this length, or of the longest payload that the checks may write.
+    pub(super) fn bytes(&self, rng: &mut Rng, len: usize) -> Bytes {
+        rng.bytes(self.fitting(len))
     }
 
     /// As [`Fixture::acknowledges_durably`].

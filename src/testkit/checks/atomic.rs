@@ -114,7 +114,7 @@ pub(in crate::testkit) fn large_transaction_commits_whole<F: Fixture>(s: &mut Su
         let len = rng.below(300) as usize;
         tx.put(id, rng.bytes(len));
     }
-    tx.put(1001, rng.bytes(1 << 20));
+    tx.put(1001, s.bytes(&mut rng, 1 << 20));
     s.lacks(1);
     s.lacks(1001);
     tx.commit();

@@ -235,6 +235,7 @@ pub(in crate::testkit) fn payloads_of_any_bytes_and_length_round_trip<F: Fixture
     let near = |n: usize| [n - 1, n, n + 1];
     let mut id = 0;
     for len in [1, 64, 512, 4096, 8192, 65_536].map(near).concat() {
+        let len = s.fitting(len);
         for data in [Bytes::from(vec![0; len]), vec![0xFF; len].into(), rng.bytes(len)] {
             id += 1;
             s.put(id, data);
@@ -248,7 +249,7 @@ pub(in crate::testkit) fn payloads_of_any_bytes_and_length_round_trip<F: Fixture
 
 pub(in crate::testkit) fn large_block_round_trips<F: Fixture>(s: &mut Subject<'_, F>) {
     let mut rng = Rng::new(2);
-    let (first, second) = (rng.bytes(1 << 20), rng.bytes((1 << 20) + 13));
+    let (first, second) = (s.bytes(&mut rng, 1 << 20), s.bytes(&mut rng, (1 << 20) + 13));
     s.put(1, first.clone());
     s.holds(1, first);
     let tx = s.begin();
@@ -260,7 +261,7 @@ pub(in crate::testkit) fn large_block_round_trips<F: Fixture>(s: &mut Subject<'_
 
 pub(in crate::testkit) fn payload_in_hand_never_changes<F: Fixture>(s: &mut Subject<'_, F>) {
     let mut rng = Rng::new(3);
-    let data: Vec<Bytes> = [10, 5000, 70_000].map(|len| rng.bytes(len)).into();
+    let data: Vec<Bytes> = [10, 5000, 70_000].map(|len| s.bytes(&mut rng, len)).into();
     for (id, data) in (1..).zip(&data) {
         s.put(id, data.clone());
     }
@@ -272,7 +273,7 @@ pub(in crate::testkit) fn payload_in_hand_never_changes<F: Fixture>(s: &mut Subj
     tx.rollback();
     for round in 0..20 {
         for id in 1..4 {
-            s.put(id, rng.bytes(30_000 + round));
+            s.put(id, s.bytes(&mut rng, 30_000 + round));
         }
     }
     s.remove(1);

@@ -32,12 +32,12 @@ const OPEN_COUNT_MAX: usize = 4;
 
 /// The operations between two opens of the store.
 fn live<F: Fixture>(s: &Subject<'_, F>, rng: &mut Rng, steps: u64) {
-    let mut open: Vec<Tx<'_, '_, F>> = Vec::new();
+    let (mut open, max) = (Vec::new(), s.fitting(usize::MAX));
     for _ in 0..steps {
         let (op, id) = (rng.below(32), 1 + rng.below(IDS));
         match op {
-            0..=4 => drop(s.put_block(random_block(rng, id))),
-            5 => drop(s.put_block(random_block(rng, 0))),
+            0..=4 => drop(s.put_block(random_block(rng, id, max))),
+            5 => drop(s.put_block(random_block(rng, 0, max))),
             6..=7 => delete(s, id),
             8..=9 => read(s, id),
             10 => ok(s.store().sync(), "sync"),
@@ -46,7 +46,7 @@ fn live<F: Fixture>(s: &Subject<'_, F>, rng: &mut Rng, steps: u64) {
             _ if open.is_empty() => {}
             16..=27 => {
                 let tx = &open[rng.below(open.len() as u64) as usize];
-                operate(tx, rng, id);
+                operate(tx, rng, id, max);
             }
             _ => {
                 let tx = open.swap_remove(rng.below(open.len() as u64) as usize);
@@ -63,23 +63,24 @@ fn live<F: Fixture>(s: &Subject<'_, F>, rng: &mut Rng, steps: u64) {
     }
 }
 
-fn random_block(rng: &mut Rng, id: u64) -> Block {
+fn random_block(rng: &mut Rng, id: u64, len_max: usize) -> Block {
     let types = [BlockType::TableData, BlockType::LogEntry, BlockType::Metadata];
-    let mut block = Block::new(BlockId(id), types[rng.below(3) as usize], random_payload(rng));
+    let mut block =
+        Block::new(BlockId(id), types[rng.below(3) as usize], random_payload(rng, len_max));
     block.header.version = rng.below(3) as u16;
     block.header.flags = rng.next_u64() as u16;
     block
 }
 
 /// Mostly short, some around a page, a few long.
-fn random_payload(rng: &mut Rng) -> Bytes {
+fn random_payload(rng: &mut Rng, len_max: usize) -> Bytes {
     let len = match rng.below(40) {
         0 => 20_000 + rng.below(60_000),
         1..=4 => 4000 + rng.below(200),
         5..=8 => 0,
         _ => rng.below(300),
     };
-    rng.bytes(len as usize)
+    rng.bytes(len_max.min(len as usize))
 }
 
 fn delete<F: Fixture>(s: &Subject<'_, F>, id: u64) {
@@ -98,11 +99,11 @@ fn read<F: Fixture>(s: &Subject<'_, F>, id: u64) {
     assert_eq!(exists, s.model().read(id).is_some(), "block_exists({id})");
 }
 
-fn operate<F: Fixture>(tx: &Tx<'_, '_, F>, rng: &mut Rng, id: u64) {
+fn operate<F: Fixture>(tx: &Tx<'_, '_, F>, rng: &mut Rng, id: u64, max: usize) {
     let seen = tx.model.borrow().read(id).is_some();
     match rng.below(12) {
-        0..=3 => drop(tx.put_block(random_block(rng, id))),
-        4 => drop(tx.put_block(random_block(rng, 0))),
+        0..=3 => drop(tx.put_block(random_block(rng, id, max))),
+        4 => drop(tx.put_block(random_block(rng, 0, max))),
         5..=7 if seen => tx.remove(id),
         5..=7 => {
             let answer = tx.store().delete_block_in_tx(tx.id, BlockId(id));
@@ -128,11 +129,12 @@ pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models<F: Fixt
     println!("seed {seed} (replay with AEGIS_SEED={seed})");
     for round in 0..2 * soak() {
         let (store, before) = (s.store(), s.model().clone());
+        let max = s.fitting(usize::MAX);
         let models = threads(THREADS, |thread| {
             let mut rng = Rng::new(seed ^ (round << 32) ^ thread);
             let mut model = before.clone();
             for _ in 0..25 {
-                step_alone(store, &mut rng, &mut model, 1 + thread * 1000);
+                step_alone(store, &mut rng, &mut model, 1 + thread * 1000, max);
             }
             model
         });
@@ -153,14 +155,20 @@ pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models<F: Fixt
 }
 
 /// One single operation or one transaction of a thread that nobody disturbs.
-fn step_alone(store: &impl StorageBackend, rng: &mut Rng, model: &mut Model, base: u64) {
+fn step_alone(
+    store: &impl StorageBackend,
+    rng: &mut Rng,
+    model: &mut Model,
+    base: u64,
+    max: usize,
+) {
     let mut id = || BlockId(base + rng.below(IDS_PER_THREAD));
     let (single, ids) = (id(), [id(), id(), id(), id()]);
     if rng.once_in(2) {
         if model.delete(single.0) {
             ok(store.delete_block(single), "delete_block");
         } else {
-            let block = block(single.0, random_payload(rng));
+            let block = block(single.0, random_payload(rng, max));
             ok(store.write_block(block.clone()), "write_block");
             model.write(block);
         }
@@ -172,7 +180,7 @@ fn step_alone(store: &impl StorageBackend, rng: &mut Rng, model: &mut Model, bas
         if rng.once_in(3) && own.delete(id.0) {
             ok(store.delete_block_in_tx(tx, id), "delete_block_in_tx");
         } else {
-            let block = block(id.0, random_payload(rng));
+            let block = block(id.0, random_payload(rng, max));
             ok(store.write_block_in_tx(tx, block.clone()), "write_block_in_tx");
             own.write(block);
         }

@@ -116,9 +116,9 @@ pub(in crate::testkit) fn large_commits_survive_reopen<F: Fixture>(s: &mut Subje
     let mut rng = Rng::new(6);
     let tx = s.begin();
     (1..=1000).for_each(|id| tx.put(id, rng.bytes(100)));
-    tx.put(1001, rng.bytes(1 << 20));
+    tx.put(1001, s.bytes(&mut rng, 1 << 20));
     tx.commit();
-    s.put(1002, rng.bytes(1 << 20));
+    s.put(1002, s.bytes(&mut rng, 1 << 20));
     s.put(1003, "after the large ones");
     if s.reopen().is_some() {
         s.holds(1003, "after the large ones");
