@@ -143,7 +143,7 @@ fn start<D: Disk>(
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     let log =
         Log::new(Arc::clone(&disk), Arc::clone(&shared), appender, received, options.sync_interval);
-    let driver = Arc::new(Driver::new(inbox, log, !options.single_threaded));
+    let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, !options.single_threaded));
     let keeper = match options.single_threaded {
         true => None,
         false => {
