@@ -207,6 +207,11 @@ impl<D: Disk> Space<D> {
         self.zeroed.sum()
     }
 
+    /// Bytes of frames that any segment still to come has room for.
+    pub(crate) fn segment_room(&self) -> u64 {
+        self.options.segment_len - PAGE
+    }
+
     /// Lets the log write the active segment up to `end`.
     pub(crate) fn reserve(&self, end: u64) -> Result<()> {
         let mut state = self.state.lock();
