@@ -1,6 +1,7 @@
 //! A story for every bug that was found: what was done, what happened, what happens now.
 
-use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, Options, StorageBackend};
 
 fn options() -> Options {
@@ -40,5 +41,62 @@ fn transaction_longer_than_a_short_segment_is_split() {
     let store = open(&disk);
     for id in 60..66 {
         assert_eq!(store.read_block(BlockId(id)).expect("there").data, block(id, 16 << 10).data);
+    }
+}
+
+/// Recovery was interrupted after its cut counted and before it had removed what the cut voids. The
+/// next recovery knew those segments as void, and left them there for ever.
+#[test]
+fn void_segments_of_an_interrupted_recovery_are_removed() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    store.write_block(block(1, 100)).expect("written");
+    for operation in 0.. {
+        let first = disk.crash(CrashChoice::Nothing);
+        first.crash_at(operation, false);
+        let interrupted = LocalBackend::open_on(first.clone(), options()).is_err();
+        let second = first.crash(CrashChoice::Everything);
+        let store = open(&second);
+        let is_segment = |(name, _): &(FileName, u64)| matches!(name, FileName::Segment(_));
+        let count = second.files().into_iter().filter(is_segment).count();
+        assert_eq!(count as u64, store.stats().segments, "power cut at operation {operation}");
+        if !interrupted {
+            break;
+        }
+    }
+}
+
+/// A process died between naming a segment and syncing that name. The next one found the store cleanly
+/// closed, used that segment as it was, and acknowledged commits in it; a power cut then took the name,
+/// and the commits with it.
+#[test]
+fn name_of_a_segment_made_ahead_is_durable_before_use() {
+    let disk = SimDisk::new(1);
+    open(&disk).close().expect("closed");
+    for operation in 0.. {
+        let killed = disk.freeze();
+        // The segment that is there already, so that a new one has to be made at once.
+        let ahead = killed.files().into_iter().filter_map(|(name, _)| match name {
+            FileName::Segment(number) => Some(number),
+            _ => None,
+        });
+        killed.remove_file(FileName::Segment(ahead.max().expect("a segment")));
+        killed.crash_at(operation, false);
+        let interrupted = LocalBackend::open_on(killed.clone(), options()).is_err();
+        let survivor = killed.freeze();
+        let store = open(&survivor);
+        // So that the next segment's name, which is made later, does not take this one along.
+        survivor.inject_on(OperationKind::Create, None, 0, FaultKind::Enospc, true);
+        for id in 1..3 {
+            store.write_block(block(id, 30 << 10)).expect("written");
+        }
+        let store = open(&survivor.crash(CrashChoice::Nothing));
+        for id in 1..3 {
+            let data = store.read_block(BlockId(id)).expect("acknowledged").data;
+            assert_eq!(data, block(id, 30 << 10).data, "killed at operation {operation}");
+        }
+        if !interrupted && operation > 60 {
+            break;
+        }
     }
 }

@@ -21,7 +21,8 @@
 //!    *cut*, which voids everything from the end of the witnessed frames on; the renaming of that
 //!    segment to its final name is the one step that makes it count. So what is answered from here on
 //!    is durable, whatever the page cache held, and nothing is ever appended behind a torn tail.
-//! 5. **Tidy.** Void segments are removed, the cut one is shortened.
+//! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left; the cut one is
+//!    shortened; all names are made durable.
 //!
 //! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
 //! own use of the file.
@@ -122,7 +123,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// [`Error::Corrupt`] and [`Error::UnsupportedFormat`] before anything is changed;
     /// [`Error::Aborted`]; [`Error::Io`].
     pub(crate) fn run(&self, numbers: &[u64]) -> Result<Recovered<D::File>> {
-        let (mut segments, cuts) = self.survey(numbers)?;
+        let (mut segments, cuts, void) = self.survey(numbers)?;
         let mut walk = self.walk(&mut segments, &cuts)?;
         let clean = self.decide(&mut segments, &mut walk)?;
         let recovered = if clean {
@@ -130,6 +131,8 @@ impl<D: Disk> Recovery<'_, D> {
         } else {
             self.start_over(&mut segments, &mut walk)?
         };
+        self.remove(&void)?;
+        self.sync_names()?;
         self.mvcc.index.finish_load(walk.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             self.views.insert(segment.sequence, segment.number, segment.map(segment.len)?);
@@ -137,9 +140,9 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(recovered)
     }
 
-    /// Step 1. The segments that are not void, and for each one that was cut the place of the cut and
-    /// the segment behind it.
-    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts)> {
+    /// Step 1. The segments that are not void, for each one that was cut the place of the cut and the
+    /// segment behind it, and the file numbers of void segments that an interrupted recovery left.
+    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts, Vec<u64>)> {
         let (mut segments, mut cuts) = (BTreeMap::new(), BTreeMap::new());
         for number in numbers {
             let mut scanner = Scanner::open(self.disk, self.store, *number)?;
@@ -154,7 +157,8 @@ impl<D: Disk> Recovery<'_, D> {
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
-        segments.retain(|sequence, _| !is_void(*sequence));
+        let void = segments.extract_if(.., |sequence, _| is_void(*sequence));
+        let void: Vec<u64> = void.map(|(_, segment): (_, Scanner<_>)| segment.number).collect();
         let mut expected = 1;
         for (sequence, scanner) in &segments {
             if *sequence != expected {
@@ -165,7 +169,7 @@ impl<D: Disk> Recovery<'_, D> {
         if segments.is_empty() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
-        Ok((segments, cuts))
+        Ok((segments, cuts, void))
     }
 
     /// Step 2.
@@ -423,14 +427,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// Step 5. The cut is durable: what it voids goes.
     fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
         let (cut_sequence, cut_offset, ..) = walk.witnessed;
-        let void: Vec<u64> = segments.range(cut_sequence + 1..).map(|(s, _)| *s).collect();
-        for sequence in void {
-            if let Some(segment) = segments.remove(&sequence) {
-                let name = FileName::Segment(segment.number);
-                let path = path_of(self.disk.path(), name);
-                self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
-            }
-        }
+        let void: Vec<u64> =
+            segments.split_off(&(cut_sequence + 1)).values().map(|s| s.number).collect();
+        self.remove(&void)?;
         if let Some(segment) = segments.get_mut(&cut_sequence)
             && segment.len > cut_offset
         {
@@ -441,6 +440,21 @@ impl<D: Disk> Recovery<'_, D> {
             file.set_len(cut_offset).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
             segment.len = cut_offset;
         }
+        Ok(())
+    }
+
+    fn remove(&self, numbers: &[u64]) -> Result<()> {
+        for number in numbers {
+            let name = FileName::Segment(*number);
+            let path = path_of(self.disk.path(), name);
+            self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Removals, and the names of segments that the last session made ahead: it may have been killed
+    /// before it synced them.
+    fn sync_names(&self) -> Result<()> {
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 
