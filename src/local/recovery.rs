@@ -147,7 +147,11 @@ impl<D: Disk> Recovery<'_, D> {
         for number in numbers {
             let mut scanner = Scanner::open(self.disk, self.store, *number)?;
             if let Some(cut) = scanner.cut()? {
-                cuts.insert(cut.sequence, (cut.offset, scanner.sequence));
+                let place = cuts.entry(cut.sequence).or_insert((cut.offset, scanner.sequence));
+                // The later one holds what counted of the earlier one.
+                if place.1 < scanner.sequence {
+                    *place = (cut.offset, scanner.sequence);
+                }
             }
             let twin = segments.insert(scanner.sequence, scanner);
             if twin.is_some() {
@@ -227,8 +231,12 @@ impl<D: Disk> Recovery<'_, D> {
     fn replay_witnessed(&self, walk: &mut Walk) {
         while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return };
-            let next = frame.header.next_offset(frame.offset);
-            walk.witnessed = (sequence, next, frame.crc, frame.header.lsn);
+            // The name of a segment that nothing follows the cut in may not be durable: the recovery
+            // that made it may have failed. So the next cut is at the same place as this one.
+            if frame.header.kind != Kind::Cut {
+                let next = frame.header.next_offset(frame.offset);
+                walk.witnessed = (sequence, next, frame.crc, frame.header.lsn);
+            }
             self.load(sequence, &frame);
         }
     }
@@ -316,9 +324,8 @@ impl<D: Disk> Recovery<'_, D> {
             self.views.insert(segment.sequence, segment.number, segment.map(opened.len_max)?);
             if segment.sequence == walk.sequence {
                 self.write_end_again(&opened, walk)?;
-                let written = segment.len / PAGE * PAGE;
                 let (segment, offset) = (Arc::new(opened), walk.offset);
-                tail = Some(Tail { segment, offset, written: written.max(offset) });
+                tail = Some(Tail { segment, offset, written: offset });
             } else {
                 ready.push((opened, segment.len / PAGE * PAGE));
             }
@@ -335,9 +342,11 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// The end mark may be in the page cache only. It stands alone in its page.
+    /// The end mark may be in the page cache only. It stands alone in its page, the last of the file
+    /// from here on.
     fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
-        let (at, previous) = (walk.offset - PAGE, walk.last_previous);
+        let (end, previous) = (walk.offset, walk.last_previous);
+        let at = end - PAGE;
         let mark = FrameHeader::mark(Kind::End, walk.last_lsn, walk.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
         assert_eq!(crc, walk.chain, "the end mark is written again as it stands");
@@ -345,6 +354,9 @@ impl<D: Disk> Recovery<'_, D> {
         page.extend_from_slice(&header);
         page.resize_zeroed(PAGE as usize);
         let path = path_of(self.disk.path(), FileName::Segment(segment.number));
+        // The length may be in memory only, too: a change makes the sync write it.
+        let changed = segment.file.set_len(end + PAGE).and_then(|()| segment.file.set_len(end));
+        changed.map_err(|e| Error::io(IoOp::Resize, &path, e))?;
         write_all_at(&segment.file, at, page.as_slice())
             .map_err(|e| Error::io(IoOp::Write, &path, e))?;
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
@@ -365,7 +377,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (first, chain) = self.rewrite(segments, walk, seed)?;
         let made =
             Space::make_segment(self.disk, self.store, &self.options, number, &header, &first);
-        let segment = made.map_err(io)?;
+        let segment = made.map_err(|not_made| io(not_made.source))?;
         let view = segment.file.map(segment.len_max as usize);
         let view = view.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.views.insert(sequence, number, view);
