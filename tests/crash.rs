@@ -8,6 +8,7 @@ mod sweep;
 use aegis_blocks::io::sim::Profile;
 
 use sweep::cuts;
+use sweep::faults::{self, Start};
 use sweep::tally::Tally;
 use sweep::workload::{SCRIPTED, words};
 
@@ -57,4 +58,41 @@ fn power_cut_in_recovery_loses_no_acknowledged_commit() {
         }
     }
     tally.finish();
+}
+
+/// Short words that hold every letter, and a reopening of each kind of store.
+const FAULTED: &[&str] =
+    &["s", "l", "d", "sdl", "t", "b", "lll", "srs", "lrlr", "sys", "ylyb", "rbr"];
+
+#[test]
+fn failed_operation_never_breaks_a_promise() {
+    let mut tally = Tally::new("failed_operation_never_breaks_a_promise", faults::PATHS);
+    for (number, word) in FAULTED.iter().chain(SCRIPTED).enumerate() {
+        let profile = PROFILES[number % 3];
+        for crashed in [false, true] {
+            let case = tally.case(format!("{profile:?}/{word}/{crashed}/"));
+            if tally.runs(&case, 1) {
+                let start = if crashed { Start::crashed } else { Start::fresh };
+                faults::sweep(&mut tally, &case, &start(word, profile, case.seed()), 60);
+            }
+        }
+    }
+    tally.finish();
+}
+
+#[test]
+fn failed_sync_is_never_taken_back() {
+    let paths = ["poisoned", "open failed", "unknown kept", "unknown lost"];
+    let mut tally = Tally::new("failed_sync_is_never_taken_back", faults::PATHS);
+    for (number, word) in FAULTED.iter().chain(SCRIPTED).enumerate() {
+        let profile = PROFILES[number % 3];
+        for crashed in [false, true] {
+            let case = tally.case(format!("{profile:?}/{word}/{crashed}/"));
+            if tally.runs(&case, 1) {
+                let start = if crashed { Start::crashed } else { Start::fresh };
+                faults::sweep_syncs(&mut tally, &case, &start(word, profile, case.seed()), 8);
+            }
+        }
+    }
+    tally.finish_some(&paths);
 }

@@ -5,6 +5,7 @@
 //! [`damage`] to files.
 
 pub mod cuts;
+pub mod faults;
 pub mod oracle;
 pub mod tally;
 pub mod workload;
