@@ -8,6 +8,7 @@
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -252,8 +253,10 @@ impl<D: Disk> Log<D> {
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
         };
         // A worker's failed sync of the same file must not be overtaken by our success.
+        // The group may be there at the next open: not the answer of one that was never tried.
         if let Some(cause) = self.shared.poison.cause() {
-            return Outcome::Failed(cause, Error::Poisoned { cause });
+            let source = io::ErrorKind::Other.into();
+            return Outcome::Failed(cause, Error::io(IoOp::Sync, self.disk.path(), source));
         }
         self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
         self.unsynced_since = None;
