@@ -33,3 +33,8 @@ pub use local::{
     WriteMode,
 };
 pub use memory::MemoryBackend;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
