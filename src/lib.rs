@@ -39,3 +39,8 @@ pub use transaction::{
     Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction,
     WriteBatch,
 };
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
