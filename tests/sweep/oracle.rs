@@ -58,10 +58,6 @@ impl History {
         &self.states[self.live()]
     }
 
-    pub fn named(&self) -> &BTreeSet<u64> {
-        &self.named
-    }
-
     /// A commit was acknowledged.
     pub fn acked(&mut self, changes: Changes, durable: bool) {
         assert_eq!(self.unknown, 0, "O1: a commit succeeds behind one whose outcome is unknown");
