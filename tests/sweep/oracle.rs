@@ -58,6 +58,12 @@ impl History {
         &self.states[self.live()]
     }
 
+    /// The largest id that a commit ever wrote, deleted or not.
+    pub fn newest_id(&self) -> u64 {
+        let states = &self.states[..=self.live()];
+        states.iter().filter_map(|state| state.keys().next_back().copied()).max().unwrap_or(0)
+    }
+
     /// A commit was acknowledged.
     pub fn acked(&mut self, changes: Changes, durable: bool) {
         assert_eq!(self.unknown, 0, "O1: a commit succeeds behind one whose outcome is unknown");
