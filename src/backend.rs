@@ -3,7 +3,9 @@
 //! Owns no state. The conformance suite in `tests/` proves the contract on every backend.
 
 use crate::block::{Block, BlockId, Lsn, TransactionId};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ticket::CommitTicket;
+use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
 
 /// A blocking, transactional store of blocks that many threads share.
 ///
@@ -127,6 +129,99 @@ pub trait StorageBackend: Send + Sync {
     ///   the transaction ended too long ago to be remembered.
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()>;
 
+    /// Begins a transaction with an isolation level.
+    ///
+    /// # Errors
+    /// - [`Error::Unsupported`]: the backend offers snapshot isolation only (the default here).
+    /// - as [`StorageBackend::begin_transaction`].
+    fn begin_transaction_at(&self, isolation: IsolationLevel) -> Result<TransactionId> {
+        match isolation {
+            IsolationLevel::Snapshot => self.begin_transaction(),
+            _ => Err(Error::Unsupported { operation: "this isolation level" }),
+        }
+    }
+
+    /// Hands a transaction's commit in and returns a ticket for it. `None` asks for the store's own
+    /// durability. By default the commit is waited for here.
+    ///
+    /// # Errors
+    /// As [`StorageBackend::commit_transaction`], for what is known at once; the rest comes with the
+    /// ticket.
+    fn submit_transaction(
+        &self,
+        tx: TransactionId,
+        durability: Option<Durability>,
+    ) -> Result<CommitTicket> {
+        self.commit_transaction(tx)?;
+        if durability == Some(Durability::Durable) {
+            self.sync()?;
+        }
+        Ok(CommitTicket::answered(Ok(self.stats().visible_lsn)))
+    }
+
+    /// The ids from `first` to `last` that a transaction sees, ascending.
+    ///
+    /// # Errors
+    /// - [`Error::Unsupported`]: the backend cannot list ids (the default here).
+    /// - for a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
+    fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
+        let _ = (tx, first, last);
+        Err(Error::Unsupported { operation: "ranges" })
+    }
+
+    /// Marks a state of a transaction to go back to.
+    ///
+    /// # Errors
+    /// - [`Error::Unsupported`]: the backend has no savepoints (the default here).
+    /// - for a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
+    fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
+        let _ = tx;
+        Err(Error::Unsupported { operation: "savepoints" })
+    }
+
+    /// Undoes a transaction's operations since a savepoint, which stays; later ones are gone.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidArgument`]: the savepoint is another transaction's, or was undone.
+    /// - as [`StorageBackend::savepoint_in_tx`].
+    fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
+        let _ = (tx, savepoint);
+        Err(Error::Unsupported { operation: "savepoints" })
+    }
+
+    /// Applies a batch as one commit, and returns the ids of its writes, in order. By default in a
+    /// transaction, which may conflict.
+    ///
+    /// # Errors
+    /// - [`Error::BlockNotFound`]: the batch deletes a block that does not exist at its place in
+    ///   commit order; nothing of the batch is applied.
+    /// - as [`StorageBackend::write_block`].
+    fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
+        let tx = self.begin_transaction()?;
+        let mut ids = Vec::new();
+        for operation in batch.operations {
+            let done = match operation {
+                BatchOperation::Write(block) => {
+                    self.write_block_in_tx(tx, block).map(|id| ids.push(id))
+                }
+                BatchOperation::Delete(id) => self.delete_block_in_tx(tx, id),
+            };
+            if let Err(error) = done {
+                self.rollback_transaction(tx)?;
+                return Err(error);
+            }
+        }
+        self.commit_transaction(tx).map(|()| ids)
+    }
+
+    /// Reads many blocks as of one moment each; the answers are in the order of the ids.
+    ///
+    /// # Errors
+    /// As [`StorageBackend::read_block`], of the first id that fails.
+    fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
+        ids.iter().map(|id| self.read_block(*id)).collect()
+    }
+
     /// Makes every earlier commit durable.
     ///
     /// # Errors
@@ -137,6 +232,25 @@ pub trait StorageBackend: Send + Sync {
 
     /// Returns counters and sizes. `total_blocks` and `total_bytes` equal what a full scan finds.
     fn stats(&self) -> StorageStats;
+}
+
+/// What must have happened before a commit is acknowledged.
+///
+/// | level      | process killed | operating system crashes | power lost    |
+/// |------------|----------------|--------------------------|---------------|
+/// | `Durable`  | survives       | survives                 | survives      |
+/// | `Buffered` | survives       | a prefix survives        | a prefix survives |
+///
+/// The prefix ends at the last [`sync`](StorageBackend::sync), sync interval, durable commit
+/// or [`close`](crate::LocalBackend::close) at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The commit is in the operating system's hands.
+    Buffered,
+    /// The commit and every earlier one would survive power loss.
+    #[default]
+    Durable,
 }
 
 /// Counters since open, and sizes as of now.

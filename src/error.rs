@@ -137,6 +137,12 @@ pub enum Error {
     /// Every id up to `u64::MAX` is used up, so none can be allocated. Explicit ids still work.
     #[error("no block id is left to allocate")]
     IdsExhausted,
+    /// The backend does not offer this. Nothing was changed.
+    #[error("this backend does not offer {operation}")]
+    Unsupported {
+        /// What was asked for.
+        operation: &'static str,
+    },
     /// The callback that watches a long open asked to stop. Nothing was changed.
     #[error("open was aborted by the caller")]
     Aborted,

@@ -20,8 +20,10 @@ mod memory;
 mod mvcc;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod ticket;
+mod transaction;
 
-pub use backend::{StorageBackend, StorageStats};
+pub use backend::{Durability, StorageBackend, StorageStats};
 pub use block::{
     Block, BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn, TransactionId,
 };
@@ -29,7 +31,16 @@ pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
 };
 pub use local::{
-    Damage, Durability, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport,
-    WriteMode,
+    Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
 };
 pub use memory::MemoryBackend;
+pub use ticket::CommitTicket;
+pub use transaction::{
+    Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction,
+    WriteBatch,
+};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

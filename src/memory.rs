@@ -3,18 +3,21 @@
 //! Owns the commit lock; a commit is checked, given its LSN and published under it. Versions are the
 //! blocks themselves, shared with readers. Nothing survives the process; `sync` has nothing to do.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 
-use crate::backend::StorageStats;
+use crate::backend::{Durability, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::engine::{Limits, VersionLen};
 use crate::mvcc::overlay::Overlay;
 use crate::mvcc::{Engine, Mvcc};
+use crate::ticket::CommitTicket;
 
 /// A store in memory, with the semantics of [`LocalBackend`](crate::LocalBackend) and none of its
-/// durability. Share it between threads by reference or in an `Arc`.
+/// durability. Clones are handles to the same store.
 ///
 /// # Examples
 /// ```
@@ -24,9 +27,15 @@ use crate::mvcc::{Engine, Mvcc};
 /// assert_eq!(&store.read_block(id)?.data[..], b"entry");
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MemoryBackend {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     mvcc: Mvcc<Block>,
+    /// Commits are made one by one, so nothing is ever in flight.
     commits: Mutex<Overlay>,
 }
 
@@ -40,28 +49,12 @@ impl MemoryBackend {
     /// Makes an empty store.
     pub fn new() -> MemoryBackend {
         let limits = Limits { block_len_max: u32::MAX, transaction_len_max: u64::MAX };
-        MemoryBackend { mvcc: Mvcc::new(limits), commits: Mutex::default() }
+        let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default() };
+        MemoryBackend { inner: Arc::new(inner) }
     }
 }
 
-impl VersionLen for Block {
-    fn payload_len(&self) -> u64 {
-        self.data.len() as u64
-    }
-}
-
-#[expect(private_interfaces, reason = "the sealed trait's own types")]
-impl Engine for MemoryBackend {
-    type Version = Block;
-
-    fn mvcc(&self) -> &Mvcc<Block> {
-        &self.mvcc
-    }
-
-    fn fetch(&self, _id: BlockId, version: &Block) -> Result<Block> {
-        Ok(version.clone())
-    }
-
+impl Inner {
     fn commit(&self, batch: Batch) -> Result<Lsn> {
         let in_flight = self.commits.lock();
         if let Err(error) = in_flight.check(&batch, &self.mvcc.index) {
@@ -76,6 +69,32 @@ impl Engine for MemoryBackend {
         self.mvcc.publish(changes, lsn);
         self.mvcc.counters.commits.add(1);
         Ok(lsn)
+    }
+}
+
+impl VersionLen for Block {
+    fn payload_len(&self) -> u64 {
+        self.data.len() as u64
+    }
+}
+
+#[expect(private_interfaces, reason = "the sealed trait's own types")]
+impl Engine for MemoryBackend {
+    type Version = Block;
+
+    fn mvcc(&self) -> &Mvcc<Block> {
+        &self.inner.mvcc
+    }
+
+    fn fetch(&self, _id: BlockId, version: &Block) -> Result<Block> {
+        Ok(version.clone())
+    }
+
+    fn hand_in(&self, batch: Batch, _durability: Option<Durability>) -> Result<CommitTicket> {
+        let transaction = batch.transaction;
+        let result = self.inner.commit(batch);
+        self.inner.mvcc.end_transaction(transaction, &result);
+        Ok(CommitTicket::answered(result))
     }
 
     fn make_durable(&self) -> Result<()> {

@@ -291,7 +291,7 @@ pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::
 }
 
 /// Lets other threads run.
-pub(in crate::io) fn pause_thread() {
+pub(crate) fn pause_thread() {
     std::thread::yield_now();
 }
 

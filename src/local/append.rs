@@ -39,8 +39,9 @@ use crate::mvcc::index::Change;
 const SHARED_LEN: usize = 64 << 10;
 /// Bytes that one thread copies and writes at a time in direct mode.
 const CHUNK_LEN: usize = 1 << 20;
-/// A commit that does not fit into the rest of a segment is split when it is longer than this, and
-/// goes to the next segment as a whole when it is not: at most this much of a segment stays unused.
+/// A commit that does not fit into the rest of a segment is split when it is longer than this or than
+/// a segment, and goes to the next segment as a whole when it is not: at most this much of a segment
+/// stays unused.
 const SPLIT_LEN: u64 = 1 << 20;
 
 /// Writes the log.
@@ -300,11 +301,13 @@ impl<'a, D: Disk> Layout<'a, D> {
 
     /// Adds a commit: one frame where it fits, parts where it is too long for that.
     fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
+        // What no segment holds has to be split, however short it is.
+        let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
         let (mut rest, mut part) = (operations, 0);
         loop {
             let count = self.fitting(rest);
             let whole = count == rest.len();
-            let split = part > 0 || frame_len(rest) > SPLIT_LEN;
+            let split = part > 0 || frame_len(rest) > split_len;
             if count == 0 || !(whole || split) {
                 self.roll()?;
                 continue;

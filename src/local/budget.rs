@@ -49,7 +49,7 @@ impl Budget {
         }
     }
 
-    fn try_take(&self, len: u64) -> bool {
+    pub(crate) fn try_take(&self, len: u64) -> bool {
         let fits = |used: u64| (used == 0 || used + len <= self.len_max).then_some(used + len);
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
     }

@@ -22,17 +22,18 @@ use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 
 use crate::block::Lsn;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::commit::Submission;
-use crate::local::log::{Log, Message, Turn};
-use crate::local::ticket::{Reply, Waiter, ticket};
+use crate::local::log::{Log, Message, Shared, Turn};
+use crate::ticket::{Issuer, Reply, ticket};
 
 /// The keeper looks at a busy log this often.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Hands commits to whoever carries the log.
 pub(crate) struct Driver<D: Disk> {
+    shared: Arc<Shared>,
     inbox: Sender<Message>,
     log: Mutex<Log<D>>,
     keeper: Option<Keeper>,
@@ -54,33 +55,43 @@ struct Call {
 }
 
 impl<D: Disk> Driver<D> {
-    pub(crate) fn new(inbox: Sender<Message>, log: Log<D>, with_keeper: bool) -> Driver<D> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        inbox: Sender<Message>,
+        log: Log<D>,
+        with_keeper: bool,
+    ) -> Driver<D> {
         let keeper = with_keeper.then(Keeper::default);
-        Driver { inbox, log: Mutex::new(log), keeper }
+        Driver { shared, inbox, log: Mutex::new(log), keeper }
     }
 
-    /// Hands something in. It is carried out once somebody waits for it or hands in more.
+    /// Hands something in; it takes its share of the budget first. It is carried out once somebody
+    /// waits for it, or nudges.
     pub(crate) fn submit(&self, submission: Submission<Reply>) {
+        let budget = &self.shared.budget;
+        if self.keeper.is_none() {
+            // Nobody else will make room.
+            while self.inbox.is_full() || !budget.try_take(submission.log_len) {
+                self.carry_until(|| false);
+            }
+        } else if !budget.try_take(submission.log_len) {
+            self.nudge();
+            budget.take(submission.log_len);
+        }
         // The inbox is as old as the log: a full one makes room, a closed log answers.
         if let Err(refused) = self.inbox.send(Message::Submit(submission)) {
             drop(refused);
         }
     }
 
-    /// Waits for what was handed in, carrying the log meanwhile if nobody else does.
-    pub(crate) fn wait(&self, waiter: Waiter) -> Result<Lsn> {
-        self.carry(|| waiter.is_answered());
-        waiter.wait()
-    }
-
     /// Writes the end mark; the log refuses everything from here on.
     pub(crate) fn close(&self) -> Result<Lsn> {
-        let (reply, waiter) = ticket();
+        let (reply, waiter) = ticket(None);
         if let Err(refused) = self.inbox.send(Message::Close(reply)) {
             drop(refused);
         }
         loop {
-            self.carry(|| waiter.is_answered());
+            self.carry_until(|| waiter.is_answered());
             if waiter.is_answered() || self.keeper.is_some() {
                 break;
             }
@@ -124,7 +135,7 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Carries the log, if it is free, until `enough` or nothing is left to do.
-    fn carry(&self, enough: impl Fn() -> bool) {
+    fn carry_until(&self, enough: impl Fn() -> bool) {
         loop {
             let Some(mut log) = self.log.try_lock() else { return };
             let mut turn = Turn::More;
@@ -155,6 +166,39 @@ impl<D: Disk> Driver<D> {
                 log.give_up();
                 Turn::Idle
             }
+        }
+    }
+}
+
+impl<D: Disk> Issuer for Driver<D> {
+    fn carry(&self, enough: &dyn Fn() -> bool) {
+        self.carry_until(enough);
+    }
+
+    fn announce(&self) {
+        // Whoever carries the log now looks at the inbox when he lets go of it.
+        if let Some(keeper) = &self.keeper
+            && self.log.try_lock().is_some()
+        {
+            keeper.call();
+        }
+    }
+
+    fn nudge(&self) {
+        match &self.keeper {
+            Some(_) => self.announce(),
+            None => self.carry_until(|| false),
+        }
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match (error, self.shared.poison.cause()) {
+            (Error::Closed, Some(cause)) => Error::Poisoned { cause },
+            (error, _) => error,
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,9 +26,9 @@ use crate::local::commit::{
 use crate::local::format::frame::Kind;
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
-use crate::local::ticket::Reply;
 use crate::mvcc::Mvcc;
-use crate::mvcc::batch::{Batch, Precondition};
+use crate::mvcc::batch::Batch;
+use crate::ticket::{Reply, nobody};
 
 /// The log is idle for this long before the last group's witness is written.
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
@@ -195,8 +196,7 @@ impl<D: Disk> Log<D> {
 
     /// Asks for a sync that nobody waits for.
     fn submit_sync(&mut self) {
-        let (tag, _nobody) = super::ticket::ticket();
-        self.submit(sync_request(tag));
+        self.submit(sync_request(nobody()));
     }
 
     fn carry_out(&mut self, actions: Actions<Reply>) {
@@ -253,8 +253,10 @@ impl<D: Disk> Log<D> {
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
         };
         // A worker's failed sync of the same file must not be overtaken by our success.
+        // The group may be there at the next open: not the answer of one that was never tried.
         if let Some(cause) = self.shared.poison.cause() {
-            return Outcome::Failed(cause, Error::Poisoned { cause });
+            let source = io::ErrorKind::Other.into();
+            return Outcome::Failed(cause, Error::io(IoOp::Sync, self.disk.path(), source));
         }
         self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
         self.unsynced_since = None;
@@ -275,13 +277,16 @@ impl<D: Disk> Log<D> {
             self.shared.budget.release(member.submission.log_len);
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
             mvcc.counters.conflicts.add(u64::from(conflict));
+            mvcc.end_transaction(member.submission.batch.transaction, &member.verdict);
             member.submission.tag.send(member.verdict);
         }
     }
 
     fn refuse(&self, refused: Submission<Reply>, error: Error) {
         self.shared.budget.release(refused.log_len);
-        refused.tag.send(Err(error));
+        let refusal = Err(error);
+        self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
+        refused.tag.send(refusal);
     }
 
     /// Says in the log that the last group is durable. Optional: without space it is left out.
@@ -326,8 +331,7 @@ impl<D: Disk> Log<D> {
 
 /// Asks that everything before it be durable.
 pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
-    let batch = Batch { operations: Vec::new(), precondition: Precondition::None };
-    Submission { batch, durable: true, log_len: 0, tag }
+    Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
 }
 
 /// How long to wait for company when a group takes `flight_time` to write and sync: always less than

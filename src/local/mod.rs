@@ -2,7 +2,7 @@
 //!
 //! Owns the handle [`LocalBackend`], its opening and its closing. The way of a commit: the caller
 //! ([`Engine::commit`]) takes its share of the [`budget`], hands its batch to the [`driver`] and waits
-//! at a [`ticket`]; whoever carries the [`log`] lets the [`commit`] core form groups, which the
+//! at a ticket; whoever carries the [`log`] lets the [`commit`] core form groups, which the
 //! [`append`]er writes into space that the I/O workers made ahead ([`space`]); the index publishes
 //! them. The way of a read: the index
 //! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
@@ -22,21 +22,20 @@ mod recovery;
 mod scan;
 mod segment;
 mod space;
-mod ticket;
 mod verify;
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-pub use options::{Durability, OpenProgress, Options, WriteMode};
+pub use options::{OpenProgress, Options, WriteMode};
 pub use recovery::RecoveryReport;
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::StorageStats;
+use crate::backend::{Durability, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::OsDisk;
@@ -49,9 +48,10 @@ use crate::local::log::{Shared, sync_request};
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
-use crate::local::ticket::ticket;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
+use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::transaction::inclusive;
 
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
 ///
@@ -200,26 +200,19 @@ impl<D: Disk> LocalBackend<D> {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Hands a submission in and waits for its answer.
-    fn run(&self, make: impl FnOnce(ticket::Reply) -> Submission<ticket::Reply>) -> Result<Lsn> {
+    /// Hands a submission in.
+    fn issue(&self, make: impl FnOnce(Reply) -> Submission<Reply>) -> Result<CommitTicket> {
         self.shared.poison.check()?;
-        let (reply, waiter) = ticket();
+        let driver: Arc<dyn Issuer> = Arc::<Driver<D>>::clone(&self.driver);
+        let (reply, ticket) = ticket(Some(driver));
         self.driver.submit(make(reply));
-        self.driver.wait(waiter).map_err(|error| self.explain(error))
-    }
-
-    /// A ticket that was dropped: whoever carried the log panicked.
-    fn explain(&self, error: Error) -> Error {
-        match (error, self.shared.poison.cause()) {
-            (Error::Closed, Some(cause)) => Error::Poisoned { cause },
-            (error, _) => error,
-        }
+        Ok(ticket)
     }
 
     fn shut_down(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        let closed = self.driver.close().map_err(|error| self.explain(error));
+        let closed = self.driver.close().map_err(|error| self.driver.explain(error));
         let ended_well = session.keeper.is_none_or(Thread::join);
         self.space.stop();
         let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
@@ -266,18 +259,14 @@ impl<D: Disk> Engine for LocalBackend<D> {
         Ok(block)
     }
 
-    fn commit(&self, batch: Batch) -> Result<Lsn> {
-        let inner = &*self.inner;
+    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
         let log_len = frame_len(&batch.operations);
-        let durable = inner.durability == Durability::Durable;
-        inner.run(|tag| {
-            inner.shared.budget.take(log_len);
-            Submission { batch, durable, log_len, tag }
-        })
+        let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
+        self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
     }
 
     fn make_durable(&self) -> Result<()> {
-        self.inner.run(sync_request).map(|_| ())
+        self.inner.issue(sync_request)?.wait().map(|_| ())
     }
 
     fn check_open(&self) -> Result<()> {
@@ -293,24 +282,4 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.zeroed_bytes = self.inner.space.zeroed_len();
         stats.segments = self.inner.views.count() as u64;
     }
-}
-
-/// The first and last id of a range; `None` when it is empty.
-fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
-    let first = match range.start_bound() {
-        Bound::Included(id) => Some(*id),
-        Bound::Excluded(id) => id.0.checked_add(1).map(BlockId),
-        Bound::Unbounded => Some(BlockId(0)),
-    };
-    let last = match range.end_bound() {
-        Bound::Included(id) => Some(*id),
-        Bound::Excluded(id) => id.0.checked_sub(1).map(BlockId),
-        Bound::Unbounded => Some(BlockId(u64::MAX)),
-    };
-    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
-    if first.0 > last.0.saturating_add(1) {
-        let reason = "the range ends before it starts";
-        return Err(Error::InvalidArgument { argument: "range", reason });
-    }
-    Ok((first <= last).then_some((first, last)))
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{
@@ -29,7 +30,7 @@ use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::scan::path_of;
 use crate::local::segment::{Views, damaged};
-use crate::local::space::{Space, SpaceOptions, Tail};
+use crate::local::space::{Space, SpaceOptions, Tail, take_back};
 use crate::local::{Inner, Options, Session, WriteMode};
 use crate::mvcc::Mvcc;
 use crate::mvcc::engine::Limits;
@@ -77,7 +78,13 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
         };
-        (store, recovery.run(&listing.segments)?)
+        let mut recovered = recovery.run(&listing.segments)?;
+        if !recovered.report.clean && mvcc.index.visible() == Lsn(0) {
+            // Whoever made the store may have failed to make its name durable.
+            name_store(&disk, &store, recovered.next_number)?;
+            recovered.next_number += 1;
+        }
+        (store, recovered)
     } else {
         create(&disk, &listing, &space_options, &views)?
     };
@@ -143,7 +150,7 @@ fn start<D: Disk>(
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     let log =
         Log::new(Arc::clone(&disk), Arc::clone(&shared), appender, received, options.sync_interval);
-    let driver = Arc::new(Driver::new(inbox, log, !options.single_threaded));
+    let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, !options.single_threaded));
     let keeper = match options.single_threaded {
         true => None,
         false => {
@@ -264,13 +271,11 @@ fn create<D: Disk>(
     let number = listing.next_number;
     let header: SegmentHeader = Space::new_header(disk, &store, 1).map_err(io(IoOp::Open))?;
     let segment = Space::make_segment(disk, &store, options, number, &header, &[])
-        .map_err(io(IoOp::Write))?;
-    let unfinished = FileName::Temporary(number + 1);
-    let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
-    write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
-    meta.sync_data().map_err(io(IoOp::Sync))?;
-    disk.rename(unfinished, FileName::Meta).map_err(io(IoOp::Rename))?;
-    disk.sync_dir().map_err(io(IoOp::Sync))?;
+        .map_err(|not_made| full_or_io(disk, IoOp::Write, not_made.source))?;
+    // When the name may not be durable there is no store: nobody may find what a power cut would take.
+    name_store(disk, &store, number + 1).inspect_err(|_| {
+        take_back(disk, FileName::Meta);
+    })?;
     let view = segment.file.map(segment.len_max as usize).map_err(io(IoOp::Map))?;
     views.insert(1, number, view);
     let first = crate::local::format::PAGE;
@@ -279,6 +284,17 @@ fn create<D: Disk>(
     let recovered =
         Recovered { tail, chain: 0, ready: Vec::new(), next_number: number + 2, report };
     Ok((store, recovered))
+}
+
+/// Writes `META`. Once its name is durable there is a store.
+fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
+    let io = |op| move |e| full_or_io(disk, op, e);
+    let unfinished = FileName::Temporary(number);
+    let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
+    write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
+    meta.sync_data().map_err(io(IoOp::Sync))?;
+    disk.rename(unfinished, FileName::Meta).map_err(io(IoOp::Rename))?;
+    disk.sync_dir().map_err(io(IoOp::Sync))
 }
 
 /// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to

@@ -5,29 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::Durability;
 use crate::error::{Error, IoOp, NotAStoreReason, Result};
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
 use crate::local::format::PAGE;
-
-/// What must have happened before a commit is acknowledged.
-///
-/// | level      | process killed | operating system crashes | power lost    |
-/// |------------|----------------|--------------------------|---------------|
-/// | `Durable`  | survives       | survives                 | survives      |
-/// | `Buffered` | survives       | a prefix survives        | a prefix survives |
-///
-/// The prefix ends at the last [`sync`](crate::StorageBackend::sync), sync interval, durable commit
-/// or [`close`](LocalBackend::close) at the latest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// The commit is in the operating system's hands.
-    Buffered,
-    /// The commit and every earlier one would survive power loss.
-    #[default]
-    Durable,
-}
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -21,7 +21,8 @@
 //!    *cut*, which voids everything from the end of the witnessed frames on; the renaming of that
 //!    segment to its final name is the one step that makes it count. So what is answered from here on
 //!    is durable, whatever the page cache held, and nothing is ever appended behind a torn tail.
-//! 5. **Tidy.** Void segments are removed, the cut one is shortened.
+//! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left; the cut one is
+//!    shortened; all names are made durable.
 //!
 //! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
 //! own use of the file.
@@ -122,7 +123,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// [`Error::Corrupt`] and [`Error::UnsupportedFormat`] before anything is changed;
     /// [`Error::Aborted`]; [`Error::Io`].
     pub(crate) fn run(&self, numbers: &[u64]) -> Result<Recovered<D::File>> {
-        let (mut segments, cuts) = self.survey(numbers)?;
+        let (mut segments, cuts, void) = self.survey(numbers)?;
         let mut walk = self.walk(&mut segments, &cuts)?;
         let clean = self.decide(&mut segments, &mut walk)?;
         let recovered = if clean {
@@ -130,6 +131,8 @@ impl<D: Disk> Recovery<'_, D> {
         } else {
             self.start_over(&mut segments, &mut walk)?
         };
+        self.remove(&void)?;
+        self.sync_names()?;
         self.mvcc.index.finish_load(walk.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             self.views.insert(segment.sequence, segment.number, segment.map(segment.len)?);
@@ -137,14 +140,18 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(recovered)
     }
 
-    /// Step 1. The segments that are not void, and for each one that was cut the place of the cut and
-    /// the segment behind it.
-    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts)> {
+    /// Step 1. The segments that are not void, for each one that was cut the place of the cut and the
+    /// segment behind it, and the file numbers of void segments that an interrupted recovery left.
+    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts, Vec<u64>)> {
         let (mut segments, mut cuts) = (BTreeMap::new(), BTreeMap::new());
         for number in numbers {
             let mut scanner = Scanner::open(self.disk, self.store, *number)?;
             if let Some(cut) = scanner.cut()? {
-                cuts.insert(cut.sequence, (cut.offset, scanner.sequence));
+                let place = cuts.entry(cut.sequence).or_insert((cut.offset, scanner.sequence));
+                // The later one holds what counted of the earlier one.
+                if place.1 < scanner.sequence {
+                    *place = (cut.offset, scanner.sequence);
+                }
             }
             let twin = segments.insert(scanner.sequence, scanner);
             if twin.is_some() {
@@ -154,7 +161,8 @@ impl<D: Disk> Recovery<'_, D> {
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
-        segments.retain(|sequence, _| !is_void(*sequence));
+        let void = segments.extract_if(.., |sequence, _| is_void(*sequence));
+        let void: Vec<u64> = void.map(|(_, segment): (_, Scanner<_>)| segment.number).collect();
         let mut expected = 1;
         for (sequence, scanner) in &segments {
             if *sequence != expected {
@@ -165,7 +173,7 @@ impl<D: Disk> Recovery<'_, D> {
         if segments.is_empty() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
-        Ok((segments, cuts))
+        Ok((segments, cuts, void))
     }
 
     /// Step 2.
@@ -223,8 +231,12 @@ impl<D: Disk> Recovery<'_, D> {
     fn replay_witnessed(&self, walk: &mut Walk) {
         while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return };
-            let next = frame.header.next_offset(frame.offset);
-            walk.witnessed = (sequence, next, frame.crc, frame.header.lsn);
+            // The name of a segment that nothing follows the cut in may not be durable: the recovery
+            // that made it may have failed. So the next cut is at the same place as this one.
+            if frame.header.kind != Kind::Cut {
+                let next = frame.header.next_offset(frame.offset);
+                walk.witnessed = (sequence, next, frame.crc, frame.header.lsn);
+            }
             self.load(sequence, &frame);
         }
     }
@@ -312,9 +324,8 @@ impl<D: Disk> Recovery<'_, D> {
             self.views.insert(segment.sequence, segment.number, segment.map(opened.len_max)?);
             if segment.sequence == walk.sequence {
                 self.write_end_again(&opened, walk)?;
-                let written = segment.len / PAGE * PAGE;
                 let (segment, offset) = (Arc::new(opened), walk.offset);
-                tail = Some(Tail { segment, offset, written: written.max(offset) });
+                tail = Some(Tail { segment, offset, written: offset });
             } else {
                 ready.push((opened, segment.len / PAGE * PAGE));
             }
@@ -331,9 +342,11 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// The end mark may be in the page cache only. It stands alone in its page.
+    /// The end mark may be in the page cache only. It stands alone in its page, the last of the file
+    /// from here on.
     fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
-        let (at, previous) = (walk.offset - PAGE, walk.last_previous);
+        let (end, previous) = (walk.offset, walk.last_previous);
+        let at = end - PAGE;
         let mark = FrameHeader::mark(Kind::End, walk.last_lsn, walk.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
         assert_eq!(crc, walk.chain, "the end mark is written again as it stands");
@@ -341,6 +354,9 @@ impl<D: Disk> Recovery<'_, D> {
         page.extend_from_slice(&header);
         page.resize_zeroed(PAGE as usize);
         let path = path_of(self.disk.path(), FileName::Segment(segment.number));
+        // The length may be in memory only, too: a change makes the sync write it.
+        let changed = segment.file.set_len(end + PAGE).and_then(|()| segment.file.set_len(end));
+        changed.map_err(|e| Error::io(IoOp::Resize, &path, e))?;
         write_all_at(&segment.file, at, page.as_slice())
             .map_err(|e| Error::io(IoOp::Write, &path, e))?;
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
@@ -361,7 +377,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (first, chain) = self.rewrite(segments, walk, seed)?;
         let made =
             Space::make_segment(self.disk, self.store, &self.options, number, &header, &first);
-        let segment = made.map_err(io)?;
+        let segment = made.map_err(|not_made| io(not_made.source))?;
         let view = segment.file.map(segment.len_max as usize);
         let view = view.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.views.insert(sequence, number, view);
@@ -423,14 +439,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// Step 5. The cut is durable: what it voids goes.
     fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
         let (cut_sequence, cut_offset, ..) = walk.witnessed;
-        let void: Vec<u64> = segments.range(cut_sequence + 1..).map(|(s, _)| *s).collect();
-        for sequence in void {
-            if let Some(segment) = segments.remove(&sequence) {
-                let name = FileName::Segment(segment.number);
-                let path = path_of(self.disk.path(), name);
-                self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
-            }
-        }
+        let void: Vec<u64> =
+            segments.split_off(&(cut_sequence + 1)).values().map(|s| s.number).collect();
+        self.remove(&void)?;
         if let Some(segment) = segments.get_mut(&cut_sequence)
             && segment.len > cut_offset
         {
@@ -441,6 +452,21 @@ impl<D: Disk> Recovery<'_, D> {
             file.set_len(cut_offset).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
             segment.len = cut_offset;
         }
+        Ok(())
+    }
+
+    fn remove(&self, numbers: &[u64]) -> Result<()> {
+        for number in numbers {
+            let name = FileName::Segment(*number);
+            let path = path_of(self.disk.path(), name);
+            self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Removals, and the names of segments that the last session made ahead: it may have been killed
+    /// before it synced them.
+    fn sync_names(&self) -> Result<()> {
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 

@@ -8,7 +8,9 @@
 //!    [`Space::reserve`]; a worker zeroes at or above it only. Nobody zeroes what the log wrote.
 //! 2. A segment is complete (header, first zeros) and durable under a `TMP-` name before it gets its
 //!    `SEG-` name, and its name is durable before the log uses it.
-//! 3. Space is reserved before the first byte of a group is written: a full disk refuses a group as a
+//! 3. No two segments with the same place in the row exist, whatever a power cut leaves: one that was
+//!    named and then not used is removed, durably, before another is made.
+//! 4. Space is reserved before the first byte of a group is written: a full disk refuses a group as a
 //!    whole, and leaves nothing of it.
 //!
 //! How much is zeroed ahead grows with what is written, so that a new store stays small. When the
@@ -107,6 +109,30 @@ enum Step<F> {
     Make { number: u64, sequence: u64 },
 }
 
+/// Why there is no new segment.
+#[derive(Debug)]
+pub(crate) struct NotMade {
+    pub(crate) source: io::Error,
+    /// The segment's name may come back after a power cut. Another segment with its place in the row
+    /// would make the store unreadable: none may be made in this session.
+    left: Option<PoisonCause>,
+}
+
+impl From<io::Error> for NotMade {
+    fn from(source: io::Error) -> NotMade {
+        NotMade { source, left: None }
+    }
+}
+
+/// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
+pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
+    match disk.remove(name) {
+        Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(PoisonCause::WriteFailed),
+    }
+}
+
 /// Where the log goes on.
 pub(crate) struct Tail<F> {
     pub(crate) segment: Arc<Segment<F>>,
@@ -116,7 +142,8 @@ pub(crate) struct Tail<F> {
 }
 
 impl<D: Disk> Space<D> {
-    /// Makes a segment with these first bytes behind its header. It is durable when this returns.
+    /// Makes a segment with these first bytes behind its header. It is durable when this returns, and
+    /// gone when it fails, unless [`NotMade`] says otherwise.
     pub(crate) fn make_segment(
         disk: &D,
         store: &Description,
@@ -124,21 +151,27 @@ impl<D: Disk> Space<D> {
         number: u64,
         header: &SegmentHeader,
         first: &[u8],
-    ) -> io::Result<Segment<D::File>> {
+    ) -> std::result::Result<Segment<D::File>, NotMade> {
         let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
         let file = disk.open(unfinished, How::CreateNew)?;
         write_all_at(&file, 0, &header.encode())?;
         write_all_at(&file, PAGE, first)?;
         file.sync_data()?;
         drop(file);
-        disk.rename(unfinished, finished)?;
-        disk.sync_dir()?;
+        let not_made = |source| NotMade { source, left: take_back(disk, finished) };
+        // It may have taken effect all the same.
+        disk.rename(unfinished, finished).map_err(not_made)?;
+        if let Err(source) = disk.sync_dir() {
+            take_back(disk, finished);
+            return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
+        }
+        let file = disk.open(finished, options.how()).map_err(not_made)?;
         Ok(Segment {
             number,
             sequence: header.sequence,
             seed: header.frame_seed(store),
             len_max: options.segment_len.max(PAGE + first.len() as u64),
-            file: disk.open(finished, options.how())?,
+            file,
         })
     }
 
@@ -205,6 +238,11 @@ impl<D: Disk> Space<D> {
     /// Bytes zeroed since open.
     pub(crate) fn zeroed_len(&self) -> u64 {
         self.zeroed.sum()
+    }
+
+    /// Bytes of frames that any segment still to come has room for.
+    pub(crate) fn segment_room(&self) -> u64 {
+        self.options.segment_len - PAGE
     }
 
     /// Lets the log write the active segment up to `end`.
@@ -362,7 +400,10 @@ impl<D: Disk> Space<D> {
                 state.next_number = number + 1;
             }
             drop(state);
-            let done = self.carry_out(&step);
+            let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
+                left.inspect(|cause| self.poison.set(*cause));
+                source
+            });
             let mut state = self.state.lock();
             state.zeroing = None;
             match (step, done) {
@@ -384,7 +425,10 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    fn carry_out(&self, step: &Step<D::File>) -> io::Result<Option<Ahead<D::File>>> {
+    fn carry_out(
+        &self,
+        step: &Step<D::File>,
+    ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
         match step {
             Step::Zero { file, offset, len, .. } => {
                 file.zero(*offset, *len)?;
@@ -397,8 +441,12 @@ impl<D: Disk> Space<D> {
                 let header = Self::new_header(disk, store, *sequence)?;
                 let segment =
                     Self::make_segment(disk, store, &self.options, *number, &header, &[])?;
-                let zeroer = disk.open(FileName::Segment(*number), self.options.how())?;
-                let view = segment.file.map(segment.len_max as usize)?;
+                let name = FileName::Segment(*number);
+                let not_made = |source| NotMade { source, left: take_back(disk, name) };
+                let zeroer = disk.open(name, self.options.how());
+                let zeroer = zeroer.map_err(not_made)?;
+                let view = segment.file.map(segment.len_max as usize);
+                let view = view.map_err(not_made)?;
                 self.views.insert(segment.sequence, segment.number, view);
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
                 Ok(Some(Ahead { segment, zeroer, written: PAGE }))

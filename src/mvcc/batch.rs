@@ -3,7 +3,9 @@
 //! Owns [`Operation`] and [`Batch`]. Invariant: a batch names an id at most once; the last operation
 //! of the transaction on that id has won before.
 
-use crate::block::{Block, BlockId, Lsn};
+use std::collections::BTreeSet;
+
+use crate::block::{Block, BlockId, Lsn, TransactionId};
 
 /// What happens to one id.
 #[derive(Debug, Clone)]
@@ -35,11 +37,23 @@ pub(crate) enum Precondition {
     UnchangedSince(Lsn),
 }
 
+/// What a serializable transaction has read, present or absent.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    pub(crate) ids: BTreeSet<BlockId>,
+    /// First and last id of each range.
+    pub(crate) ranges: Vec<(BlockId, BlockId)>,
+}
+
 /// The operations of one transaction and the condition under which they apply.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) operations: Vec<(BlockId, Operation)>,
     pub(crate) precondition: Precondition,
+    /// Checked as the operations are, with [`Precondition::UnchangedSince`].
+    pub(crate) reads: Option<Box<Reads>>,
+    /// The transaction that ends with this commit.
+    pub(crate) transaction: Option<TransactionId>,
 }
 
 impl Batch {
@@ -48,6 +62,18 @@ impl Batch {
         Batch {
             operations: vec![(block.header.block_id, Operation::Write(block))],
             precondition: Precondition::None,
+            reads: None,
+            transaction: None,
+        }
+    }
+
+    /// No operations: what asks for a sync.
+    pub(crate) fn empty() -> Batch {
+        Batch {
+            operations: Vec::new(),
+            precondition: Precondition::None,
+            reads: None,
+            transaction: None,
         }
     }
 
@@ -56,6 +82,8 @@ impl Batch {
         Batch {
             operations: vec![(id, Operation::Delete)],
             precondition: Precondition::DeletedExist,
+            reads: None,
+            transaction: None,
         }
     }
 }

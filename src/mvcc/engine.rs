@@ -4,14 +4,18 @@
 //! through [`Engine`], how a version becomes a block and how a batch is committed; all checks on
 //! blocks, ids and transactions are here.
 
-use crate::backend::{StorageBackend, StorageStats};
+use std::collections::BTreeMap;
+
+use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 use crate::error::{Error, Result, TransactionState};
-use crate::mvcc::batch::{Batch, Operation};
+use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::Counter;
 use crate::mvcc::ids::IdAllocator;
 use crate::mvcc::index::{Change, Index, Versioned};
-use crate::mvcc::transactions::TransactionTable;
+use crate::mvcc::transactions::{Pending, TransactionTable};
+use crate::ticket::CommitTicket;
+use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
 
 /// What memory and local share: versions, transactions, ids, statistics.
 #[derive(Debug)]
@@ -89,7 +93,7 @@ pub trait Engine: Send + Sync {
 
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "sealed, as above")]
-    fn commit(&self, batch: Batch) -> Result<Lsn>;
+    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket>;
 
     #[doc(hidden)]
     fn make_durable(&self) -> Result<()>;
@@ -135,6 +139,27 @@ impl<V: VersionLen> Mvcc<V> {
         self.counters.add(&delta);
     }
 
+    /// Ends the transaction that a commit belonged to, now that its result is known.
+    pub(crate) fn end_transaction(&self, tx: Option<TransactionId>, result: &Result<Lsn>) {
+        let Some(tx) = tx else { return };
+        let outcome = match result {
+            Ok(_) => TransactionState::Committed,
+            Err(_) => TransactionState::RolledBack,
+        };
+        self.counters.rollbacks.add(u64::from(result.is_err()));
+        if let Some(pin) = self.transactions.end(tx, outcome) {
+            self.index.unpin(pin);
+        }
+    }
+
+    /// The version of a block that a transaction sees beneath its own operations.
+    fn read_for(&self, pending: &Pending, id: BlockId) -> Option<Versioned<V>> {
+        match pending.snapshot() {
+            Some(snapshot) => self.index.read_at(id, snapshot),
+            None => self.index.read(id),
+        }
+    }
+
     /// Takes an id for a write: allocates one for `BlockId(0)`, stays above any other.
     fn name_block(&self, mut block: Block) -> Result<Block> {
         let (len, len_max) = (block.data.len() as u64, u64::from(self.limits.block_len_max));
@@ -178,7 +203,7 @@ impl<E: Engine> StorageBackend for E {
         self.check_open()?;
         let block = self.mvcc().name_block(block)?;
         let id = block.header.block_id;
-        self.commit(Batch::write(block)).map(|_| id)
+        self.hand_in(Batch::write(block), None)?.wait().map(|_| id)
     }
 
     fn read_block(&self, id: BlockId) -> Result<Block> {
@@ -190,7 +215,7 @@ impl<E: Engine> StorageBackend for E {
 
     fn delete_block(&self, id: BlockId) -> Result<()> {
         self.check_open()?;
-        self.commit(Batch::delete(id)).map(|_| ())
+        self.hand_in(Batch::delete(id), None)?.wait().map(|_| ())
     }
 
     fn block_exists(&self, id: BlockId) -> Result<bool> {
@@ -199,8 +224,12 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn begin_transaction(&self) -> Result<TransactionId> {
+        self.begin_transaction_at(IsolationLevel::Snapshot)
+    }
+
+    fn begin_transaction_at(&self, isolation: IsolationLevel) -> Result<TransactionId> {
         self.check_open()?;
-        Ok(self.mvcc().transactions.begin(self.mvcc().index.pin()))
+        Ok(self.mvcc().transactions.begin(self.mvcc().index.pin(), isolation))
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId> {
@@ -232,9 +261,10 @@ impl<E: Engine> StorageBackend for E {
         self.check_open()?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
+            pending.note_read(id);
             let visible = match pending.own(id) {
                 Some(own) => matches!(own, Operation::Write(_)),
-                None => mvcc.index.read_at(id, pending.snapshot()).is_some(),
+                None => mvcc.read_for(pending, id).is_some(),
             };
             if !visible {
                 return Err(Error::BlockNotFound { id });
@@ -249,25 +279,84 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
+        self.submit_transaction(tx, None)?.wait().map(|_| ())
+    }
+
+    fn submit_transaction(
+        &self,
+        tx: TransactionId,
+        durability: Option<Durability>,
+    ) -> Result<CommitTicket> {
         self.check_open()?;
         let mvcc = self.mvcc();
         let batch = mvcc.transactions.start_commit(tx)?;
         // A transaction that changed nothing commits by ending.
-        let result = if batch.operations.is_empty() {
+        if batch.operations.is_empty() {
             mvcc.counters.commits.add(1);
-            Ok(())
-        } else {
-            self.commit(batch).map(|_| ())
-        };
-        let outcome = match result {
-            Ok(()) => TransactionState::Committed,
-            Err(_) => TransactionState::RolledBack,
-        };
-        mvcc.counters.rollbacks.add(u64::from(result.is_err()));
-        if let Some(pin) = mvcc.transactions.end(tx, outcome) {
-            mvcc.index.unpin(pin);
+            let result = Ok(mvcc.index.visible());
+            mvcc.end_transaction(Some(tx), &result);
+            return Ok(CommitTicket::answered(result));
         }
-        result
+        self.hand_in(batch, durability)
+            .inspect_err(|error| mvcc.end_transaction(Some(tx), &Err(error.clone())))
+    }
+
+    fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
+        self.check_open()?;
+        let mvcc = self.mvcc();
+        mvcc.transactions.with(tx, |pending| {
+            pending.note_range(first, last);
+            let mut ids = match pending.snapshot() {
+                Some(snapshot) => mvcc.index.ids_at(first, last, usize::MAX, snapshot),
+                None => mvcc.index.ids(first, last, usize::MAX),
+            };
+            let deleted = |id: &BlockId| matches!(pending.own(*id), Some(Operation::Delete));
+            ids.retain(|id| !deleted(id));
+            let written = pending.own_range(first, last);
+            ids.extend(
+                written.filter(|(_, own)| matches!(own, Operation::Write(_))).map(|(id, _)| *id),
+            );
+            ids.sort_unstable();
+            ids.dedup();
+            Ok(ids)
+        })
+    }
+
+    fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
+        self.check_open()?;
+        self.mvcc().transactions.with(tx, |pending| Ok(pending.savepoint(tx)))
+    }
+
+    fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
+        self.check_open()?;
+        self.mvcc().transactions.with(tx, |pending| pending.rollback_to(tx, savepoint))
+    }
+
+    fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
+        self.check_open()?;
+        let (mut ids, mut operations) = (Vec::new(), BTreeMap::new());
+        for operation in batch.operations {
+            match operation {
+                BatchOperation::Write(block) => {
+                    let block = self.mvcc().name_block(block)?;
+                    ids.push(block.header.block_id);
+                    operations.insert(block.header.block_id, Operation::Write(block));
+                }
+                BatchOperation::Delete(id) => {
+                    operations.insert(id, Operation::Delete);
+                }
+            }
+        }
+        if operations.is_empty() {
+            return Ok(ids);
+        }
+        let batch = Batch {
+            operations: operations.into_iter().collect(),
+            precondition: Precondition::DeletedExist,
+            reads: None,
+            transaction: None,
+        };
+        self.hand_in(batch, None)?.wait().map(|_| ids)
     }
 
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()> {
@@ -300,10 +389,11 @@ enum Seen<V> {
 
 fn visible_in_tx<V: VersionLen>(mvcc: &Mvcc<V>, tx: TransactionId, id: BlockId) -> Result<Seen<V>> {
     mvcc.transactions.with(tx, |pending| {
+        pending.note_read(id);
         Ok(match pending.own(id) {
             Some(Operation::Write(block)) => Seen::Own(block.clone()),
             Some(Operation::Delete) => Seen::Nothing,
-            None => match mvcc.index.read_at(id, pending.snapshot()) {
+            None => match mvcc.read_for(pending, id) {
                 Some(version) => Seen::Committed(version),
                 None => Seen::Nothing,
             },

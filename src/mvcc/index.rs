@@ -269,6 +269,25 @@ impl<V: Clone> Published for Index<V> {
         newest.filter(|lsn| *lsn > snapshot)
     }
 
+    fn changed_within(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        snapshot: Lsn,
+    ) -> Option<(BlockId, Lsn)> {
+        let mut page = self.next_page(first.0 / PAGE_IDS);
+        while let Some(at) = page.filter(|page| *page <= last.0 / PAGE_IDS) {
+            let shard = self.shard(BlockId(at * PAGE_IDS)).read();
+            let changed = shard.changed_in_page(at, first, last, snapshot);
+            drop(shard);
+            if changed.is_some() {
+                return changed;
+            }
+            page = at.checked_add(1).and_then(|next| self.next_page(next));
+        }
+        None
+    }
+
     fn exists(&self, id: BlockId) -> bool {
         self.shard(id).read().get(id).is_some()
     }
@@ -335,6 +354,28 @@ impl<V: Clone> Shard<V> {
         let kept = self.undo.keys().map(|id| id.0 / PAGE_IDS).filter(|at| *at >= page).min();
         let current = self.pages.range(page..).next().map(|(at, _)| *at);
         kept.into_iter().chain(current).min()
+    }
+
+    fn changed_in_page(
+        &self,
+        page: u64,
+        first: BlockId,
+        last: BlockId,
+        snapshot: Lsn,
+    ) -> Option<(BlockId, Lsn)> {
+        let within = |id: &BlockId| first <= *id && *id <= last;
+        let entries = self.pages.get(&page).into_iter().flat_map(|entries| entries.iter());
+        let mut written = entries
+            .filter(|(_, entry)| entry.lsn > snapshot)
+            .map(|(slot, entry)| (BlockId(page * PAGE_IDS + u64::from(slot)), entry.lsn));
+        if let Some(found) = written.find(|(id, _)| within(id)) {
+            return Some(found);
+        }
+        let mut span = (0..PAGE_IDS).map(|slot| BlockId(page * PAGE_IDS + slot)).filter(within);
+        span.find_map(|id| {
+            let until = self.undo.get(&id)?.last()?.until;
+            (until > snapshot).then_some((id, until))
+        })
     }
 
     /// Appends the ids of one page that a snapshot sees, ascending.

@@ -15,6 +15,13 @@ use crate::mvcc::batch::{Batch, Operation, Precondition};
 pub(crate) trait Published {
     /// The newest change of an id if it came after `snapshot`, deletions included.
     fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn>;
+    /// A change after `snapshot` of an id from `first` to `last`, deletions included.
+    fn changed_within(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        snapshot: Lsn,
+    ) -> Option<(BlockId, Lsn)>;
     /// Whether a block has this id.
     fn exists(&self, id: BlockId) -> bool;
 }
@@ -45,7 +52,9 @@ impl Overlay {
                 }
             }
             Precondition::UnchangedSince(snapshot) => {
-                for (id, _) in &batch.operations {
+                let reads = batch.reads.as_deref();
+                let written = batch.operations.iter().map(|(id, _)| id);
+                for id in written.chain(reads.into_iter().flat_map(|reads| &reads.ids)) {
                     let found = match self.newest.get(id) {
                         Some(change) => Some(change.lsn),
                         None => published.changed_since(*id, snapshot),
@@ -54,9 +63,22 @@ impl Overlay {
                         return Err(Error::Conflict { id: *id, snapshot, found });
                     }
                 }
+                for (first, last) in reads.into_iter().flat_map(|reads| &reads.ranges) {
+                    let found = self
+                        .changed_within(*first, *last)
+                        .or_else(|| published.changed_within(*first, *last, snapshot));
+                    if let Some((id, found)) = found {
+                        return Err(Error::Conflict { id, snapshot, found });
+                    }
+                }
                 Ok(())
             }
         }
+    }
+
+    fn changed_within(&self, first: BlockId, last: BlockId) -> Option<(BlockId, Lsn)> {
+        let within = |id: &BlockId| first <= *id && *id <= last;
+        self.newest.iter().find(|(id, _)| within(id)).map(|(id, change)| (*id, change.lsn))
     }
 
     /// Adds a batch that was given an LSN.
@@ -113,6 +135,16 @@ mod tests {
     impl Published for Nine {
         fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn> {
             (self.exists(id) && id.0 > snapshot.0).then_some(Lsn(id.0))
+        }
+
+        fn changed_within(
+            &self,
+            first: BlockId,
+            last: BlockId,
+            snapshot: Lsn,
+        ) -> Option<(BlockId, Lsn)> {
+            let mut ids = (first.0..=last.0).map(BlockId);
+            ids.find_map(|id| self.changed_since(id, snapshot).map(|lsn| (id, lsn)))
         }
 
         fn exists(&self, id: BlockId) -> bool {

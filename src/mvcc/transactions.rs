@@ -24,10 +24,11 @@ use parking_lot::Mutex;
 
 use crate::block::{BlockId, Lsn, TransactionId};
 use crate::error::{Error, Result, TransactionState};
-use crate::mvcc::batch::{Batch, Operation, Precondition};
+use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::IdHasher;
 use crate::mvcc::pins::Pin;
+use crate::transaction::{IsolationLevel, Savepoint};
 
 /// Finished transactions that each of the [`SHARD_COUNT`] shards remembers.
 const ENDED_COUNT_MAX: usize = 1024;
@@ -57,13 +58,73 @@ pub(crate) struct Pending {
     /// Taken out when the transaction ends.
     pin: Option<Pin>,
     snapshot: Lsn,
+    isolation: IsolationLevel,
     operations: BTreeMap<BlockId, Operation>,
     payload_len: u64,
+    /// What a serializable transaction has read.
+    reads: Reads,
+    /// What operations replaced since the first savepoint, oldest first.
+    replaced: Vec<(BlockId, Option<Operation>)>,
+    /// Serial number of each savepoint, with the length of `replaced` at it.
+    savepoints: Vec<(u64, usize)>,
+    next_savepoint: u64,
 }
 
 impl Pending {
-    pub(crate) fn snapshot(&self) -> Lsn {
-        self.snapshot
+    /// The snapshot that reads see; `None` for the newest commit.
+    pub(crate) fn snapshot(&self) -> Option<Lsn> {
+        (self.isolation != IsolationLevel::ReadCommitted).then_some(self.snapshot)
+    }
+
+    /// Notes that a block was looked at, there or not.
+    pub(crate) fn note_read(&mut self, id: BlockId) {
+        if self.isolation == IsolationLevel::Serializable {
+            self.reads.ids.insert(id);
+        }
+    }
+
+    /// Notes that a range was listed.
+    pub(crate) fn note_range(&mut self, first: BlockId, last: BlockId) {
+        if self.isolation == IsolationLevel::Serializable {
+            self.reads.ranges.push((first, last));
+        }
+    }
+
+    /// The transaction's own operations on a range of ids.
+    pub(crate) fn own_range(
+        &self,
+        first: BlockId,
+        last: BlockId,
+    ) -> impl Iterator<Item = (&BlockId, &Operation)> {
+        self.operations.range(first..=last)
+    }
+
+    pub(crate) fn savepoint(&mut self, transaction: TransactionId) -> Savepoint {
+        self.next_savepoint += 1;
+        self.savepoints.push((self.next_savepoint, self.replaced.len()));
+        Savepoint { transaction, serial: self.next_savepoint }
+    }
+
+    /// Undoes what was done since a savepoint.
+    pub(crate) fn rollback_to(&mut self, id: TransactionId, savepoint: Savepoint) -> Result<()> {
+        let at = self.savepoints.iter().position(|(serial, _)| *serial == savepoint.serial);
+        let Some(at) = at.filter(|_| savepoint.transaction == id) else {
+            let reason = "is of another transaction, or was undone";
+            return Err(Error::InvalidArgument { argument: "savepoint", reason });
+        };
+        self.savepoints.truncate(at + 1);
+        while self.replaced.len() > self.savepoints[at].1 {
+            let Some((id, before)) = self.replaced.pop() else { break };
+            let undone = match before {
+                Some(operation) => {
+                    self.payload_len += operation.payload_len();
+                    self.operations.insert(id, operation)
+                }
+                None => self.operations.remove(&id),
+            };
+            self.payload_len -= undone.map_or(0, |operation| operation.payload_len());
+        }
+        Ok(())
     }
 
     /// The transaction's own last operation on an id.
@@ -82,20 +143,28 @@ impl Pending {
             return Err(Error::TransactionTooLarge { len, len_max });
         }
         self.payload_len = len;
-        self.operations.insert(id, operation);
+        let before = self.operations.insert(id, operation);
+        if !self.savepoints.is_empty() {
+            self.replaced.push((id, before));
+        }
         Ok(())
     }
 }
 
 impl TransactionTable {
-    pub(crate) fn begin(&self, pin: Pin) -> TransactionId {
+    pub(crate) fn begin(&self, pin: Pin, isolation: IsolationLevel) -> TransactionId {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let pending = Pending {
             state: TransactionState::Active,
             snapshot: pin.lsn(),
             pin: Some(pin),
+            isolation,
             operations: BTreeMap::new(),
             payload_len: 0,
+            reads: Reads::default(),
+            replaced: Vec::new(),
+            savepoints: Vec::new(),
+            next_savepoint: 0,
         };
         self.shard(id).lock().active.insert(id, Arc::new(Mutex::new(pending)));
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -122,8 +191,13 @@ impl TransactionTable {
         self.with(id, |pending| {
             pending.state = TransactionState::Committing;
             let operations = std::mem::take(&mut pending.operations).into_iter().collect();
-            let precondition = Precondition::UnchangedSince(pending.snapshot);
-            Ok(Batch { operations, precondition })
+            let precondition = match pending.isolation {
+                IsolationLevel::ReadCommitted => Precondition::None,
+                _ => Precondition::UnchangedSince(pending.snapshot),
+            };
+            let reads = (pending.isolation == IsolationLevel::Serializable)
+                .then(|| Box::new(std::mem::take(&mut pending.reads)));
+            Ok(Batch { operations, precondition, reads, transaction: Some(id) })
         })
     }
 
@@ -211,7 +285,8 @@ mod tests {
         };
         let rollback =
             |id| table.rollback(id).map(|pin| pin.map(|pin| pins.release(pin)).is_some());
-        let [committing, committed, rolled] = [(); 3].map(|()| table.begin(pins.take()));
+        let [committing, committed, rolled] =
+            [(); 3].map(|()| table.begin(pins.take(), IsolationLevel::Snapshot));
         touch(committing).expect("active");
         table.start_commit(committing).expect("active");
         commit(committed).expect("active");
@@ -237,7 +312,7 @@ mod tests {
     fn finished_transactions_cost_a_constant() {
         let (pins, table) = (Pins::default(), TransactionTable::default());
         for _ in 0..ENDED_COUNT_MAX * SHARD_COUNT * 3 {
-            let id = table.begin(pins.take());
+            let id = table.begin(pins.take(), IsolationLevel::Snapshot);
             table.rollback(id).expect("active").map(|pin| pins.release(pin));
         }
         let kept: usize = table.shards.iter().map(|shard| shard.lock().ended.len()).sum();

@@ -1,0 +1,48 @@
+//! Opens a store, writes, commits a transaction, reads, closes, and finds everything again.
+//!
+//! Run with `cargo run --example quickstart`.
+
+use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("accounts.store");
+    let store = LocalBackend::open(&path)?; // one directory, made where it is missing
+
+    // A single write is its own transaction: durable when it returns. Id 0 asks for a new id.
+    let alice = store.write_block(row(BlockId(0), "alice 100"))?;
+    println!("alice is block {alice}");
+
+    // Several changes, all or nothing. Others see none of them before the commit.
+    let tx = store.begin_transaction()?;
+    store.write_block_in_tx(tx, row(alice, "alice 70"))?;
+    let bob = store.write_block_in_tx(tx, row(BlockId(0), "bob 30"))?;
+    assert!(!store.block_exists(bob)?);
+    store.commit_transaction(tx)?;
+    println!("committed as lsn {}", store.stats().visible_lsn);
+
+    // Of two transactions that write the same block, the first to commit wins.
+    let (first, second) = (store.begin_transaction()?, store.begin_transaction()?);
+    store.write_block_in_tx(first, row(alice, "alice 60"))?;
+    store.write_block_in_tx(second, row(alice, "alice 50"))?;
+    store.commit_transaction(first)?;
+    match store.commit_transaction(second) {
+        Err(lost @ Error::Conflict { .. }) => println!("as it should be: {lost}"),
+        other => return Err(format!("expected a conflict, got {other:?}").into()),
+    }
+    store.close()?;
+
+    let store = LocalBackend::open(&path)?;
+    for id in store.ids(..)? {
+        let block = store.read_block(id)?;
+        println!("block {id}: {}", String::from_utf8_lossy(&block.data));
+    }
+    assert_eq!(&store.read_block(alice)?.data[..], b"alice 60");
+    assert_eq!(&store.read_block(bob)?.data[..], b"bob 30");
+    store.close()?;
+    Ok(())
+}
+
+fn row(id: BlockId, text: &'static str) -> Block {
+    Block::new(id, BlockType::TableData, text)
+}

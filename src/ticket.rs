@@ -1,0 +1,216 @@
+//! Tickets: where a caller waits for its commit.
+//!
+//! Owns the hand-over of one result from whoever carries the log to one caller. Invariant: a ticket is
+//! answered exactly once; a [`Reply`] that is dropped without answering answers [`Error::Closed`], so
+//! nobody waits for ever. A ticket that is dropped leaves its commit alone: it goes on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::block::Lsn;
+use crate::error::{Error, Result};
+
+type Callback = Box<dyn FnOnce(Result<Lsn>) + Send>;
+
+#[derive(Default)]
+struct Slot {
+    state: Mutex<State>,
+    answered: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    answer: Option<Result<Lsn>>,
+    callback: Option<Callback>,
+}
+
+/// What a ticket asks of the store that issued it.
+pub(crate) trait Issuer: Send + Sync {
+    /// Works at commits on the calling thread, if nobody else does, until `enough`.
+    fn carry(&self, enough: &dyn Fn() -> bool);
+    /// Says that a commit was handed in for which nobody waits yet.
+    fn announce(&self);
+    /// Makes sure that somebody works at commits, if need be this thread.
+    fn nudge(&self);
+    /// The newest LSN known durable.
+    fn durable(&self) -> Lsn;
+    /// Names the reason why a ticket was dropped unanswered.
+    fn explain(&self, error: Error) -> Error;
+}
+
+/// The store's half: answers the caller.
+pub(crate) struct Reply(Option<Arc<Slot>>);
+
+/// A commit under way: submit now, wait later. One thread can keep thousands in flight.
+///
+/// Dropping a ticket never loses the commit.
+///
+/// # Examples
+/// ```
+/// use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageExt};
+/// let store = MemoryBackend::new();
+/// let tx = store.begin()?;
+/// tx.write(Block::new(BlockId(0), BlockType::LogEntry, "entry"))?;
+/// let ticket = tx.submit()?;
+/// // ... other work ...
+/// let lsn = ticket.wait()?;
+/// assert_eq!(lsn.0, 1);
+/// # Ok::<(), aegis_blocks::Error>(())
+/// ```
+#[must_use = "a commit may fail; its ticket says so"]
+pub struct CommitTicket {
+    slot: Arc<Slot>,
+    issuer: Option<Arc<dyn Issuer>>,
+}
+
+impl std::fmt::Debug for CommitTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommitTicket").field("answer", &self.slot.state.lock().answer).finish()
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// Makes the two halves of a ticket.
+pub(crate) fn ticket(issuer: Option<Arc<dyn Issuer>>) -> (Reply, CommitTicket) {
+    let slot = Arc::new(Slot::default());
+    (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer })
+}
+
+/// Makes a reply for which nobody waits.
+pub(crate) fn nobody() -> Reply {
+    Reply(None)
+}
+
+impl Reply {
+    /// Answers the caller and wakes it.
+    pub(crate) fn send(mut self, answer: Result<Lsn>) {
+        self.answer(answer);
+    }
+
+    fn answer(&mut self, answer: Result<Lsn>) {
+        let Some(slot) = self.0.take() else { return };
+        let mut state = slot.state.lock();
+        let callback = state.callback.take().map(|callback| (callback, answer.clone()));
+        state.answer = Some(answer);
+        drop(state);
+        slot.answered.notify_all();
+        if let Some((callback, answer)) = callback {
+            run(callback, answer);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer(Err(Error::Closed));
+    }
+}
+
+/// A callback's panic is its own: it must not reach whoever carries the log.
+fn run(callback: Callback, answer: Result<Lsn>) {
+    if catch_unwind(AssertUnwindSafe(|| callback(answer))).is_err() {
+        // The panic hook has reported it.
+    }
+}
+
+impl CommitTicket {
+    /// A ticket for a commit that is over.
+    pub(crate) fn answered(answer: Result<Lsn>) -> CommitTicket {
+        let (reply, ticket) = ticket(None);
+        reply.send(answer);
+        ticket
+    }
+
+    /// Waits until the commit is as durable as was asked, and returns its LSN.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`](crate::Transaction::commit).
+    pub fn wait(self) -> Result<Lsn> {
+        if let Some(issuer) = &self.issuer {
+            issuer.carry(&|| self.is_answered());
+        }
+        let mut state = self.slot.state.lock();
+        loop {
+            if let Some(answer) = state.answer.take() {
+                return answer.map_err(|error| self.explain(error));
+            }
+            self.slot.answered.wait(&mut state);
+        }
+    }
+
+    /// As [`CommitTicket::wait`], for a limited time; `None` when that is over.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Lsn>> {
+        if let Some(issuer) = &self.issuer {
+            issuer.nudge();
+        }
+        let mut state = self.slot.state.lock();
+        if state.answer.is_none() {
+            self.slot.answered.wait_for(&mut state, timeout);
+        }
+        state.answer.clone().map(|answer| answer.map_err(|error| self.explain(error)))
+    }
+
+    /// The result, if it is there.
+    pub fn try_wait(&self) -> Option<Result<Lsn>> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// The commit's LSN, once it is committed.
+    pub fn lsn(&self) -> Option<Lsn> {
+        self.slot.state.lock().answer.as_ref().and_then(|answer| answer.as_ref().ok().copied())
+    }
+
+    /// Whether the commit would survive power loss by now, whatever durability was asked.
+    pub fn is_durable(&self) -> bool {
+        match (self.lsn(), &self.issuer) {
+            (Some(lsn), Some(issuer)) => lsn <= issuer.durable(),
+            _ => false,
+        }
+    }
+
+    /// Has `callback` called with the result: at once when it is there, otherwise on the thread that
+    /// works at the commit. Keep it short, all other commits wait for it; a panic in it is caught.
+    pub fn on_durable(self, callback: impl FnOnce(Result<Lsn>) + Send + 'static) {
+        let mut state = self.slot.state.lock();
+        match state.answer.take() {
+            Some(answer) => {
+                drop(state);
+                run(Box::new(callback), answer.map_err(|error| self.explain(error)));
+            }
+            None => {
+                state.callback = Some(Box::new(callback));
+                drop(state);
+                if let Some(issuer) = &self.issuer {
+                    issuer.nudge();
+                }
+            }
+        }
+    }
+
+    /// Lets the commit go on while nobody waits for it.
+    pub(crate) fn announced(self) -> CommitTicket {
+        if let Some(issuer) = &self.issuer {
+            issuer.announce();
+        }
+        self
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.slot.state.lock().answer.is_some()
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match &self.issuer {
+            Some(issuer) => issuer.explain(error),
+            None => error,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A story for every bug that was found: what was done, what happened, what happens now.
+
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
+use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, Options, StorageBackend};
+
+fn options() -> Options {
+    LocalBackend::options()
+        .single_threaded(true)
+        .segment_len_max(64 << 10)
+        .block_len_max(32 << 10)
+        .zero_ahead_len(0)
+}
+
+fn open(disk: &SimDisk) -> LocalBackend<SimDisk> {
+    LocalBackend::open_on(disk.clone(), options()).expect("the store opens")
+}
+
+fn block(id: u64, len: usize) -> Block {
+    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; len])
+}
+
+/// Commits six blocks of 16 KiB, more than a segment holds.
+fn commit_big(store: &LocalBackend<SimDisk>) -> aegis_blocks::Result<()> {
+    let tx = store.begin_transaction()?;
+    for id in 60..66 {
+        store.write_block_in_tx(tx, block(id, 16 << 10))?;
+    }
+    store.commit_transaction(tx)
+}
+
+/// A transaction longer than a segment, and shorter than the 1 MiB from which commits were split, fit
+/// nowhere: the log made one segment after the other, until the disk or the memory was full.
+#[test]
+fn transaction_longer_than_a_short_segment_is_split() {
+    let disk = SimDisk::new(1);
+    disk.set_capacity(Some(8 << 20));
+    let store = open(&disk);
+    commit_big(&store).expect("committed in parts");
+    store.close().expect("closed");
+    let store = open(&disk);
+    for id in 60..66 {
+        assert_eq!(store.read_block(BlockId(id)).expect("there").data, block(id, 16 << 10).data);
+    }
+}
+
+/// Recovery was interrupted after its cut counted and before it had removed what the cut voids. The
+/// next recovery knew those segments as void, and left them there for ever.
+#[test]
+fn void_segments_of_an_interrupted_recovery_are_removed() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    store.write_block(block(1, 100)).expect("written");
+    for operation in 0.. {
+        let first = disk.crash(CrashChoice::Nothing);
+        first.crash_at(operation, false);
+        let interrupted = LocalBackend::open_on(first.clone(), options()).is_err();
+        let second = first.crash(CrashChoice::Everything);
+        let store = open(&second);
+        let is_segment = |(name, _): &(FileName, u64)| matches!(name, FileName::Segment(_));
+        let count = second.files().into_iter().filter(is_segment).count();
+        assert_eq!(count as u64, store.stats().segments, "power cut at operation {operation}");
+        if !interrupted {
+            break;
+        }
+    }
+}
+
+/// A process died between naming a segment and syncing that name. The next one found the store cleanly
+/// closed, used that segment as it was, and acknowledged commits in it; a power cut then took the name,
+/// and the commits with it.
+#[test]
+fn name_of_a_segment_made_ahead_is_durable_before_use() {
+    let disk = SimDisk::new(1);
+    open(&disk).close().expect("closed");
+    for operation in 0.. {
+        let killed = disk.freeze();
+        // The segment that is there already, so that a new one has to be made at once.
+        let ahead = killed.files().into_iter().filter_map(|(name, _)| match name {
+            FileName::Segment(number) => Some(number),
+            _ => None,
+        });
+        killed.remove_file(FileName::Segment(ahead.max().expect("a segment")));
+        killed.crash_at(operation, false);
+        let interrupted = LocalBackend::open_on(killed.clone(), options()).is_err();
+        let survivor = killed.freeze();
+        let store = open(&survivor);
+        // So that the next segment's name, which is made later, does not take this one along.
+        survivor.inject_on(OperationKind::Create, None, 0, FaultKind::Enospc, true);
+        for id in 1..3 {
+            store.write_block(block(id, 30 << 10)).expect("written");
+        }
+        let store = open(&survivor.crash(CrashChoice::Nothing));
+        for id in 1..3 {
+            let data = store.read_block(BlockId(id)).expect("acknowledged").data;
+            assert_eq!(data, block(id, 30 << 10).data, "killed at operation {operation}");
+        }
+        if !interrupted && operation > 60 {
+            break;
+        }
+    }
+}
+
+/// Every way to fail the sync of a name and go on: none may leave a store that does not open again.
+fn fail_syncs_of_names(prepared: &SimDisk, commit_count: u64) {
+    for skip in 0..6 {
+        let disk = prepared.freeze();
+        disk.inject_on(OperationKind::SyncDir, None, skip, FaultKind::Eio, false);
+        let store = match LocalBackend::open_on(disk.clone(), options()) {
+            Ok(store) => store,
+            Err(_) => open(&disk),
+        };
+        let mut acked = Vec::new();
+        for id in 1..=commit_count {
+            acked.extend(store.write_block(block(id, 30 << 10)).map(|id| id.0));
+        }
+        for choice in [CrashChoice::Nothing, CrashChoice::Everything] {
+            let store = open(&disk.crash(choice));
+            for id in &acked {
+                assert!(store.block_exists(BlockId(*id)).expect("an answer"), "lost {id}");
+            }
+        }
+    }
+}
+
+/// The sync of the name `META` failed, so open failed. The next open found the name in the cache, used
+/// the store, and a power cut took the name with everything in it.
+#[test]
+fn store_whose_creation_failed_is_made_anew() {
+    fail_syncs_of_names(&SimDisk::new(1), 1);
+}
+
+/// The sync of the name of the segment that recovery makes failed. The next recovery built upon that
+/// segment; a power cut took its name, and with it the way to everything behind it.
+#[test]
+fn recovery_does_not_build_on_a_name_that_may_be_lost() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    store.write_block(block(9, 100)).expect("written");
+    fail_syncs_of_names(&disk.crash(CrashChoice::Nothing), 1);
+}
+
+/// The name of the next segment was given but its sync failed. The log tried again with another file and
+/// the same place in the row; two segments with one place made the store unreadable.
+#[test]
+fn segment_is_never_made_twice() {
+    let disk = SimDisk::new(1);
+    open(&disk).close().expect("closed");
+    fail_syncs_of_names(&disk, 6);
+}
+
+/// The sync of the end mark failed, and with it that of the file's length. The next session wrote into
+/// the length that the cache showed; a power cut made the file as short as it had been.
+#[test]
+fn length_of_a_closed_log_is_durable_before_use() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    disk.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
+    store.close().expect_err("the end mark is not durable");
+    let store = open(&disk);
+    store.write_block(block(1, 100)).expect("written");
+    let store = open(&disk.crash(CrashChoice::Nothing));
+    assert!(store.block_exists(BlockId(1)).expect("an answer"));
+}

@@ -1,0 +1,284 @@
+//! Workloads: short words over an alphabet of operations, carried out on a store and its model.
+//!
+//! | letter | operation                                                                          |
+//! |--------|------------------------------------------------------------------------------------|
+//! | `s`    | put small: a new block, or every other time a new version of an old one            |
+//! | `l`    | put large: 20 KiB, a third of a segment                                            |
+//! | `d`    | delete the newest block; where there is none, the delete is refused                |
+//! | `t`    | transaction of several: an empty block, a small one, one of 3 KiB, and a delete    |
+//! | `b`    | big transaction: 6 blocks of 16 KiB, more than a segment holds                     |
+//! | `r`    | close and open again                                                               |
+//! | `y`    | sync; the commits of a word with this letter are buffered                          |
+//!
+//! The word also decides, by its hash, how far space is made ahead and how the log is written.
+
+use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::{
+    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, Result, StorageBackend,
+    WriteMode,
+};
+use bytes::Bytes;
+
+use super::oracle::{Changes, History, check_failure, check_files};
+
+/// The letters.
+pub const ALPHABET: &[u8] = b"sldtbry";
+/// The shortest segment that the store makes.
+pub const SEGMENT_LEN: u64 = 64 << 10;
+
+/// Words that force what short ones cannot: rotations, many reopenings, long histories.
+pub const SCRIPTED: &[&str] = &[
+    "llllllll",
+    "ssssrssssrss",
+    "lllrlllrd",
+    "bsbrbd",
+    "tdtdtrdtd",
+    "ssyssylysb",
+    "lylllylr",
+    "sbdrtbl",
+    "dddsrdr",
+    "tttttttt",
+];
+
+/// All words of `len` letters.
+pub fn words(len: usize) -> impl Iterator<Item = String> {
+    let count = ALPHABET.len().pow(len as u32);
+    (0..count).map(move |mut number| {
+        let letter = |_| {
+            let letter = ALPHABET[number % ALPHABET.len()];
+            number /= ALPHABET.len();
+            char::from(letter)
+        };
+        (0..len).map(letter).collect()
+    })
+}
+
+/// A hash that never changes (FNV-1a).
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// How the stores of a word are opened.
+pub fn options(word: &str) -> Options {
+    let bits = hash(word.as_bytes()) >> 7;
+    let buffered = word.contains('y');
+    LocalBackend::options()
+        .single_threaded(true)
+        .segment_len_max(SEGMENT_LEN)
+        .block_len_max(SEGMENT_LEN as u32 / 2)
+        .zero_ahead_len(if bits & 1 == 0 { 0 } else { SEGMENT_LEN })
+        .write_mode(if bits & 6 == 0 { WriteMode::Direct } else { WriteMode::Buffered })
+        .durability(if buffered { Durability::Buffered } else { Durability::Durable })
+}
+
+/// A store, its model, and how it went so far.
+pub struct Run {
+    pub disk: SimDisk,
+    pub history: History,
+    pub store: Option<LocalBackend<SimDisk>>,
+    /// Steps that failed.
+    pub failures: Vec<Error>,
+    /// Whether the open store has refused a commit as poisoned, or left one unknown.
+    pub poisoned: bool,
+    options: Options,
+    durable: bool,
+    counter: u64,
+}
+
+impl Run {
+    pub fn new(word: &str, disk: SimDisk) -> Run {
+        Run::resume(word, disk, History::new())
+    }
+
+    /// Goes on with a disk that holds a store.
+    pub fn resume(word: &str, disk: SimDisk, history: History) -> Run {
+        let counter = 1000 * history.most() as u64;
+        Run {
+            disk,
+            history,
+            store: None,
+            failures: Vec::new(),
+            poisoned: false,
+            options: options(word),
+            durable: !word.contains('y'),
+            counter,
+        }
+    }
+
+    /// Opens the store, carries the word out and closes.
+    pub fn whole(&mut self, word: &str) {
+        self.open();
+        word.bytes().for_each(|letter| self.step(letter));
+        self.close();
+    }
+
+    /// Opens the store and checks what it shows.
+    pub fn open(&mut self) {
+        self.poisoned = false;
+        match LocalBackend::open_on(self.disk.clone(), self.options.clone()) {
+            Ok(store) => {
+                let count = self.history.check(&store, self.history.floor()..=self.history.most());
+                self.history.settle(count);
+                self.store = Some(store);
+                self.mark(0);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    pub fn close(&mut self) {
+        match self.store.take().map(LocalBackend::close) {
+            None => {}
+            Some(Ok(())) => {
+                assert!(!self.poisoned, "a poisoned store closes as if nothing had happened");
+                self.history.synced();
+                self.mark(0);
+            }
+            Some(Err(error)) => self.fail(error),
+        }
+    }
+
+    /// Carries out one letter. Without an open store it is skipped.
+    pub fn step(&mut self, letter: u8) {
+        self.counter += 1;
+        let many = |ids: std::ops::Range<u64>, len| ids.map(move |id| (id, Some(len))).collect();
+        match letter {
+            b'r' => {
+                self.close();
+                self.open();
+            }
+            b'y' => self.sync(),
+            b's' if self.counter.is_multiple_of(2) => self.commit(vec![(1, Some(100))]),
+            b's' => self.commit(vec![(0, Some(77))]),
+            b'l' => self.commit(vec![(40 + self.counter % 2, Some(20 << 10))]),
+            b'd' => {
+                let newest = self.history.state().keys().next_back().copied();
+                self.commit(vec![(newest.unwrap_or(u64::MAX), None)]);
+            }
+            b't' => {
+                let mut operations = vec![(0, Some(0)), (0, Some(9)), (50, Some(3000))];
+                operations.extend(self.history.state().keys().next().map(|id| (*id, None)));
+                self.commit(operations);
+            }
+            b'b' => self.commit(many(60..66, 16 << 10)),
+            letter => panic!("no operation is called {:?}", char::from(letter)),
+        }
+    }
+
+    fn sync(&mut self) {
+        let Some(store) = &self.store else { return };
+        match store.sync() {
+            Ok(()) => {
+                assert!(!self.poisoned, "a poisoned store syncs as if nothing had happened");
+                self.history.synced();
+                self.mark(0);
+            }
+            Err(error) => {
+                self.poisoned |= !matches!(error, Error::StorageFull { .. });
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Commits writes of so many bytes, and deletes; an id of 0 is allocated.
+    fn commit(&mut self, operations: Vec<(u64, Option<usize>)>) {
+        let Some(store) = self.store.clone() else { return };
+        self.mark(1);
+        let mut changes = Changes::new();
+        let result = self.attempt(&store, &operations, &mut changes);
+        match result {
+            Ok(()) => {
+                assert!(!self.poisoned, "a poisoned store takes a commit");
+                self.history.acked(changes, self.durable);
+            }
+            Err(Error::BlockNotFound { .. }) if operations == [(u64::MAX, None)] => {}
+            Err(error) => {
+                match error {
+                    Error::Io { .. } => {
+                        assert!(!self.poisoned, "a poisoned store tries another commit");
+                        self.history.unknown(changes);
+                    }
+                    _ => self.history.refused(changes),
+                }
+                self.poisoned |= !matches!(error, Error::StorageFull { .. });
+                self.fail(error);
+            }
+        }
+        self.mark(0);
+    }
+
+    fn attempt(
+        &mut self,
+        store: &LocalBackend<SimDisk>,
+        operations: &[(u64, Option<usize>)],
+        changes: &mut Changes,
+    ) -> Result<()> {
+        if let [(id, None)] = operations {
+            changes.push((*id, None));
+            return store.delete_block(BlockId(*id));
+        }
+        if let [(id @ 1.., Some(len))] = operations {
+            let data = payload(self.counter, *len);
+            changes.push((*id, Some(data.clone())));
+            return store.write_block(block(*id, data)).map(|_| ());
+        }
+        let tx = store.begin_transaction()?;
+        for (id, len) in operations {
+            match len {
+                Some(len) => {
+                    let data = payload(self.counter + id, *len);
+                    let id = store.write_block_in_tx(tx, block(*id, data.clone()))?.0;
+                    changes.push((id, Some(data)));
+                }
+                None => {
+                    store.delete_block_in_tx(tx, BlockId(*id))?;
+                    changes.push((*id, None));
+                }
+            }
+        }
+        store.commit_transaction(tx)
+    }
+
+    fn fail(&mut self, error: Error) {
+        check_failure(&error);
+        self.failures.push(error);
+    }
+
+    /// Stamps images with what a power cut may leave: `more` commits are on their way.
+    fn mark(&self, more: usize) {
+        let most = self.history.most() + more;
+        self.disk.set_mark((most as u64) << 32 | self.history.floor() as u64);
+    }
+}
+
+/// Reads a stamp: which numbers of commits a power cut may leave.
+pub fn counts(mark: u64) -> std::ops::RangeInclusive<usize> {
+    mark as u32 as usize..=(mark >> 32) as usize
+}
+
+/// Opens a store that must open.
+pub fn reopen(word: &str, disk: &SimDisk) -> LocalBackend<SimDisk> {
+    let store = LocalBackend::open_on(disk.clone(), options(word));
+    let store = store.unwrap_or_else(|error| panic!("O1: the store does not open: {error:?}"));
+    check_files(&store, disk);
+    store
+}
+
+/// A block with this payload.
+pub fn block(id: u64, data: Bytes) -> Block {
+    Block::new(BlockId(id), BlockType::TableData, data)
+}
+
+/// Bytes that no other commit writes.
+pub fn payload(seed: u64, len: usize) -> Bytes {
+    let mut word = hash(&seed.to_le_bytes());
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        out.extend_from_slice(&(word >> 11).to_le_bytes());
+    }
+    out.truncate(len);
+    out.into()
+}
