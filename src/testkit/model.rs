@@ -24,6 +24,8 @@ use crate::block::{Block, BlockId};
 pub struct Model {
     blocks: BTreeMap<u64, Block>,
     changed: BTreeMap<u64, u64>,
+    /// Blocks that a commit made and deleted again, so that nobody ever saw a change.
+    grazed: BTreeMap<u64, u64>,
     commits: u64,
     max_id: u64,
 }
@@ -37,13 +39,16 @@ pub struct ModelTransaction {
 }
 
 /// What a commit must answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Blocks that somebody else changed since the begin. With one of these, `Conflict`.
     pub lost: BTreeSet<u64>,
     /// Blocks that somebody else changed, which the transaction made and deleted again without
     /// ever having seen one. With only these, a backend may commit (and leave them alone) or refuse.
     pub open: BTreeSet<u64>,
+    /// Blocks that somebody else made and deleted again in one commit. A backend may call that a
+    /// change, and refuse, or not.
+    pub grazed: BTreeSet<u64>,
 }
 
 impl Verdict {
@@ -54,7 +59,7 @@ impl Verdict {
 
     /// Returns whether `Conflict` on this block is right.
     pub fn may_conflict_on(&self, id: BlockId) -> bool {
-        self.lost.contains(&id.0) || self.open.contains(&id.0)
+        [&self.lost, &self.open, &self.grazed].iter().any(|ids| ids.contains(&id.0))
     }
 }
 
@@ -94,17 +99,18 @@ impl Model {
 
     /// Returns what a commit of `tx` must answer now.
     pub fn verdict(&self, tx: &ModelTransaction) -> Verdict {
-        let changed = |id: &u64| self.changed.get(id).is_some_and(|at| *at > tx.begun);
-        let (mut lost, mut open) = (BTreeSet::new(), BTreeSet::new());
-        for (id, op) in tx.pending.iter().filter(|(id, _)| changed(id)) {
+        let since = |at: Option<&u64>| at.is_some_and(|at| *at > tx.begun);
+        let mut verdict = Verdict::default();
+        for (id, op) in &tx.pending {
             let made_and_deleted = op.is_none() && !tx.snapshot.contains_key(id);
-            if made_and_deleted {
-                open.insert(*id)
-            } else {
-                lost.insert(*id)
-            };
+            if since(self.changed.get(id)) {
+                let set = if made_and_deleted { &mut verdict.open } else { &mut verdict.lost };
+                set.insert(*id);
+            } else if since(self.grazed.get(id)) {
+                verdict.grazed.insert(*id);
+            }
         }
-        Verdict { lost, open }
+        verdict
     }
 
     /// Commits a transaction that has not lost.
@@ -129,7 +135,7 @@ impl Model {
 
     /// Returns every id that a commit ever wrote or deleted.
     pub fn touched(&self) -> impl Iterator<Item = u64> + '_ {
-        self.changed.keys().copied()
+        self.changed.keys().chain(self.grazed.keys()).copied()
     }
 
     /// Returns the largest id that a commit ever wrote, 0 before the first.
@@ -149,7 +155,9 @@ impl Model {
 
     fn apply(&mut self, id: u64, op: Option<Block>) {
         assert_ne!(id, 0, "id 0 never names a block");
-        self.changed.insert(id, self.commits);
+        let changes = op.is_some() || self.blocks.contains_key(&id);
+        let at = if changes { &mut self.changed } else { &mut self.grazed };
+        at.insert(id, self.commits);
         match op {
             Some(block) => {
                 self.max_id = self.max_id.max(id);
@@ -237,5 +245,19 @@ mod tests {
         assert!(!verdict.must_conflict() && verdict.may_conflict_on(BlockId(1)));
         model.commit(tx);
         assert_eq!(model.read(1), Some(&block(1, "other")));
+    }
+
+    #[test]
+    fn block_made_and_deleted_need_not_count_as_a_change() {
+        let mut model = Model::default();
+        let (mut grazing, mut tx) = (model.begin(), model.begin());
+        grazing.write(block(1, "made"));
+        assert!(grazing.delete(1));
+        tx.write(block(1, "mine"));
+        model.commit(grazing);
+        let verdict = model.verdict(&tx);
+        assert!(!verdict.must_conflict() && verdict.may_conflict_on(BlockId(1)));
+        model.commit(tx);
+        assert_eq!(model.read(1), Some(&block(1, "mine")));
     }
 }

@@ -179,6 +179,13 @@ impl<'f> Subject<'f> {
         self.opened_again(self.fixture.reopen(store))
     }
 
+    /// Closes the store and opens it again, or a fresh one where the backend forgets.
+    pub(super) fn reopen_or_begin_anew(&mut self) {
+        if self.reopen().is_none() {
+            *self = Subject::open(self.fixture);
+        }
+    }
+
     /// Stops the store without closing it and opens it again; `None` ends the check.
     pub(super) fn crash(&mut self) -> Option<()> {
         let store = self.store.take().expect("a check ends when its backend forgets");

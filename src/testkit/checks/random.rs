@@ -18,9 +18,7 @@ pub(in crate::testkit) fn random_operations_match_the_model(s: &mut Subject<'_>)
         live(s, &mut rng, 150);
         s.check();
         // Every other life ends with transactions open.
-        if s.reopen().is_none() {
-            return;
-        }
+        s.reopen_or_begin_anew();
         s.check();
     }
 }
@@ -145,9 +143,7 @@ pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models(s: &mut
             }
         }
         s.check();
-        if s.reopen().is_none() {
-            return;
-        }
+        s.reopen_or_begin_anew();
     }
 }
 
