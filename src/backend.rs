@@ -36,8 +36,10 @@ pub trait StorageBackend: Send + Sync {
     /// Writes one block as its own transaction and returns its id.
     ///
     /// # Errors
-    /// - [`BlockTooLarge`], [`InvalidArgument`], [`IdsExhausted`], [`StorageFull`], [`Poisoned`],
-    ///   [`Closed`]: nothing was written.
+    /// - [`BlockTooLarge`], [`InvalidArgument`], [`IdsExhausted`], [`StorageFull`], [`Closed`]:
+    ///   nothing was written.
+    /// - [`Poisoned`]: nothing was written, unless a panic of the store itself is the cause: then as
+    ///   `Io`.
     /// - [`Io`]: the outcome is unknown until the store is opened again.
     ///
     /// [`BlockTooLarge`]: crate::Error::BlockTooLarge

@@ -69,7 +69,9 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// An earlier write, sync or panic left the store unable to promise durability. Reads go on;
-    /// open the store again to write.
+    /// open the store again to write. Nothing was written of what is refused with this, unless the
+    /// cause is [`PoisonCause::ThreadPanicked`]: a commit that was under way then has an **unknown**
+    /// outcome until the store is opened again.
     #[error("the store refuses writes since {cause}; open it again")]
     Poisoned {
         /// What happened first.

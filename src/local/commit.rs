@@ -410,3 +410,6 @@ impl<T> CommitCore<T> {
         actions.refuse.extend(queued.map(|s| (s, Error::Poisoned { cause })));
     }
 }
+
+#[cfg(test)]
+mod tests;
