@@ -2,7 +2,7 @@
 //!
 //! Run with `cargo run --example quickstart`.
 
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend, StorageExt};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
@@ -14,19 +14,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("alice is block {alice}");
 
     // Several changes, all or nothing. Others see none of them before the commit.
-    let tx = store.begin_transaction()?;
-    store.write_block_in_tx(tx, row(alice, "alice 70"))?;
-    let bob = store.write_block_in_tx(tx, row(BlockId(0), "bob 30"))?;
+    let tx = store.begin()?;
+    tx.write(row(alice, "alice 70"))?;
+    let bob = tx.write(row(BlockId(0), "bob 30"))?;
     assert!(!store.block_exists(bob)?);
-    store.commit_transaction(tx)?;
-    println!("committed as lsn {}", store.stats().visible_lsn);
+    println!("committed as lsn {}", tx.commit()?);
 
     // Of two transactions that write the same block, the first to commit wins.
-    let (first, second) = (store.begin_transaction()?, store.begin_transaction()?);
-    store.write_block_in_tx(first, row(alice, "alice 60"))?;
-    store.write_block_in_tx(second, row(alice, "alice 50"))?;
-    store.commit_transaction(first)?;
-    match store.commit_transaction(second) {
+    let (first, second) = (store.begin()?, store.begin()?);
+    first.write(row(alice, "alice 60"))?;
+    second.write(row(alice, "alice 50"))?;
+    first.commit()?;
+    match second.commit() {
         Err(lost @ Error::Conflict { .. }) => println!("as it should be: {lost}"),
         other => return Err(format!("expected a conflict, got {other:?}").into()),
     }

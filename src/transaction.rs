@@ -312,8 +312,11 @@ impl WriteBatch {
 /// How often [`StorageExt::transact`] runs its closure before it gives up.
 pub const TRANSACT_TRIES_MAX: u32 = 64;
 
-/// Transactions as handles, for every backend that can be cloned (`Arc<dyn StorageBackend>` too).
-pub trait StorageExt: StorageBackend + Clone + Sized + 'static {
+/// Transactions as handles, for every backend that can be cloned, and for `Arc<dyn StorageBackend>`.
+pub trait StorageExt {
+    /// A handle to the store, for transactions to keep.
+    fn shared(&self) -> Arc<dyn StorageBackend>;
+
     /// Begins a transaction on a snapshot of what is committed now.
     ///
     /// # Errors
@@ -327,7 +330,7 @@ pub trait StorageExt: StorageBackend + Clone + Sized + 'static {
     /// # Errors
     /// As [`Transaction::begin`].
     fn begin_at(&self, isolation: IsolationLevel) -> Result<Transaction> {
-        Transaction::begin(Arc::new(self.clone()), isolation)
+        Transaction::begin(self.shared(), isolation)
     }
 
     /// Holds a fixed view of what is committed now.
@@ -374,7 +377,17 @@ pub trait StorageExt: StorageBackend + Clone + Sized + 'static {
     }
 }
 
-impl<B: StorageBackend + Clone + 'static> StorageExt for B {}
+impl<B: StorageBackend + Clone + 'static> StorageExt for B {
+    fn shared(&self) -> Arc<dyn StorageBackend> {
+        Arc::new(self.clone())
+    }
+}
+
+impl StorageExt for Arc<dyn StorageBackend> {
+    fn shared(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(self)
+    }
+}
 
 /// A pause that doubles, of a random length below its bound, so that losers do not meet again.
 struct BackOff {

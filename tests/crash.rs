@@ -8,8 +8,10 @@ mod sweep;
 use aegis_blocks::io::sim::Profile;
 
 use sweep::cuts;
+use sweep::damage::{self, Victim};
 use sweep::faults::{self, Start};
 use sweep::tally::Tally;
+use sweep::threads;
 use sweep::workload::{SCRIPTED, words};
 
 const PROFILES: [Profile; 3] = [Profile::Posix, Profile::Journaled, Profile::Paranoid];
@@ -95,4 +97,53 @@ fn failed_sync_is_never_taken_back() {
         }
     }
     tally.finish_some(&paths);
+}
+
+/// Words whose stores hold every kind of frame: parts, cuts, deletes, marks.
+const DAMAGED: &[&str] = &["sltd", "srtlllls", "bsd", "sylyts"];
+
+#[test]
+fn flipped_bit_is_never_taken_for_data() {
+    let name = "flipped_bit_is_never_taken_for_data";
+    let mut tally = Tally::new(name, damage::PATHS);
+    for word in DAMAGED {
+        for closed in [true, false] {
+            let case = tally.case(format!("{word}/{closed}/"));
+            if tally.runs(&case, 1) {
+                let victim = if closed { Victim::closed } else { Victim::crashed };
+                damage::flip(&mut tally, &case, &victim(word, case.seed()), 4);
+            }
+        }
+    }
+    tally.finish();
+}
+
+#[test]
+fn replaced_bytes_are_never_taken_for_data() {
+    let name = "replaced_bytes_are_never_taken_for_data";
+    let mut tally = Tally::new(name, damage::PATHS);
+    for word in DAMAGED {
+        for closed in [true, false] {
+            let case = tally.case(format!("{word}/{closed}/"));
+            if tally.runs(&case, 1) {
+                let victim = if closed { Victim::closed } else { Victim::crashed };
+                damage::replace(&mut tally, &case, &victim(word, case.seed()), 4);
+            }
+        }
+    }
+    tally.finish();
+}
+
+#[test]
+fn threads_lose_no_acknowledged_commit() {
+    let mut tally = Tally::new("threads_lose_no_acknowledged_commit", threads::PATHS);
+    for number in 0..20_000 {
+        let case = tally.case(format!("{number}/"));
+        if tally.runs(&case, 100) {
+            threads::smoke(&mut tally, &case);
+        }
+    }
+    let case = tally.case("witness/".to_string());
+    threads::witness(&mut tally, &case);
+    tally.finish();
 }

@@ -2,7 +2,9 @@
 
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
-use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, Options, StorageBackend};
+use aegis_blocks::{
+    Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend,
+};
 
 fn options() -> Options {
     LocalBackend::options()
@@ -161,4 +163,17 @@ fn length_of_a_closed_log_is_durable_before_use() {
     store.write_block(block(1, 100)).expect("written");
     let store = open(&disk.crash(CrashChoice::Nothing));
     assert!(store.block_exists(BlockId(1)).expect("an answer"));
+}
+
+/// A segment made ahead was cut within its first page, behind the header: it was taken for one written
+/// as far as nothing, a subtraction went below zero, and with checks off its header would have been zeroed.
+#[test]
+fn segment_cut_within_its_first_page_is_damaged() {
+    let disk = SimDisk::new(1);
+    open(&disk).close().expect("closed");
+    let is_segment = |(name, _): &(FileName, u64)| matches!(name, FileName::Segment(_));
+    let (ahead, _) = disk.files().into_iter().rfind(is_segment).expect("a segment");
+    disk.truncate(ahead, 362);
+    let error = LocalBackend::open_on(disk.clone(), options()).expect_err("damaged");
+    assert!(matches!(error, Error::Corrupt { defect: Defect::Truncated, .. }), "{error:?}");
 }

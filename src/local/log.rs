@@ -92,6 +92,7 @@ impl<D: Disk> Log<D> {
         appender: Appender<D>,
         inbox: Receiver<Message>,
         sync_interval: Duration,
+        witnessed: Lsn,
     ) -> Log<D> {
         let last = shared.mvcc.index.visible();
         let options = CoreOptions { flight_count_max: 1, group_len_max: GROUP_LEN_MAX };
@@ -103,7 +104,7 @@ impl<D: Disk> Log<D> {
             appender,
             inbox,
             sync_interval,
-            witnessed: last,
+            witnessed,
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,

@@ -148,8 +148,16 @@ fn start<D: Disk>(
         chain,
     );
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
-    let log =
-        Log::new(Arc::clone(&disk), Arc::clone(&shared), appender, received, options.sync_interval);
+    // Frames that were written again are durable now, and no frame says so yet.
+    let witnessed = if report.rewritten_frames > 0 { Lsn(0) } else { visible };
+    let log = Log::new(
+        Arc::clone(&disk),
+        Arc::clone(&shared),
+        appender,
+        received,
+        options.sync_interval,
+        witnessed,
+    );
     let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, !options.single_threaded));
     let keeper = match options.single_threaded {
         true => None,

@@ -91,6 +91,9 @@ impl<F: DiskFile> Scanner<F> {
         if header.store_id != store.store_id {
             return Err(damaged(name, 0, Defect::ForeignSegment));
         }
+        if len < PAGE {
+            return Err(damaged(name, len, Defect::Truncated));
+        }
         let seed = header.frame_seed(store);
         let (window, window_at) = (Vec::new(), 0);
         let sequence = header.sequence;

@@ -30,6 +30,7 @@
 
 mod checks;
 pub mod claims;
+mod erased;
 mod model;
 mod rng;
 mod subject;
@@ -45,13 +46,14 @@ use std::time::Duration;
 pub use model::{Model, ModelTransaction, Verdict};
 pub use rng::{Rng, seed, soak};
 
+use self::erased::AnyFixture;
 use crate::backend::StorageBackend;
 use subject::Subject;
 
 /// How to open the backend under test.
 pub trait Fixture: Sync {
     /// The backend under test.
-    type Backend: StorageBackend;
+    type Backend: StorageBackend + 'static;
 
     /// Opens a fresh, empty store, independent of all that were opened before. A check opens one
     /// store, and has no other open.
@@ -131,7 +133,7 @@ pub fn broken<F: Fixture>(claim: &Claim<F>, fixture: &F) -> Option<Broken> {
 const CHECK_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Runs the body of a check on a fresh store, then compares the whole store with the model.
-fn run<F: Fixture>(claim: &'static str, fixture: &F, body: impl FnOnce(&mut Subject<'_, F>)) {
+fn run(claim: &'static str, fixture: &dyn AnyFixture, body: impl FnOnce(&mut Subject<'_>)) {
     let outcome = thread::scope(|scope| {
         let (ended, watch) = mpsc::channel::<()>();
         scope.spawn(move || {

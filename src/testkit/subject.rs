@@ -12,7 +12,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use super::Fixture;
+use super::erased::{AnyFixture, Held};
 use super::model::{Model, ModelTransaction};
 use super::rng::Rng;
 use crate::backend::{StorageBackend, StorageStats};
@@ -36,17 +36,17 @@ macro_rules! refused {
 pub(super) use refused;
 
 /// The store under test. Lives as long as one check.
-pub(super) struct Subject<'f, F: Fixture> {
-    fixture: &'f F,
-    store: Option<F::Backend>,
+pub(super) struct Subject<'f> {
+    fixture: &'f dyn AnyFixture,
+    store: Option<Box<dyn Held>>,
     model: RefCell<Model>,
     seen: RefCell<BTreeSet<u64>>,
     open: Cell<u64>,
 }
 
 /// An open transaction on the store under test. Not ended when dropped.
-pub(super) struct Tx<'s, 'f, F: Fixture> {
-    subject: &'s Subject<'f, F>,
+pub(super) struct Tx<'s, 'f> {
+    subject: &'s Subject<'f>,
     pub(super) id: TransactionId,
     pub(super) model: RefCell<ModelTransaction>,
 }
@@ -81,8 +81,8 @@ pub(super) fn threads<T: Send>(count: u64, body: impl Fn(u64) -> T + Sync) -> Ve
     results.into_iter().map(resume).collect()
 }
 
-impl<'f, F: Fixture> Subject<'f, F> {
-    pub(super) fn open(fixture: &'f F) -> Subject<'f, F> {
+impl<'f> Subject<'f> {
+    pub(super) fn open(fixture: &'f dyn AnyFixture) -> Subject<'f> {
         Subject {
             fixture,
             store: Some(fixture.open()),
@@ -92,8 +92,8 @@ impl<'f, F: Fixture> Subject<'f, F> {
         }
     }
 
-    pub(super) fn store(&self) -> &F::Backend {
-        self.store.as_ref().expect("a check ends when its backend forgets")
+    pub(super) fn store(&self) -> &dyn StorageBackend {
+        self.store.as_deref().expect("a check ends when its backend forgets")
     }
 
     pub(super) fn stats(&self) -> StorageStats {
@@ -167,7 +167,7 @@ impl<'f, F: Fixture> Subject<'f, F> {
 
     /// Begins a transaction.
     #[track_caller]
-    pub(super) fn begin(&self) -> Tx<'_, 'f, F> {
+    pub(super) fn begin(&self) -> Tx<'_, 'f> {
         let id = ok(self.store().begin_transaction(), "begin_transaction");
         self.open.set(self.open.get() + 1);
         Tx { subject: self, id, model: RefCell::new(self.model().begin()) }
@@ -207,7 +207,7 @@ impl<'f, F: Fixture> Subject<'f, F> {
         self.fixture.acknowledges_durably()
     }
 
-    fn opened_again(&mut self, store: Option<F::Backend>) -> Option<()> {
+    fn opened_again(&mut self, store: Option<Box<dyn Held>>) -> Option<()> {
         self.store = store;
         self.open.set(0);
         self.store.as_ref().map(|_| ())
@@ -273,7 +273,7 @@ pub(super) fn expect_block(
     }
 }
 
-impl<F: Fixture> Tx<'_, '_, F> {
+impl Tx<'_, '_> {
     /// Adds a write.
     #[track_caller]
     pub(super) fn put(&self, id: u64, data: impl Into<Bytes>) {
@@ -383,7 +383,7 @@ impl<F: Fixture> Tx<'_, '_, F> {
         self.id
     }
 
-    pub(super) fn store(&self) -> &F::Backend {
+    pub(super) fn store(&self) -> &dyn StorageBackend {
         self.subject.store()
     }
 

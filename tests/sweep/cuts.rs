@@ -130,8 +130,7 @@ pub fn check_goes_on(
     let data = payload(seed, 500);
     let id =
         store.write_block(block(0, data.clone())).expect("O6: a recovered store takes commits");
-    let newest = history.state().keys().next_back().copied().unwrap_or(0);
-    assert!(id.0 > newest, "O4: id {id} is given out again");
+    assert!(id.0 > history.newest_id(), "O4: id {id} is given out again");
     let large = payload(seed + 1, 30 << 10);
     store.write_block(block(90, large.clone())).expect("O6: and large ones");
     history.acked(Changes::from([(id.0, Some(data))]), true);

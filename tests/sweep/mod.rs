@@ -5,7 +5,9 @@
 //! [`damage`] to files.
 
 pub mod cuts;
+pub mod damage;
 pub mod faults;
 pub mod oracle;
 pub mod tally;
+pub mod threads;
 pub mod workload;

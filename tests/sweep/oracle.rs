@@ -58,8 +58,10 @@ impl History {
         &self.states[self.live()]
     }
 
-    pub fn named(&self) -> &BTreeSet<u64> {
-        &self.named
+    /// The largest id that a commit ever wrote, deleted or not.
+    pub fn newest_id(&self) -> u64 {
+        let states = &self.states[..=self.live()];
+        states.iter().filter_map(|state| state.keys().next_back().copied()).max().unwrap_or(0)
     }
 
     /// A commit was acknowledged.

@@ -1,14 +1,14 @@
 //! How much is tried, what was seen, and how to try one failure again.
 //!
-//! `AEGIS_SWEEP` is the share of all cases that are run, in thousandths of the whole: 1 is the
-//! default and takes about a minute, 1000 runs every case. `AEGIS_SWEEP_ONLY` runs one case by its name.
+//! `AEGIS_SWEEP` multiplies the share of all cases that is run: 1, the default, takes about a minute,
+//! 1000 runs every case. `AEGIS_SWEEP_ONLY` runs one case by its name.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::workload::hash;
 
-/// Cases left out of one in so many, whatever the test.
+/// At this scale nothing is left out.
 const WHOLE: u64 = 1000;
 
 /// What a test tries and what it has seen.
@@ -45,7 +45,7 @@ impl Tally {
             None => {
                 let kept = self.scale.min(WHOLE);
                 let share = if kept == WHOLE { 1 } else { share.div_ceil(kept) };
-                share <= 1 || spread(&case.name) % share == 0
+                share <= 1 || spread(&case.name).is_multiple_of(share)
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Commits are all or nothing, and the last operation on an id wins.
 
+use crate::testkit::Rng;
 use crate::testkit::subject::Subject;
-use crate::testkit::{Fixture, Rng};
 
-pub(in crate::testkit) fn write_then_delete_deletes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn write_then_delete_deletes(s: &mut Subject<'_>) {
     s.put(1, "old");
     let tx = s.begin();
     tx.put(1, "new");
@@ -17,7 +17,7 @@ pub(in crate::testkit) fn write_then_delete_deletes<F: Fixture>(s: &mut Subject<
     s.lacks(2);
 }
 
-pub(in crate::testkit) fn delete_then_write_writes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn delete_then_write_writes(s: &mut Subject<'_>) {
     s.put(1, "old");
     let tx = s.begin();
     tx.remove(1);
@@ -27,7 +27,7 @@ pub(in crate::testkit) fn delete_then_write_writes<F: Fixture>(s: &mut Subject<'
     s.holds(1, "new");
 }
 
-pub(in crate::testkit) fn last_write_of_a_transaction_wins<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn last_write_of_a_transaction_wins(s: &mut Subject<'_>) {
     let tx = s.begin();
     for n in 0..10 {
         tx.put(1, format!("version {n}"));
@@ -39,7 +39,7 @@ pub(in crate::testkit) fn last_write_of_a_transaction_wins<F: Fixture>(s: &mut S
     s.holds(1, "last");
 }
 
-pub(in crate::testkit) fn commit_applies_every_operation<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commit_applies_every_operation(s: &mut Subject<'_>) {
     s.put(1, "overwritten");
     s.put(2, "deleted");
     s.put(3, "untouched");
@@ -56,7 +56,7 @@ pub(in crate::testkit) fn commit_applies_every_operation<F: Fixture>(s: &mut Sub
     s.holds(id, "allocated");
 }
 
-pub(in crate::testkit) fn empty_transaction_commits<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn empty_transaction_commits(s: &mut Subject<'_>) {
     s.put(1, "there");
     s.begin().commit();
     let tx = s.begin();
@@ -66,7 +66,7 @@ pub(in crate::testkit) fn empty_transaction_commits<F: Fixture>(s: &mut Subject<
     s.holds(1, "there");
 }
 
-pub(in crate::testkit) fn rollback_leaves_no_trace<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rollback_leaves_no_trace(s: &mut Subject<'_>) {
     s.put(1, "one");
     s.put(2, "two");
     let tx = s.begin();
@@ -87,7 +87,7 @@ pub(in crate::testkit) fn rollback_leaves_no_trace<F: Fixture>(s: &mut Subject<'
     tx.rollback();
 }
 
-pub(in crate::testkit) fn rollback_leaves_others_work_alone<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rollback_leaves_others_work_alone(s: &mut Subject<'_>) {
     s.put(1, "old");
     s.put(2, "old");
     let (doomed, other) = (s.begin(), s.begin());
@@ -107,7 +107,7 @@ pub(in crate::testkit) fn rollback_leaves_others_work_alone<F: Fixture>(s: &mut 
     s.holds(4, "single");
 }
 
-pub(in crate::testkit) fn large_transaction_commits_whole<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn large_transaction_commits_whole(s: &mut Subject<'_>) {
     let mut rng = Rng::new(4);
     let tx = s.begin();
     for id in 1..=1000 {

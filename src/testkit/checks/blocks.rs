@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId, BlockType};
 use crate::error::Error;
+use crate::testkit::Rng;
 use crate::testkit::subject::{Subject, block, ok, refused};
-use crate::testkit::{Fixture, Rng};
 
 const TYPES: [BlockType; 6] = [
     BlockType::TableData,
@@ -17,7 +16,7 @@ const TYPES: [BlockType; 6] = [
     BlockType::Metadata,
 ];
 
-pub(in crate::testkit) fn written_block_reads_back<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn written_block_reads_back(s: &mut Subject<'_>) {
     let id = s.allocate("payload");
     s.holds(id, "payload");
     s.put(70, "explicit");
@@ -25,7 +24,7 @@ pub(in crate::testkit) fn written_block_reads_back<F: Fixture>(s: &mut Subject<'
     s.holds(id, "payload");
 }
 
-pub(in crate::testkit) fn write_replaces_the_block<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn write_replaces_the_block(s: &mut Subject<'_>) {
     s.put(5, "a long first payload");
     let mut second = Block::new(BlockId(5), BlockType::Metadata, "2nd");
     second.header.version = 2;
@@ -40,7 +39,7 @@ pub(in crate::testkit) fn write_replaces_the_block<F: Fixture>(s: &mut Subject<'
     assert_eq!(s.stats().total_blocks, 1, "a block that is replaced is still one block");
 }
 
-pub(in crate::testkit) fn write_to_id_zero_allocates<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn write_to_id_zero_allocates(s: &mut Subject<'_>) {
     let id = s.allocate("single");
     assert_ne!(id, 0, "an allocated id names a block");
     s.holds(id, "single");
@@ -52,7 +51,7 @@ pub(in crate::testkit) fn write_to_id_zero_allocates<F: Fixture>(s: &mut Subject
     s.holds(id, "in a transaction");
 }
 
-pub(in crate::testkit) fn id_zero_never_names_a_block<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn id_zero_never_names_a_block(s: &mut Subject<'_>) {
     for _ in 0..2 {
         s.lacks(0);
         refused!(s.store().delete_block(BlockId(0)), Error::BlockNotFound { id: BlockId(0) });
@@ -68,7 +67,7 @@ pub(in crate::testkit) fn id_zero_never_names_a_block<F: Fixture>(s: &mut Subjec
     }
 }
 
-pub(in crate::testkit) fn deleted_block_is_gone<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn deleted_block_is_gone(s: &mut Subject<'_>) {
     s.put(1, "stays");
     s.put(2, "goes");
     s.remove(2);
@@ -81,9 +80,7 @@ pub(in crate::testkit) fn deleted_block_is_gone<F: Fixture>(s: &mut Subject<'_, 
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn deleting_an_absent_block_is_not_found<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn deleting_an_absent_block_is_not_found(s: &mut Subject<'_>) {
     let never = BlockId(9);
     refused!(s.store().delete_block(never), Error::BlockNotFound { id } if id == never);
     s.put(1, "once");
@@ -92,8 +89,8 @@ pub(in crate::testkit) fn deleting_an_absent_block_is_not_found<F: Fixture>(
     s.lacks(9);
 }
 
-pub(in crate::testkit) fn deleting_an_absent_block_in_a_transaction_is_not_found<F: Fixture>(
-    s: &mut Subject<'_, F>,
+pub(in crate::testkit) fn deleting_an_absent_block_in_a_transaction_is_not_found(
+    s: &mut Subject<'_>,
 ) {
     s.put(1, "once");
     let tx = s.begin();
@@ -111,7 +108,7 @@ pub(in crate::testkit) fn deleting_an_absent_block_in_a_transaction_is_not_found
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn reading_an_absent_block_is_not_found<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn reading_an_absent_block_is_not_found(s: &mut Subject<'_>) {
     s.lacks(1);
     s.lacks(u64::MAX);
     s.put(2, "other");
@@ -123,7 +120,7 @@ pub(in crate::testkit) fn reading_an_absent_block_is_not_found<F: Fixture>(s: &m
     s.holds(3, "goes on");
 }
 
-pub(in crate::testkit) fn deleted_block_can_be_written_again<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn deleted_block_can_be_written_again(s: &mut Subject<'_>) {
     for round in 0..3 {
         s.put(4, format!("life {round}"));
         s.holds(4, format!("life {round}"));
@@ -134,7 +131,7 @@ pub(in crate::testkit) fn deleted_block_can_be_written_again<F: Fixture>(s: &mut
     s.holds(4, "last life");
 }
 
-pub(in crate::testkit) fn empty_payload_is_a_block<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn empty_payload_is_a_block(s: &mut Subject<'_>) {
     s.put_block(Block::empty(BlockId(1), BlockType::LogEntry));
     s.holds(1, "");
     assert_eq!(s.stats().total_blocks, 1, "an empty block counts");
@@ -147,7 +144,7 @@ pub(in crate::testkit) fn empty_payload_is_a_block<F: Fixture>(s: &mut Subject<'
     s.holds(1, "");
 }
 
-pub(in crate::testkit) fn every_header_field_round_trips<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn every_header_field_round_trips(s: &mut Subject<'_>) {
     let fields = [(0, 0), (1, 0), (0, 1), (u16::MAX, u16::MAX), (0x1234, 0xFEDC)];
     let tx = s.begin();
     for (n, block_type) in TYPES.into_iter().enumerate() {
@@ -179,7 +176,7 @@ fn liars(id: u64) -> [Block; 4] {
     liars
 }
 
-pub(in crate::testkit) fn header_that_lies_is_refused<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn header_that_lies_is_refused(s: &mut Subject<'_>) {
     s.put(1, "before");
     for id in [0, 1, 2] {
         for liar in liars(id) {
@@ -191,9 +188,7 @@ pub(in crate::testkit) fn header_that_lies_is_refused<F: Fixture>(s: &mut Subjec
     assert_eq!(s.allocate("next"), 2, "a refused write takes no id");
 }
 
-pub(in crate::testkit) fn header_that_lies_is_refused_in_a_transaction<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn header_that_lies_is_refused_in_a_transaction(s: &mut Subject<'_>) {
     s.put(1, "before");
     let tx = s.begin();
     tx.put(2, "pending");
@@ -209,7 +204,7 @@ pub(in crate::testkit) fn header_that_lies_is_refused_in_a_transaction<F: Fixtur
     s.holds(2, "pending");
 }
 
-pub(in crate::testkit) fn ids_of_any_value_are_ordinary<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn ids_of_any_value_are_ordinary(s: &mut Subject<'_>) {
     let near = |n: u64| [n - 1, n, n + 1];
     let mut ids: Vec<u64> = [1 << 8, 1 << 16, 1 << 32, 1 << 48, 1 << 63].map(near).concat();
     ids.extend([1, 63, 64, 65, u64::MAX - 1, u64::MAX]);
@@ -228,9 +223,7 @@ pub(in crate::testkit) fn ids_of_any_value_are_ordinary<F: Fixture>(s: &mut Subj
     s.lacks(2);
 }
 
-pub(in crate::testkit) fn payloads_of_any_bytes_and_length_round_trip<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn payloads_of_any_bytes_and_length_round_trip(s: &mut Subject<'_>) {
     let mut rng = Rng::new(1);
     let near = |n: usize| [n - 1, n, n + 1];
     let mut id = 0;
@@ -247,7 +240,7 @@ pub(in crate::testkit) fn payloads_of_any_bytes_and_length_round_trip<F: Fixture
     s.check();
 }
 
-pub(in crate::testkit) fn large_block_round_trips<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn large_block_round_trips(s: &mut Subject<'_>) {
     let mut rng = Rng::new(2);
     let (first, second) = (s.bytes(&mut rng, 1 << 20), s.bytes(&mut rng, (1 << 20) + 13));
     s.put(1, first.clone());
@@ -259,7 +252,7 @@ pub(in crate::testkit) fn large_block_round_trips<F: Fixture>(s: &mut Subject<'_
     s.holds(1, second);
 }
 
-pub(in crate::testkit) fn payload_in_hand_never_changes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn payload_in_hand_never_changes(s: &mut Subject<'_>) {
     let mut rng = Rng::new(3);
     let data: Vec<Bytes> = [10, 5000, 70_000].map(|len| s.bytes(&mut rng, len)).into();
     for (id, data) in (1..).zip(&data) {

@@ -1,14 +1,10 @@
 //! First committer wins: who gets `Conflict`, who never does, and what it leaves behind.
 
-use crate::backend::StorageBackend;
 use crate::block::BlockId;
 use crate::error::{Error, TransactionState};
-use crate::testkit::Fixture;
 use crate::testkit::subject::{Subject, block, ok, refused, threads};
 
-pub(in crate::testkit) fn write_after_a_concurrent_write_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn write_after_a_concurrent_write_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     let (first, second) = (s.begin(), s.begin());
     first.put(1, "first");
@@ -18,9 +14,7 @@ pub(in crate::testkit) fn write_after_a_concurrent_write_conflicts<F: Fixture>(
     s.holds(1, "first");
 }
 
-pub(in crate::testkit) fn write_after_a_concurrent_delete_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn write_after_a_concurrent_delete_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     let (first, second) = (s.begin(), s.begin());
     first.remove(1);
@@ -30,9 +24,7 @@ pub(in crate::testkit) fn write_after_a_concurrent_delete_conflicts<F: Fixture>(
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn delete_after_a_concurrent_write_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn delete_after_a_concurrent_write_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     let (first, second) = (s.begin(), s.begin());
     first.put(1, "first");
@@ -42,9 +34,7 @@ pub(in crate::testkit) fn delete_after_a_concurrent_write_conflicts<F: Fixture>(
     s.holds(1, "first");
 }
 
-pub(in crate::testkit) fn delete_after_a_concurrent_delete_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn delete_after_a_concurrent_delete_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     let (first, second) = (s.begin(), s.begin());
     first.remove(1);
@@ -54,7 +44,7 @@ pub(in crate::testkit) fn delete_after_a_concurrent_delete_conflicts<F: Fixture>
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn creating_the_same_id_twice_conflicts<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn creating_the_same_id_twice_conflicts(s: &mut Subject<'_>) {
     let (first, second) = (s.begin(), s.begin());
     first.put(7, "first");
     second.put(7, "second");
@@ -63,7 +53,7 @@ pub(in crate::testkit) fn creating_the_same_id_twice_conflicts<F: Fixture>(s: &m
     s.holds(7, "first");
 }
 
-pub(in crate::testkit) fn block_that_came_and_went_conflicts<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn block_that_came_and_went_conflicts(s: &mut Subject<'_>) {
     let tx = s.begin();
     tx.put(7, "mine");
     s.put(7, "came");
@@ -72,7 +62,7 @@ pub(in crate::testkit) fn block_that_came_and_went_conflicts<F: Fixture>(s: &mut
     s.lacks(7);
 }
 
-pub(in crate::testkit) fn rewriting_the_same_bytes_conflicts<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rewriting_the_same_bytes_conflicts(s: &mut Subject<'_>) {
     s.put(1, "same");
     let tx = s.begin();
     tx.put(1, "same");
@@ -82,9 +72,7 @@ pub(in crate::testkit) fn rewriting_the_same_bytes_conflicts<F: Fixture>(s: &mut
     s.holds(1, "same");
 }
 
-pub(in crate::testkit) fn first_committer_wins_not_first_writer<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn first_committer_wins_not_first_writer(s: &mut Subject<'_>) {
     s.put(1, "old");
     let early = s.begin();
     early.put(1, "written first");
@@ -96,7 +84,7 @@ pub(in crate::testkit) fn first_committer_wins_not_first_writer<F: Fixture>(
     s.holds(1, "committed first");
 }
 
-pub(in crate::testkit) fn only_one_of_many_writers_wins<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn only_one_of_many_writers_wins(s: &mut Subject<'_>) {
     s.put(1, "old");
     let mut open: Vec<_> = (0..5).map(|_| s.begin()).collect();
     for (n, tx) in open.iter().enumerate() {
@@ -109,9 +97,7 @@ pub(in crate::testkit) fn only_one_of_many_writers_wins<F: Fixture>(s: &mut Subj
     s.holds(1, "writer 2");
 }
 
-pub(in crate::testkit) fn single_operation_beats_an_open_transaction<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn single_operation_beats_an_open_transaction(s: &mut Subject<'_>) {
     for id in 1..=3 {
         s.put(id, "old");
     }
@@ -130,7 +116,7 @@ pub(in crate::testkit) fn single_operation_beats_an_open_transaction<F: Fixture>
     s.holds(4, "single");
 }
 
-pub(in crate::testkit) fn conflict_changes_nothing<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn conflict_changes_nothing(s: &mut Subject<'_>) {
     s.put(1, "old");
     s.put(2, "old");
     s.put(3, "old");
@@ -149,7 +135,7 @@ pub(in crate::testkit) fn conflict_changes_nothing<F: Fixture>(s: &mut Subject<'
     s.lacks(id);
 }
 
-pub(in crate::testkit) fn conflict_rolls_the_transaction_back<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn conflict_rolls_the_transaction_back(s: &mut Subject<'_>) {
     s.put(1, "old");
     let tx = s.begin();
     tx.put(1, "lost");
@@ -171,9 +157,7 @@ pub(in crate::testkit) fn conflict_rolls_the_transaction_back<F: Fixture>(s: &mu
     s.holds(1, "second try");
 }
 
-pub(in crate::testkit) fn conflict_names_the_block_and_the_commit<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn conflict_names_the_block_and_the_commit(s: &mut Subject<'_>) {
     s.put(5, "old");
     let snapshot_before = s.stats().visible_lsn;
     let tx = s.begin();
@@ -192,7 +176,7 @@ pub(in crate::testkit) fn conflict_names_the_block_and_the_commit<F: Fixture>(
     s.lacks(9);
 }
 
-pub(in crate::testkit) fn rolled_back_work_never_conflicts<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rolled_back_work_never_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     let (doomed, tx) = (s.begin(), s.begin());
     doomed.put(1, "doomed");
@@ -205,9 +189,7 @@ pub(in crate::testkit) fn rolled_back_work_never_conflicts<F: Fixture>(s: &mut S
     s.holds(2, "mine");
 }
 
-pub(in crate::testkit) fn work_committed_before_begin_never_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn work_committed_before_begin_never_conflicts(s: &mut Subject<'_>) {
     for n in 0..5 {
         s.put(1, format!("single {n}"));
         let earlier = s.begin();
@@ -225,7 +207,7 @@ pub(in crate::testkit) fn work_committed_before_begin_never_conflicts<F: Fixture
     }
 }
 
-pub(in crate::testkit) fn disjoint_transactions_never_conflict<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn disjoint_transactions_never_conflict(s: &mut Subject<'_>) {
     let open: Vec<_> = (1..=10).map(|id| (id, s.begin())).collect();
     for (id, tx) in &open {
         tx.put(*id, format!("of {id}"));
@@ -238,9 +220,7 @@ pub(in crate::testkit) fn disjoint_transactions_never_conflict<F: Fixture>(s: &m
     }
 }
 
-pub(in crate::testkit) fn reading_what_others_change_never_conflicts<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn reading_what_others_change_never_conflicts(s: &mut Subject<'_>) {
     s.put(1, "old");
     s.put(2, "old");
     let (reader, writer) = (s.begin(), s.begin());
@@ -255,7 +235,7 @@ pub(in crate::testkit) fn reading_what_others_change_never_conflicts<F: Fixture>
     s.holds(3, "from what was read");
 }
 
-pub(in crate::testkit) fn single_operations_never_conflict<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn single_operations_never_conflict(s: &mut Subject<'_>) {
     s.put(1, "old");
     let pending = s.begin();
     pending.put(1, "pending");
@@ -268,9 +248,7 @@ pub(in crate::testkit) fn single_operations_never_conflict<F: Fixture>(s: &mut S
     pending.rollback();
 }
 
-pub(in crate::testkit) fn single_writes_to_one_block_never_conflict<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn single_writes_to_one_block_never_conflict(s: &mut Subject<'_>) {
     let store = s.store();
     threads(8, |thread| {
         for n in 0..25 {

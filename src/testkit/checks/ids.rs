@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::backend::StorageBackend;
 use crate::block::BlockId;
 use crate::error::Error;
-use crate::testkit::Fixture;
 use crate::testkit::subject::{Subject, block, ok, refused, threads};
 
-pub(in crate::testkit) fn allocation_is_dense_and_increasing<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn allocation_is_dense_and_increasing(s: &mut Subject<'_>) {
     for expected in 1..=20 {
         assert_eq!(s.allocate("single"), expected, "the next id of a store that began empty");
     }
@@ -20,7 +18,7 @@ pub(in crate::testkit) fn allocation_is_dense_and_increasing<F: Fixture>(s: &mut
     assert_eq!(s.allocate("single"), 31, "the next id");
 }
 
-pub(in crate::testkit) fn allocation_stays_above_explicit_ids<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn allocation_stays_above_explicit_ids(s: &mut Subject<'_>) {
     s.put(10, "explicit");
     assert_eq!(s.allocate("a"), 11, "the id above explicit id 10");
     s.put(5, "explicit, below");
@@ -33,9 +31,7 @@ pub(in crate::testkit) fn allocation_stays_above_explicit_ids<F: Fixture>(s: &mu
     assert_eq!(s.allocate("d"), (1 << 40) + 1, "the id above an explicit id of a transaction");
 }
 
-pub(in crate::testkit) fn allocation_stays_above_the_transactions_own_ids<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn allocation_stays_above_the_transactions_own_ids(s: &mut Subject<'_>) {
     let tx = s.begin();
     tx.put(1, "explicit");
     tx.put(3, "explicit");
@@ -47,9 +43,7 @@ pub(in crate::testkit) fn allocation_stays_above_the_transactions_own_ids<F: Fix
     s.check();
 }
 
-pub(in crate::testkit) fn open_transactions_never_share_an_allocated_id<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn open_transactions_never_share_an_allocated_id(s: &mut Subject<'_>) {
     let (a, b) = (s.begin(), s.begin());
     let mut seen = BTreeSet::new();
     for n in 0..10 {
@@ -61,7 +55,7 @@ pub(in crate::testkit) fn open_transactions_never_share_an_allocated_id<F: Fixtu
     assert_eq!(s.stats().total_blocks, 30, "each id is a block of its own");
 }
 
-pub(in crate::testkit) fn deleted_ids_are_not_allocated_again<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn deleted_ids_are_not_allocated_again(s: &mut Subject<'_>) {
     let mut last = 0;
     for n in 0..10 {
         let id = s.allocate("short life");
@@ -81,7 +75,7 @@ pub(in crate::testkit) fn deleted_ids_are_not_allocated_again<F: Fixture>(s: &mu
     assert_eq!(s.allocate("next"), 101, "the id above explicit id 100, although deleted");
 }
 
-pub(in crate::testkit) fn ids_run_out_at_the_end<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn ids_run_out_at_the_end(s: &mut Subject<'_>) {
     s.put(u64::MAX - 2, "explicit");
     assert_eq!(s.allocate("last but one"), u64::MAX - 1);
     assert_eq!(s.allocate("last"), u64::MAX);
@@ -107,7 +101,7 @@ pub(in crate::testkit) fn ids_run_out_at_the_end<F: Fixture>(s: &mut Subject<'_,
     }
 }
 
-pub(in crate::testkit) fn threads_allocate_distinct_ids<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn threads_allocate_distinct_ids(s: &mut Subject<'_>) {
     let store = s.store();
     let ids = threads(8, |thread| {
         let text = || format!("of {thread}");

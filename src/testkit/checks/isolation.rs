@@ -1,9 +1,8 @@
 //! Who sees what: nothing pending, nothing newer than the snapshot, always one's own writes.
 
-use crate::testkit::Fixture;
 use crate::testkit::subject::Subject;
 
-pub(in crate::testkit) fn readers_never_see_pending_writes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn readers_never_see_pending_writes(s: &mut Subject<'_>) {
     s.put(1, "committed");
     let tx = s.begin();
     tx.put(1, "pending");
@@ -18,7 +17,7 @@ pub(in crate::testkit) fn readers_never_see_pending_writes<F: Fixture>(s: &mut S
     s.holds(2, "pending");
 }
 
-pub(in crate::testkit) fn readers_never_see_pending_deletes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn readers_never_see_pending_deletes(s: &mut Subject<'_>) {
     s.put(1, "committed");
     let tx = s.begin();
     tx.remove(1);
@@ -28,8 +27,8 @@ pub(in crate::testkit) fn readers_never_see_pending_deletes<F: Fixture>(s: &mut 
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn transactions_never_see_each_others_pending_operations<F: Fixture>(
-    s: &mut Subject<'_, F>,
+pub(in crate::testkit) fn transactions_never_see_each_others_pending_operations(
+    s: &mut Subject<'_>,
 ) {
     s.put(1, "committed");
     s.put(2, "committed");
@@ -52,7 +51,7 @@ pub(in crate::testkit) fn transactions_never_see_each_others_pending_operations<
     b.rollback();
 }
 
-pub(in crate::testkit) fn transaction_reads_its_own_writes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transaction_reads_its_own_writes(s: &mut Subject<'_>) {
     s.put(1, "committed");
     let tx = s.begin();
     tx.holds(1, "committed");
@@ -67,7 +66,7 @@ pub(in crate::testkit) fn transaction_reads_its_own_writes<F: Fixture>(s: &mut S
     tx.commit();
 }
 
-pub(in crate::testkit) fn transaction_sees_its_own_deletes<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transaction_sees_its_own_deletes(s: &mut Subject<'_>) {
     s.put(1, "committed");
     let tx = s.begin();
     tx.remove(1);
@@ -80,7 +79,7 @@ pub(in crate::testkit) fn transaction_sees_its_own_deletes<F: Fixture>(s: &mut S
     tx.commit();
 }
 
-pub(in crate::testkit) fn own_write_hides_newer_commits<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn own_write_hides_newer_commits(s: &mut Subject<'_>) {
     s.put(1, "old");
     s.put(2, "old");
     let tx = s.begin();
@@ -94,7 +93,7 @@ pub(in crate::testkit) fn own_write_hides_newer_commits<F: Fixture>(s: &mut Subj
     s.holds(1, "newer");
 }
 
-pub(in crate::testkit) fn snapshot_is_taken_at_begin<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn snapshot_is_taken_at_begin(s: &mut Subject<'_>) {
     s.put(1, "as of begin");
     s.put(2, "as of begin");
     let tx = s.begin();
@@ -108,7 +107,7 @@ pub(in crate::testkit) fn snapshot_is_taken_at_begin<F: Fixture>(s: &mut Subject
     tx.commit();
 }
 
-pub(in crate::testkit) fn reads_in_a_transaction_repeat<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn reads_in_a_transaction_repeat(s: &mut Subject<'_>) {
     s.put(1, "first");
     s.put(2, "first");
     let tx = s.begin();
@@ -128,7 +127,7 @@ pub(in crate::testkit) fn reads_in_a_transaction_repeat<F: Fixture>(s: &mut Subj
     tx.rollback();
 }
 
-pub(in crate::testkit) fn snapshot_spans_all_blocks<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn snapshot_spans_all_blocks(s: &mut Subject<'_>) {
     for id in 1..=5 {
         s.put(id, "even");
     }
@@ -150,9 +149,7 @@ pub(in crate::testkit) fn snapshot_spans_all_blocks<F: Fixture>(s: &mut Subject<
     after.rollback();
 }
 
-pub(in crate::testkit) fn blocks_deleted_after_begin_are_still_read<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn blocks_deleted_after_begin_are_still_read(s: &mut Subject<'_>) {
     s.put(1, "single");
     s.put(2, "in a transaction");
     let tx = s.begin();
@@ -167,9 +164,7 @@ pub(in crate::testkit) fn blocks_deleted_after_begin_are_still_read<F: Fixture>(
     tx.rollback();
 }
 
-pub(in crate::testkit) fn blocks_created_after_begin_are_not_seen<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn blocks_created_after_begin_are_not_seen(s: &mut Subject<'_>) {
     let tx = s.begin();
     s.put(1, "single");
     let id = s.allocate("allocated");
@@ -182,9 +177,7 @@ pub(in crate::testkit) fn blocks_created_after_begin_are_not_seen<F: Fixture>(
     tx.rollback();
 }
 
-pub(in crate::testkit) fn every_open_snapshot_keeps_its_version<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn every_open_snapshot_keeps_its_version(s: &mut Subject<'_>) {
     let version = |n: usize| format!("version {n}");
     let mut open = Vec::new();
     for n in 0..12 {
@@ -211,9 +204,7 @@ pub(in crate::testkit) fn every_open_snapshot_keeps_its_version<F: Fixture>(
     }
 }
 
-pub(in crate::testkit) fn begin_sees_all_that_was_committed_before<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn begin_sees_all_that_was_committed_before(s: &mut Subject<'_>) {
     for n in 0..20 {
         s.put(1, format!("single {n}"));
         let tx = s.begin();

@@ -6,12 +6,11 @@ use bytes::Bytes;
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId, BlockType};
 use crate::error::Error;
-use crate::testkit::Fixture;
 use crate::testkit::model::Model;
 use crate::testkit::rng::{Rng, seed, soak};
 use crate::testkit::subject::{Subject, Tx, block, expect_block, ok, refused, threads};
 
-pub(in crate::testkit) fn random_operations_match_the_model<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn random_operations_match_the_model(s: &mut Subject<'_>) {
     let seed = seed(0xAE615);
     println!("seed {seed} (replay with AEGIS_SEED={seed})");
     let mut rng = Rng::new(seed);
@@ -29,7 +28,7 @@ const IDS: u64 = 12;
 const OPEN_COUNT_MAX: usize = 4;
 
 /// The operations between two opens of the store.
-fn live<F: Fixture>(s: &Subject<'_, F>, rng: &mut Rng, steps: u64) {
+fn live(s: &Subject<'_>, rng: &mut Rng, steps: u64) {
     let (mut open, max) = (Vec::new(), s.fitting(usize::MAX));
     for _ in 0..steps {
         let (op, id) = (rng.below(32), 1 + rng.below(IDS));
@@ -81,7 +80,7 @@ fn random_payload(rng: &mut Rng, len_max: usize) -> Bytes {
     rng.bytes(len_max.min(len as usize))
 }
 
-fn delete<F: Fixture>(s: &Subject<'_, F>, id: u64) {
+fn delete(s: &Subject<'_>, id: u64) {
     if s.model().read(id).is_some() {
         s.remove(id);
     } else {
@@ -90,14 +89,14 @@ fn delete<F: Fixture>(s: &Subject<'_, F>, id: u64) {
     }
 }
 
-fn read<F: Fixture>(s: &Subject<'_, F>, id: u64) {
+fn read(s: &Subject<'_>, id: u64) {
     let found = s.store().read_block(BlockId(id));
     expect_block(found, BlockId(id), s.model().read(id), "read_block");
     let exists = ok(s.store().block_exists(BlockId(id)), "block_exists");
     assert_eq!(exists, s.model().read(id).is_some(), "block_exists({id})");
 }
 
-fn operate<F: Fixture>(tx: &Tx<'_, '_, F>, rng: &mut Rng, id: u64, max: usize) {
+fn operate(tx: &Tx<'_, '_>, rng: &mut Rng, id: u64, max: usize) {
     let seen = tx.model.borrow().read(id).is_some();
     match rng.below(12) {
         0..=3 => drop(tx.put_block(random_block(rng, id, max))),
@@ -120,9 +119,7 @@ fn operate<F: Fixture>(tx: &Tx<'_, '_, F>, rng: &mut Rng, id: u64, max: usize) {
 const THREADS: u64 = 6;
 const IDS_PER_THREAD: u64 = 8;
 
-pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models(s: &mut Subject<'_>) {
     let seed = seed(0x7142EAD);
     println!("seed {seed} (replay with AEGIS_SEED={seed})");
     for round in 0..2 * soak() {
@@ -151,13 +148,7 @@ pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models<F: Fixt
 }
 
 /// One single operation or one transaction of a thread that nobody disturbs.
-fn step_alone(
-    store: &impl StorageBackend,
-    rng: &mut Rng,
-    model: &mut Model,
-    base: u64,
-    max: usize,
-) {
+fn step_alone(store: &dyn StorageBackend, rng: &mut Rng, model: &mut Model, base: u64, max: usize) {
     let mut id = || BlockId(base + rng.below(IDS_PER_THREAD));
     let (single, ids) = (id(), [id(), id(), id(), id()]);
     if rng.once_in(2) {

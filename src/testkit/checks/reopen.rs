@@ -3,10 +3,10 @@
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId, BlockType};
 use crate::error::Error;
+use crate::testkit::Rng;
 use crate::testkit::subject::{Subject, block, ok};
-use crate::testkit::{Fixture, Rng};
 
-pub(in crate::testkit) fn committed_blocks_survive_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn committed_blocks_survive_reopen(s: &mut Subject<'_>) {
     s.put(1, "single");
     let id = s.allocate("allocated");
     let tx = s.begin();
@@ -23,7 +23,7 @@ pub(in crate::testkit) fn committed_blocks_survive_reopen<F: Fixture>(s: &mut Su
     s.holds(1, "after reopen");
 }
 
-pub(in crate::testkit) fn empty_store_reopens_empty<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn empty_store_reopens_empty(s: &mut Subject<'_>) {
     if s.reopen().is_none() {
         return;
     }
@@ -34,7 +34,7 @@ pub(in crate::testkit) fn empty_store_reopens_empty<F: Fixture>(s: &mut Subject<
     }
 }
 
-pub(in crate::testkit) fn deletes_survive_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn deletes_survive_reopen(s: &mut Subject<'_>) {
     for id in 1..=4 {
         s.put(id, "block");
     }
@@ -53,7 +53,7 @@ pub(in crate::testkit) fn deletes_survive_reopen<F: Fixture>(s: &mut Subject<'_,
     }
 }
 
-pub(in crate::testkit) fn pending_work_is_gone_after_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn pending_work_is_gone_after_reopen(s: &mut Subject<'_>) {
     s.put(1, "committed");
     s.put(2, "committed");
     let tx = s.begin();
@@ -71,7 +71,7 @@ pub(in crate::testkit) fn pending_work_is_gone_after_reopen<F: Fixture>(s: &mut 
     assert_eq!(s.stats().open_transactions, 0, "no transaction outlives its store");
 }
 
-pub(in crate::testkit) fn refused_work_is_gone_after_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn refused_work_is_gone_after_reopen(s: &mut Subject<'_>) {
     s.put(1, "committed");
     let (rolled_back, lost) = (s.begin(), s.begin());
     rolled_back.put(1, "rolled back");
@@ -89,7 +89,7 @@ pub(in crate::testkit) fn refused_work_is_gone_after_reopen<F: Fixture>(s: &mut 
     s.lacks(3);
 }
 
-pub(in crate::testkit) fn transactions_are_whole_after_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transactions_are_whole_after_reopen(s: &mut Subject<'_>) {
     let mut rng = Rng::new(5);
     s.put(1000, "deleted by the last one");
     for n in 0..10 {
@@ -112,7 +112,7 @@ pub(in crate::testkit) fn transactions_are_whole_after_reopen<F: Fixture>(s: &mu
     s.check();
 }
 
-pub(in crate::testkit) fn large_commits_survive_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn large_commits_survive_reopen(s: &mut Subject<'_>) {
     let mut rng = Rng::new(6);
     let tx = s.begin();
     (1..=1000).for_each(|id| tx.put(id, rng.bytes(100)));
@@ -125,7 +125,7 @@ pub(in crate::testkit) fn large_commits_survive_reopen<F: Fixture>(s: &mut Subje
     }
 }
 
-pub(in crate::testkit) fn header_fields_survive_reopen<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn header_fields_survive_reopen(s: &mut Subject<'_>) {
     let mut rich = Block::new(BlockId(1), BlockType::TimeSeriesData, "samples");
     rich.header.version = 0xABCD;
     rich.header.flags = 0x1234;
@@ -138,9 +138,7 @@ pub(in crate::testkit) fn header_fields_survive_reopen<F: Fixture>(s: &mut Subje
     s.reopen();
 }
 
-pub(in crate::testkit) fn deleted_ids_are_not_allocated_again_after_reopen<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn deleted_ids_are_not_allocated_again_after_reopen(s: &mut Subject<'_>) {
     s.put(20, "explicit");
     let last = s.allocate("newest");
     s.remove(last);
@@ -163,7 +161,7 @@ pub(in crate::testkit) fn deleted_ids_are_not_allocated_again_after_reopen<F: Fi
     assert!(after > next, "allocated id {after} after id {next} was used, deleted and reopened");
 }
 
-pub(in crate::testkit) fn many_reopens_lose_nothing<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn many_reopens_lose_nothing(s: &mut Subject<'_>) {
     for n in 0..10 {
         s.put(1, format!("life {n}"));
         s.put(10 + n, "of one life");
@@ -178,7 +176,7 @@ pub(in crate::testkit) fn many_reopens_lose_nothing<F: Fixture>(s: &mut Subject<
     }
 }
 
-pub(in crate::testkit) fn synced_commits_survive_a_crash<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn synced_commits_survive_a_crash(s: &mut Subject<'_>) {
     for n in 0..5 {
         s.put(1, format!("round {n}"));
         s.put(10 + n, "single");
@@ -197,7 +195,7 @@ pub(in crate::testkit) fn synced_commits_survive_a_crash<F: Fixture>(s: &mut Sub
     }
 }
 
-pub(in crate::testkit) fn acknowledged_commits_survive_a_crash<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn acknowledged_commits_survive_a_crash(s: &mut Subject<'_>) {
     if !s.acknowledges_durably() {
         return;
     }
@@ -220,7 +218,7 @@ pub(in crate::testkit) fn acknowledged_commits_survive_a_crash<F: Fixture>(s: &m
     }
 }
 
-pub(in crate::testkit) fn crash_keeps_whole_commits_in_order<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn crash_keeps_whole_commits_in_order(s: &mut Subject<'_>) {
     let commits = 12;
     for round in 0..6 {
         let base = 1 + round * 1000;
@@ -246,7 +244,7 @@ pub(in crate::testkit) fn crash_keeps_whole_commits_in_order<F: Fixture>(s: &mut
 }
 
 /// How many of the commits survived: one more than the last whose first block is there.
-fn commits_kept(store: &impl StorageBackend, base: u64, commits: u64) -> u64 {
+fn commits_kept(store: &dyn StorageBackend, base: u64, commits: u64) -> u64 {
     let there = |n: &u64| match store.read_block(BlockId(base + 1 + n)) {
         Ok(_) => true,
         Err(Error::BlockNotFound { .. }) => false,
@@ -255,7 +253,7 @@ fn commits_kept(store: &impl StorageBackend, base: u64, commits: u64) -> u64 {
     (0..commits).filter(there).max().map_or(0, |last| last + 1)
 }
 
-pub(in crate::testkit) fn crash_forgets_pending_work<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn crash_forgets_pending_work(s: &mut Subject<'_>) {
     s.put_block(block(1, "committed"));
     ok(s.store().sync(), "sync");
     let tx = s.begin();

@@ -6,10 +6,9 @@ use std::sync::Mutex;
 use crate::backend::StorageBackend;
 use crate::block::{BlockId, TransactionId};
 use crate::error::{Error, Result, TransactionState};
-use crate::testkit::Fixture;
 use crate::testkit::subject::{Subject, block, ok, refused, threads};
 
-pub(in crate::testkit) fn commit_twice_is_an_error<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commit_twice_is_an_error(s: &mut Subject<'_>) {
     let tx = s.begin();
     tx.put(1, "once");
     let id = tx.commit();
@@ -21,7 +20,7 @@ pub(in crate::testkit) fn commit_twice_is_an_error<F: Fixture>(s: &mut Subject<'
     s.holds(1, "since");
 }
 
-pub(in crate::testkit) fn commit_after_rollback_is_an_error<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commit_after_rollback_is_an_error(s: &mut Subject<'_>) {
     let tx = s.begin();
     tx.put(1, "never");
     let id = tx.rollback();
@@ -30,7 +29,7 @@ pub(in crate::testkit) fn commit_after_rollback_is_an_error<F: Fixture>(s: &mut 
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn rollback_after_commit_is_an_error<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rollback_after_commit_is_an_error(s: &mut Subject<'_>) {
     let tx = s.begin();
     tx.put(1, "stays");
     let id = tx.commit();
@@ -39,7 +38,7 @@ pub(in crate::testkit) fn rollback_after_commit_is_an_error<F: Fixture>(s: &mut 
     s.holds(1, "stays");
 }
 
-pub(in crate::testkit) fn rollback_twice_is_fine<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn rollback_twice_is_fine(s: &mut Subject<'_>) {
     s.put(1, "old");
     let tx = s.begin();
     tx.put(1, "never");
@@ -57,7 +56,7 @@ fn unknown_ids(known: TransactionId) -> [TransactionId; 3] {
     [known.0 + 1, known.0 + 1_000_000, u64::MAX].map(TransactionId)
 }
 
-pub(in crate::testkit) fn unknown_transaction_is_not_found<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn unknown_transaction_is_not_found(s: &mut Subject<'_>) {
     s.put(1, "there");
     let open = s.begin();
     open.put(2, "pending");
@@ -74,7 +73,7 @@ pub(in crate::testkit) fn unknown_transaction_is_not_found<F: Fixture>(s: &mut S
 }
 
 /// Every call that names a transaction, except rollback.
-fn every_call(store: &impl StorageBackend, tx: TransactionId) -> [Result<()>; 6] {
+fn every_call(store: &dyn StorageBackend, tx: TransactionId) -> [Result<()>; 6] {
     [
         store.read_block_in_tx(tx, BlockId(1)).map(|_| ()),
         store.block_exists_in_tx(tx, BlockId(1)).map(|_| ()),
@@ -85,9 +84,7 @@ fn every_call(store: &impl StorageBackend, tx: TransactionId) -> [Result<()>; 6]
     ]
 }
 
-pub(in crate::testkit) fn ended_transaction_refuses_every_operation<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn ended_transaction_refuses_every_operation(s: &mut Subject<'_>) {
     s.put(1, "there");
     let (committed, rolled_back, lost) = (s.begin(), s.begin(), s.begin());
     committed.put(2, "committed");
@@ -109,9 +106,7 @@ pub(in crate::testkit) fn ended_transaction_refuses_every_operation<F: Fixture>(
     s.lacks(3);
 }
 
-pub(in crate::testkit) fn failed_operation_does_not_end_the_transaction<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn failed_operation_does_not_end_the_transaction(s: &mut Subject<'_>) {
     s.put(1, "old");
     let tx = s.begin();
     tx.put(1, "new");
@@ -129,7 +124,7 @@ pub(in crate::testkit) fn failed_operation_does_not_end_the_transaction<F: Fixtu
     s.lacks(5);
 }
 
-pub(in crate::testkit) fn transaction_ids_are_never_reused<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transaction_ids_are_never_reused(s: &mut Subject<'_>) {
     let store = s.store();
     let seen = Mutex::new(BTreeSet::new());
     threads(4, |thread| {
@@ -147,7 +142,7 @@ pub(in crate::testkit) fn transaction_ids_are_never_reused<F: Fixture>(s: &mut S
     });
 }
 
-pub(in crate::testkit) fn finished_transactions_cost_no_memory<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn finished_transactions_cost_no_memory(s: &mut Subject<'_>) {
     s.put(1, "there");
     let first = s.begin().rollback();
     let index_bytes = s.stats().index_bytes;
@@ -174,9 +169,7 @@ pub(in crate::testkit) fn finished_transactions_cost_no_memory<F: Fixture>(s: &m
     s.holds(1, "there");
 }
 
-pub(in crate::testkit) fn versions_are_kept_only_for_open_snapshots<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn versions_are_kept_only_for_open_snapshots(s: &mut Subject<'_>) {
     let fill = |round: u64| {
         for id in 1..=50 {
             s.put(id, format!("round {round}"));
@@ -193,7 +186,7 @@ pub(in crate::testkit) fn versions_are_kept_only_for_open_snapshots<F: Fixture>(
     assert_eq!(s.stats().undo_entries, 0, "nobody needs an older version");
 }
 
-pub(in crate::testkit) fn transaction_is_shared_by_threads<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transaction_is_shared_by_threads(s: &mut Subject<'_>) {
     let (store, tx) = (s.store(), s.begin());
     let id = tx.id;
     threads(2, |thread| {
@@ -212,7 +205,7 @@ pub(in crate::testkit) fn transaction_is_shared_by_threads<F: Fixture>(s: &mut S
     tx.commit();
 }
 
-pub(in crate::testkit) fn one_of_two_racing_commits_wins<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn one_of_two_racing_commits_wins(s: &mut Subject<'_>) {
     for n in 1..=50 {
         let (store, tx) = (s.store(), s.begin());
         tx.put(n, "committed once");
@@ -229,7 +222,7 @@ pub(in crate::testkit) fn one_of_two_racing_commits_wins<F: Fixture>(s: &mut Sub
     }
 }
 
-pub(in crate::testkit) fn commit_or_rollback_wins_the_race<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commit_or_rollback_wins_the_race(s: &mut Subject<'_>) {
     for n in 1..=100 {
         let (store, tx) = (s.store(), s.begin());
         tx.put(n, "perhaps");
@@ -256,9 +249,7 @@ pub(in crate::testkit) fn commit_or_rollback_wins_the_race<F: Fixture>(s: &mut S
     }
 }
 
-pub(in crate::testkit) fn acknowledged_write_is_in_the_racing_commit<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn acknowledged_write_is_in_the_racing_commit(s: &mut Subject<'_>) {
     for round in 0..50 {
         let (store, tx) = (s.store(), s.begin());
         let id = tx.id;
@@ -287,9 +278,7 @@ pub(in crate::testkit) fn acknowledged_write_is_in_the_racing_commit<F: Fixture>
     }
 }
 
-pub(in crate::testkit) fn storm_of_begins_and_ends_leaves_nothing<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn storm_of_begins_and_ends_leaves_nothing(s: &mut Subject<'_>) {
     s.put(1, "there");
     let store = s.store();
     threads(8, |thread| {

@@ -1,20 +1,18 @@
 //! `stats` against what happened and against a scan.
 
-use crate::backend::StorageBackend;
 use crate::block::BlockId;
 use crate::error::Error;
-use crate::testkit::Fixture;
 use crate::testkit::rng::{Rng, seed};
 use crate::testkit::subject::{Subject, refused};
 
-pub(in crate::testkit) fn new_store_is_empty<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn new_store_is_empty(s: &mut Subject<'_>) {
     let stats = s.stats();
     let found = (stats.total_blocks, stats.total_bytes, stats.open_transactions);
     assert_eq!(found, (0, 0, 0), "blocks, bytes and open transactions of a new store");
     s.lacks(1);
 }
 
-pub(in crate::testkit) fn totals_follow_every_change<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn totals_follow_every_change(s: &mut Subject<'_>) {
     let totals = |blocks: u64, bytes: u64, after: &str| {
         let stats = s.stats();
         assert_eq!((stats.total_blocks, stats.total_bytes), (blocks, bytes), "totals {after}");
@@ -53,7 +51,7 @@ pub(in crate::testkit) fn totals_follow_every_change<F: Fixture>(s: &mut Subject
     totals(0, 0, "after everything was deleted");
 }
 
-pub(in crate::testkit) fn counters_count_what_happened<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn counters_count_what_happened(s: &mut Subject<'_>) {
     let before = s.stats();
     s.put(1, "write 1");
     s.put(2, "write 2");
@@ -80,7 +78,7 @@ pub(in crate::testkit) fn counters_count_what_happened<F: Fixture>(s: &mut Subje
     assert_eq!(after.read_ops - before.read_ops, 1, "read_ops");
 }
 
-pub(in crate::testkit) fn open_transactions_are_counted<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn open_transactions_are_counted(s: &mut Subject<'_>) {
     let open = || s.stats().open_transactions;
     let (a, b, c) = (s.begin(), s.begin(), s.begin());
     assert_eq!(open(), 3, "open transactions after three begins");
@@ -96,9 +94,9 @@ pub(in crate::testkit) fn open_transactions_are_counted<F: Fixture>(s: &mut Subj
     assert_eq!(open(), 0, "open transactions after rolling back twice");
 }
 
-pub(in crate::testkit) fn every_commit_takes_a_later_lsn<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn every_commit_takes_a_later_lsn(s: &mut Subject<'_>) {
     let mut last = s.stats().visible_lsn;
-    let mut later = |s: &Subject<'_, F>, what: &str| {
+    let mut later = |s: &Subject<'_>, what: &str| {
         let stats = s.stats();
         assert!(stats.visible_lsn > last, "{what}: lsn {} after lsn {last}", stats.visible_lsn);
         last = stats.visible_lsn;
@@ -120,7 +118,7 @@ pub(in crate::testkit) fn every_commit_takes_a_later_lsn<F: Fixture>(s: &mut Sub
     }
 }
 
-pub(in crate::testkit) fn sync_makes_every_commit_durable<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn sync_makes_every_commit_durable(s: &mut Subject<'_>) {
     assert!(s.store().sync().is_ok(), "sync of an empty store");
     for n in 0..5 {
         s.put(n + 1, "block");
@@ -131,7 +129,7 @@ pub(in crate::testkit) fn sync_makes_every_commit_durable<F: Fixture>(s: &mut Su
     }
 }
 
-pub(in crate::testkit) fn totals_equal_a_scan_after_any_mix<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn totals_equal_a_scan_after_any_mix(s: &mut Subject<'_>) {
     let seed = seed(0x57A7);
     println!("seed {seed} (replay with AEGIS_SEED={seed})");
     let mut rng = Rng::new(seed);

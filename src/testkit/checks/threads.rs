@@ -7,7 +7,6 @@ use std::thread;
 use crate::backend::StorageBackend;
 use crate::block::{BlockId, TransactionId};
 use crate::error::Error;
-use crate::testkit::Fixture;
 use crate::testkit::rng::{Rng, seed};
 use crate::testkit::subject::{Subject, block, ok, threads};
 
@@ -15,12 +14,12 @@ fn number(n: u64) -> Vec<u8> {
     n.to_le_bytes().to_vec()
 }
 
-fn read_number(store: &impl StorageBackend, id: u64) -> u64 {
+fn read_number(store: &dyn StorageBackend, id: u64) -> u64 {
     from_bytes(&ok(store.read_block(BlockId(id)), "read_block").data)
 }
 
 /// Lets other threads in before it reads, so that reads of one transaction are some time apart.
-fn read_number_in(store: &impl StorageBackend, tx: TransactionId, id: u64) -> u64 {
+fn read_number_in(store: &dyn StorageBackend, tx: TransactionId, id: u64) -> u64 {
     thread::yield_now();
     from_bytes(&ok(store.read_block_in_tx(tx, BlockId(id)), "read_block_in_tx").data)
 }
@@ -68,7 +67,7 @@ const READ_COUNT: u64 = 600;
 /// Ends a run whose readers do not get a word in.
 const WRITE_COUNT_MAX: u64 = 20_000;
 
-pub(in crate::testkit) fn commits_appear_whole_to_single_reads<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commits_appear_whole_to_single_reads(s: &mut Subject<'_>) {
     s.put(1, number(0));
     s.put(2, number(0));
     let store = s.store();
@@ -90,7 +89,7 @@ pub(in crate::testkit) fn commits_appear_whole_to_single_reads<F: Fixture>(s: &m
     s.model().write(block(2, number(last)));
 }
 
-pub(in crate::testkit) fn commits_appear_whole_to_transactions<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn commits_appear_whole_to_transactions(s: &mut Subject<'_>) {
     for id in 1..=8 {
         s.put(id, number(0));
     }
@@ -113,7 +112,7 @@ pub(in crate::testkit) fn commits_appear_whole_to_transactions<F: Fixture>(s: &m
     (1..=8).for_each(|id| s.model().write(block(id, number(last))));
 }
 
-pub(in crate::testkit) fn blocks_appear_and_vanish_together<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn blocks_appear_and_vanish_together(s: &mut Subject<'_>) {
     s.put(2, "here");
     let store = s.store();
     let write = |n: u64| {
@@ -143,7 +142,7 @@ pub(in crate::testkit) fn blocks_appear_and_vanish_together<F: Fixture>(s: &mut 
     assert!(model.delete(1 + last % 2), "the last write deleted one of the two");
 }
 
-pub(in crate::testkit) fn reads_never_go_back<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn reads_never_go_back(s: &mut Subject<'_>) {
     s.put(1, number(0));
     let store = s.store();
     let write = |n| {
@@ -168,9 +167,7 @@ pub(in crate::testkit) fn reads_never_go_back<F: Fixture>(s: &mut Subject<'_, F>
     s.model().write(block(1, number(last)));
 }
 
-pub(in crate::testkit) fn acknowledged_commits_are_visible_to_everyone<F: Fixture>(
-    s: &mut Subject<'_, F>,
-) {
+pub(in crate::testkit) fn acknowledged_commits_are_visible_to_everyone(s: &mut Subject<'_>) {
     let store = s.store();
     // Pairs of threads: the writer of a pair tells its reader of every acknowledged commit.
     threads(4, |pair| {
@@ -215,7 +212,7 @@ fn threads_of_two(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     });
 }
 
-pub(in crate::testkit) fn no_update_is_lost<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn no_update_is_lost(s: &mut Subject<'_>) {
     s.put(1, number(0));
     let store = s.store();
     let conflicts: u64 = threads(8, |_| {
@@ -235,7 +232,7 @@ pub(in crate::testkit) fn no_update_is_lost<F: Fixture>(s: &mut Subject<'_, F>) 
 }
 
 /// Adds 1 to a block; false when another thread came first.
-fn increment(store: &impl StorageBackend, id: u64) -> bool {
+fn increment(store: &dyn StorageBackend, id: u64) -> bool {
     let tx = ok(store.begin_transaction(), "begin_transaction");
     let n = read_number_in(store, tx, id);
     ok(store.write_block_in_tx(tx, block(id, number(n + 1))), "write_block_in_tx");
@@ -244,7 +241,7 @@ fn increment(store: &impl StorageBackend, id: u64) -> bool {
     committed(store, tx)
 }
 
-fn committed(store: &impl StorageBackend, tx: TransactionId) -> bool {
+fn committed(store: &dyn StorageBackend, tx: TransactionId) -> bool {
     match store.commit_transaction(tx) {
         Ok(()) => true,
         Err(Error::Conflict { .. }) => false,
@@ -259,7 +256,7 @@ const TRANSFER_COUNT: u64 = 60;
 const SUM_COUNT: u64 = 200;
 const TRANSFER_COUNT_MAX: u64 = 5000;
 
-pub(in crate::testkit) fn transfers_keep_the_sum<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn transfers_keep_the_sum(s: &mut Subject<'_>) {
     for id in 1..=ACCOUNTS {
         s.put(id, number(MONEY / ACCOUNTS));
     }
@@ -295,12 +292,12 @@ pub(in crate::testkit) fn transfers_keep_the_sum<F: Fixture>(s: &mut Subject<'_,
 }
 
 /// An account without money has no block.
-fn balance(store: &impl StorageBackend, tx: TransactionId, id: u64) -> u64 {
+fn balance(store: &dyn StorageBackend, tx: TransactionId, id: u64) -> u64 {
     let exists = ok(store.block_exists_in_tx(tx, BlockId(id)), "block_exists_in_tx");
     if exists { read_number_in(store, tx, id) } else { 0 }
 }
 
-fn set_balance(store: &impl StorageBackend, tx: TransactionId, id: u64, money: u64) {
+fn set_balance(store: &dyn StorageBackend, tx: TransactionId, id: u64, money: u64) {
     if money > 0 {
         ok(store.write_block_in_tx(tx, block(id, number(money))), "write_block_in_tx");
     } else {
@@ -312,7 +309,7 @@ fn set_balance(store: &impl StorageBackend, tx: TransactionId, id: u64, money: u
 }
 
 /// Moves money between two accounts, however often others come first.
-fn transfer(store: &impl StorageBackend, rng: &mut Rng) {
+fn transfer(store: &dyn StorageBackend, rng: &mut Rng) {
     let from = 1 + rng.below(ACCOUNTS);
     let to = 1 + (from + rng.below(ACCOUNTS - 1)) % ACCOUNTS;
     let most = rng.below(MONEY);
@@ -328,14 +325,14 @@ fn transfer(store: &impl StorageBackend, rng: &mut Rng) {
     }
 }
 
-fn sum(store: &impl StorageBackend) -> u64 {
+fn sum(store: &dyn StorageBackend) -> u64 {
     let tx = ok(store.begin_transaction(), "begin_transaction");
     let sum = (1..=ACCOUNTS).map(|id| balance(store, tx, id)).sum();
     ok(store.commit_transaction(tx), "commit of a transaction that only read");
     sum
 }
 
-pub(in crate::testkit) fn disjoint_threads_all_commit<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn disjoint_threads_all_commit(s: &mut Subject<'_>) {
     let store = s.store();
     threads(8, |thread| {
         for n in 0..20 {
@@ -356,7 +353,7 @@ pub(in crate::testkit) fn disjoint_threads_all_commit<F: Fixture>(s: &mut Subjec
     s.reopen();
 }
 
-pub(in crate::testkit) fn one_of_many_racing_transactions_wins<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn one_of_many_racing_transactions_wins(s: &mut Subject<'_>) {
     for round in 0..25 {
         let (store, id) = (s.store(), 1 + round % 5);
         let open: Vec<_> = (0..4).map(|_| s.begin()).collect();
@@ -373,7 +370,7 @@ pub(in crate::testkit) fn one_of_many_racing_transactions_wins<F: Fixture>(s: &m
     }
 }
 
-pub(in crate::testkit) fn each_block_is_deleted_once<F: Fixture>(s: &mut Subject<'_, F>) {
+pub(in crate::testkit) fn each_block_is_deleted_once(s: &mut Subject<'_>) {
     let blocks = 30;
     (1..=blocks).for_each(|id| s.put(id, "deleted once"));
     let store = s.store();

@@ -1,0 +1,126 @@
+//! The store with all its threads: the same promises, where no two runs are the same.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use aegis_blocks::io::sim::{CrashChoice, Fault, FaultKind, SimDisk};
+use aegis_blocks::testkit::Rng;
+use aegis_blocks::{BlockId, LocalBackend, Options, StorageBackend};
+
+use super::tally::{Case, Tally};
+use super::workload::{SEGMENT_LEN, block, payload};
+
+/// Paths that a smoke test must take.
+pub const PATHS: &[&str] = &["acknowledged", "cut short", "witness", "witness after recovery"];
+
+const THREAD_COUNT: u64 = 4;
+const COMMIT_COUNT: u64 = 25;
+
+fn options() -> Options {
+    LocalBackend::options()
+        .segment_len_max(SEGMENT_LEN)
+        .block_len_max(SEGMENT_LEN as u32 / 2)
+        .zero_ahead_len(2 * SEGMENT_LEN)
+}
+
+fn open(disk: &SimDisk) -> LocalBackend<SimDisk> {
+    LocalBackend::open_on(disk.clone(), options()).expect("O1: the store opens")
+}
+
+fn data(id: u64) -> bytes::Bytes {
+    payload(id, if id.is_multiple_of(7) { 9000 } else { 300 })
+}
+
+/// Threads commit until the power goes or an operation fails.
+pub fn smoke(tally: &mut Tally, case: &Case) {
+    let _trying = case.trying("threads");
+    let mut rng = Rng::new(case.seed());
+    let disk = SimDisk::new(case.seed());
+    let store = open(&disk);
+    let at_operation = disk.operations() + rng.below(250);
+    if rng.once_in(2) {
+        disk.crash_at(at_operation, rng.once_in(2));
+    } else {
+        disk.inject(Fault { at_operation, kind: FaultKind::Eio, sticky: rng.once_in(2) });
+    }
+    let acked = Mutex::new(vec![0; THREAD_COUNT as usize]);
+    std::thread::scope(|scope| {
+        for thread in 0..THREAD_COUNT {
+            let (store, acked) = (&store, &acked);
+            scope.spawn(move || {
+                for number in 1..=COMMIT_COUNT {
+                    let id = thread * 1000 + number;
+                    if store.write_block(block(id, data(id))).is_err() {
+                        return;
+                    }
+                    acked.lock().expect("no panic")[thread as usize] = number;
+                }
+            });
+        }
+    });
+    let acked = acked.into_inner().expect("no panic");
+    tally.count("threaded runs");
+    tally.took("acknowledged", acked.iter().any(|count| *count > 0));
+    tally.took("cut short", acked.iter().any(|count| *count < COMMIT_COUNT));
+    let choice = match rng.below(3) {
+        0 => CrashChoice::Nothing,
+        1 => CrashChoice::Everything,
+        _ => CrashChoice::Random { seed: case.seed(), garbage: true },
+    };
+    let left = disk.crash(choice);
+    drop(store);
+    check(&open(&left), &acked);
+}
+
+/// Each thread's commits are there in order, at most one more than it was told of.
+fn check(store: &LocalBackend<SimDisk>, acked: &[u64]) {
+    let ids = store.ids(..).expect("an open store");
+    let mut present = 0;
+    for (thread, acked) in acked.iter().enumerate() {
+        let first = thread as u64 * 1000;
+        let own: Vec<u64> =
+            ids.iter().map(|id| id.0).filter(|id| (first..first + 1000).contains(id)).collect();
+        let count = own.len() as u64;
+        assert!(own.iter().copied().eq(first + 1..=first + count), "O2: a hole in {own:?}");
+        assert!((*acked..=acked + 1).contains(&count), "O1: {count} of {acked} commits");
+        present += count;
+    }
+    assert_eq!(store.stats().visible_lsn.0, present, "O2: one commit for each block");
+    for id in ids {
+        assert!(store.read_block(id).expect("O2: readable").data == data(id.0), "O3: block {id}");
+    }
+}
+
+/// The last commit is vouched for after a while of quiet, also when recovery wrote it.
+pub fn witness(tally: &mut Tally, case: &Case) {
+    let _trying = case.trying("the witness of the last commit");
+    let disk = SimDisk::new(case.seed());
+    let store = open(&disk);
+    store.write_block(block(1, data(1))).expect("written");
+    let unwitnessed = disk.crash(CrashChoice::Nothing);
+    let before = store.stats().log_bytes;
+    await_witness(&store, &disk, before);
+    let witnessed = disk.crash(CrashChoice::Nothing);
+    let reopened = open(&witnessed);
+    tally.took("witness", reopened.recovery().rewritten_frames == 0);
+    assert!(reopened.block_exists(BlockId(1)).expect("an answer"));
+
+    let recovered = open(&unwitnessed);
+    assert_eq!(recovered.recovery().rewritten_frames, 1);
+    await_witness(&recovered, &unwitnessed, 0);
+    let reopened = open(&unwitnessed.crash(CrashChoice::Nothing));
+    assert!(reopened.block_exists(BlockId(1)).expect("an answer"));
+    tally.took("witness after recovery", reopened.recovery().rewritten_frames == 0);
+}
+
+fn await_witness(store: &LocalBackend<SimDisk>, disk: &SimDisk, before: u64) {
+    for _ in 0..5_000 {
+        if store.stats().log_bytes > before {
+            // It is counted when it is durable.
+            return;
+        }
+        disk.advance(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("no witness is written");
+}
