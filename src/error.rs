@@ -5,7 +5,7 @@
 //! module that returns a variant documents the state it leaves the store in.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn, TransactionId};
@@ -266,6 +266,17 @@ impl Error {
     /// Wraps an operating-system error with the operation and the path it happened on.
     pub(crate) fn io(op: IoOp, path: impl Into<PathBuf>, source: io::Error) -> Error {
         Error::Io { op, path: path.into(), source: Arc::new(source) }
+    }
+
+    /// As [`Error::io`], for an operation that needs `needed` bytes of space: without them it is
+    /// [`Error::StorageFull`].
+    pub(crate) fn space(op: IoOp, directory: &Path, needed: u64, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::StorageFull { needed, path: directory.to_path_buf() }
+            }
+            _ => Error::io(op, directory, source),
+        }
     }
 
     /// Returns whether running the same transaction again, on a newer snapshot, can succeed.

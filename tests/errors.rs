@@ -1,275 +1,771 @@
-//! What bad input gets: its own named error, and nothing changed on disk.
+//! What bad input gets: each case its own named error, nothing changed on disk, nothing lost, no
+//! panic.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, LocalBackend, NotAStoreReason, StorageBackend,
+    Block, BlockId, BlockType, Defect, Error, IoOp, LocalBackend, NotAStoreReason, Options, Place,
+    Result, StorageBackend, TransactionId,
 };
 use tempfile::TempDir;
+
+/// Everything under a directory: kind and mode of each entry, bytes of each file, target of each
+/// link.
+fn everything(path: &Path) -> BTreeMap<PathBuf, (String, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let meta = fs::symlink_metadata(path).expect("something has this name");
+    let kind = format!("{:?} {:o}", meta.file_type(), meta.permissions().mode());
+    let mut bytes = Vec::new();
+    if meta.is_symlink() {
+        bytes = fs::read_link(path).expect("a link").into_os_string().into_encoded_bytes();
+    } else if meta.is_file() {
+        bytes = fs::read(path).expect("a file");
+    } else if meta.is_dir() {
+        for entry in fs::read_dir(path).expect("a directory") {
+            found.extend(everything(&entry.expect("an entry").path()));
+        }
+    }
+    found.insert(path.to_path_buf(), (kind, bytes));
+    found
+}
+
+/// The error of an open that must fail, and must not have changed anything under `directory`.
+#[track_caller]
+fn refused(directory: &TempDir, open: impl FnOnce() -> Result<LocalBackend>) -> Error {
+    let before = everything(directory.path());
+    let answer = open();
+    let after = everything(directory.path());
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(path, was)| after.get(*path) != Some(was))
+        .map(|(path, _)| path)
+        .chain(after.keys().filter(|path| !before.contains_key(*path)))
+        .collect();
+    assert!(changed.is_empty(), "an open that failed changed {changed:?}");
+    match answer {
+        Ok(_) => panic!("the open must be refused"),
+        Err(error) => error,
+    }
+}
+
+fn directory() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = directory.path().join("store");
+    (directory, store)
+}
 
 fn block(id: u64, data: impl Into<bytes::Bytes>) -> Block {
     Block::new(BlockId(id), BlockType::TableData, data)
 }
 
-/// A closed store with blocks 1 to 9, each of 100 times its number.
-fn store_of_nine() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("store");
-    let store = LocalBackend::open(&path).expect("opens");
-    for id in 1..=9 {
-        store.write_block(block(id, vec![id as u8; 100])).expect("writes");
-    }
-    store.close().expect("closes");
-    (dir, path)
+/// The payload of a block: its like is nowhere else.
+fn payload(id: u64) -> String {
+    format!("<payload of block {id:04}>").repeat(4)
 }
 
-/// Every file below a directory: its kind and its bytes.
-fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(path).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let kind = entry.file_type().expect("a kind");
-        let bytes = if kind.is_file() { fs::read(entry.path()).expect("readable") } else { vec![] };
-        found.insert(entry.path(), bytes);
+const BLOCKS: u64 = 20;
+
+/// A store with blocks 1 to [`BLOCKS`], each its own commit, and closed.
+fn closed_store() -> (TempDir, PathBuf) {
+    let (directory, path) = directory();
+    let store = LocalBackend::open(&path).expect("a new store");
+    for id in 1..=BLOCKS {
+        store.write_block(block(id, payload(id))).expect("a write");
     }
-    found
+    store.close().expect("a clean close");
+    (directory, path)
 }
 
-/// Opens a store, which must fail, and checks that no file has changed.
+/// Asserts that the store holds all blocks of [`closed_store`] but these, takes writes, and says so.
 #[track_caller]
-fn refused(path: &Path) -> Error {
-    let before = contents(path);
-    let error = LocalBackend::open(path).expect_err("must be refused");
-    assert!(contents(path) == before, "an open that fails changes nothing");
-    error
+fn check(store: &LocalBackend, without: &[u64]) {
+    for id in (1..=BLOCKS).filter(|id| !without.contains(id)) {
+        let found = store.read_block(BlockId(id)).expect("an intact block");
+        assert_eq!(found, block(id, payload(id)));
+    }
+    assert_eq!(store.stats().total_blocks, BLOCKS, "stats against a scan");
+    let id = store.write_block(block(0, "new")).expect("a write");
+    assert_eq!(&store.read_block(id).expect("the new block").data[..], b"new");
+    store.delete_block(id).expect("a delete");
 }
 
-fn only_segment(path: &Path) -> PathBuf {
-    let mut segments: Vec<PathBuf> = contents(path)
-        .into_iter()
-        .filter(|(name, bytes)| name.to_string_lossy().contains("SEG-") && bytes.len() > 4096)
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(segments.len(), 1, "one segment holds frames");
-    segments.remove(0)
+/// File and offset of some bytes that stand in one place of the log only.
+fn find(path: &Path, bytes: &[u8]) -> (PathBuf, u64) {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).expect("the store's directory") {
+        let file = entry.expect("an entry").path();
+        let content = fs::read(&file).expect("a file");
+        let at = content.windows(bytes.len()).position(|window| window == bytes);
+        found.extend(at.map(|at| (file, at as u64)));
+    }
+    assert_eq!(found.len(), 1, "files that hold {:?}", String::from_utf8_lossy(bytes));
+    found.remove(0)
+}
+
+fn flip(file: &Path, offset: u64) {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(file).expect("the file");
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(offset)).expect("a seek");
+    file.read_exact(&mut byte).expect("the byte");
+    file.seek(SeekFrom::Start(offset)).expect("a seek");
+    file.write_all(&[byte[0] ^ 0x10]).expect("the byte flipped");
+}
+
+fn name(file: &Path) -> String {
+    file.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
+// Paths that are not stores.
+
+#[test]
+fn directory_of_other_files_is_not_a_store() {
+    let (directory, path) = directory();
+    fs::create_dir(&path).expect("a directory");
+    fs::write(path.join("letter.txt"), "dear reader").expect("a file");
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(
+        matches!(&error, Error::NotAStore { path: named, reason: NotAStoreReason::ForeignFiles }
+            if *named == path),
+        "{error:?}"
+    );
 }
 
 #[test]
-fn unknown_block_is_named() {
-    let (_dir, path) = store_of_nine();
-    let store = LocalBackend::open(path).expect("opens");
-    let absent = store.read_block(BlockId(10));
-    assert!(matches!(absent, Err(Error::BlockNotFound { id: BlockId(10) })));
+fn file_in_place_of_the_directory_is_not_a_store() {
+    let (directory, path) = directory();
+    fs::write(&path, "a file").expect("a file");
+    for below in [path.clone(), path.join("deeper")] {
+        let error = refused(&directory, || LocalBackend::open(&below));
+        assert!(
+            matches!(&error, Error::NotAStore { path, reason: NotAStoreReason::NotADirectory }
+                if *path == below),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]
-fn file_in_place_of_the_directory_is_refused() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("file");
-    fs::write(&path, "precious").expect("writes");
-    let error = LocalBackend::open(&path).expect_err("must be refused");
-    assert!(matches!(error, Error::NotAStore { reason: NotAStoreReason::NotADirectory, .. }));
-    assert_eq!(fs::read(&path).expect("still there"), b"precious");
+fn missing_store_is_not_made_unless_asked_for() {
+    let (directory, path) = directory();
+    let open = || LocalBackend::options().create(false).open(&path);
+    let error = refused(&directory, open);
+    let missing = |error: &Error| {
+        matches!(error, Error::NotAStore { path: named, reason: NotAStoreReason::Missing }
+            if *named == path)
+    };
+    assert!(missing(&error), "{error:?}");
+    fs::create_dir(&path).expect("a directory");
+    let error = refused(&directory, open);
+    assert!(missing(&error), "{error:?}");
+    LocalBackend::open(&path).expect("a new store in an empty directory").close().expect("close");
+    open().expect("the store, now that there is one").close().expect("close");
 }
 
 #[test]
-fn directory_of_somebody_else_is_refused_and_left_alone() {
-    let dir = tempfile::tempdir().expect("a directory");
-    fs::write(dir.path().join("letter.txt"), "precious").expect("writes");
-    let error = refused(dir.path());
-    assert!(matches!(error, Error::NotAStore { reason: NotAStoreReason::ForeignFiles, .. }));
+fn link_or_pipe_in_place_of_a_file_is_refused() {
+    for planted in ["META", "LOCK", "SEG"] {
+        let (directory, path) = closed_store();
+        let victim = fs::read_dir(&path)
+            .expect("the store's directory")
+            .map(|entry| entry.expect("an entry").path())
+            .find(|file| name(file).starts_with(planted))
+            .expect("a file of this kind");
+        let elsewhere = directory.path().join("elsewhere");
+        fs::rename(&victim, &elsewhere).expect("the file moves away");
+        let plants: [(&str, &dyn Fn()); 3] = [
+            ("link", &|| symlink(&elsewhere, &victim).expect("a link")),
+            ("directory", &|| fs::create_dir(&victim).expect("a directory")),
+            ("pipe", &|| {
+                let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+                nix::unistd::mkfifo(&victim, mode).expect("a pipe");
+            }),
+        ];
+        for (what, plant) in plants {
+            plant();
+            let before = fs::symlink_metadata(&victim).expect("what was planted").file_type();
+            let answer = LocalBackend::open(&path);
+            let error = answer.expect_err("something else stands in place of a file");
+            assert!(
+                matches!(error, Error::NotAStore { reason: NotAStoreReason::UnsafeFile, .. }),
+                "{what} in place of {}: {error:?}",
+                name(&victim)
+            );
+            let after = fs::symlink_metadata(&victim).expect("what was planted").file_type();
+            assert_eq!(before, after, "{what} in place of {} was replaced", name(&victim));
+            let removed = if what == "directory" {
+                fs::remove_dir(&victim)
+            } else {
+                fs::remove_file(&victim)
+            };
+            removed.expect("what was planted is gone");
+        }
+        fs::rename(&elsewhere, &victim).expect("the file comes back");
+        check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+    }
 }
 
 #[test]
-fn missing_store_is_not_made_against_the_options() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("nothing");
-    let error = LocalBackend::options().create(false).open(&path).expect_err("must be refused");
-    assert!(matches!(error, Error::NotAStore { reason: NotAStoreReason::Missing, .. }));
-    assert!(!path.exists());
+fn unknown_files_are_reported_and_left_alone() {
+    let (_directory, path) = closed_store();
+    let strangers = ["letter.txt", "SEG-1", "META.bak", "TMP-zzzzzzzzzzzzzzzz"];
+    for stranger in strangers {
+        fs::write(path.join(stranger), stranger).expect("a file");
+    }
+    let store = LocalBackend::open(&path).expect("the store opens");
+    assert_eq!(store.recovery().unknown_files, strangers.len() as u64);
+    check(&store, &[]);
+    store.close().expect("a clean close");
+    for stranger in strangers {
+        let found = fs::read(path.join(stranger)).expect("the file is still there");
+        assert_eq!(found, stranger.as_bytes());
+    }
+}
+
+// Formats.
+
+/// Changes the format version in both copies of a file's first page, and their checksums.
+fn set_version(file: &Path, version: u32) {
+    let mut content = fs::read(file).expect("the file");
+    for at in [0, 2048] {
+        content[at + 8..at + 12].copy_from_slice(&version.to_le_bytes());
+        let record = &content[at..at + 64];
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&record[..12]), &record[16..]);
+        content[at + 12..at + 16].copy_from_slice(&crc.to_le_bytes());
+    }
+    fs::write(file, content).expect("the file is written");
 }
 
 #[test]
-fn store_of_a_newer_format_is_refused_by_its_version() {
-    let (_dir, path) = store_of_nine();
+fn newer_format_is_refused_by_its_version() {
+    let (directory, path) = closed_store();
+    set_version(&path.join("META"), 7);
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(
+        matches!(&error, Error::UnsupportedFormat { path: named, found: 7, supported: 1 }
+            if *named == path),
+        "{error:?}"
+    );
+    set_version(&path.join("META"), 1);
+    check(&LocalBackend::open(&path).expect("the store, its version restored"), &[]);
+}
+
+#[test]
+fn newer_segment_is_refused_by_its_version() {
+    let (directory, path) = closed_store();
+    let (segment, _) = find(&path, payload(1).as_bytes());
+    set_version(&segment, 9);
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(matches!(&error, Error::UnsupportedFormat { found: 9, .. }), "{error:?}");
+    set_version(&segment, 1);
+    check(&LocalBackend::open(&path).expect("the store, its version restored"), &[]);
+}
+
+#[test]
+fn damaged_description_is_named() {
+    let (directory, path) = closed_store();
     let meta = path.join("META");
-    let mut bytes = fs::read(&meta).expect("reads");
-    (bytes[8], bytes[2048 + 8]) = (7, 7);
-    fs::write(&meta, bytes).expect("writes");
-    assert!(matches!(refused(&path), Error::UnsupportedFormat { found: 7, supported: 1, .. }));
+    // One copy of two may be damaged.
+    flip(&meta, 20);
+    check(&LocalBackend::open(&path).expect("the other copy is intact"), &[]);
+    flip(&meta, 2048 + 20);
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(
+        matches!(&error, Error::Corrupt { defect: Defect::Meta, place } if place.file == "META"),
+        "{error:?}"
+    );
+    flip(&meta, 20);
+    check(&LocalBackend::open(&path).expect("the first copy is intact"), &[]);
 }
 
 #[test]
-fn damaged_description_is_refused_only_when_both_copies_are() {
-    let (_dir, path) = store_of_nine();
-    let meta = path.join("META");
-    let mut bytes = fs::read(&meta).expect("reads");
-    bytes[20] ^= 1;
-    fs::write(&meta, &bytes).expect("writes");
-    LocalBackend::open(&path).expect("one copy is enough").close().expect("closes");
-    bytes[2048 + 20] ^= 1;
-    fs::write(&meta, bytes).expect("writes");
-    let error = refused(&path);
-    assert!(matches!(error, Error::Corrupt { defect: Defect::Meta, .. }));
-    fs::remove_file(&meta).expect("removes");
-    assert!(matches!(refused(&path), Error::Corrupt { defect: Defect::Meta, .. }));
+fn lost_description_is_named() {
+    let (directory, path) = closed_store();
+    fs::rename(path.join("META"), directory.path().join("META")).expect("META moves away");
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(matches!(&error, Error::Corrupt { defect: Defect::Meta, .. }), "{error:?}");
+    fs::rename(directory.path().join("META"), path.join("META")).expect("META comes back");
+    check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+}
+
+// Damage.
+
+#[test]
+fn flipped_byte_of_a_payload_is_corrupt_on_that_block_only() {
+    let (_directory, path) = closed_store();
+    let damaged = 7;
+    let (file, start) = find(&path, payload(damaged).as_bytes());
+    let len = payload(damaged).len() as u64;
+    for flipped in [start, start + 1, start + len / 2, start + len - 1] {
+        flip(&file, flipped);
+        let corrupt_here = |place: &Place| {
+            place.file == name(&file)
+                && (place.offset..place.offset + len).contains(&flipped)
+                && place.block == Some(BlockId(damaged))
+        };
+        let store = LocalBackend::open(&path).expect("damage to one payload stops no open");
+        let tx = store.begin_transaction().expect("a transaction");
+        let id = BlockId(damaged);
+        for answer in [store.read_block(id), store.read_block_in_tx(tx, id), store.read_block(id)] {
+            assert!(
+                matches!(&answer, Err(Error::Corrupt { defect: Defect::PayloadChecksum, place })
+                    if corrupt_here(place)),
+                "flipped byte {flipped}: {answer:?}"
+            );
+        }
+        assert!(store.block_exists(id).expect("an answer"), "a damaged block exists");
+        store.rollback_transaction(tx).expect("a rollback");
+        check(&store, &[damaged]);
+        store.close().expect("a clean close");
+        let report = LocalBackend::verify(&path).expect("a report");
+        let defects: Vec<_> = report.damage.iter().map(|damage| damage.defect).collect();
+        assert_eq!(defects, [Defect::PayloadChecksum], "{report:?}");
+        assert!(corrupt_here(&report.damage[0].place), "{report:?}");
+        flip(&file, flipped);
+    }
+    check(&LocalBackend::open(&path).expect("the store, healed"), &[]);
+    let report = LocalBackend::verify(&path).expect("a report");
+    assert!(report.damage.is_empty(), "{report:?}");
 }
 
 #[test]
-fn link_in_place_of_a_file_is_refused() {
-    let (dir, path) = store_of_nine();
-    let (meta, elsewhere) = (path.join("META"), dir.path().join("elsewhere"));
-    fs::rename(&meta, &elsewhere).expect("renames");
-    symlink(&elsewhere, &meta).expect("links");
-    let error = refused(&path);
-    assert!(matches!(error, Error::NotAStore { reason: NotAStoreReason::UnsafeFile, .. }));
+fn damaged_block_can_be_replaced_and_deleted() {
+    let (_directory, path) = closed_store();
+    for damaged in [3, 4] {
+        let (file, start) = find(&path, payload(damaged).as_bytes());
+        flip(&file, start);
+    }
+    let store = LocalBackend::open(&path).expect("damage to two payloads stops no open");
+    store.write_block(block(3, payload(3))).expect("a write over a damaged block");
+    store.delete_block(BlockId(4)).expect("a delete of a damaged block");
+    store.write_block(block(4, payload(4))).expect("a write after it");
+    check(&store, &[]);
+    store.close().expect("a clean close");
+    check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
 }
 
 #[test]
-fn directory_without_permission_is_named() {
-    let (_dir, path) = store_of_nine();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("chmod");
-    if fs::read_dir(&path).is_ok() {
-        println!("skipped: this user may read everything (root)");
+fn damage_among_acknowledged_frames_is_refused_with_its_place() {
+    // A frame of one write is a header of 64 bytes, a table entry of 32, and the payload.
+    let places = [("magic", 0, Defect::FrameHeader), ("lsn", 16, Defect::FrameHeader)];
+    let table = [("id in the table", 64, Defect::OpTable), ("length", 72, Defect::OpTable)];
+    for (what, at, expected) in places.into_iter().chain(table) {
+        let (directory, path) = closed_store();
+        let (file, payload_at) = find(&path, payload(5).as_bytes());
+        let frame = payload_at - 96;
+        flip(&file, frame + at);
+        let error = refused(&directory, || LocalBackend::open(&path));
+        assert!(
+            matches!(&error, Error::Corrupt { defect, place }
+                if *defect == expected && place.file == name(&file) && place.offset == frame),
+            "{what}: {error:?}"
+        );
+        let before = everything(&path);
+        let report = LocalBackend::verify(&path).expect("a report");
+        assert!(before == everything(&path), "verify changed the store");
+        let named = |damage: &aegis_blocks::Damage| {
+            damage.place.file == name(&file) && damage.place.offset == frame
+        };
+        assert!(report.damage.iter().any(named), "{what}: {report:?}");
+        flip(&file, frame + at);
+        check(&LocalBackend::open(&path).expect("the store, healed"), &[]);
+    }
+}
+
+#[test]
+fn missing_segment_is_named() {
+    let (directory, path) = directory();
+    let options = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
+    let store = options.open(&path).expect("a new store");
+    for id in 1..=BLOCKS {
+        let mut data = payload(id).into_bytes();
+        data.resize(16 << 10, 0);
+        store.write_block(block(id, data)).expect("a write");
+    }
+    store.close().expect("a clean close");
+    // The first, one in the middle, and the one with the newest block.
+    for id in [1, BLOCKS / 2, BLOCKS] {
+        let (file, _) = find(&path, payload(id).as_bytes());
+        let away = directory.path().join("away");
+        fs::rename(&file, &away).expect("the segment moves away");
+        let error = refused(&directory, || LocalBackend::open(&path));
+        assert!(
+            matches!(&error, Error::Corrupt { defect: Defect::MissingSegment, .. }),
+            "segment of block {id}: {error:?}"
+        );
+        fs::rename(&away, &file).expect("the segment comes back");
+    }
+    let store = LocalBackend::open(&path).expect("the store opens again");
+    assert_eq!(store.stats().total_blocks, BLOCKS);
+}
+
+// Openers.
+
+#[test]
+fn second_opener_is_locked_out() {
+    let (_directory, path) = closed_store();
+    let store = LocalBackend::open(&path).expect("the first opener");
+    let locked = |answer: Result<LocalBackend>| {
+        let error = answer.expect_err("the store is open");
+        assert!(matches!(&error, Error::Locked { path: named } if *named == path), "{error:?}");
+    };
+    locked(LocalBackend::open(&path));
+    locked(LocalBackend::new(&path, false));
+    let error = LocalBackend::verify(&path).expect_err("the store is open");
+    assert!(matches!(&error, Error::Locked { .. }), "{error:?}");
+    child("child_is_locked_out", &path);
+    // A handle keeps the store open, and every opener that failed has taken nothing with it.
+    let handle = store.clone();
+    drop(store);
+    locked(LocalBackend::open(&path));
+    child("child_is_locked_out", &path);
+    check(&handle, &[]);
+    handle.close().expect("a clean close");
+    child("child_opens", &path);
+    check(&LocalBackend::open(&path).expect("the store, free again"), &[]);
+}
+
+#[test]
+fn second_opener_of_a_simulated_disk_is_locked_out() {
+    let disk = SimDisk::new(1);
+    let open = || LocalBackend::open_on(disk.clone(), LocalBackend::options());
+    let store = open().expect("the first opener");
+    let error = open().expect_err("the store is open");
+    assert!(matches!(error, Error::Locked { .. }), "{error:?}");
+    store.write_block(block(1, "one")).expect("a write of the first opener");
+    store.close().expect("a clean close");
+    assert!(open().expect("free again").block_exists(BlockId(1)).expect("an answer"));
+}
+
+const CHILD: &str = "AEGIS_ERRORS_CHILD";
+
+/// Runs one of the tests below in another process. It does nothing without a path from here.
+fn child(test: &str, path: &Path) {
+    let binary = std::env::current_exe().expect("this binary");
+    let mut command = Command::new(binary);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, path);
+    let output = command.output().expect("a child process");
+    let words = String::from_utf8_lossy(&output.stdout);
+    let done = output.status.success() && words.contains(&format!("done: {test}"));
+    assert!(done, "{test}: {words}{}", String::from_utf8_lossy(&output.stderr));
+    words.lines().filter(|line| line.starts_with("skipped: ")).for_each(|line| println!("{line}"));
+}
+
+fn path_for_child() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
+}
+
+#[test]
+fn child_is_locked_out() {
+    let Some(path) = path_for_child() else { return };
+    let error = LocalBackend::open(&path).expect_err("another process has it open");
+    assert!(matches!(&error, Error::Locked { path: named } if *named == path), "{error:?}");
+    println!("done: child_is_locked_out");
+}
+
+#[test]
+fn child_opens() {
+    let Some(path) = path_for_child() else { return };
+    check(&LocalBackend::open(path).expect("nobody has it open"), &[]);
+    println!("done: child_opens");
+}
+
+#[test]
+fn missing_permission_is_named() {
+    let (directory, path) = closed_store();
+    if !nix::unistd::geteuid().is_root() {
+        without_permission(&path);
         return;
     }
-    assert!(matches!(LocalBackend::open(&path), Err(Error::Io { .. })));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("chmod");
-    LocalBackend::open(&path).expect("nothing was changed");
+    // Root has every permission, so a child gives it away, on a store of root's and on one of its
+    // own. It may come as far as the store's directory.
+    let passable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), passable).expect("the parent lets others pass");
+    child("child_without_permission", &path);
+    check(&LocalBackend::open(&path).expect("root opens it"), &[]);
+    for path in everything(&path).keys() {
+        nix::unistd::chown(path, Some(NOBODY), None).expect("root gives files away");
+    }
+    child("child_with_its_own_store", &path);
+}
+
+const NOBODY: nix::unistd::Uid = nix::unistd::Uid::from_raw(65_534);
+
+#[test]
+fn child_without_permission() {
+    let Some(path) = path_for_child() else { return };
+    match nix::unistd::setuid(NOBODY) {
+        Ok(()) => refused_for_permission(&path, "a directory of root's"),
+        Err(e) => println!("skipped: cannot become another user here: {e}"),
+    }
+    println!("done: child_without_permission");
 }
 
 #[test]
-fn second_handle_of_one_process_is_locked_out() {
-    let (_dir, path) = store_of_nine();
-    let first = LocalBackend::open(&path).expect("opens");
-    assert!(matches!(LocalBackend::open(&path), Err(Error::Locked { .. })));
-    first.close().expect("closes");
-    LocalBackend::open(&path).expect("free again");
+fn child_with_its_own_store() {
+    let Some(path) = path_for_child() else { return };
+    match nix::unistd::setuid(NOBODY) {
+        Ok(()) => without_permission(&path),
+        Err(e) => println!("skipped: cannot become another user here: {e}"),
+    }
+    println!("done: child_with_its_own_store");
+}
+
+/// Takes permissions away one by one; each is named, and giving it back is all it takes.
+fn without_permission(path: &Path) {
+    let (segment, _) = find(path, payload(1).as_bytes());
+    for victim in [path.to_path_buf(), path.join("META"), path.join("LOCK"), segment] {
+        let before = fs::metadata(&victim).expect("it exists").permissions();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0)).expect("no permission");
+        refused_for_permission(path, &name(&victim));
+        fs::set_permissions(&victim, before).expect("permission again");
+        check(&LocalBackend::open(path).expect("the store opens again"), &[]);
+    }
+}
+
+#[track_caller]
+fn refused_for_permission(path: &Path, what: &str) {
+    let error = LocalBackend::open(path).expect_err("there is no permission");
+    assert!(
+        matches!(&error, Error::Io { op: IoOp::Open | IoOp::Lock | IoOp::List, path: named, source }
+            if source.kind() == ErrorKind::PermissionDenied && named.starts_with(path)),
+        "{what}: {error:?}"
+    );
 }
 
 #[test]
-fn block_over_the_limit_is_refused_and_the_store_goes_on() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store =
-        LocalBackend::options().block_len_max(1000).open(dir.path().join("s")).expect("opens");
-    let error = store.write_block(block(1, vec![0; 1001])).expect_err("must be refused");
-    assert!(matches!(error, Error::BlockTooLarge { len: 1001, len_max: 1000 }));
-    store.write_block(block(1, vec![0; 1000])).expect("the limit itself fits");
+fn aborted_open_changes_nothing() {
+    let (directory, path) = closed_store();
+    let abort = LocalBackend::options().on_progress(|_| ControlFlow::Break(()));
+    let error = refused(&directory, || abort.open(&path));
+    assert!(matches!(error, Error::Aborted), "{error:?}");
+    check(&LocalBackend::open(&path).expect("the store opens"), &[]);
 }
 
 #[test]
-fn transaction_over_the_limit_keeps_what_it_had() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let options = LocalBackend::options().transaction_len_max(100);
-    let store = options.open(dir.path().join("s")).expect("opens");
-    let tx = store.begin_transaction().expect("begins");
-    store.write_block_in_tx(tx, block(1, vec![0; 60])).expect("fits");
-    let error = store.write_block_in_tx(tx, block(2, vec![0; 41])).expect_err("must be refused");
-    assert!(matches!(error, Error::TransactionTooLarge { len: 101, len_max: 100 }));
-    store.commit_transaction(tx).expect("commits");
-    assert_eq!(store.stats().total_bytes, 60);
+fn contradicting_options_are_refused() {
+    let (directory, path) = directory();
+    let options = LocalBackend::options;
+    let cases: [(&str, Options); 5] = [
+        ("segment_len_max", options().segment_len_max(4096)),
+        ("segment_len_max", options().segment_len_max(4 << 30)),
+        ("segment_len_max", options().segment_len_max((1 << 20) + 1)),
+        ("block_len_max", options().segment_len_max(1 << 20).block_len_max(1 << 20)),
+        ("io_threads", options().io_threads(0)),
+    ];
+    for (named, options) in cases {
+        let error = refused(&directory, || options.open(&path));
+        assert!(
+            matches!(error, Error::InvalidArgument { argument, .. } if argument == named),
+            "{named}: {error:?}"
+        );
+    }
+}
+
+// Blocks and transactions.
+
+#[test]
+fn unknown_ids_are_named() {
+    let (_directory, path) = closed_store();
+    let store = LocalBackend::open(&path).expect("the store opens");
+    for id in [BlockId(0), BlockId(BLOCKS + 1), BlockId(u64::MAX)] {
+        let found =
+            |error: Error| matches!(error, Error::BlockNotFound { id: named } if named == id);
+        assert!(found(store.read_block(id).expect_err("no such block")));
+        assert!(found(store.delete_block(id).expect_err("no such block")));
+        assert!(!store.block_exists(id).expect("an answer"));
+    }
+    let unknown = TransactionId(u64::MAX);
+    let error = store.commit_transaction(unknown).expect_err("no such transaction");
+    assert!(matches!(error, Error::TransactionNotFound { id } if id == unknown), "{error:?}");
+    check(&store, &[]);
 }
 
 #[test]
-fn used_up_ids_are_named_and_explicit_ones_still_work() {
-    let (_dir, path) = store_of_nine();
-    let store = LocalBackend::open(&path).expect("opens");
-    store.write_block(block(u64::MAX, "last")).expect("writes");
-    assert!(matches!(store.write_block(block(0, "one more")), Err(Error::IdsExhausted)));
-    store.write_block(block(12, "explicit")).expect("writes");
-    store.close().expect("closes");
-    let store = LocalBackend::open(&path).expect("opens");
-    assert!(matches!(store.write_block(block(0, "one more")), Err(Error::IdsExhausted)));
+fn block_over_the_limit_is_refused_and_costs_nothing() {
+    let (_directory, path) = directory();
+    let options = || LocalBackend::options().block_len_max(1000).transaction_len_max(2500);
+    let store = options().open(&path).expect("a new store");
+    store.write_block(block(1, vec![1; 1000])).expect("a block at the limit");
+    let too_large =
+        |error: Error| matches!(error, Error::BlockTooLarge { len: 1001, len_max: 1000 });
+    for id in [0, 1, 2] {
+        let error = store.write_block(block(id, vec![2; 1001])).expect_err("over the limit");
+        assert!(too_large(error));
+    }
+    let tx = store.begin_transaction().expect("a transaction");
+    let error = store.write_block_in_tx(tx, block(1, vec![2; 1001])).expect_err("over the limit");
+    assert!(too_large(error));
+    for id in [2, 3] {
+        store.write_block_in_tx(tx, block(id, vec![3; 1000])).expect("within the limits");
+    }
+    let error = store.write_block_in_tx(tx, block(4, vec![3; 501])).expect_err("over the limit");
+    assert!(matches!(error, Error::TransactionTooLarge { len: 2501, len_max: 2500 }), "{error:?}");
+    store.write_block_in_tx(tx, block(4, vec![3; 500])).expect("exactly at the limit");
+    store.commit_transaction(tx).expect("a commit");
+    let stats = store.stats();
+    assert_eq!((stats.total_blocks, stats.total_bytes), (4, 3500));
+    assert_eq!(store.write_block(block(0, "next")).expect("a write"), BlockId(5));
+    store.close().expect("a clean close");
+    let store = options().open(&path).expect("the store opens again");
+    assert_eq!(store.stats().total_bytes, 3504);
+    assert_eq!(store.read_block(BlockId(1)).expect("block 1"), block(1, vec![1; 1000]));
 }
 
 #[test]
-fn flipped_byte_costs_that_block_only_and_verify_names_it() {
-    let (_dir, path) = store_of_nine();
-    let segment = only_segment(&path);
-    let mut bytes = fs::read(&segment).expect("reads");
-    let at = bytes.windows(100).position(|w| w == [5; 100]).expect("block 5 is stored") + 50;
-    bytes[at] ^= 1;
-    fs::write(&segment, bytes).expect("writes");
-    let store = LocalBackend::open(&path).expect("an acknowledged payload is not read at open");
-    for id in 1..=9 {
-        match store.read_block(BlockId(id)) {
-            Ok(found) => assert!(id != 5 && found.data == vec![id as u8; 100]),
-            Err(Error::Corrupt { defect: Defect::PayloadChecksum, place }) => {
-                assert_eq!((id, place.block), (5, Some(BlockId(5))));
-                assert_eq!(place.offset, at as u64 - 50);
-            }
-            Err(other) => panic!("block {id}: {other:?}"),
+fn used_up_ids_are_named() {
+    let (_directory, path) = closed_store();
+    let store = LocalBackend::open(&path).expect("the store opens");
+    store.write_block(block(u64::MAX, "the last id")).expect("an explicit id");
+    store.delete_block(BlockId(u64::MAX)).expect("a delete");
+    let error = store.write_block(block(0, "none is left")).expect_err("no id is left");
+    assert!(matches!(error, Error::IdsExhausted), "{error:?}");
+    store.write_block(block(BLOCKS, payload(BLOCKS))).expect("explicit ids still work");
+    store.close().expect("a clean close");
+    let store = LocalBackend::open(&path).expect("the store opens again");
+    let error = store.write_block(block(0, "none is left")).expect_err("no id is left");
+    assert!(matches!(error, Error::IdsExhausted), "{error:?}");
+    assert_eq!(store.stats().total_blocks, BLOCKS);
+}
+
+#[test]
+fn closed_store_answers_closed() {
+    let (_directory, path) = closed_store();
+    let store = LocalBackend::open(&path).expect("the store opens");
+    let (handle, another) = (store.clone(), store.clone());
+    let tx = store.begin_transaction().expect("a transaction");
+    store.write_block_in_tx(tx, block(1, "pending")).expect("a write");
+    store.close().expect("a clean close");
+    let id = BlockId(1);
+    let answers: [(&str, Result<()>); 11] = [
+        ("write_block", handle.write_block(block(1, "late")).map(drop_value)),
+        ("read_block", handle.read_block(id).map(drop_value)),
+        ("delete_block", handle.delete_block(id)),
+        ("block_exists", handle.block_exists(id).map(drop_value)),
+        ("begin_transaction", handle.begin_transaction().map(drop_value)),
+        ("write_block_in_tx", handle.write_block_in_tx(tx, block(1, "late")).map(drop_value)),
+        ("read_block_in_tx", handle.read_block_in_tx(tx, id).map(drop_value)),
+        ("delete_block_in_tx", handle.delete_block_in_tx(tx, id)),
+        ("commit_transaction", handle.commit_transaction(tx)),
+        ("sync", handle.sync()),
+        ("close", handle.close()),
+    ];
+    for (call, answer) in answers {
+        assert!(matches!(answer, Err(Error::Closed)), "{call} answered {answer:?}");
+    }
+    drop(another);
+    check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+}
+
+fn drop_value<T>(_: T) {}
+
+// Space.
+
+/// Short segments on a small disk.
+fn short() -> Options {
+    let short = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
+    short.zero_ahead_len(64 << 10)
+}
+
+fn filling(id: u64) -> Block {
+    block(id, vec![id as u8; 10_000])
+}
+
+/// Writes blocks from 1 on until one is refused; returns how many are there, and the refusal.
+fn fill(store: &LocalBackend<SimDisk>) -> (u64, Error) {
+    for id in 1..200 {
+        if let Err(error) = store.write_block(filling(id)) {
+            return (id - 1, error);
         }
     }
-    store.write_block(block(5, "again")).expect("the rest works");
-    store.close().expect("closes");
-    let report = LocalBackend::verify(&path).expect("verifies");
-    assert_eq!(report.damage.len(), 1);
-    assert_eq!(report.damage[0].place.block, Some(BlockId(5)));
+    panic!("a disk of 1 MiB holds 2 MB");
+}
+
+fn holds_filling(store: &LocalBackend<SimDisk>, count: u64) {
+    for id in 1..=count {
+        assert_eq!(store.read_block(BlockId(id)).expect("a block"), filling(id));
+    }
+    assert_eq!(store.stats().total_blocks, count, "stats against a scan");
 }
 
 #[test]
-fn damaged_frame_before_acknowledged_ones_is_refused_at_open() {
-    let (_dir, path) = store_of_nine();
-    let segment = only_segment(&path);
-    let mut bytes = fs::read(&segment).expect("reads");
-    // The first frame stands behind the segment's header page.
-    bytes[4096 + 16] ^= 1;
-    fs::write(&segment, bytes).expect("writes");
-    match refused(&path) {
-        Error::Corrupt { defect: Defect::FrameHeader, place } => assert_eq!(place.offset, 4096),
-        other => panic!("{other:?}"),
+fn full_disk_refuses_the_write_and_nothing_else() {
+    let disk = SimDisk::new(2);
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
+    disk.set_capacity(Some(1 << 20));
+    let (count, error) = fill(&store);
+    assert!(matches!(&error, Error::StorageFull { needed, .. } if *needed > 0), "{error:?}");
+    assert!(count > 10, "a disk of 1 MiB was full after {count} blocks of 10 kB");
+    holds_filling(&store, count);
+    let tx = store.begin_transaction().expect("a transaction");
+    for id in 1..=count + 1 {
+        store.write_block_in_tx(tx, block(id, vec![0; 5000])).expect("a pending write");
+    }
+    let error = store.commit_transaction(tx).expect_err("still full");
+    assert!(matches!(error, Error::StorageFull { .. }), "{error:?}");
+    holds_filling(&store, count);
+    // Writes resume when space returns, without reopen.
+    disk.set_capacity(None);
+    store.write_block(filling(count + 1)).expect("there is space again");
+    holds_filling(&store, count + 1);
+    store.close().expect("a clean close");
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("the store opens again");
+    holds_filling(&store, count + 1);
+    assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+}
+
+#[test]
+fn full_disk_loses_nothing_at_reopen() {
+    let disk = SimDisk::new(3);
+    let open = || LocalBackend::open_on(disk.clone(), short());
+    let store = open().expect("a new store");
+    disk.set_capacity(Some(1 << 20));
+    let (count, _) = fill(&store);
+    store.close().expect("a clean close");
+    // Whether this opens or not, it must not cost anything.
+    drop(open());
+    disk.set_capacity(None);
+    let store = open().expect("the store opens again");
+    holds_filling(&store, count);
+    store.write_block(filling(count + 1)).expect("there is space again");
+    holds_filling(&store, count + 1);
+    assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+}
+
+#[test]
+#[ignore = "no space is kept for recovery yet: open answers StorageFull until there is space"]
+fn full_store_closes_and_opens_while_the_disk_is_full() {
+    let disk = SimDisk::new(3);
+    let open = || LocalBackend::open_on(disk.clone(), short());
+    let store = open().expect("a new store");
+    disk.set_capacity(Some(1 << 20));
+    let (count, _) = fill(&store);
+    store.close().expect("a clean close");
+    for _ in 0..3 {
+        let store = open().expect("a full disk stops no open");
+        holds_filling(&store, count);
+        store.close().expect("a clean close");
     }
 }
 
 #[test]
-fn lost_segment_is_refused_at_open() {
-    let (_dir, path) = store_of_nine();
-    fs::remove_file(only_segment(&path)).expect("removes");
-    let error = refused(&path);
-    assert!(matches!(error, Error::Corrupt { defect: Defect::MissingSegment, .. }), "{error:?}");
-}
-
-#[test]
-fn segment_of_another_store_is_refused_at_open() {
-    let ((_dir, path), (_other_dir, other)) = (store_of_nine(), store_of_nine());
-    fs::copy(only_segment(&other), only_segment(&path)).expect("copies");
-    let error = refused(&path);
-    assert!(matches!(error, Error::Corrupt { defect: Defect::ForeignSegment, .. }), "{error:?}");
-}
-
-#[test]
-fn full_disk_refuses_the_write_and_heals_without_reopen() {
-    let disk = SimDisk::new(1);
-    let options = LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(64 << 10)
-        .block_len_max(16 << 10)
-        .zero_ahead_len(0);
-    let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
-    store.write_block(block(1, vec![1; 9000])).expect("writes");
-    disk.set_capacity(Some(0));
-    let full = (2..200).find_map(|id| store.write_block(block(id, vec![2; 9000])).err());
-    assert!(matches!(full, Some(Error::StorageFull { .. })), "{full:?}");
-    assert_eq!(store.read_block(BlockId(1)).expect("reads go on").data, vec![1; 9000]);
-    disk.set_capacity(None);
-    store.write_block(block(500, "space again")).expect("heals");
-    store.close().expect("closes");
-}
-
-#[test]
-fn closed_store_answers_closed_on_every_handle() {
-    let (_dir, path) = store_of_nine();
-    let store = LocalBackend::open(path).expect("opens");
-    let (other, tx) = (store.clone(), store.begin_transaction().expect("begins"));
-    store.close().expect("closes");
-    assert!(matches!(other.read_block(BlockId(1)), Err(Error::Closed)));
-    assert!(matches!(other.write_block(block(1, "x")), Err(Error::Closed)));
-    assert!(matches!(other.commit_transaction(tx), Err(Error::Closed)));
-    assert!(matches!(other.sync(), Err(Error::Closed)));
-    assert!(matches!(other.close(), Err(Error::Closed)));
+#[ignore = "no space is kept for deletes yet: they answer StorageFull"]
+fn deletes_go_on_when_the_disk_is_full() {
+    let disk = SimDisk::new(4);
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
+    disk.set_capacity(Some(1 << 20));
+    let (count, _) = fill(&store);
+    for id in 1..=count {
+        store.delete_block(BlockId(id)).expect("a delete on a full disk");
+    }
+    assert_eq!(store.stats().total_blocks, 0);
+    store.close().expect("a clean close");
+    let store = LocalBackend::open_on(disk, short()).expect("the store opens again");
+    assert_eq!(store.stats().total_blocks, 0);
 }

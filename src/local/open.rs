@@ -271,7 +271,7 @@ fn create<D: Disk>(
     views: &Views,
 ) -> Result<(Description, Recovered<D::File>)> {
     forget_unfinished_store(disk, listing)?;
-    let io = |op| move |e| full_or_io(disk, op, e);
+    let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let (mut store_id, mut salt) = ([0; 16], [0; 8]);
     disk.random(&mut store_id).map_err(io(IoOp::Open))?;
     disk.random(&mut salt).map_err(io(IoOp::Open))?;
@@ -279,7 +279,7 @@ fn create<D: Disk>(
     let number = listing.next_number;
     let header: SegmentHeader = Space::new_header(disk, &store, 1).map_err(io(IoOp::Open))?;
     let segment = Space::make_segment(disk, &store, options, number, &header, &[])
-        .map_err(|not_made| full_or_io(disk, IoOp::Write, not_made.source))?;
+        .map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // When the name may not be durable there is no store: nobody may find what a power cut would take.
     name_store(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
@@ -296,7 +296,7 @@ fn create<D: Disk>(
 
 /// Writes `META`. Once its name is durable there is a store.
 fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
-    let io = |op| move |e| full_or_io(disk, op, e);
+    let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let unfinished = FileName::Temporary(number);
     let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
     write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
@@ -329,13 +329,4 @@ fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
         disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
     }
     Ok(())
-}
-
-fn full_or_io<D: Disk>(disk: &D, op: IoOp, source: std::io::Error) -> Error {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            Error::StorageFull { needed: PAGE_LEN as u64, path: disk.path().to_path_buf() }
-        }
-        _ => Error::io(op, disk.path(), source),
-    }
 }

@@ -370,8 +370,7 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<Recovered<D::File>> {
         let number = self.next_number;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
-        let io =
-            |e| Error::io(IoOp::Write, path_of(self.disk.path(), FileName::Segment(number)), e);
+        let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
         let seed = header.frame_seed(self.store);
         let (first, chain) = self.rewrite(segments, walk, seed)?;

@@ -496,12 +496,7 @@ impl<D: Disk> Space<D> {
     }
 
     fn refused(&self, source: io::Error, needed: u64) -> Error {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::StorageFull { needed, path: self.disk.path().to_path_buf() }
-            }
-            _ => Error::io(IoOp::Allocate, self.disk.path(), source),
-        }
+        Error::space(IoOp::Allocate, self.disk.path(), needed, source)
     }
 }
 

@@ -262,7 +262,8 @@ impl Entry {
             return None;
         }
         let entries: Option<Vec<Entry>> = chunks.iter().map(Entry::decode).collect();
-        let sum = |entries: &Vec<Entry>| entries.iter().map(|e| u64::from(e.payload_len())).sum();
+        let sum =
+            |entries: &Vec<Entry>| entries.iter().map(|e| u64::from(e.payload_len())).sum::<u64>();
         entries.filter(|entries| header.payload_len == sum(entries))
     }
 }
