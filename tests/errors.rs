@@ -522,7 +522,7 @@ fn without_permission(path: &Path) {
     let (segment, _) = find(path, payload(1).as_bytes());
     for victim in [path.to_path_buf(), path.join("META"), path.join("LOCK"), segment] {
         let before = fs::metadata(&victim).expect("it exists").permissions();
-        fs::set_permissions(&victim, fs::Permissions::from_mode(0)).expect("no permission");
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o000)).expect("no permission");
         refused_for_permission(path, &name(&victim));
         fs::set_permissions(&victim, before).expect("permission again");
         check(&LocalBackend::open(path).expect("the store opens again"), &[]);
