@@ -405,6 +405,23 @@ fn missing_segment_is_named() {
     assert_eq!(store.stats().total_blocks, BLOCKS);
 }
 
+#[test]
+fn segment_of_another_store_is_named() {
+    let ((directory, path), (_other, other)) = (closed_store(), closed_store());
+    let (mine, _) = find(&path, payload(1).as_bytes());
+    let (theirs, _) = find(&other, payload(1).as_bytes());
+    let kept = fs::read(&mine).expect("the segment");
+    fs::copy(&theirs, &mine).expect("another store's segment in its place");
+    let error = refused(&directory, || LocalBackend::open(&path));
+    assert!(
+        matches!(&error, Error::Corrupt { defect: Defect::ForeignSegment, place }
+            if place.file == name(&mine)),
+        "{error:?}"
+    );
+    fs::write(&mine, kept).expect("the segment comes back");
+    check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+}
+
 // Openers.
 
 #[test]
