@@ -30,6 +30,9 @@ pub use block::{
 pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
 };
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use local::fuzz;
 pub use local::{
     Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
 };

@@ -13,6 +13,9 @@ mod budget;
 mod commit;
 mod driver;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod log;
 mod open;
 mod options;

@@ -1,0 +1,2 @@
+#![no_main]
+aegis_blocks_fuzz::fuzz!("file_name");
