@@ -132,6 +132,13 @@ pub struct BlockHeader {
     pub flags: u16,
 }
 
+impl BlockHeader {
+    /// Whether both lengths agree, as they do without compression.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.compression != Compression::None || self.uncompressed_size == self.data_size
+    }
+}
+
 /// A header and its payload.
 ///
 /// # Examples
@@ -255,7 +262,7 @@ impl Block {
         if !self.verify_checksum() {
             return refuse("the header's length or checksum does not match the payload");
         }
-        if self.header.uncompressed_size != self.header.data_size {
+        if !self.header.is_plain() {
             return refuse("uncompressed_size differs from data_size without compression");
         }
         Ok(())
@@ -277,7 +284,7 @@ fn decode_header(data: &[u8]) -> Result<BlockHeader> {
         return Err(malformed(0, Defect::BlockEncoding));
     }
     let unknown = || malformed(0, Defect::BlockEncoding);
-    Ok(BlockHeader {
+    let header = BlockHeader {
         block_id: BlockId(u64::from(word32(8)) | u64::from(word32(12)) << 32),
         block_type: BlockType::from_code(data[6]).ok_or_else(unknown)?,
         compression: Compression::from_code(data[7]).ok_or_else(unknown)?,
@@ -287,7 +294,8 @@ fn decode_header(data: &[u8]) -> Result<BlockHeader> {
         checksum: word32(24),
         version: word16(28),
         flags: word16(30),
-    })
+    };
+    if header.is_plain() { Ok(header) } else { Err(unknown()) }
 }
 
 fn malformed(offset: usize, defect: Defect) -> Error {

@@ -220,6 +220,10 @@ pub enum Defect {
     Truncated,
     /// A serialised block is malformed.
     BlockEncoding,
+    /// A segment is longer than any store makes one.
+    Oversized,
+    /// The number in a file's name is larger than any store gives.
+    FileNumber,
 }
 
 /// Why a directory is not taken for a store.
@@ -329,6 +333,8 @@ display_words!(Defect {
     BrokenChain => "broken frame chain",
     Truncated => "missing bytes",
     BlockEncoding => "malformed block encoding",
+    Oversized => "oversized segment",
+    FileNumber => "file number out of range",
 });
 
 display_words!(NotAStoreReason {

@@ -50,6 +50,14 @@ impl fmt::Display for FileName {
 }
 
 impl FileName {
+    /// The number in the name; 0 where there is none.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            FileName::Meta | FileName::Lock => 0,
+            FileName::Segment(n) | FileName::Checkpoint(n) | FileName::Temporary(n) => n,
+        }
+    }
+
     /// Reads a name back; `None` for anything that [`FileName`] would not print.
     pub fn parse(name: &str) -> Option<FileName> {
         let number = |hex: &str| {

@@ -40,6 +40,9 @@ const INBOX_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
 
+/// The largest number in a name. Numbers count up from 1, and no session comes near.
+const FILE_NUMBER_MAX: u64 = 1 << 62;
+
 /// What a directory holds.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -203,6 +206,9 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
         match entry {
             Entry::NotAFile { .. } => return refuse(NotAStoreReason::UnsafeFile),
             Entry::Unknown { .. } => listing.unknown_count += 1,
+            Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
+                return Err(damaged(name, 0, Defect::FileNumber));
+            }
             Entry::File { name, .. } => listing.add(name),
         }
     }
@@ -225,10 +231,10 @@ impl Listing {
             FileName::Lock => {}
             FileName::Segment(number) => {
                 self.segments.push(number);
-                self.next_number = self.next_number.max(number.saturating_add(1));
+                self.next_number = self.next_number.max(number + 1);
             }
             FileName::Temporary(number) | FileName::Checkpoint(number) => {
-                self.next_number = self.next_number.max(number.saturating_add(1));
+                self.next_number = self.next_number.max(number + 1);
                 if matches!(name, FileName::Temporary(_)) {
                     self.unfinished.push(name);
                 }

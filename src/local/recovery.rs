@@ -147,6 +147,10 @@ impl<D: Disk> Recovery<'_, D> {
         for number in numbers {
             let mut scanner = Scanner::open(self.disk, self.store, *number)?;
             if let Some(cut) = scanner.cut()? {
+                // It voids what was there before it. Otherwise the walk would go round in circles.
+                if cut.sequence >= scanner.sequence {
+                    return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+                }
                 let place = cuts.entry(cut.sequence).or_insert((cut.offset, scanner.sequence));
                 // The later one holds what counted of the earlier one.
                 if place.1 < scanner.sequence {
@@ -349,7 +353,9 @@ impl<D: Disk> Recovery<'_, D> {
         let at = end - PAGE;
         let mark = FrameHeader::mark(Kind::End, walk.last_lsn, walk.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
-        assert_eq!(crc, walk.chain, "the end mark is written again as it stands");
+        if crc != walk.chain {
+            return Err(damaged(FileName::Segment(segment.number), at, Defect::BrokenChain));
+        }
         let mut page = crate::io::AlignedBuf::with_capacity(PAGE as usize);
         page.extend_from_slice(&header);
         page.resize_zeroed(PAGE as usize);

@@ -12,7 +12,7 @@ use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind};
 use crate::local::format::mirrored::Unreadable;
-use crate::local::format::segment::SegmentHeader;
+use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
 use crate::local::segment::{damaged, place};
 
@@ -93,6 +93,12 @@ impl<F: DiskFile> Scanner<F> {
         }
         if len < PAGE {
             return Err(damaged(name, len, Defect::Truncated));
+        }
+        if len > LEN_MAX {
+            return Err(damaged(name, LEN_MAX, Defect::Oversized));
+        }
+        if !(1..=SEQUENCE_MAX).contains(&header.sequence) {
+            return Err(damaged(name, 0, Defect::SegmentHeader));
         }
         let seed = header.frame_seed(store);
         let (window, window_at) = (Vec::new(), 0);

@@ -28,7 +28,7 @@ use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::segment::SegmentHeader;
+use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::poison::Poison;
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
@@ -152,6 +152,9 @@ impl<D: Disk> Space<D> {
         header: &SegmentHeader,
         first: &[u8],
     ) -> std::result::Result<Segment<D::File>, NotMade> {
+        if header.sequence > SEQUENCE_MAX || PAGE + first.len() as u64 > LEN_MAX {
+            return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
+        }
         let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
         let file = disk.open(unfinished, How::CreateNew)?;
         write_all_at(&file, 0, &header.encode())?;

@@ -68,7 +68,7 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
             continue;
         }
         let cut = cuts.iter().find(|(cut, _)| cut.sequence == sequence);
-        let end = cut.map_or(scanner.len, |(cut, _)| cut.offset);
+        let end = cut.map_or(scanner.len, |(cut, _)| cut.offset.min(scanner.len));
         walk.segment(scanner, end)?;
     }
     Ok(walk.finish())
@@ -107,8 +107,8 @@ impl Walk {
                 Found::Nothing => Defect::FrameHeader,
             };
             if self.gap.is_none() {
-                let lost = Lsn(self.last.0 + 1);
-                self.gap = Some(to_damage(scanner.damage(defect, offset, lost))?);
+                let lost = scanner.damage(defect, offset, self.lost());
+                self.gap = Some(to_damage(lost)?);
             }
             offset = page_up(offset + 1);
         }
@@ -119,7 +119,7 @@ impl Walk {
         // A frame that continues the chain shows that nothing was lost: a segment's unused end.
         let continues = frame.header.previous == self.chain;
         if let Some(gap) = self.gap.take().filter(|_| !continues) {
-            self.suspects.push((Lsn(self.last.0 + 1), gap));
+            self.suspects.push((self.lost(), gap));
         }
         self.report.frames += 1;
         self.chain = frame.crc;
@@ -137,9 +137,15 @@ impl Walk {
         Ok(())
     }
 
+    /// The first LSN that damage behind the last intact frame can have cost. Frames are not asked
+    /// here whether they follow each other, so that one may be the last there is.
+    fn lost(&self) -> Lsn {
+        Lsn(self.last.0.saturating_add(1))
+    }
+
     /// What a later frame knows durable was acknowledged: damage. The rest is a torn tail.
     fn finish(mut self) -> VerifyReport {
-        let gap = self.gap.take().map(|gap| (Lsn(self.last.0 + 1), gap));
+        let gap = self.gap.take().map(|gap| (self.lost(), gap));
         let durable = self.durable;
         let acknowledged = self.suspects.into_iter().chain(gap).filter(|(lsn, _)| *lsn <= durable);
         self.report.damage.extend(acknowledged.map(|(_, damage)| damage));

@@ -173,6 +173,10 @@ impl FrameHeader {
         };
         let sum = (HEADER_LEN as u64 + table_len).checked_add(self.payload_len);
         let is_mark = self.op_count == 0 && self.payload_len == 0 && self.part == 0;
+        // A mark is a group and a whole; an end mark comes when everything is durable.
+        let stands_alone = self.group_end && self.last_part;
+        let is_mark =
+            is_mark && stands_alone && (self.kind != Kind::End || self.durable == self.lsn);
         sum == Some(u64::from(self.frame_len))
             && self.durable <= self.lsn
             && (self.kind == Kind::Commit || is_mark)
@@ -239,17 +243,20 @@ impl Entry {
             return None;
         }
         match bytes[20] {
-            1 => Some(Entry::Write(BlockHeader {
-                block_id: id,
-                block_type: BlockType::from_code(bytes[21])?,
-                compression: Compression::from_code(bytes[22])?,
-                encryption: Encryption::from_code(bytes[23])?,
-                data_size: le::u32(bytes, 8),
-                uncompressed_size: le::u32(bytes, 16),
-                checksum: le::u32(bytes, 12),
-                version: le::u16(bytes, 24),
-                flags: le::u16(bytes, 26),
-            })),
+            1 => {
+                let header = BlockHeader {
+                    block_id: id,
+                    block_type: BlockType::from_code(bytes[21])?,
+                    compression: Compression::from_code(bytes[22])?,
+                    encryption: Encryption::from_code(bytes[23])?,
+                    data_size: le::u32(bytes, 8),
+                    uncompressed_size: le::u32(bytes, 16),
+                    checksum: le::u32(bytes, 12),
+                    version: le::u16(bytes, 24),
+                    flags: le::u16(bytes, 26),
+                };
+                header.is_plain().then_some(Entry::Write(header))
+            }
             2 if bytes[8..20] == [0; 12] && bytes[21..28] == [0; 7] => Some(Entry::Delete(id)),
             _ => None,
         }

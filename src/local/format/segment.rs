@@ -18,6 +18,11 @@ use crate::local::format::{le, mirrored};
 
 const MAGIC: [u8; 8] = *b"AEGISSEG";
 
+/// The last place in log order: 2^32 segments hold more than any disk.
+pub(crate) const SEQUENCE_MAX: u64 = u32::MAX as u64;
+/// No segment is longer: offsets and lengths in a frame are 32 bits.
+pub(crate) const LEN_MAX: u64 = 1 << 32;
+
 /// What a segment's first page says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {

@@ -18,7 +18,7 @@ use crate::local::{LocalBackend, Options, WriteMode};
 use crate::transaction::StorageExt;
 
 /// Steps of one input at most: more would only make the fuzzer slow.
-const STEP_COUNT_MAX: usize = 60;
+const STEP_COUNT_MAX: usize = 32;
 
 type State = BTreeMap<u64, Bytes>;
 /// Writes and deletes of one commit.
