@@ -40,7 +40,7 @@ const INBOX_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
 
-/// The largest number in a name. Numbers count up from 1, and no session comes near.
+/// The largest number in a name that is believed. Numbers count up from 1, and no store comes near.
 const FILE_NUMBER_MAX: u64 = 1 << 62;
 
 /// What a directory holds.

@@ -7,13 +7,19 @@
 //! that makes the checksums in its input right again.
 
 mod decoders;
+mod forge;
 mod image;
 mod operations;
 mod seal;
 mod seeds;
 mod store;
 
+pub use forge::Forger;
 pub use image::ImageWriter;
+
+use crate::error::Result;
+use crate::io::sim::SimDisk;
+use crate::local::VerifyReport;
 
 /// One target.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +80,19 @@ pub const TARGETS: [Target; 10] = [
         seeds: seeds::operations,
     },
 ];
+
+/// A disk with the files of an image, the input of the target `store`.
+pub fn disk(image: &[u8]) -> SimDisk {
+    image::Image::parse(image).disk()
+}
+
+/// [`LocalBackend::verify`](crate::LocalBackend::verify) on a simulated disk.
+///
+/// # Errors
+/// As there.
+pub fn verify(disk: &SimDisk) -> Result<VerifyReport> {
+    crate::local::verify::verify(disk)
+}
 
 /// The target of a name.
 ///

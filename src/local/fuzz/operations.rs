@@ -117,7 +117,12 @@ impl Run {
             12 | 13 => {
                 let at_operation = self.disk.operations() + u64::from(argument & 15);
                 let kind = FAULTS[usize::from(argument >> 4) % FAULTS.len()];
-                self.disk.inject(Fault { at_operation, kind, sticky: code & 16 != 0 });
+                // Byte by byte is a matter of patience, and of what the simulated disk remembers.
+                let slow = matches!(
+                    kind,
+                    FaultKind::ShortWrite(Share::OneByte) | FaultKind::ShortRead(Share::OneByte)
+                );
+                self.disk.inject(Fault { at_operation, kind, sticky: code & 16 != 0 && !slow });
             }
             14 => self.disk.clear_faults(),
             _ => {

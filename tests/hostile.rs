@@ -1,0 +1,270 @@
+//! Files that somebody wrote to do harm: the checksums are right, the content is none that a store
+//! writes. Each is refused by name or opened, soon, without panic, and with memory that the length of
+//! the files bounds.
+//!
+//! The allocator of this binary keeps account of every thread; stores run single-threaded.
+
+#![expect(unsafe_code, reason = "an allocator is unsafe by nature")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
+use aegis_blocks::fuzz::{self, Forger};
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::testkit::{Rng, seed};
+use aegis_blocks::{Defect, Error, LocalBackend, Options, Result};
+
+/// Live bytes, their peak, and the largest allocation, of this thread.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    live: isize,
+    peak: isize,
+    largest: usize,
+}
+
+thread_local! {
+    static ACCOUNT: Cell<Account> = const { Cell::new(Account { live: 0, peak: 0, largest: 0 }) };
+}
+
+fn charge(taken: usize, given_back: usize) {
+    let charged = ACCOUNT.try_with(|account| {
+        let mut now = account.get();
+        now.live += taken as isize - given_back as isize;
+        now.peak = now.peak.max(now.live);
+        now.largest = now.largest.max(taken);
+        account.set(now);
+    });
+    debug_assert!(charged.is_ok(), "an account has no destructor");
+}
+
+struct Accountant;
+
+// SAFETY: every call is handed on to the system's allocator as it is; the account does not allocate.
+unsafe impl GlobalAlloc for Accountant {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size(), 0);
+        // SAFETY: the caller keeps the contract of this very method.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size(), 0);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        charge(0, layout.size());
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
+        charge(new_len, layout.size());
+        // SAFETY: as above.
+        unsafe { System.realloc(block, layout, new_len) }
+    }
+}
+
+#[global_allocator]
+static ACCOUNTANT: Accountant = Accountant;
+
+/// Memory that opening may take whatever the files hold: the scanner's window of 256 KiB, staging.
+const CONSTANT_LEN: usize = 2 << 20;
+/// Memory for each byte of the files, at its peak: a frame in the window, its table decoded, its place
+/// in the index, its copy when it is written again.
+const PEAK_PER_BYTE: usize = 8;
+/// No single allocation is longer than twice what the files hold.
+const LARGEST_PER_BYTE: usize = 2;
+
+fn options() -> Options {
+    let options = LocalBackend::options().single_threaded(true).zero_ahead_len(0).recent_len(0);
+    options.segment_len_max(64 << 10).block_len_max(32 << 10)
+}
+
+fn open(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
+    LocalBackend::open_on(disk.clone(), options())
+}
+
+/// Verifies and opens a store; its memory is bounded by the length of its files.
+#[track_caller]
+fn open_within_bounds(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
+    let files_len: u64 = disk.files().iter().map(|(_, len)| len).sum();
+    for step in ["verify", "open"] {
+        let before = ACCOUNT.get();
+        ACCOUNT.set(Account { peak: before.live, largest: 0, ..before });
+        let opened = match step {
+            "verify" => {
+                drop(fuzz::verify(disk));
+                None
+            }
+            _ => Some(open(disk)),
+        };
+        let after = ACCOUNT.get();
+        let (peak, largest) = ((after.peak - before.live) as usize, after.largest);
+        let files_len = files_len as usize;
+        assert!(
+            largest <= LARGEST_PER_BYTE * files_len + CONSTANT_LEN,
+            "{step}: {largest} bytes at once for files of {files_len}"
+        );
+        assert!(
+            peak <= PEAK_PER_BYTE * files_len + CONSTANT_LEN,
+            "{step}: {peak} bytes for files of {files_len}"
+        );
+        if let Some(opened) = opened {
+            return opened;
+        }
+    }
+    unreachable!("the last step opens")
+}
+
+#[track_caller]
+fn refused(disk: &SimDisk) -> (Defect, u64) {
+    match open_within_bounds(disk) {
+        Err(Error::Corrupt { defect, place }) => (defect, place.offset),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let entries = fs::read_dir(path).expect("a corpus");
+    let mut inputs: Vec<_> =
+        entries.map(|entry| fs::read(entry.expect("an entry").path()).expect("an input")).collect();
+    inputs.sort();
+    inputs
+}
+
+#[test]
+fn the_account_sees_an_allocation() {
+    let before = ACCOUNT.get().live;
+    let taken = vec![1_u8; 12_345_678];
+    let after = ACCOUNT.get();
+    assert_eq!(after.live - before, 12_345_678);
+    assert!(after.largest >= 12_345_678 && after.peak >= after.live, "{after:?}");
+    drop(taken);
+    assert_eq!(ACCOUNT.get().live, before);
+}
+
+#[test]
+fn huge_lengths_in_every_field_cost_no_memory() {
+    let target = fuzz::target("store");
+    let (mut opened, mut refusals) = (0, 0);
+    for input in corpus("store") {
+        for at in 0..input.len() {
+            for value in [u64::MAX, u64::from(u32::MAX), 1 << 31] {
+                let mut hostile = input.clone();
+                for (byte, new) in hostile[at..].iter_mut().zip(value.to_le_bytes()) {
+                    *byte = new;
+                }
+                // The image's own framing may read otherwise now: a longer file is a longer file.
+                (target.seal)(&mut hostile);
+                match open_within_bounds(&fuzz::disk(&hostile)) {
+                    Ok(_) => opened += 1,
+                    Err(_) => refusals += 1,
+                }
+            }
+        }
+    }
+    println!("{opened} opened, {refusals} refused");
+    assert!(opened > 1000 && refusals > 1000, "{opened} opened, {refusals} refused");
+}
+
+#[test]
+fn mutated_stores_cost_memory_by_their_length() {
+    let (target, corpus) = (fuzz::target("store"), corpus("store"));
+    let seed = seed(19);
+    println!("AEGIS_SEED={seed}");
+    let mut random = Rng::new(seed);
+    for _ in 0..2000 {
+        let mut input = corpus[random.below(corpus.len() as u64) as usize].clone();
+        for _ in 0..=random.below(6) {
+            let at = random.below(input.len() as u64) as usize;
+            input[at] = random.next_u64() as u8;
+        }
+        (target.seal)(&mut input);
+        drop(open_within_bounds(&fuzz::disk(&input)));
+    }
+}
+
+#[test]
+fn many_small_operations_cost_memory_by_their_length() {
+    let mut forger = Forger::new();
+    for id in 0..20_000 {
+        forger.commit(id * 1000 + 1, b"", 0);
+    }
+    forger.end();
+    let store = open_within_bounds(&forger.disk()).expect("an odd store, and a right one");
+    drop(store);
+}
+
+/// A cut that named its own segment, or a later one, sent recovery back to frames that it had walked:
+/// with the right salt, for ever.
+#[test]
+fn cut_that_names_its_own_or_a_later_segment_is_refused() {
+    for sequence in [1, 2, u64::MAX] {
+        let mut forger = Forger::new();
+        forger.cut(sequence, 2 * 4096);
+        forger.end();
+        assert_eq!(refused(&forger.disk()), (Defect::BrokenChain, 4096), "{sequence}");
+    }
+}
+
+/// A cut that named a place far behind the end of its segment let `verify` look at every page up to
+/// there.
+#[test]
+fn cut_behind_the_end_of_a_segment_is_refused_at_once() {
+    for offset in [u64::MAX, u64::MAX - 8191, 1 << 60] {
+        let mut forger = Forger::new();
+        forger.commit(1, b"first", 5);
+        let end = forger.offset;
+        forger.segment(2, 2);
+        forger.cut(1, offset);
+        forger.end();
+        assert_eq!(refused(&forger.disk()), (Defect::FrameHeader, end), "{offset}");
+    }
+}
+
+/// Opening after a clean close writes the end mark again, and asserted that the bytes are the same. An
+/// end mark that shares its page with a commit failed that.
+#[test]
+fn end_mark_in_the_page_of_a_commit_is_refused() {
+    let image = fuzz::ImageWriter::of_disk(&{
+        let mut forger = Forger::new();
+        forger.commit(1, b"first", 5);
+        forger.end();
+        let (disk, file) = (forger.disk(), forger.file());
+        let content = disk.contents(file).expect("the segment");
+        // The commit is no longer the end of its group; the mark moves up behind it.
+        disk.overwrite(file, 4096 + 9, &[content[4096 + 9] & !1]);
+        disk.overwrite(file, 4096 + 104, &content[8192..8192 + 64]);
+        disk.truncate(file, 8192);
+        disk
+    });
+    let mut sealed = image;
+    (fuzz::target("store").seal)(&mut sealed);
+    let (defect, _) = refused(&fuzz::disk(&sealed));
+    assert_eq!(defect, Defect::BrokenChain);
+}
+
+/// An end mark that says that its own commit may not be durable failed the same assertion.
+#[test]
+fn end_mark_in_doubt_is_no_end_mark() {
+    let mut forger = Forger::new();
+    forger.commit(1, b"first", 5);
+    forger.doubtful_end();
+    let store = open_within_bounds(&forger.disk()).expect("a torn tail");
+    assert!(!store.recovery().clean);
+}
+
+/// A file number of 2^64 - 1 left no number for the next file.
+#[test]
+fn largest_file_number_is_refused() {
+    let mut forger = Forger::new();
+    forger.end();
+    forger.disk().put_file(FileName::Temporary(u64::MAX), b"planted");
+    assert_eq!(refused(&forger.disk()), (Defect::FileNumber, 0));
+}
