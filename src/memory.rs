@@ -27,12 +27,20 @@ use crate::ticket::CommitTicket;
 /// assert_eq!(&store.read_block(id)?.data[..], b"entry");
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemoryBackend {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+/// Without its blocks: what a program logs of its store is not what it keeps there.
+impl std::fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryBackend")
+            .field("visible", &self.inner.mvcc.index.visible())
+            .finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     mvcc: Mvcc<Block>,
     /// Commits are made one by one, so nothing is ever in flight.

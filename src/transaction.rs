@@ -269,7 +269,7 @@ impl Snapshot {
 /// assert_eq!(ids[0], BlockId(1));
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub struct WriteBatch {
     pub(crate) operations: Vec<BatchOperation>,
 }
@@ -278,6 +278,13 @@ pub struct WriteBatch {
 pub(crate) enum BatchOperation {
     Write(Block),
     Delete(BlockId),
+}
+
+/// Without its blocks, as every handle prints itself.
+impl std::fmt::Debug for WriteBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteBatch").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 impl WriteBatch {
