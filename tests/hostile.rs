@@ -201,6 +201,19 @@ fn many_small_operations_cost_memory_by_their_length() {
     drop(store);
 }
 
+/// Lengths that agree with each other, in a file that ends long before.
+#[test]
+fn frame_of_four_gibibytes_in_a_short_file_costs_nothing() {
+    for op_count in [0, 1, 1 << 20, (1 << 27) - 3] {
+        let mut forger = Forger::new();
+        forger.lie(op_count, u32::MAX - 31);
+        forger.disk().truncate(forger.file(), 2 * 4096);
+        forger.offset = 2 * 4096;
+        forger.witness(1);
+        assert_eq!(refused(&forger.disk()), (Defect::OpTable, 4096), "{op_count} operations");
+    }
+}
+
 /// A cut that named its own segment, or a later one, sent recovery back to frames that it had walked:
 /// with the right salt, for ever.
 #[test]
@@ -255,6 +268,7 @@ fn end_mark_in_the_page_of_a_commit_is_refused() {
 fn end_mark_in_doubt_is_no_end_mark() {
     let mut forger = Forger::new();
     forger.commit(1, b"first", 5);
+    forger.witness(1);
     forger.doubtful_end();
     let store = open_within_bounds(&forger.disk()).expect("a torn tail");
     assert!(!store.recovery().clean);
