@@ -345,6 +345,16 @@ mod tests {
     }
 
     #[test]
+    fn lengths_that_disagree_without_compression_are_refused() {
+        let mut bytes = sample().to_bytes().expect("encodes").to_vec();
+        bytes[20] += 1;
+        let crc = crc32c::crc32c(&bytes[..CHECKED_LEN]);
+        bytes[CHECKED_LEN..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        let error = Block::from_bytes(&bytes).expect_err("to_bytes writes no such block");
+        assert!(matches!(error, Error::Corrupt { defect: Defect::BlockEncoding, .. }), "{error:?}");
+    }
+
+    #[test]
     fn header_that_lies_is_not_encoded() {
         let mut block = sample();
         block.data = Bytes::from_static(b"other bytes");

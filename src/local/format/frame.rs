@@ -33,6 +33,9 @@
 //! |     24 |    4 | `version`, `flags`  | the user's own                                        |
 //! |     28 |    4 | zero                | refused otherwise                                     |
 //!
+//! Both sizes of an entry agree while there is no compression. A mark (a frame that is no commit) is a
+//! group of its own, and an end mark states its own LSN as durable.
+//!
 //! The header is covered by its salted checksum, the table by the header, each payload by the table.
 //! So payload and table checksums need no salt, and callers compute them before a place is known.
 //! The header is checked before any length in it is used.
@@ -343,12 +346,15 @@ mod tests {
     }
 
     #[test]
-    fn header_whose_lengths_disagree_is_refused() {
+    fn header_whose_fields_disagree_is_refused() {
         let lies = [
             FrameHeader { frame_len: sample().frame_len + 1, ..sample() },
             FrameHeader { payload_len: u64::MAX - 100, ..sample() },
             FrameHeader { op_count: u32::MAX, ..sample() },
             FrameHeader { durable: Lsn(sample().lsn.0 + 1), ..sample() },
+            FrameHeader::mark(Kind::End, Lsn(9), Lsn(8), 3),
+            FrameHeader { group_end: false, ..FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3) },
+            FrameHeader { last_part: false, ..FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3) },
         ];
         for lie in lies {
             let (bytes, _) = lie.encode(7, 4096);
@@ -366,7 +372,7 @@ mod tests {
         assert_eq!(Entry::decode_table(&table[1..], &sample()), None);
         let longer = FrameHeader { payload_len: 78, ..sample() };
         assert_eq!(Entry::decode_table(&table, &longer), None);
-        for at in [20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
+        for at in [16, 20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
             let mut damaged = table.clone();
             damaged[at] = 0x77;
             assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
