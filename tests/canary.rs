@@ -9,7 +9,7 @@ use aegis_blocks::fuzz;
 use aegis_blocks::io::sim::{FaultKind, OperationKind, SimDisk};
 use aegis_blocks::io::{Entry, FileName};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, MemoryBackend, Options, Result, StorageBackend,
+    Block, BlockId, BlockType, LocalBackend, MemoryBackend, Options, Result, StorageBackend,
     StorageExt, TransactionId, WriteBatch,
 };
 

@@ -4,7 +4,8 @@
 //!
 //! | size | field     | meaning                                                        |
 //! |-----:|-----------|----------------------------------------------------------------|
-//! |    1 | kind      | modulo 8: see [`Kind`]                                         |
+//! |    1 | kind      | modulo 8: 0 description, 1 lock, 2 or 3 segment, 4 unfinished, |
+//! |      |           | 5 checkpoint; 6 a strange name, 7 not a file: number only      |
 //! |    8 | number    | in the file's name                                             |
 //! |    4 | `len`     | of the file, modulo [`FILE_LEN_MAX`]; holes are zeros          |
 //! |    1 | run count |                                                                |
