@@ -6,6 +6,8 @@
 //! whole store with a [`Model`]. Checks with random operations print their seed; `AEGIS_SEED`
 //! replays one, `AEGIS_SOAK` multiplies the length of the runs.
 //!
+//! [`history`] records what many threads do to a store and judges their isolation.
+//!
 //! Does not test what the trait cannot see: options of a backend, damage on disk, full disks.
 //!
 //! # Examples
@@ -31,6 +33,7 @@
 mod checks;
 pub mod claims;
 mod erased;
+pub mod history;
 mod model;
 mod rng;
 mod subject;
