@@ -2,6 +2,7 @@
 //! deliberately broken ones is caught by name.
 
 mod flaws;
+mod histories;
 mod reference;
 mod state;
 
