@@ -18,6 +18,7 @@ mod error;
 mod local;
 mod memory;
 mod mvcc;
+mod sync;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod ticket;

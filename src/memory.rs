@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::backend::{Durability, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Error, Result};
@@ -14,6 +12,7 @@ use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::engine::{Limits, VersionLen};
 use crate::mvcc::overlay::Overlay;
 use crate::mvcc::{Engine, Mvcc};
+use crate::sync::Mutex;
 use crate::ticket::CommitTicket;
 
 /// A store in memory, with the semantics of [`LocalBackend`](crate::LocalBackend) and none of its

@@ -1,17 +1,17 @@
 //! Tickets: where a caller waits for its commit.
 //!
 //! Owns the hand-over of one result from whoever carries the log to one caller. Invariant: a ticket is
-//! answered exactly once; a [`Reply`] that is dropped without answering answers [`Error::Closed`], so
-//! nobody waits for ever. A ticket that is dropped leaves its commit alone: it goes on.
+//! answered exactly once; a [`Reply`] that is dropped without answering answers [`Error::Closed`], by a
+//! panic [`Error::Poisoned`], so nobody waits for ever. A ticket that is dropped leaves its commit
+//! alone: it goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::block::Lsn;
-use crate::error::{Error, Result};
+use crate::error::{Error, PoisonCause, Result};
+use crate::sync::{Condvar, Mutex};
 
 type Callback = Box<dyn FnOnce(Result<Lsn>) + Send>;
 
@@ -110,7 +110,12 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.answer(Err(Error::Closed));
+        // A panic of whoever carries the log poisons it, but only after this.
+        let lost = match std::thread::panicking() {
+            true => Error::Poisoned { cause: PoisonCause::ThreadPanicked },
+            false => Error::Closed,
+        };
+        self.answer(Err(lost));
     }
 }
 

@@ -177,3 +177,44 @@ fn segment_cut_within_its_first_page_is_damaged() {
     let error = LocalBackend::open_on(disk.clone(), options()).expect_err("damaged");
     assert!(matches!(error, Error::Corrupt { defect: Defect::Truncated, .. }), "{error:?}");
 }
+
+/// A commit handed in while the store was being closed waited for ever: the keeper ended without looking at
+/// the inbox again. `tests/loom` tries every schedule of it; this is the same with real threads.
+#[test]
+fn commit_beside_the_closing_is_answered() {
+    for seed in 0..100 {
+        let store = LocalBackend::open_on(SimDisk::new(seed), options().single_threaded(false));
+        let store = store.expect("the store opens");
+        let write_on = &|id: u64| {
+            let mut written = store.write_block(block(id, 100));
+            while written.is_ok() {
+                written = store.write_block(block(id, 100));
+            }
+            assert!(matches!(written, Err(Error::Closed)), "{written:?}");
+        };
+        std::thread::scope(|scope| {
+            for id in 1..=3 {
+                scope.spawn(move || write_on(id));
+            }
+            store.clone().close().expect("closed");
+        });
+    }
+}
+
+/// Two threads on a store in single-threaded mode: the one with the log had its answer, saw the other's
+/// commit in the inbox and looked at it for ever, without taking a turn for it.
+#[test]
+fn threads_may_share_a_single_threaded_store() {
+    let store = open(&SimDisk::new(1));
+    std::thread::scope(|scope| {
+        for id in 1..=4 {
+            let store = &store;
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    store.write_block(block(id, 100)).expect("written");
+                }
+            });
+        }
+    });
+    store.close().expect("closed");
+}

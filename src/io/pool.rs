@@ -17,12 +17,10 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
 
 use super::{Env, Thread};
+use crate::sync::channel::{Receiver, Sender, TrySendError, bounded};
+use crate::sync::{AtomicU64, Mutex, Ordering, thread_local};
 
 /// Called, on the worker, after a command has panicked.
 pub type OnPanic = Arc<dyn Fn() + Send + Sync>;
@@ -174,7 +172,7 @@ impl IoPool {
         // A submission that waits for room holds a sender of its own, and the workers go on until
         // that one is gone too.
         drop(self.queue.lock().take());
-        match CURRENT.get().filter(|current| current.pool == self.id) {
+        match CURRENT.with(Cell::get).filter(|current| current.pool == self.id) {
             None => join_all(&mut self.workers.lock(), None),
             // Whoever holds the lock waits for this very thread.
             Some(current) => match self.workers.try_lock() {
@@ -214,7 +212,7 @@ fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
 
 /// The life of a worker: until the queue is empty and nobody can put anything into it.
 fn work(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
-    CURRENT.set(Some(id));
+    CURRENT.with(|current| current.set(Some(id)));
     for command in queue {
         if catch_unwind(AssertUnwindSafe(|| command.run())).is_err() {
             on_panic();

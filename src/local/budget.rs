@@ -1,9 +1,7 @@
 //! The budget: bytes of commits on their way to the disk. Callers beyond it wait, so that memory
 //! stays flat however fast they come.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 
 /// Bytes in flight and their limit.
 #[derive(Debug)]

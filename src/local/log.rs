@@ -10,10 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use crossbeam_channel::Receiver;
 
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, PoisonCause, Result};
@@ -24,10 +21,13 @@ use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
 use crate::local::format::frame::Kind;
+use crate::local::handover::{Load, Turn};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
+use crate::sync::channel::Receiver;
+use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::{Reply, nobody};
 
 /// The log is idle for this long before the last group's witness is written.
@@ -42,15 +42,6 @@ pub(crate) enum Message {
     Submit(Submission<Reply>),
     /// No more will come: write the end mark and stop.
     Close(Reply),
-}
-
-/// How a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Take another one.
-    More,
-    /// Nothing is left to do.
-    Idle,
 }
 
 /// What the log shares with callers.
@@ -81,6 +72,8 @@ pub(crate) struct Log<D: Disk> {
     unsynced_since: Option<Duration>,
     /// A moving average of what writing and syncing a group takes.
     flight_time: Duration,
+    /// Bytes of the budget that commits taken from the inbox hold until they are answered.
+    held_len: u64,
     closing: Option<Reply>,
     closed: bool,
 }
@@ -108,75 +101,18 @@ impl<D: Disk> Log<D> {
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,
+            held_len: 0,
             closing: None,
             closed: false,
         }
     }
 
-    /// Takes one turn.
-    pub(crate) fn turn(&mut self) -> Turn {
-        self.take_waiting();
-        let now = self.disk.now();
-        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
-            self.unsynced_since = None;
-            self.submit_sync();
-        }
-        let actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
-        let (wrote, waits) = (actions.write.is_some(), actions.wait_until.is_some());
-        self.carry_out(actions);
-        if waits {
-            self.disk.pause();
-        }
-        if wrote || waits || !self.core.is_idle() {
-            return Turn::More;
-        }
-        if let Some(reply) = self.closing.take() {
-            self.closed = true;
-            let ended = self.end();
-            reply.send(ended);
-            return Turn::More;
-        }
-        Turn::Idle
-    }
-
-    /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
-    /// ever.
-    pub(crate) fn rest(&mut self) -> Option<Duration> {
-        let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
-        let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
-            .then(|| self.landed_at + WITNESS_AFTER);
-        let now = self.disk.now();
-        let mut due = self.unsynced_since.map(|since| since + self.sync_interval);
-        if let Some(witness_due) = witness_due {
-            if now >= witness_due {
-                self.witness();
-            } else {
-                due = Some(due.map_or(witness_due, |due| due.min(witness_due)));
-            }
-        }
-        due.map(|due| due.saturating_sub(now))
-    }
-
-    /// Whether nothing is queued or under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.core.is_idle() && self.closing.is_none()
-    }
-
-    /// After a panic: poisons the store and refuses everybody who waits.
-    pub(crate) fn give_up(&mut self) {
-        let cause = PoisonCause::ThreadPanicked;
-        self.shared.poison.set(cause);
-        let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
-        for (submission, error) in actions.refuse {
-            self.refuse(submission, error);
-        }
-        // A group that was under way went down with the panic; its callers have been told.
-        self.core.forget_flights();
-    }
-
     /// Takes what callers have handed in so far.
     fn take_waiting(&mut self) {
         while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Submit(taken) = &message {
+                self.held_len += taken.log_len;
+            }
             match message {
                 Message::Submit(refused) if self.closed => self.refuse(refused, Error::Closed),
                 Message::Submit(submission) => self.submit(submission),
@@ -275,6 +211,7 @@ impl<D: Disk> Log<D> {
         self.shared.groups.fetch_add(u64::from(group.commit_count() > 0), Ordering::Relaxed);
         let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
         for member in actions.answer.into_iter().flat_map(|group| group.members) {
+            self.held_len -= member.submission.log_len;
             self.shared.budget.release(member.submission.log_len);
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
             mvcc.counters.conflicts.add(u64::from(conflict));
@@ -283,7 +220,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    fn refuse(&self, refused: Submission<Reply>, error: Error) {
+    fn refuse(&mut self, refused: Submission<Reply>, error: Error) {
+        self.held_len -= refused.log_len;
         self.shared.budget.release(refused.log_len);
         let refusal = Err(error);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
@@ -327,6 +265,70 @@ impl<D: Disk> Log<D> {
         self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
         self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
         poison.check()
+    }
+}
+
+impl<D: Disk> Load for Log<D> {
+    /// Takes one turn.
+    fn turn(&mut self) -> Turn {
+        self.take_waiting();
+        let now = self.disk.now();
+        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
+            self.unsynced_since = None;
+            self.submit_sync();
+        }
+        let actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
+        let (wrote, waits) = (actions.write.is_some(), actions.wait_until.is_some());
+        self.carry_out(actions);
+        if waits {
+            self.disk.pause();
+        }
+        if wrote || waits || !self.core.is_idle() {
+            return Turn::More;
+        }
+        if let Some(reply) = self.closing.take() {
+            self.closed = true;
+            let ended = self.end();
+            reply.send(ended);
+            return Turn::More;
+        }
+        Turn::Idle
+    }
+
+    /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
+    /// ever.
+    fn rest(&mut self) -> Option<Duration> {
+        let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
+        let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
+            .then(|| self.landed_at + WITNESS_AFTER);
+        let now = self.disk.now();
+        let mut due = self.unsynced_since.map(|since| since + self.sync_interval);
+        if let Some(witness_due) = witness_due {
+            if now >= witness_due {
+                self.witness();
+            } else {
+                due = Some(due.map_or(witness_due, |due| due.min(witness_due)));
+            }
+        }
+        due.map(|due| due.saturating_sub(now))
+    }
+
+    /// Whether nothing is queued or under way.
+    fn is_idle(&self) -> bool {
+        self.core.is_idle() && self.closing.is_none()
+    }
+
+    /// After a panic: poisons the store and refuses everybody who waits.
+    fn give_up(&mut self) {
+        let cause = PoisonCause::ThreadPanicked;
+        self.shared.poison.set(cause);
+        let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
+        for (submission, error) in actions.refuse {
+            self.refuse(submission, error);
+        }
+        // A group that was under way went down with the panic; its callers have been told.
+        self.core.forget_flights();
+        self.shared.budget.release(std::mem::take(&mut self.held_len));
     }
 }
 

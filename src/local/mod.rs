@@ -16,6 +16,7 @@ mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod handover;
 mod log;
 mod open;
 mod options;
@@ -30,9 +31,6 @@ mod verify;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 pub use options::{OpenProgress, Options, WriteMode};
 pub use recovery::RecoveryReport;
@@ -53,6 +51,7 @@ use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::transaction::inclusive;
 

@@ -6,10 +6,6 @@
 //! before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-
-use crossbeam_channel::bounded;
-use parking_lot::Mutex;
 
 use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
@@ -34,6 +30,8 @@ use crate::local::space::{Space, SpaceOptions, Tail, take_back};
 use crate::local::{Inner, Options, Session, WriteMode};
 use crate::mvcc::Mvcc;
 use crate::mvcc::engine::Limits;
+use crate::sync::channel::bounded;
+use crate::sync::{AtomicBool, AtomicU64, Mutex};
 
 /// Messages that may wait for the log thread. Callers beyond them wait to hand in.
 const INBOX_COUNT_MAX: usize = 4096;

@@ -1,9 +1,8 @@
 //! The poison flag: set once by whoever finds that durability can no longer be promised, seen by
 //! everybody who writes.
 
-use std::sync::OnceLock;
-
 use crate::error::{Error, PoisonCause, Result};
+use crate::sync::OnceLock;
 
 /// Latches the first cause.
 #[derive(Debug, Default)]

@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use crate::local::segment::Location;
+use crate::sync::RwLock;
 
 /// The end of the log in memory.
 #[derive(Debug)]

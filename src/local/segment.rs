@@ -9,13 +9,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
 use crate::error::{Defect, Place};
 use crate::io::{FileName, View};
 use crate::mvcc::engine::VersionLen;
 use crate::mvcc::overlay::IdHasher;
+use crate::sync::RwLock;
 
 /// A segment that is written to.
 #[derive(Debug)]

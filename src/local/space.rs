@@ -21,8 +21,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
@@ -32,6 +30,7 @@ use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::poison::Poison;
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Zeroed ahead in a new store, and by one step of a worker at least.
 const AHEAD_LEN_MIN: u64 = 1 << 20;

@@ -1,14 +1,12 @@
 //! Counters that many threads raise without waiting for each other.
 //!
-//! Owns [`Counter`] (one cell a slot, summed when read), [`Padded`] and [`thread_slot`], which gives
-//! each thread the slot it keeps.
+//! Owns [`Counter`] (one cell a slot, summed when read) and [`Padded`]. What they count is for
+//! statistics only: nobody waits or decides by it.
 
-use std::cell::Cell;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Slots that threads are spread over; more threads than this share.
-pub(crate) const SLOT_COUNT: usize = 16;
+use crate::sync::{SLOT_COUNT, thread_slot};
 
 /// Keeps a value on cache lines of its own (two, for processors that fetch in pairs).
 #[derive(Debug, Default)]
@@ -21,15 +19,6 @@ impl<T> Deref for Padded<T> {
     fn deref(&self) -> &T {
         &self.0
     }
-}
-
-/// The calling thread's slot, below [`SLOT_COUNT`].
-pub(crate) fn thread_slot() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static SLOT: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SLOT_COUNT);
-    }
-    SLOT.with(Cell::get)
 }
 
 /// A sum that every thread adds to in its own cell.

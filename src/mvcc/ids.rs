@@ -3,7 +3,7 @@
 //! Owns the highest id that was handed out or named by a caller. Recovery raises it above every id
 //! of the log, so only ids whose transaction never committed can be handed out again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 use crate::block::BlockId;
 use crate::error::{Error, Result};

@@ -21,15 +21,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::block::{BlockId, Lsn};
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::{IdHasher, Published};
 use crate::mvcc::page::{PAGE_IDS, Page};
 use crate::mvcc::pins::{Pin, Pins};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
 const SHARD_COUNT: usize = 64;
 

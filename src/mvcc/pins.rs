@@ -10,12 +10,9 @@
 //! Taking and releasing touch one lock that other threads rarely want. Does not know what versions a
 //! pin keeps: the index asks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
-
 use crate::block::Lsn;
-use crate::mvcc::counters::{Padded, SLOT_COUNT, thread_slot};
+use crate::mvcc::counters::Padded;
+use crate::sync::{AtomicU64, Mutex, Ordering, SLOT_COUNT, thread_slot};
 
 /// The visible LSN and the pinned ones.
 #[derive(Debug, Default)]

@@ -18,9 +18,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::block::{BlockId, Lsn, TransactionId};
 use crate::error::{Error, Result, TransactionState};
@@ -28,6 +25,7 @@ use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::IdHasher;
 use crate::mvcc::pins::Pin;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::transaction::{IsolationLevel, Savepoint};
 
 /// Finished transactions that each of the [`SHARD_COUNT`] shards remembers.

@@ -1,0 +1,30 @@
+//! Synchronisation: what threads of this crate share state through, and wait at.
+//!
+//! Owns no state but the slot of each thread ([`thread_slot`]); everything else is a name for somebody
+//! else's primitive. One place names them so that the very same sources can be compiled over modelled
+//! ones: `tests/loom` and `tests/shuttle` put their own module here and try the schedules of threads one
+//! by one. So code that locks, waits or hands over says `crate::sync`; counters that only statistics
+//! read do not.
+
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use std::thread_local;
+
+/// Bounded queues from many threads to many.
+pub(crate) use crossbeam_channel as channel;
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use std::cell::Cell;
+use std::sync::atomic::AtomicUsize;
+
+/// Slots that threads are spread over; more threads than this share.
+pub(crate) const SLOT_COUNT: usize = 16;
+
+/// The calling thread's slot, below [`SLOT_COUNT`].
+pub(crate) fn thread_slot() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SLOT: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SLOT_COUNT);
+    }
+    SLOT.with(Cell::get)
+}

@@ -1,0 +1,242 @@
+//! The hand-over: whatever is handed in is answered, however callers, keeper and the keeper's dismissal
+//! meet. Nobody waits for ever; loom reports a schedule in which somebody would.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use crate::block::Lsn;
+use crate::error::{Error, Result};
+use crate::local::handover::{Handover, Load, Turn};
+use crate::sync::channel::{Receiver, bounded};
+use crate::sync::{Condvar, Mutex};
+use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::{Claim, PLANNED};
+
+pub(crate) const CLAIMS: &[Claim] = &[
+    Claim {
+        name: "two_callers_who_wait_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || callers(true, [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "callers_without_a_keeper_are_answered",
+        preemption_count_max: None,
+        kernel: || callers(false, [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "a_callback_is_called_beside_a_caller_who_waits",
+        preemption_count_max: Some(2),
+        kernel: || callers(true, [Calls::Back, Calls::Waits]),
+    },
+    Claim {
+        name: "an_announced_commit_is_answered_while_nobody_waits",
+        preemption_count_max: None,
+        kernel: || callers(true, [Calls::Back]),
+    },
+    Claim {
+        name: "a_caller_beside_the_keepers_dismissal_is_answered",
+        preemption_count_max: Some(3),
+        kernel: || dismissal([Calls::Waits]),
+    },
+    Claim {
+        name: "a_callback_beside_the_keepers_dismissal_is_called",
+        preemption_count_max: Some(3),
+        kernel: || dismissal([Calls::Back]),
+    },
+    Claim {
+        name: "two_callers_beside_the_keepers_dismissal_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || dismissal([Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "a_panic_in_a_turn_leaves_nobody_waiting",
+        preemption_count_max: Some(2),
+        kernel: panics,
+    },
+];
+
+/// How a caller hears of its commit.
+#[derive(Clone, Copy)]
+enum Calls {
+    /// It waits, and works meanwhile.
+    Waits,
+    /// It leaves a callback and goes; somebody else does the work.
+    Back,
+}
+
+/// A log of two steps, as the real one: a turn takes what the inbox holds and answers all of it.
+struct Post {
+    inbox: Receiver<Reply>,
+    taken: Vec<Reply>,
+    last: u64,
+    panics: bool,
+}
+
+impl Load for Post {
+    fn turn(&mut self) -> Turn {
+        while let Ok(reply) = self.inbox.try_recv() {
+            self.taken.push(reply);
+        }
+        if self.taken.is_empty() {
+            return Turn::Idle;
+        }
+        if std::mem::take(&mut self.panics) {
+            let _lost = self.taken.pop();
+            std::panic::panic_any(PLANNED);
+        }
+        for reply in self.taken.drain(..) {
+            self.last += 1;
+            reply.send(Ok(Lsn(self.last)));
+        }
+        Turn::More
+    }
+
+    fn rest(&mut self) -> Option<Duration> {
+        None
+    }
+
+    fn is_idle(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    fn give_up(&mut self) {
+        self.taken.clear();
+    }
+}
+
+struct Office(Handover<Post, Reply>);
+
+impl Office {
+    fn new(with_keeper: bool, panics: bool) -> Arc<Office> {
+        let (sender, inbox) = bounded(8);
+        let post = Post { inbox, taken: Vec::new(), last: 0, panics };
+        Arc::new(Office(Handover::new(sender, post, with_keeper)))
+    }
+
+    fn hand_in(self: &Arc<Self>) -> CommitTicket {
+        let issuer: Arc<dyn Issuer> = Arc::<Office>::clone(self);
+        let (reply, ticket) = ticket(Some(issuer));
+        self.0.inbox.send(reply).expect("the inbox is as old as the log");
+        ticket
+    }
+
+    fn call(self: &Arc<Self>, calls: Calls) -> Result<Lsn> {
+        match calls {
+            Calls::Waits => self.hand_in().wait(),
+            Calls::Back => {
+                let (told, heard) = Heard::new();
+                self.hand_in().on_durable(move |answer| told.tell(answer));
+                heard.wait()
+            }
+        }
+    }
+}
+
+impl Issuer for Office {
+    fn carry(&self, enough: &dyn Fn() -> bool) {
+        self.0.carry_until(enough);
+    }
+
+    fn announce(&self) {
+        self.0.announce();
+    }
+
+    fn nudge(&self) {
+        self.0.nudge();
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(0)
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        error
+    }
+}
+
+/// Where a caller hears its callback.
+#[derive(Clone, Default)]
+struct Heard(Arc<(Mutex<Option<Result<Lsn>>>, Condvar)>);
+
+impl Heard {
+    fn new() -> (Heard, Heard) {
+        let heard = Heard::default();
+        (heard.clone(), heard)
+    }
+
+    fn tell(&self, answer: Result<Lsn>) {
+        *self.0.0.lock() = Some(answer);
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) -> Result<Lsn> {
+        let mut answer = self.0.0.lock();
+        loop {
+            match answer.take() {
+                Some(answer) => return answer,
+                None => self.0.1.wait(&mut answer),
+            }
+        }
+    }
+}
+
+/// The first caller is the main thread.
+fn callers<const COUNT: usize>(with_keeper: bool, calls: [Calls; COUNT]) {
+    let office = Office::new(with_keeper, false);
+    let keeper = with_keeper.then(|| {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.0.keep())
+    });
+    let others: Vec<_> = calls[1..]
+        .iter()
+        .map(|calls| {
+            let (office, calls) = (Arc::clone(&office), *calls);
+            thread::spawn(move || office.call(calls).expect("answered well"))
+        })
+        .collect();
+    let mut lsns = vec![office.call(calls[0]).expect("answered well")];
+    lsns.extend(others.into_iter().map(|other| other.join().expect("a caller returns")));
+    lsns.sort_unstable();
+    lsns.dedup();
+    assert_eq!(lsns.len(), COUNT, "each commit has an lsn of its own");
+    office.0.dismiss();
+    if let Some(keeper) = keeper {
+        keeper.join().expect("the keeper returns");
+    }
+}
+
+/// The main thread dismisses the keeper while others call.
+fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
+    let office = Office::new(true, false);
+    let keeper = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.0.keep())
+    };
+    let others = calls.map(|calls| {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(calls).expect("answered well"))
+    });
+    office.0.dismiss();
+    for other in others {
+        other.join().expect("a caller returns");
+    }
+    keeper.join().expect("the keeper returns");
+}
+
+fn panics() {
+    let office = Office::new(true, true);
+    let keeper = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.0.keep())
+    };
+    let other = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).is_ok())
+    };
+    let answers = [office.call(Calls::Waits).is_ok(), other.join().expect("a caller returns")];
+    assert!(answers != [true; 2], "the one that was lost is not told that it is committed");
+    office.0.dismiss();
+    keeper.join().expect("the keeper returns");
+}

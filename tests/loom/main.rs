@@ -1,0 +1,121 @@
+//! Every schedule of three kernels of the store, by loom: the hand-over of the log, the pins of snapshots
+//! against publication, and the poison flag. The kernels are the product's own sources, compiled here over
+//! loom's primitives.
+//!
+//! What is complete and what is bounded is printed with the number of schedules. Loom treats `SeqCst` as
+//! `AcqRel`, so it tries more orders of memory than the store relies on, not fewer.
+
+#![allow(dead_code, unused_imports, reason = "a kernel uses a part of each module")]
+
+#[path = "../../src/block.rs"]
+mod block;
+#[path = "../../src/error.rs"]
+mod error;
+#[path = "../../src/local"]
+mod local {
+    pub(crate) mod handover;
+    pub(crate) mod poison;
+}
+#[path = "../../src/mvcc"]
+mod mvcc {
+    pub(crate) mod batch;
+    pub(crate) mod counters;
+    pub(crate) mod index;
+    pub(crate) mod overlay;
+    pub(crate) mod page;
+    pub(crate) mod pins;
+}
+#[path = "../modelled/sync.rs"]
+mod sync;
+#[path = "../../src/ticket.rs"]
+mod ticket;
+
+mod handing_over;
+mod pinning;
+mod poisoning;
+
+use std::cell::Cell;
+use std::panic;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use block::Lsn;
+use error::{Error, Result};
+use loom::sync as primitives;
+use loom::thread_local;
+
+/// A claim about a kernel, and the most preemptions a schedule of it has: `None` tries them all.
+#[derive(Clone, Copy)]
+struct Claim {
+    name: &'static str,
+    preemption_count_max: Option<usize>,
+    kernel: fn(),
+}
+
+/// What a kernel panics with on purpose.
+const PLANNED: &str = "a planned panic";
+
+fn main() {
+    let reported = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref::<&str>() != Some(&PLANNED) {
+            reported(info);
+        }
+    }));
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let claims = [handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS].concat();
+    let mut total = 0;
+    for claim in claims {
+        if filter.as_ref().is_none_or(|part| claim.name.contains(part.as_str())) {
+            total += claim.explore();
+        }
+    }
+    println!("loom: {total} schedules");
+}
+
+impl Claim {
+    /// Tries the schedules and returns their number. A schedule that breaks the claim, or in which
+    /// somebody waits for ever, panics.
+    fn explore(&self) -> u64 {
+        static SCHEDULES: AtomicU64 = AtomicU64::new(0);
+        SCHEDULES.store(0, Ordering::Relaxed);
+        println!("loom: {} ...", self.name);
+        let started = std::time::Instant::now();
+        let mut model = loom::model::Builder::new();
+        model.max_branches = 10_000;
+        let asked = std::env::var("AEGIS_PREEMPTIONS").ok();
+        let asked = asked.map(|count| count.parse().expect("AEGIS_PREEMPTIONS is a number"));
+        let preemption_count_max = asked.or(self.preemption_count_max);
+        model.preemption_bound = preemption_count_max;
+        let kernel = self.kernel;
+        model.check(move || {
+            SCHEDULES.fetch_add(1, Ordering::Relaxed);
+            NEXT_SLOT.store(0, Ordering::Relaxed);
+            kernel();
+        });
+        let count = SCHEDULES.load(Ordering::Relaxed);
+        let which = match preemption_count_max {
+            None => "all schedules".to_string(),
+            Some(max) => format!("all schedules with at most {max} preemptions"),
+        };
+        let took = started.elapsed().as_millis();
+        println!("loom: {}: {count} schedules, {which} [{took} ms]", self.name);
+        count
+    }
+}
+
+/// The slot that the next thread takes.
+static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
+
+loom::thread_local! {
+    static SLOT: usize = NEXT_SLOT.fetch_add(1, Ordering::Relaxed) % sync::SLOT_COUNT;
+}
+
+/// The calling thread's slot: 0 for the first thread that asks, then 1, then 0 again.
+fn thread_slot() -> usize {
+    SLOT.with(|slot| *slot)
+}
+
+/// A timed wait never ends by itself: whoever waits is woken by somebody.
+fn times_out() -> bool {
+    false
+}

@@ -1,0 +1,94 @@
+//! Pins against publication: a snapshot sees one moment, whole, for as long as it is held; and what
+//! nobody can see is dropped.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use crate::Claim;
+use crate::block::{BlockId, Lsn};
+use crate::mvcc::index::Index;
+
+pub(crate) const CLAIMS: &[Claim] = &[
+    Claim {
+        name: "a_snapshot_sees_a_whole_group_or_nothing_of_it",
+        preemption_count_max: None,
+        kernel: || snapshots(1, 1),
+    },
+    Claim {
+        name: "a_snapshot_keeps_what_two_groups_replace",
+        preemption_count_max: Some(3),
+        kernel: || snapshots(1, 2),
+    },
+    Claim {
+        name: "two_snapshots_beside_a_publication_see_each_a_whole_group",
+        preemption_count_max: Some(2),
+        kernel: || snapshots(2, 1),
+    },
+    Claim {
+        name: "reads_without_a_snapshot_never_go_back_and_never_miss",
+        preemption_count_max: None,
+        kernel: newest,
+    },
+];
+
+/// Group `n` sets blocks 1 and 2 to `n`; block 3 exists after even groups only.
+fn publish(index: &Index<u64>, group: u64) {
+    let lsn = Lsn(group);
+    let third = group.is_multiple_of(2).then_some(group);
+    let changes =
+        [(BlockId(1), lsn, Some(group)), (BlockId(2), lsn, Some(group)), (BlockId(3), lsn, third)];
+    index.publish(changes, lsn, |_, _| {});
+}
+
+fn read_at(index: &Index<u64>, id: u64, snapshot: Lsn) -> Option<u64> {
+    index.read_at(BlockId(id), snapshot).map(|version| version.value)
+}
+
+/// The main thread publishes `group_count` more groups while `reader_count` others read.
+fn snapshots(reader_count: usize, group_count: u64) {
+    let index = Arc::new(Index::<u64>::default());
+    publish(&index, 1);
+    publish(&index, 2);
+    let readers: Vec<_> = (0..reader_count)
+        .map(|_| {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                let pin = index.pin();
+                let seen = pin.lsn();
+                assert!(seen >= Lsn(2), "what was visible before is visible");
+                for id in [1, 2] {
+                    assert_eq!(read_at(&index, id, seen), Some(seen.0), "block {id}");
+                }
+                let third = seen.0.is_multiple_of(2).then_some(seen.0);
+                assert_eq!(read_at(&index, 3, seen), third);
+                index.unpin(pin);
+            })
+        })
+        .collect();
+    for group in 3..3 + group_count {
+        publish(&index, group);
+    }
+    for reader in readers {
+        reader.join().expect("a reader returns");
+    }
+    assert_eq!(index.undo_count(), 0, "what nobody can see is dropped");
+    assert_eq!(index.visible(), Lsn(2 + group_count));
+}
+
+/// One thread reads the newest version twice while the main thread replaces it.
+fn newest() {
+    let index = Arc::new(Index::<u64>::default());
+    publish(&index, 1);
+    let reader = {
+        let index = Arc::clone(&index);
+        thread::spawn(move || {
+            let read = || index.read(BlockId(1)).expect("there is always one").value;
+            let (first, second) = (read(), read());
+            assert!((1..=2).contains(&first) && first <= second, "{first}, then {second}");
+        })
+    };
+    publish(&index, 2);
+    reader.join().expect("a reader returns");
+    assert_eq!(index.undo_count(), 0);
+}

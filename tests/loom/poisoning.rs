@@ -1,0 +1,221 @@
+//! The poison flag: once somebody has seen it, nothing that is handed in later is acknowledged; what is
+//! acknowledged is on the disk; everybody hears the first cause; nobody waits for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use crate::block::Lsn;
+use crate::error::{Error, PoisonCause, Result};
+use crate::local::handover::{Handover, Load, Turn};
+use crate::local::poison::Poison;
+use crate::sync::Mutex;
+use crate::sync::channel::{Receiver, bounded};
+use crate::ticket::{Issuer, Reply, ticket};
+use crate::{Claim, PLANNED};
+
+pub(crate) const CLAIMS: &[Claim] = &[
+    Claim {
+        name: "nothing_is_acknowledged_after_the_poison_was_seen",
+        preemption_count_max: Some(3),
+        kernel: seen,
+    },
+    Claim {
+        name: "a_workers_failed_sync_beside_two_callers_loses_nothing_acknowledged",
+        preemption_count_max: Some(2),
+        kernel: failed_sync,
+    },
+    Claim {
+        name: "the_first_of_two_causes_is_everybodys",
+        preemption_count_max: None,
+        kernel: causes,
+    },
+    Claim {
+        name: "a_panic_beside_a_commit_is_named_as_the_cause",
+        preemption_count_max: Some(3),
+        kernel: panics,
+    },
+];
+
+/// The bytes of one file: a failed sync is told to each descriptor once, and forgets what was unsynced.
+#[derive(Default)]
+struct File {
+    unsynced: Vec<u64>,
+    durable: Vec<u64>,
+    log_is_to_hear: bool,
+}
+
+/// The log: each turn writes and syncs what the inbox holds, as `Log::turn` does.
+struct Writer {
+    inbox: Receiver<Reply>,
+    poison: Arc<Poison>,
+    file: Arc<Mutex<File>>,
+    last: u64,
+    panics: bool,
+}
+
+impl Writer {
+    fn write_and_sync(&self, lsn: u64) -> Result<()> {
+        self.file.lock().unsynced.push(lsn);
+        let mut file = self.file.lock();
+        if std::mem::take(&mut file.log_is_to_hear) {
+            self.poison.set(PoisonCause::SyncFailed);
+        }
+        let written = std::mem::take(&mut file.unsynced);
+        file.durable.extend(written);
+        drop(file);
+        self.poison.check()
+    }
+}
+
+impl Load for Writer {
+    fn turn(&mut self) -> Turn {
+        let Ok(reply) = self.inbox.try_recv() else { return Turn::Idle };
+        if std::mem::take(&mut self.panics) {
+            std::panic::panic_any(PLANNED);
+        }
+        if let Err(error) = self.poison.check() {
+            reply.send(Err(error));
+            return Turn::More;
+        }
+        self.last += 1;
+        let done = self.write_and_sync(self.last);
+        reply.send(done.map(|()| Lsn(self.last)));
+        Turn::More
+    }
+
+    fn rest(&mut self) -> Option<Duration> {
+        None
+    }
+
+    fn is_idle(&self) -> bool {
+        true
+    }
+
+    fn give_up(&mut self) {
+        self.poison.set(PoisonCause::ThreadPanicked);
+    }
+}
+
+struct Store {
+    handover: Handover<Writer, Reply>,
+    poison: Arc<Poison>,
+    file: Arc<Mutex<File>>,
+}
+
+impl Store {
+    fn new(panics: bool) -> Arc<Store> {
+        let (sender, inbox) = bounded(8);
+        let (poison, file) = (Arc::new(Poison::default()), Arc::<Mutex<File>>::default());
+        let log = (Arc::clone(&poison), Arc::clone(&file));
+        let writer = Writer { inbox, poison: log.0, file: log.1, last: 0, panics };
+        Arc::new(Store { handover: Handover::new(sender, writer, false), poison, file })
+    }
+
+    fn commit(self: &Arc<Self>) -> Result<Lsn> {
+        let issuer: Arc<dyn Issuer> = Arc::<Store>::clone(self);
+        let (reply, ticket) = ticket(Some(issuer));
+        self.handover.inbox.send(reply).expect("the inbox is as old as the log");
+        ticket.wait()
+    }
+
+    /// What a worker's failed sync does.
+    fn fail_sync(&self) {
+        let mut file = self.file.lock();
+        file.unsynced.clear();
+        file.log_is_to_hear = true;
+        drop(file);
+        self.poison.set(PoisonCause::SyncFailed);
+    }
+}
+
+impl Issuer for Store {
+    fn carry(&self, enough: &dyn Fn() -> bool) {
+        self.handover.carry_until(enough);
+    }
+
+    fn announce(&self) {
+        self.handover.announce();
+    }
+
+    fn nudge(&self) {
+        self.handover.nudge();
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(0)
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        error
+    }
+}
+
+/// One thread poisons and then commits; the main thread commits once it sees the poison, or not at all.
+fn seen() {
+    let store = Store::new(false);
+    let worker = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || {
+            store.poison.set(PoisonCause::WriteFailed);
+            store.commit()
+        })
+    };
+    let seen = store.poison.cause().is_some();
+    let answer = store.commit();
+    let refused = |answer: &Result<Lsn>| {
+        matches!(answer, Err(Error::Poisoned { cause: PoisonCause::WriteFailed }))
+    };
+    assert!(refused(&answer) || (answer.is_ok() && !seen), "{answer:?}, seen: {seen}");
+    assert!(refused(&worker.join().expect("the worker returns")));
+}
+
+/// Two commits while a worker's sync of the same file fails.
+fn failed_sync() {
+    let store = Store::new(false);
+    let others = [0, 1].map(|other| {
+        let store = Arc::clone(&store);
+        thread::spawn(move || match other {
+            0 => {
+                store.fail_sync();
+                Err(Error::Closed)
+            }
+            _ => store.commit(),
+        })
+    });
+    let mut answers = vec![store.commit()];
+    answers.extend(others.map(|other| other.join().expect("a thread returns")));
+    for lsn in answers.into_iter().flatten() {
+        assert!(store.file.lock().durable.contains(&lsn.0), "{lsn:?} was acknowledged");
+    }
+}
+
+/// Two threads find a cause each.
+fn causes() {
+    let poison = Arc::new(Poison::default());
+    let other = {
+        let poison = Arc::clone(&poison);
+        thread::spawn(move || {
+            poison.set(PoisonCause::SyncFailed);
+            poison.cause()
+        })
+    };
+    poison.set(PoisonCause::WriteFailed);
+    let mine = poison.cause();
+    assert!(mine.is_some(), "what was set is seen");
+    assert_eq!(mine, other.join().expect("it returns"));
+}
+
+/// Two commits, and a panic in the turn of one of them.
+fn panics() {
+    let store = Store::new(true);
+    let other = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || store.commit())
+    };
+    for answer in [store.commit(), other.join().expect("a caller returns")] {
+        let named = Err(Error::Poisoned { cause: PoisonCause::ThreadPanicked });
+        assert_eq!(format!("{answer:?}"), format!("{named:?}", named = named as Result<Lsn>));
+    }
+}

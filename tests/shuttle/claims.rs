@@ -1,0 +1,213 @@
+//! The claims: what holds for callers under any schedule.
+
+use shuttle::thread;
+
+use crate::callers::{block, caller, check, check_again, is_failure, open, options, told_by};
+use crate::disk::ModelDisk;
+use crate::io::sim::{FaultKind, OperationKind};
+use crate::{BlockId, Claim, Error, StorageBackend, StorageExt, below, took};
+
+pub(crate) const CLAIMS: &[Claim] = &[
+    Claim {
+        name: "what_is_acknowledged_survives",
+        schedule: acknowledged,
+        paths: &["acknowledged", "commits shared a group"],
+    },
+    Claim {
+        name: "a_failed_sync_is_every_members_failure",
+        schedule: failed_sync,
+        paths: &["acknowledged", "Io", "Poisoned", "Io for several"],
+    },
+    Claim {
+        name: "a_failing_worker_loses_nothing_acknowledged",
+        schedule: failing_worker,
+        paths: &["acknowledged", "Io", "Poisoned", "StorageFull"],
+    },
+    Claim {
+        name: "a_full_disk_refuses_and_poisons_nothing",
+        schedule: full_disk,
+        paths: &["acknowledged", "StorageFull"],
+    },
+    Claim {
+        name: "commits_beside_the_closing_are_answered",
+        schedule: closing,
+        paths: &["acknowledged", "Closed"],
+    },
+    Claim {
+        name: "a_panic_is_named_and_leaves_nobody_waiting",
+        schedule: panicking,
+        paths: &["acknowledged", "Poisoned"],
+    },
+    Claim {
+        name: "commits_go_on_across_segments_and_a_small_budget",
+        schedule: rotating,
+        paths: &["acknowledged", "second segment"],
+    },
+    Claim {
+        name: "snapshots_are_whole_and_no_update_is_lost",
+        schedule: isolated,
+        paths: &["Conflict", "acknowledged"],
+    },
+];
+
+fn acknowledged() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
+    assert!(told.iter().all(|told| told.answer.is_ok()));
+    check(&store, &told, true);
+    if store.stats().groups < 6 {
+        took("commits shared a group");
+    }
+    if below(2) == 0 {
+        store.close().expect("closes well");
+        check_again(&disk, &told, true);
+    } else {
+        // Nobody syncs what is only buffered.
+        check_again(&ModelDisk::clone(&disk).crash(), &told, false);
+    }
+}
+
+fn failed_sync() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    let kind = [FaultKind::Eio, FaultKind::EioAfterEffect][below(2) as usize];
+    let operation = [OperationKind::SyncData, OperationKind::Write][below(2) as usize];
+    disk.sim.inject_on(operation, None, below(4), kind, below(2) == 0);
+    let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
+    for of_one in told.chunks(2) {
+        let failed = of_one.iter().position(|told| told.answer.is_err());
+        let later = &of_one[failed.map_or(of_one.len(), |at| at + 1)..];
+        assert!(later.iter().all(|told| matches!(told.answer, Err(Error::Poisoned { .. }))));
+    }
+    for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
+        assert!(is_failure(error), "{error:?}");
+    }
+    if told.iter().filter(|told| matches!(told.answer, Err(Error::Io { .. }))).count() > 1 {
+        took("Io for several");
+    }
+    let closed = store.close();
+    check_again(&disk, &told, closed.is_ok());
+}
+
+fn failing_worker() {
+    let disk = ModelDisk::new();
+    let fault = [FaultKind::Eio, FaultKind::Enospc][below(2) as usize];
+    let store = open(&disk, options());
+    let kinds =
+        [OperationKind::Zero, OperationKind::Create, OperationKind::Rename, OperationKind::SyncDir];
+    disk.sim.inject_on(kinds[below(4) as usize], None, below(2), fault, below(2) == 0);
+    let told = told_by((1..=3).map(|number| caller(&store, number, 2, 12 << 10)).collect());
+    for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
+        assert!(is_failure(error) || matches!(error, Error::StorageFull { .. }), "{error:?}");
+    }
+    let closed = store.close();
+    check_again(&disk, &told, closed.is_ok());
+}
+
+fn full_disk() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    disk.sim.set_capacity(Some((96 + below(64)) << 10));
+    let told = told_by((1..=3).map(|number| caller(&store, number, 2, 12 << 10)).collect());
+    for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
+        assert!(matches!(error, Error::StorageFull { .. }), "{error:?}");
+    }
+    disk.sim.set_capacity(None);
+    store.write_block(block(1, 1, 8)).expect("there is space again");
+    check(&store, &told, true);
+    store.close().expect("closes well");
+    check_again(&disk, &told, true);
+}
+
+fn closing() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    let callers = (1..=3).map(|number| caller(&store, number, 2, 8)).collect();
+    let closer = {
+        let store = store.clone();
+        thread::spawn(move || store.close())
+    };
+    let told = told_by(callers);
+    closer.join().expect("the closer returns").expect("closes well");
+    for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
+        assert!(matches!(error, Error::Closed), "{error:?}");
+    }
+    check_again(&disk, &told, true);
+}
+
+fn panicking() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options().in_flight_len_max(300));
+    let callers = (1..=3).map(|number| caller(&store, number, 2, 8)).collect();
+    disk.panic_after(below(6));
+    let told = told_by(callers);
+    for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
+        assert!(is_failure(error), "{error:?}");
+    }
+    let closed = store.close();
+    check_again(&disk, &told, closed.is_ok());
+}
+
+fn rotating() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options().in_flight_len_max(40 << 10));
+    let told = told_by((1..=3).map(|number| caller(&store, number, 2, 14 << 10)).collect());
+    assert!(told.iter().all(|told| told.answer.is_ok()));
+    check(&store, &told, true);
+    if store.stats().segments > 2 {
+        took("second segment");
+    }
+    store.close().expect("closes well");
+    check_again(&disk, &told, true);
+}
+
+/// Two writers add 1 to two blocks at once, two readers compare them.
+fn isolated() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    let number = |block: crate::Block| u64::from_le_bytes(block.data[..8].try_into().expect("8"));
+    let first = store.begin().expect("begins");
+    for id in [1, 2] {
+        first.write(block(id, 0, 8)).expect("written");
+    }
+    first.commit().expect("committed");
+    let writers = [(); 2].map(|()| {
+        let store = store.clone();
+        thread::spawn(move || {
+            let mut count = 0;
+            for _ in 0..2 {
+                let tx = store.begin().expect("begins");
+                let was = number(tx.read(BlockId(1)).expect("is there"));
+                for id in [1, 2] {
+                    tx.write(block(id, was + 1, 8)).expect("written");
+                }
+                match tx.commit() {
+                    Ok(_) => {
+                        took("acknowledged");
+                        count += 1;
+                    }
+                    Err(Error::Conflict { .. }) => took("Conflict"),
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            count
+        })
+    });
+    let reader = {
+        let store = store.clone();
+        thread::spawn(move || {
+            for _ in 0..2 {
+                let snapshot = store.snapshot().expect("begins");
+                let [one, two] =
+                    [1, 2].map(|id| number(snapshot.read(BlockId(id)).expect("is there")));
+                assert_eq!(one, two, "a snapshot is one moment");
+            }
+        })
+    };
+    let count: u64 = writers.map(|writer| writer.join().expect("returns")).into_iter().sum();
+    reader.join().expect("returns");
+    assert_eq!(number(store.read_block(BlockId(2)).expect("is there")), count);
+    assert_eq!(store.stats().undo_entries, 0, "nobody holds a snapshot");
+    store.close().expect("closes well");
+}
