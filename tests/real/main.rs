@@ -7,7 +7,9 @@
 
 mod arena;
 mod cuts;
+mod full;
 mod oracle;
+mod thin;
 mod volume;
 mod workload;
 
@@ -25,5 +27,19 @@ fn power_cut_on_ext4_loses_no_acknowledged_commit() {
 fn power_cut_on_xfs_loses_no_acknowledged_commit() {
     in_arena("power_cut_on_xfs_loses_no_acknowledged_commit", |arena| {
         cuts::power_cuts(arena, Kind::Xfs, 320 << 20, number("AEGIS_CUTS", 10))
+    });
+}
+
+#[test]
+fn failed_sync_on_a_thin_volume_poisons_and_loses_nothing() {
+    in_arena("failed_sync_on_a_thin_volume_poisons_and_loses_nothing", |arena| {
+        thin::failed_syncs(arena, number("AEGIS_THIN", 4))
+    });
+}
+
+#[test]
+fn full_file_system_refuses_writes_and_heals_without_reopening() {
+    in_arena("full_file_system_refuses_writes_and_heals_without_reopening", |arena| {
+        full::full_file_systems(arena, number("AEGIS_FULL", 10))
     });
 }

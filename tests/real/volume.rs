@@ -51,7 +51,9 @@ impl Kind {
         let mut command = Command::new(&make);
         match self {
             // Nothing is zeroed behind our back later.
-            Kind::Ext4 => command.args(["-F", "-b", "4096", "-E", "lazy_itable_init=0,nodiscard"]),
+            Kind::Ext4 => {
+                command.args(["-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,nodiscard"])
+            }
             Kind::Xfs => command.args(["-f", "-K"]),
         };
         run(command.arg("-q").arg(image))
