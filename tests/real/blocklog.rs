@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::arena::Skipped;
-use crate::volume::spawn;
+use crate::volume::unmount;
 
 const WRITE_LEN_MAX: usize = 1 << 20;
 const HEADER_LEN: usize = 40;
@@ -77,7 +77,7 @@ impl BlockLog {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args(["--exact", "blocklog::server_started_by_a_test", "--nocapture"]);
         command.env(SERVED, file).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut server = spawn(&mut command);
+        let mut server = command.spawn().expect("a server");
         let said = BufReader::new(server.stdout.take().expect("piped"))
             .lines()
             .map_while(Result::ok)
@@ -96,7 +96,7 @@ impl BlockLog {
 
     /// Takes the disk off and returns its log, each event with the length of the log behind it.
     pub fn end(mut self) -> Vec<(Event, u64)> {
-        umount2(&self.file, MntFlags::empty()).expect("nothing uses the disk");
+        unmount(&self.file);
         let mut server = self.server.take().expect("a server");
         // Waiting would close the pipe first.
         let pipe = server.stdin.take();

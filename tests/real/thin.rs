@@ -12,11 +12,10 @@ use std::sync::Mutex;
 
 use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{Error, IoOp, LocalBackend, Options, StorageBackend, WriteMode};
-use nix::mount::{MntFlags, umount2};
 
 use crate::arena::{Arena, Skipped, resize_memory, say};
 use crate::oracle::{Summary, check, nothing, scan};
-use crate::volume::{Kind, Volume};
+use crate::volume::{Kind, Volume, unmount};
 use crate::workload::{State, run};
 
 const SEED: u64 = 0x7419;
@@ -25,7 +24,7 @@ const PROMISED_LEN: u64 = 200 << 20;
 const TRIES: u64 = 4;
 
 fn options(cycle: u64, rng: &mut Rng) -> Options {
-    let mode = if cycle % 2 == 0 { WriteMode::Buffered } else { WriteMode::Direct };
+    let mode = if cycle.is_multiple_of(2) { WriteMode::Buffered } else { WriteMode::Direct };
     // With little or no zeroing ahead it is the commits' own sync that fails, not a worker's.
     let ahead_len = [0, 256 << 10, 8 << 20][rng.below(3) as usize];
     let options = LocalBackend::options().write_mode(mode).segment_len_max(4 << 20);
@@ -46,7 +45,7 @@ pub fn failed_syncs(arena: &Arena, cycles: u64) -> Result<(), Skipped> {
             resize_memory(&memory, "size=230m");
         });
         volume.unmount();
-        umount2(&memory, MntFlags::empty()).expect("nothing is in use there");
+        unmount(&memory);
     }
     say(&format!(
         "{cycles} failing volumes, {} commits acknowledged before, none lost; {} unanswered were kept; \

@@ -18,7 +18,6 @@ use aegis_blocks::{Error, LocalBackend, Lsn, Options, Result, WriteMode};
 use crate::arena::{Arena, Skipped, say, tool};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::thin::goes_on;
-use crate::volume::spawn;
 use crate::workload::{Commit, Outcome, Record, THREADS, outcome, run};
 
 /// What is injected: call and error.
@@ -111,9 +110,9 @@ pub fn limited_files(arena: &Arena, limits: u64) -> std::result::Result<(), Skip
 fn trial(directory: &Path, command: &mut Command, tally: &mut Tally, mode: &str) {
     let path = directory.join("traced-store");
     command.args(["--exact", "traced::writer_started_by_a_test", "--nocapture"]);
-    command.env(DIRECTORY, &path).env(MODE, mode).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.env(DIRECTORY, &path).env(MODE, mode).stdin(Stdio::null()).stderr(Stdio::inherit());
     let what = format!("{command:?}");
-    let output = spawn(command).wait_with_output().expect("its end");
+    let output = command.output().expect("its end");
     let words = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{what}: {}: {words}", output.status);
     let records = records(&words);

@@ -8,14 +8,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
 use nix::libc::SIGBUS;
 use nix::sys::resource::{Resource, setrlimit};
 
 use crate::arena::say;
-use crate::volume::spawn;
 
 const STORE: &str = "AEGIS_TRUNCATED_STORE";
 const LEN: &str = "AEGIS_TRUNCATED_LEN";
@@ -47,8 +46,8 @@ fn segment_cut_under_its_map_answers_no_wrong_bytes() {
         store.close().expect("a clean close");
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args(["--exact", "truncated::reader_started_by_a_test", "--nocapture"]);
-        command.env(STORE, &path).env(LEN, len.to_string()).stdout(Stdio::piped());
-        let output = spawn(&mut command).wait_with_output().expect("its end");
+        command.env(STORE, &path).env(LEN, len.to_string());
+        let output = command.output().expect("its end");
         let words = String::from_utf8_lossy(&output.stdout);
         assert!(words.contains("opened"), "cut to {len}: {words}");
         let by_signal = output.status.signal() == Some(SIGBUS);

@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::major;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
@@ -75,24 +76,26 @@ nix::ioctl_write_ptr_bad!(
     u32
 );
 
-/// A child has the files of all tests between its fork and its exec, and nothing can be unmounted
-/// while it has. So nobody forks while somebody unmounts.
-static FORKS: Mutex<()> = Mutex::new(());
+/// How long a file system that was given up may be busy.
+const BUSY_MAX: Duration = Duration::from_secs(20);
 
-fn no_forks() -> MutexGuard<'static, ()> {
-    FORKS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Starts a program; it has let go of our files when this returns.
-pub fn spawn(command: &mut Command) -> Child {
-    let _alone = no_forks();
-    command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+/// Unmounts what nobody uses any more. A child that another test has just started holds the files of
+/// all tests until its exec is over, which its start does not wait for; so this tries again for a
+/// while. A file that is left open is still found.
+pub fn unmount(point: &Path) {
+    let started = Instant::now();
+    loop {
+        match umount2(point, MntFlags::empty()) {
+            Ok(()) => return,
+            Err(Errno::EBUSY) if started.elapsed() < BUSY_MAX => std::thread::yield_now(),
+            Err(e) => panic!("{} cannot be unmounted: {e}", point.display()),
+        }
+    }
 }
 
 /// Runs a program of the system; what it says against it is why a test is skipped.
 pub fn run(command: &mut Command) -> Result<(), Skipped> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = spawn(command).wait_with_output().expect("its end");
+    let output = command.stdin(Stdio::null()).output().expect("a program that was found");
     if output.status.success() {
         return Ok(());
     }
@@ -164,8 +167,7 @@ impl Volume {
 
     /// Unmounts it; nobody may have a file open in there.
     pub fn unmount(&mut self) {
-        let _alone = no_forks();
-        umount2(&self.point, MntFlags::empty()).expect("nothing is in use there");
+        unmount(&self.point);
         self.mounted = false;
     }
 }
