@@ -11,7 +11,7 @@
 //! | `AEGIS_IMAGES`  | crash images                                  |      40 |
 //! | `AEGIS_THIN`    | volumes whose syncs fail                      |       4 |
 //! | `AEGIS_FULL`    | times that a file system is full              |      10 |
-//! | `AEGIS_TRACED`  | calls of each kind that fail, from the first  |       2 |
+//! | `AEGIS_TRACED`  | calls of each kind that fail, from the first  |       4 |
 
 mod arena;
 mod blocklog;
@@ -68,14 +68,14 @@ fn crash_image_of_any_subset_of_unflushed_writes_loses_no_acknowledged_commit() 
 #[test]
 fn failed_system_calls_lose_no_acknowledged_commit() {
     in_arena("failed_system_calls_lose_no_acknowledged_commit", |arena| {
-        traced::failed_calls(arena, number("AEGIS_TRACED", 2))
+        traced::failed_calls(arena, number("AEGIS_TRACED", 4))
     });
 }
 
 #[test]
 fn file_size_limit_cuts_writes_short_and_loses_no_acknowledged_commit() {
     in_arena("file_size_limit_cuts_writes_short_and_loses_no_acknowledged_commit", |arena| {
-        traced::limited_files(arena, number("AEGIS_TRACED", 2) * 4)
+        traced::limited_files(arena, number("AEGIS_TRACED", 4) * 4)
     });
 }
 
