@@ -66,6 +66,12 @@ impl OsFile {
         }
     }
 
+    /// How much of a write counts. A direct one that was cut short can only go on at a page, so a page
+    /// that was written in part is written again.
+    fn progress(&self, written: usize, len: usize) -> usize {
+        if self.direct && written < len { written - written % PAGE_LEN } else { written }
+    }
+
     fn leave_direct(&self) -> io::Result<()> {
         let flags = OFlag::from_bits_retain(fcntl(&self.file, FcntlArg::F_GETFL)?);
         fcntl(&self.file, FcntlArg::F_SETFL(flags.difference(OFlag::O_DIRECT)))?;
@@ -95,7 +101,8 @@ impl OsFile {
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         self.check_aligned(offset, buf);
-        self.transfer(|| self.file.write_at(buf, offset))
+        let written = self.transfer(|| self.file.write_at(buf, offset))?;
+        Ok(self.progress(written, buf.len()))
     }
 
     fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -103,7 +110,8 @@ impl DiskFile for OsFile {
             self.check_aligned(offset, buf);
         }
         let at = to_off_t(offset)?;
-        self.transfer(|| Ok(pwritev(&self.file, bufs, at)?))
+        let written = self.transfer(|| Ok(pwritev(&self.file, bufs, at)?))?;
+        Ok(self.progress(written, bufs.iter().map(|buf| buf.len()).sum()))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -218,6 +226,21 @@ fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_direct_write_that_was_cut_short_goes_on_at_a_page() {
+        let open = |direct| {
+            let file = tempfile::tempfile().expect("a temporary file");
+            OsFile::new(file, direct, Arc::default())
+        };
+        let (direct, buffered) = (open(true), open(false));
+        let cases = [(0, 0), (512, 0), (4096, 4096), (5000, 4096), (8191, 4096), (8192, 8192)];
+        for (written, counts) in cases {
+            assert_eq!(direct.progress(written, 12_288), counts);
+            assert_eq!(buffered.progress(written, 12_288), written);
+        }
+        assert_eq!(direct.progress(12_288, 12_288), 12_288);
+    }
 
     #[test]
     fn a_refused_direct_transfer_goes_through_the_page_cache() {

@@ -1,0 +1,84 @@
+//! A segment that somebody cuts while the store has it mapped.
+//!
+//! Nobody but the store has a reason to write in its directory, which has mode 0700 and is locked. If
+//! somebody does all the same, a read beyond the new end ends the process by SIGBUS, as with every
+//! mapped file, and a read within the last page of the file finds zeros there, which the checksum
+//! names. Other bytes than were written are never answered. Each cut is tried in a child.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+use nix::libc::SIGBUS;
+use nix::sys::resource::{Resource, setrlimit};
+
+use crate::arena::say;
+
+const STORE: &str = "AEGIS_TRUNCATED_STORE";
+const LEN: &str = "AEGIS_TRUNCATED_LEN";
+const BLOCKS: u64 = 8;
+
+fn payload(id: u64) -> Vec<u8> {
+    vec![id as u8 | 0x80; 3000]
+}
+
+fn segment(path: &Path) -> PathBuf {
+    let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("an entry"));
+    let mut segments =
+        entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("/SEG-"));
+    segments.next().expect("a segment")
+}
+
+#[test]
+fn segment_cut_under_its_map_answers_no_wrong_bytes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let (mut killed, mut named) = (0, 0);
+    // A page, and within the pages of the blocks.
+    for len in (1..=8).flat_map(|page| [page << 12, (page << 12) + 700]) {
+        let store = LocalBackend::open(&path).expect("a new store");
+        for id in 1..=BLOCKS {
+            let block = Block::new(BlockId(id), BlockType::TableData, payload(id));
+            store.write_block(block).expect("a write");
+        }
+        store.close().expect("a clean close");
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args(["--exact", "truncated::reader_started_by_a_test", "--nocapture"]);
+        command.env(STORE, &path).env(LEN, len.to_string());
+        let output = command.output().expect("its end");
+        let words = String::from_utf8_lossy(&output.stdout);
+        assert!(words.contains("opened"), "cut to {len}: {words}");
+        let by_signal = output.status.signal() == Some(SIGBUS);
+        assert!(by_signal || output.status.success(), "cut to {len}: {}: {words}", output.status);
+        killed += u64::from(by_signal);
+        named += words.matches("named").count();
+        fs::remove_dir_all(&path).expect("the store is gone");
+    }
+    say(&format!(
+        "16 cuts of a mapped segment: {killed} readers ended by SIGBUS, {named} errors named"
+    ));
+    assert!(killed > 0 && named > 0, "not all paths were taken");
+}
+
+/// The reader's half. Does nothing unless the test has started it.
+#[test]
+fn reader_started_by_a_test() {
+    let Some(path) = std::env::var_os(STORE).map(PathBuf::from) else { return };
+    let len: u64 = std::env::var(LEN).expect("a length").parse().expect("a number");
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("no core file");
+    let store = LocalBackend::open(&path).expect("the store opens");
+    println!("opened");
+    let cut = OpenOptions::new().write(true).open(segment(&path));
+    cut.and_then(|file: File| file.set_len(len)).expect("the segment is cut");
+    for id in 1..=BLOCKS {
+        match store.read_block(BlockId(id)) {
+            Ok(block) => assert!(block.data == payload(id), "block {id} has other bytes"),
+            Err(Error::Corrupt { .. } | Error::Io { .. }) => println!("named"),
+            Err(error) => panic!("block {id}: {error:?}"),
+        }
+    }
+    // What becomes of the store now is another matter.
+    std::process::exit(0);
+}
