@@ -66,6 +66,17 @@ pub fn with_balance(bytes: &[u8], balance: u64) -> Vec<u8> {
     bytes
 }
 
+/// What an engine is, and so what it can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A store: everything.
+    Store,
+    /// A store behind a group commit by hand: commits.
+    Grouped,
+    /// A log and nothing else: commits of new blocks.
+    Bare,
+}
+
 /// Opens a store in a directory.
 type Open = fn(&Path) -> Outcome<Box<dyn Engine>>;
 
@@ -78,8 +89,8 @@ pub struct Kind {
     pub durability: &'static str,
     /// What a read verifies.
     pub read_check: &'static str,
-    /// Whether it is a store: reads any block, reopens. Bare limits are not.
-    pub is_store: bool,
+    /// What it is.
+    pub role: Role,
     /// How [`Session::transfer`] is isolated; `None` where it is not offered.
     pub transfers: Option<&'static str>,
     open: Open,
@@ -100,11 +111,11 @@ impl Kind {
 }
 
 const fn bare_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
-    Kind { name, durability, read_check: "-", is_store: false, transfers: None, open }
+    Kind { name, durability, read_check: "-", role: Role::Bare, transfers: None, open }
 }
 
 const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
-    Kind { name, durability, read_check: "-", is_store: false, transfers: None, open }
+    Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
 }
 
 /// All engines, in the order of the tables.
@@ -113,7 +124,7 @@ pub const KINDS: &[Kind] = &[
         name: "aegis-blocks",
         durability: "default (`Durable`): write past the page cache, `fdatasync` a group",
         read_check: "CRC-32C on every read",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("optimistic, serializable"),
         open: aegis::open,
     },
@@ -121,7 +132,7 @@ pub const KINDS: &[Kind] = &[
         name: "redb",
         durability: "`Durability::Immediate`",
         read_check: "none",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("one writer at a time"),
         open: redb::open,
     },
@@ -129,7 +140,7 @@ pub const KINDS: &[Kind] = &[
         name: "fjall",
         durability: "batch with `PersistMode::SyncAll`",
         read_check: "XXH3 of a block of the table when it is loaded; memtable: none",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("optimistic, serializable"),
         open: fjall::open,
     },
@@ -137,7 +148,7 @@ pub const KINDS: &[Kind] = &[
         name: "lmdb",
         durability: "default: `fdatasync`, then the meta page with `O_DSYNC`",
         read_check: "none",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("one writer at a time"),
         open: lmdb::open,
     },
@@ -145,7 +156,7 @@ pub const KINDS: &[Kind] = &[
         name: "sqlite",
         durability: "WAL, `synchronous=FULL`, a connection a thread",
         read_check: "none (checksums in the WAL only)",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("`BEGIN IMMEDIATE`"),
         open: sqlite::open,
     },
@@ -153,7 +164,7 @@ pub const KINDS: &[Kind] = &[
         name: "canopydb",
         durability: "write-ahead log, `commit_with(sync)`, exclusive transactions",
         read_check: "none (page checksums are off by default)",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("one writer at a time"),
         open: canopy::open_exclusive,
     },
@@ -161,7 +172,7 @@ pub const KINDS: &[Kind] = &[
         name: "canopydb-occ",
         durability: "as canopydb, concurrent transactions",
         read_check: "none (page checksums are off by default)",
-        is_store: true,
+        role: Role::Store,
         transfers: Some("optimistic, snapshot (no write skew here: all that is read is written)"),
         open: canopy::open_concurrent,
     },

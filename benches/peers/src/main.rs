@@ -94,6 +94,10 @@ pub struct RunArgs {
     /// Where the stores are made, on the disk to measure. Default: the directory for temporary files.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Measures a cell again, up to 5 times, while others use more than this share of the processors
+    /// meanwhile, and keeps the quietest. Their kernel threads count, and so do ours.
+    #[arg(long)]
+    others_max: Option<f64>,
     /// Writes every figure of every cell to this file.
     #[arg(long)]
     json: Option<PathBuf>,

@@ -21,7 +21,7 @@ use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, Writ
 use bytes::Bytes;
 
 use crate::OwnArgs;
-use crate::closed_loop::{Length, Sample, Worker, run as closed_loop};
+use crate::closed_loop::{Length, Many, Sample, Worker, run as closed_loop};
 use crate::failure::{Failure, Outcome};
 use crate::payload::Payloads;
 use crate::workloads::BLOCK_LEN;
@@ -210,9 +210,9 @@ fn views(store: &LocalBackend, pace: Pace) -> Outcome<()> {
             goal: ("at most 0.20", |ratio| ratio <= 0.2),
             value: |sample| 1e9 / sample.per_s(),
         };
-        let one = |slice| sample(threads, slice, |_| Ok(View(store)));
+        let one = |slice| sample(threads, slice, |_| Ok(Many(View(store))));
         compare(pace, &line, one, |slice| {
-            sample(threads, slice, |thread| Ok(Read::new(store, thread)))
+            sample(threads, slice, |thread| Ok(Many(Read::new(store, thread))))
         })?;
     }
     Ok(())

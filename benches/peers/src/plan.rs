@@ -2,7 +2,7 @@
 
 use crate::RunArgs;
 use crate::cell::Workload;
-use crate::engine::{KINDS, Kind};
+use crate::engine::{KINDS, Kind, Role};
 use crate::failure::{Failure, Outcome};
 
 /// A table: one workload, all engines that can do it.
@@ -77,10 +77,9 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
     let names = |keep: fn(&Kind) -> bool| -> Vec<_> {
         KINDS.iter().filter(|kind| keep(kind)).map(|kind| kind.name).collect()
     };
-    let stores = names(|kind| kind.is_store && kind.name != "canopydb-occ");
+    let stores = names(|kind| kind.role == Role::Store && kind.name != "canopydb-occ");
     let tellers = names(|kind| kind.transfers.is_some());
-    let writers =
-        names(|kind| kind.is_store || kind.name.ends_with("+group") && kind.name.contains('b'));
+    let writers = names(|kind| kind.role != Role::Bare);
     let sheet = |name, title, workload, threads: &[usize], engines: &[&'static str]| Sheet {
         name,
         title,

@@ -130,6 +130,8 @@ struct State {
     /// Where the forming group starts, and how much has gathered.
     start: u64,
     filled: u64,
+    /// Bytes of all groups before the forming one: says what the next round has overwritten.
+    total: u64,
     forming: u64,
     flushed: u64,
     /// `None` while a leader flushes.
@@ -194,6 +196,7 @@ impl Log {
         let start = state.start;
         let padded = len.next_multiple_of(PAGE_LEN);
         state.start += padded as u64;
+        state.total += padded as u64;
         if self.mode == Mode::Direct && state.start + GROUP_LEN_MAX > SPACE_LEN {
             state.start = 0;
         }
@@ -241,8 +244,16 @@ impl Engine for Log {
 
 struct Member<'a> {
     log: &'a Log,
-    /// Block, offset and length of the latest writes.
-    recent: VecDeque<(u64, u64, usize)>,
+    recent: VecDeque<Place>,
+}
+
+/// Where a block went.
+struct Place {
+    id: u64,
+    offset: u64,
+    len: usize,
+    /// [`State::total`] at the time.
+    total: u64,
 }
 
 impl Session for Member<'_> {
@@ -253,20 +264,27 @@ impl Session for Member<'_> {
                 self.log.append(writes).map_err(Failure::io("cannot write", &self.log.path))?
             }
         };
+        let total = self.log.state.lock().total;
         for write in writes {
             if self.recent.len() == REMEMBERED {
                 self.recent.pop_front();
             }
-            self.recent.push_back((write.id, offset, write.data.len()));
+            let len = write.data.len();
+            self.recent.push_back(Place { id: write.id, offset, len, total });
             offset += write.data.len() as u64;
         }
         Ok(())
     }
 
     fn read(&mut self, id: u64, sink: &mut dyn FnMut(&[u8])) -> Outcome<bool> {
-        let Some((_, offset, len)) = self.recent.iter().rev().find(|(own, ..)| *own == id) else {
+        let Some(place) = self.recent.iter().rev().find(|place| place.id == id) else {
             return Ok(false);
         };
+        let since = self.log.state.lock().total - place.total;
+        if self.log.mode == Mode::Direct && since + 3 * GROUP_LEN_MAX > SPACE_LEN {
+            return Ok(false);
+        }
+        let (offset, len) = (&place.offset, &place.len);
         // Whole pages, for the direct one.
         let before = *offset as usize % PAGE_LEN;
         let padded = (before + len).next_multiple_of(PAGE_LEN);

@@ -17,7 +17,7 @@ const LEN: usize = 64;
 pub fn run(store: &LocalBackend, blocks: u64) -> Outcome<()> {
     fill(store, blocks, LEN)?;
     println!(
-        "| state | undo entries | index bytes by `stats()` | a held version | anonymous memory, KiB |"
+        "| state | undo entries | index bytes by `stats()` | a held version | anonymous memory, KiB | resident, KiB |"
     );
     println!("|---|---:|---:|---:|---:|---:|");
     let base = print(store, "nothing held", None);
@@ -41,7 +41,8 @@ pub fn run(store: &LocalBackend, blocks: u64) -> Outcome<()> {
     }
     drop(snapshot);
     overwrite(store, first, 1, 10)?;
-    print(store, "snapshot dropped, one more commit", Some(base));
+    let after = print(store, "snapshot dropped, one more commit", Some(base));
+    println!("\nIndex bytes that the dropped snapshot left behind: {}", after.saturating_sub(base));
     Ok(())
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::cell::{Figures, Spec};
-use crate::closed_loop::{Length, Worker, run as closed_loop};
+use crate::closed_loop::{Length, Many, Worker, run as closed_loop};
 use crate::engine::{Engine, Session};
 use crate::failure::Outcome;
 use crate::payload::Payloads;
-use crate::workloads::reads::Reader;
+use crate::workloads::reads::{Reader, warm};
 use crate::workloads::{BLOCK_LEN, fill};
 
 /// Pairs of slices that a cell is cut into.
@@ -17,11 +17,12 @@ const SLICES: u32 = 4;
 pub fn run(spec: &Spec, blocks: u64) -> Outcome<Figures> {
     let engine = spec.kind()?.open(&spec.dir)?;
     fill(&mut *engine.session()?, blocks, &Payloads::new(1, 0, BLOCK_LEN), 0)?;
+    warm(&*engine, blocks)?;
     let slice = Length::Time(Duration::from_secs_f64(spec.seconds) / (2 * SLICES));
     let (mut reads, mut views, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..SLICES {
-        let read = |thread| Reader::new(&*engine, thread, blocks);
-        let view = |_| Viewer::new(&*engine);
+        let read = |thread| Reader::new(&*engine, thread, blocks).map(Many);
+        let view = |_| Viewer::new(&*engine).map(Many);
         let warm_up = Duration::from_millis(20);
         let read = closed_loop(spec.threads, warm_up, slice, read)?;
         let view = closed_loop(spec.threads, warm_up, slice, view)?;
