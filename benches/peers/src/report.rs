@@ -89,7 +89,7 @@ impl Report {
                 Workload::Space { .. } => SPACES,
             };
             if sheet.threads.len() > 3 {
-                self.sweep(&mut text, sheet, "median round", |values| median(values));
+                self.sweep(&mut text, sheet, "median round", median);
                 // On a machine that others use, the best round says what the disk would have given.
                 self.sweep(&mut text, sheet, "best round", |values| {
                     values.iter().copied().fold(0.0, f64::max)
