@@ -1,0 +1,192 @@
+//! What is compared: [`Engine`], one implementation a file below, and the list of all of them.
+//!
+//! Every engine runs with the strictest durability it offers: when [`Session::commit`] returns, the
+//! writes would survive power loss. Everything else is as the engine comes. A session belongs to one
+//! thread and is made on it (SQLite: one connection a thread).
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::engines::{aegis, bare, canopy, fjall, grouped, lmdb, redb, sqlite};
+use crate::failure::{Failure, Outcome};
+
+/// One block to write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The key.
+    pub id: u64,
+    /// The value.
+    pub data: Bytes,
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// Committed and durable.
+    Done,
+    /// Somebody else came first; nothing was changed, try again.
+    Conflict,
+}
+
+/// An open store.
+pub trait Engine: Send + Sync {
+    /// What one thread works with.
+    fn session(&self) -> Outcome<Box<dyn Session + '_>>;
+
+    /// Closes the store the clean way.
+    fn close(self: Box<Self>) -> Outcome<()>;
+}
+
+/// One thread's way to a store.
+pub trait Session {
+    /// Writes all blocks as one transaction and returns when it is durable.
+    fn commit(&mut self, writes: &[Write]) -> Outcome<()>;
+
+    /// Shows the newest committed bytes of a block to `sink`; `false` when there is no such block.
+    fn read(&mut self, id: u64, sink: &mut dyn FnMut(&[u8])) -> Outcome<bool>;
+
+    /// Moves one unit between two blocks' balances in one serializable, durable transaction. A block
+    /// without balance keeps what it has: that is done, too.
+    fn transfer(&mut self, from: u64, to: u64) -> Outcome<Transfer>;
+
+    /// Begins a read transaction that pins a snapshot, and drops it.
+    fn view(&mut self) -> Outcome<()>;
+}
+
+/// The balance that a block's first bytes hold.
+pub fn balance(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |head| u64::from_le_bytes(*head))
+}
+
+/// The block with another balance.
+pub fn with_balance(bytes: &[u8], balance: u64) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[..8].copy_from_slice(&balance.to_le_bytes());
+    bytes
+}
+
+/// What an engine is, and so what it can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A store: everything.
+    Store,
+    /// A store behind a group commit by hand: commits.
+    Grouped,
+    /// A log and nothing else: commits of new blocks.
+    Bare,
+}
+
+/// Opens a store in a directory.
+type Open = fn(&Path) -> Outcome<Box<dyn Engine>>;
+
+/// What the tables say about an engine.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// In tables and on the command line.
+    pub name: &'static str,
+    /// How commits are made durable.
+    pub durability: &'static str,
+    /// What a read verifies.
+    pub read_check: &'static str,
+    /// What it is.
+    pub role: Role,
+    /// How [`Session::transfer`] is isolated; `None` where it is not offered.
+    pub transfers: Option<&'static str>,
+    open: Open,
+}
+
+impl Kind {
+    /// The engine of this name.
+    pub fn named(name: &str) -> Outcome<Kind> {
+        let control = std::iter::once(&CONTROL);
+        let kind = KINDS.iter().chain(control).find(|kind| kind.name == name);
+        kind.copied().ok_or_else(|| Failure::Unknown { name: name.into() })
+    }
+
+    /// Opens a store in a directory that exists.
+    pub fn open(&self, dir: &Path) -> Outcome<Box<dyn Engine>> {
+        (self.open)(dir)
+    }
+}
+
+const fn bare_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
+    Kind { name, durability, read_check: "-", role: Role::Bare, transfers: None, open }
+}
+
+const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
+    Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
+}
+
+/// All engines, in the order of the tables.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "aegis-blocks",
+        durability: "default (`Durable`): write past the page cache, `fdatasync` a group",
+        read_check: "CRC-32C on every read",
+        role: Role::Store,
+        transfers: Some("optimistic, serializable"),
+        open: aegis::open,
+    },
+    Kind {
+        name: "redb",
+        durability: "`Durability::Immediate`",
+        read_check: "none",
+        role: Role::Store,
+        transfers: Some("one writer at a time"),
+        open: redb::open,
+    },
+    Kind {
+        name: "fjall",
+        durability: "batch with `PersistMode::SyncAll`",
+        read_check: "XXH3 of a block of the table when it is loaded; memtable: none",
+        role: Role::Store,
+        transfers: Some("optimistic, serializable"),
+        open: fjall::open,
+    },
+    Kind {
+        name: "lmdb",
+        durability: "default: `fdatasync`, then the meta page with `O_DSYNC`",
+        read_check: "none",
+        role: Role::Store,
+        transfers: Some("one writer at a time"),
+        open: lmdb::open,
+    },
+    Kind {
+        name: "sqlite",
+        durability: "WAL, `synchronous=FULL`, a connection a thread",
+        read_check: "none (checksums in the WAL only)",
+        role: Role::Store,
+        transfers: Some("`BEGIN IMMEDIATE`"),
+        open: sqlite::open,
+    },
+    Kind {
+        name: "canopydb",
+        durability: "write-ahead log, `commit_with(sync)`, exclusive transactions",
+        read_check: "none (page checksums are off by default)",
+        role: Role::Store,
+        transfers: Some("one writer at a time"),
+        open: canopy::open_exclusive,
+    },
+    Kind {
+        name: "canopydb-occ",
+        durability: "as canopydb, concurrent transactions",
+        read_check: "none (page checksums are off by default)",
+        role: Role::Store,
+        transfers: Some("optimistic, snapshot (no write skew here: all that is read is written)"),
+        open: canopy::open_concurrent,
+    },
+    grouped_kind("lmdb+group", "lmdb, a writer thread batches callers", grouped::open_lmdb),
+    grouped_kind("redb+group", "redb, a writer thread batches callers", grouped::open_redb),
+    grouped_kind("sqlite+group", "sqlite, a writer thread batches callers", grouped::open_sqlite),
+    bare_kind("append", "bare: each thread appends and calls `fdatasync`", bare::open_each),
+    bare_kind("append+group", "bare: leader/follower, growing file", bare::open_group),
+    bare_kind(
+        "prewritten+group",
+        "bare: leader/follower, `O_DIRECT` into space written before",
+        bare::open_direct,
+    ),
+];
+
+/// Never syncs. The check of syncs must refuse it, or it checks nothing.
+pub const CONTROL: Kind = bare_kind("control", "none", bare::open_control);
