@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tx.write(row(alice, "alice 70"))?;
     let bob = tx.write(row(BlockId(0), "bob 30"))?;
     assert!(!store.block_exists(bob)?);
-    println!("committed as lsn {}", tx.commit()?);
+    let lsn = tx.commit()?;
+    println!("committed as number {} in the order of commits", lsn.ok_or("it wrote blocks")?);
 
     // Of two transactions that write the same block, the first to commit wins.
     let (first, second) = (store.begin()?, store.begin()?);

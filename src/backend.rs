@@ -1,9 +1,15 @@
-//! The contract: [`StorageBackend`], what every backend promises, and [`StorageStats`].
+//! The contract: [`StorageBackend`], what every backend promises.
 //!
-//! Owns no state. The conformance suite in `tests/` proves the contract on every backend.
+//! Owns no state. The conformance suite in `tests/` proves the contract on every backend. What a
+//! backend need not offer has a default here: built from the calls that it must offer where that is
+//! possible, [`Error::Unsupported`] where it is not.
+
+use std::time::Duration;
 
 use crate::block::{Block, BlockId, Lsn, TransactionId};
+pub use crate::durability::Durability;
 use crate::error::{Error, Result};
+pub use crate::stats::{OldestSnapshot, StorageStats};
 use crate::ticket::CommitTicket;
 use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
 
@@ -73,9 +79,11 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Closed`](crate::Error::Closed): the store was closed.
     fn block_exists(&self, id: BlockId) -> Result<bool>;
 
-    /// Begins a transaction on a snapshot of what is committed now.
+    /// Begins a transaction on a snapshot of what is committed now. Never waits.
     ///
     /// # Errors
+    /// - [`TooManyTransactions`](crate::Error::TooManyTransactions): as many are open as may be;
+    ///   nothing was begun.
     /// - [`Closed`](crate::Error::Closed): the store was closed.
     fn begin_transaction(&self) -> Result<TransactionId>;
 
@@ -84,6 +92,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`TransactionNotFound`](crate::Error::TransactionNotFound),
     ///   [`TransactionNotActive`](crate::Error::TransactionNotActive): the transaction has ended.
+    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the store
+    ///   and has been given up, with what the transaction had pending; roll it back.
     /// - [`TransactionTooLarge`](crate::Error::TransactionTooLarge) or as
     ///   [`StorageBackend::write_block`]: the write was not added, the transaction goes on.
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId>;
@@ -114,6 +124,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Conflict`](crate::Error::Conflict): nothing was written and the transaction is rolled
     ///   back; run it again on a newer snapshot.
+    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the store;
+    ///   nothing was written and the transaction is rolled back.
     /// - [`StorageFull`](crate::Error::StorageFull), [`Poisoned`](crate::Error::Poisoned),
     ///   [`Closed`](crate::Error::Closed): nothing was written and the transaction is rolled back.
     /// - [`Io`](crate::Error::Io): the outcome is **unknown** until the store is opened again, so
@@ -143,8 +155,24 @@ pub trait StorageBackend: Send + Sync {
         }
     }
 
+    /// Begins a transaction with an isolation level; where as many are open as may be, waits up to
+    /// `timeout` for one to end. By default for backends without such a limit, which never wait.
+    ///
+    /// # Errors
+    /// - [`Error::TooManyTransactions`]: none ended in time; nothing was begun.
+    /// - as [`StorageBackend::begin_transaction_at`].
+    fn begin_transaction_within(
+        &self,
+        isolation: IsolationLevel,
+        timeout: Duration,
+    ) -> Result<TransactionId> {
+        let _ = timeout;
+        self.begin_transaction_at(isolation)
+    }
+
     /// Hands a transaction's commit in and returns a ticket for it. `None` asks for the store's own
-    /// durability. By default the commit is waited for here.
+    /// durability. By default the commit is waited for here, and the ticket does not tell its LSN:
+    /// only a backend knows which commit was whose.
     ///
     /// # Errors
     /// As [`StorageBackend::commit_transaction`], for what is known at once; the rest comes with the
@@ -155,10 +183,11 @@ pub trait StorageBackend: Send + Sync {
         durability: Option<Durability>,
     ) -> Result<CommitTicket> {
         self.commit_transaction(tx)?;
-        if durability == Some(Durability::Durable) {
-            self.sync()?;
-        }
-        Ok(CommitTicket::answered(Ok(self.stats().visible_lsn)))
+        let durable = durability == Some(Durability::Durable);
+        let result = if durable { self.sync().map(|()| None) } else { Ok(None) };
+        // What is not asked to be durable may be so all the same, and is not known to be.
+        let reached = if durable { Durability::Durable } else { Durability::Buffered };
+        Ok(CommitTicket::answered(result, reached))
     }
 
     /// The ids from `first` to `last` that a transaction sees, ascending.
@@ -195,13 +224,14 @@ pub trait StorageBackend: Send + Sync {
     /// transaction, which may conflict.
     ///
     /// # Errors
-    /// - [`Error::BlockNotFound`]: the batch deletes a block that does not exist at its place in
-    ///   commit order; nothing of the batch is applied.
+    /// - [`Error::BlockNotFound`]: the batch deletes a block that is not there at its place in commit
+    ///   order, and was not written before that by the batch; nothing of the batch is applied.
+    /// - [`Error::TransactionTooLarge`]: nothing of the batch is applied.
     /// - as [`StorageBackend::write_block`].
     fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
         let tx = self.begin_transaction()?;
         let mut ids = Vec::new();
-        for operation in batch.operations {
+        for operation in batch {
             let done = match operation {
                 BatchOperation::Write(block) => {
                     self.write_block_in_tx(tx, block).map(|id| ids.push(id))
@@ -216,7 +246,39 @@ pub trait StorageBackend: Send + Sync {
         self.commit_transaction(tx).map(|()| ids)
     }
 
-    /// Reads many blocks as of one moment each; the answers are in the order of the ids.
+    /// As [`StorageBackend::write_block`], with a durability of its own.
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Poisoned`] of the sync: the block is written, and may be lost.
+    /// - as [`StorageBackend::write_block`].
+    fn write_block_with(&self, block: Block, durability: Durability) -> Result<BlockId> {
+        let id = self.write_block(block)?;
+        sync_if_durable(self, durability).map(|()| id)
+    }
+
+    /// As [`StorageBackend::delete_block`], with a durability of its own.
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Poisoned`] of the sync: the block is deleted, and may come back.
+    /// - as [`StorageBackend::delete_block`].
+    fn delete_block_with(&self, id: BlockId, durability: Durability) -> Result<()> {
+        self.delete_block(id)?;
+        sync_if_durable(self, durability)
+    }
+
+    /// As [`StorageBackend::apply`], with a durability of its own.
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Poisoned`] of the sync: the batch is applied, and may be lost.
+    /// - as [`StorageBackend::apply`].
+    fn apply_with(&self, batch: WriteBatch, durability: Durability) -> Result<Vec<BlockId>> {
+        let ids = self.apply(batch)?;
+        sync_if_durable(self, durability).map(|()| ids)
+    }
+
+    /// Reads many blocks, each as of some moment of the call; the answers are in the order of the
+    /// ids. An id may occur more than once. The answer holds all payloads: ask in parts for more than
+    /// should be in memory at once.
     ///
     /// # Errors
     /// As [`StorageBackend::read_block`], of the first id that fails.
@@ -232,67 +294,31 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Closed`](crate::Error::Closed): the store was closed.
     fn sync(&self) -> Result<()>;
 
+    /// Makes a commit and every earlier one durable; returns at once where they are.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidArgument`]: no commit has this LSN yet; nothing was done.
+    /// - as [`StorageBackend::sync`].
+    fn sync_to(&self, lsn: Lsn) -> Result<()> {
+        let stats = self.stats();
+        if lsn > stats.visible_lsn {
+            return Err(Error::InvalidArgument { argument: "lsn", reason: "no commit has it yet" });
+        }
+        if lsn <= stats.durable_lsn { Ok(()) } else { self.sync() }
+    }
+
+    /// The oldest snapshot that an open transaction reads; older versions are kept for it. `None`
+    /// where none is open.
+    fn oldest_snapshot(&self) -> Option<OldestSnapshot> {
+        let stats = self.stats();
+        let age = stats.oldest_snapshot_age;
+        stats.oldest_snapshot.map(|lsn| OldestSnapshot { lsn, age })
+    }
+
     /// Returns counters and sizes. `total_blocks` and `total_bytes` equal what a full scan finds.
     fn stats(&self) -> StorageStats;
 }
 
-/// What must have happened before a commit is acknowledged.
-///
-/// | level      | process killed | operating system crashes | power lost    |
-/// |------------|----------------|--------------------------|---------------|
-/// | `Durable`  | survives       | survives                 | survives      |
-/// | `Buffered` | survives       | a prefix survives        | a prefix survives |
-///
-/// The prefix ends at the last [`sync`](StorageBackend::sync), sync interval, durable commit
-/// or [`close`](crate::LocalBackend::close) at the latest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// The commit is in the operating system's hands.
-    Buffered,
-    /// The commit and every earlier one would survive power loss.
-    #[default]
-    Durable,
-}
-
-/// Counters since open, and sizes as of now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StorageStats {
-    /// Committed blocks.
-    pub total_blocks: u64,
-    /// Sum of the payload lengths of all committed blocks, in bytes.
-    pub total_bytes: u64,
-    /// Blocks read, in and out of transactions.
-    pub read_ops: u64,
-    /// Block writes committed.
-    pub write_ops: u64,
-    /// Block deletes committed.
-    pub delete_ops: u64,
-    /// Transactions committed, single writes and deletes among them.
-    pub commits: u64,
-    /// Commits refused because another transaction came first.
-    pub conflicts: u64,
-    /// Transactions rolled back, by the caller or by a refused commit.
-    pub rollbacks: u64,
-    /// Transactions open now.
-    pub open_transactions: u64,
-    /// The newest commit that readers see.
-    pub visible_lsn: Lsn,
-    /// The newest commit that survives power loss.
-    pub durable_lsn: Lsn,
-    /// Heap bytes of the index, measured from its own allocations.
-    pub index_bytes: u64,
-    /// Older versions kept for open transactions and snapshots.
-    pub undo_entries: u64,
-    /// Commit groups written to the log.
-    pub groups: u64,
-    /// Syncs of the log that commits waited for.
-    pub log_syncs: u64,
-    /// Bytes written to the log: frames and padding.
-    pub log_bytes: u64,
-    /// Bytes of zeros written ahead of the log's tail, outside the way of commits.
-    pub zeroed_bytes: u64,
-    /// Log files, the active one and those prepared ahead included.
-    pub segments: u64,
+fn sync_if_durable(store: &(impl StorageBackend + ?Sized), durability: Durability) -> Result<()> {
+    if durability == Durability::Durable { store.sync() } else { Ok(()) }
 }

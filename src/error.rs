@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::{BlockId, Lsn, TransactionId};
 
@@ -103,6 +104,27 @@ pub enum Error {
         len: u64,
         /// The limit in bytes.
         len_max: u64,
+    },
+    /// As many transactions are open as the store allows. Nothing was begun; end some, or open the
+    /// store with a larger `open_transactions_max`.
+    #[error("{open} transactions are open, which is as many as may be ({max})")]
+    TooManyTransactions {
+        /// Transactions that are open.
+        open: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The transaction's snapshot was over a limit and has been given up, with everything that the
+    /// transaction had pending; what was kept for it is free again. All that is left is to roll it
+    /// back. Begin a new one and do less in it, or open the store with a larger limit.
+    #[error("snapshot {snapshot} of transaction {id} was given up: {limit}")]
+    SnapshotTooOld {
+        /// The transaction.
+        id: TransactionId,
+        /// Its snapshot.
+        snapshot: Lsn,
+        /// The limit that it was over.
+        limit: SnapshotLimit,
     },
     /// Another handle, in this process or another, has the store open.
     #[error("{} is open elsewhere", path.display())]
@@ -254,6 +276,16 @@ pub enum TransactionState {
     RolledBack,
 }
 
+/// Why a snapshot was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotLimit {
+    /// It was open for longer than `snapshot_age_max`.
+    Age(Duration),
+    /// It was the oldest one when old versions cost more than `snapshot_pinned_max` bytes.
+    PinnedBytes(u64),
+}
+
 /// What made the store refuse writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -283,7 +315,8 @@ impl Error {
         }
     }
 
-    /// Returns whether running the same transaction again, on a newer snapshot, can succeed.
+    /// Returns whether running the same transaction again at once, on a newer snapshot, can succeed.
+    /// Not so after [`Error::SnapshotTooOld`]: the same work would be over the same limit.
     ///
     /// # Examples
     /// ```
@@ -356,6 +389,17 @@ display_words!(PoisonCause {
     SyncFailed => "a sync failed",
     ThreadPanicked => "one of its threads panicked",
 });
+
+impl std::fmt::Display for SnapshotLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SnapshotLimit::Age(max) => write!(f, "it was open for more than {max:?}"),
+            SnapshotLimit::PinnedBytes(max) => {
+                write!(f, "it was the oldest when snapshots kept more than {max} bytes")
+            }
+        }
+    }
+}
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

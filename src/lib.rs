@@ -14,22 +14,26 @@ pub mod io;
 
 mod backend;
 mod block;
+mod durability;
 mod error;
 mod local;
 mod memory;
 mod mvcc;
+mod stats;
 mod sync;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod ticket;
 mod transaction;
 
-pub use backend::{Durability, StorageBackend, StorageStats};
+pub use backend::StorageBackend;
 pub use block::{
     Block, BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn, TransactionId,
 };
+pub use durability::Durability;
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit,
+    TransactionState,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -37,11 +41,12 @@ pub use local::fuzz;
 pub use local::{
     Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
 };
-pub use memory::MemoryBackend;
+pub use memory::{MemoryBackend, MemoryOptions};
+pub use stats::{OldestSnapshot, StorageStats};
 pub use ticket::CommitTicket;
 pub use transaction::{
-    Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction,
-    WriteBatch,
+    BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,
+    TRANSACT_TRIES_MAX, Transaction, WriteBatch,
 };
 
 /// The README's example compiles.

@@ -4,12 +4,15 @@
 //! blocks themselves, shared with readers. Nothing survives the process; `sync` has nothing to do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::backend::{Durability, StorageStats};
+use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Error, Result};
+use crate::io::Env;
+use crate::io::os::clock;
 use crate::mvcc::batch::{Batch, Operation};
-use crate::mvcc::engine::{Limits, VersionLen};
+use crate::mvcc::engine::{Limits, OPEN_TRANSACTIONS_MAX, VersionLen};
 use crate::mvcc::overlay::Overlay;
 use crate::mvcc::{Engine, Mvcc};
 use crate::sync::Mutex;
@@ -31,6 +34,16 @@ pub struct MemoryBackend {
     inner: Arc<Inner>,
 }
 
+struct Inner {
+    mvcc: Mvcc<Block>,
+    /// Commits are made one by one, so nothing is ever in flight.
+    commits: Mutex<Overlay>,
+    clock: Clock,
+}
+
+/// Tells the time, of which only differences mean anything.
+type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
+
 /// Without its blocks: what a program logs of its store is not what it keeps there.
 impl std::fmt::Debug for MemoryBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -38,12 +51,6 @@ impl std::fmt::Debug for MemoryBackend {
             .field("visible", &self.inner.mvcc.index.visible())
             .finish_non_exhaustive()
     }
-}
-
-struct Inner {
-    mvcc: Mvcc<Block>,
-    /// Commits are made one by one, so nothing is ever in flight.
-    commits: Mutex<Overlay>,
 }
 
 impl Default for MemoryBackend {
@@ -55,8 +62,88 @@ impl Default for MemoryBackend {
 impl MemoryBackend {
     /// Makes an empty store.
     pub fn new() -> MemoryBackend {
-        let limits = Limits { block_len_max: u32::MAX, transaction_len_max: u64::MAX };
-        let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default() };
+        MemoryBackend::options().build()
+    }
+
+    /// Options to make a store with.
+    pub fn options() -> MemoryOptions {
+        MemoryOptions::default()
+    }
+}
+
+/// How to make a store in memory. Every setter takes and returns the options.
+///
+/// # Examples
+/// ```
+/// use aegis_blocks::{Error, MemoryBackend, StorageExt};
+/// let store = MemoryBackend::options().open_transactions_max(1).build();
+/// let held = store.snapshot()?;
+/// assert!(matches!(store.try_begin(), Err(Error::TooManyTransactions { open: 1, max: 1 })));
+/// drop(held);
+/// store.try_begin()?;
+/// # Ok::<(), aegis_blocks::Error>(())
+/// ```
+pub struct MemoryOptions {
+    limits: Limits,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for MemoryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryOptions").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        let limits = Limits {
+            block_len_max: u32::MAX,
+            transaction_len_max: u64::MAX,
+            open_transactions_max: OPEN_TRANSACTIONS_MAX,
+            snapshot_age_max: Duration::MAX,
+            snapshot_pinned_max: u64::MAX,
+        };
+        MemoryOptions { limits, clock: Box::new(clock) }
+    }
+}
+
+impl MemoryOptions {
+    /// Transactions and snapshots that may be open at once; as
+    /// [`Options::open_transactions_max`](crate::Options::open_transactions_max). Default: 65,536.
+    #[must_use]
+    pub fn open_transactions_max(mut self, count: u64) -> MemoryOptions {
+        self.limits.open_transactions_max = count;
+        self
+    }
+
+    /// How long a snapshot may be open; as
+    /// [`Options::snapshot_age_max`](crate::Options::snapshot_age_max). Default: no limit.
+    #[must_use]
+    pub fn snapshot_age_max(mut self, age: Duration) -> MemoryOptions {
+        self.limits.snapshot_age_max = age;
+        self
+    }
+
+    /// Bytes of older versions that are kept for snapshots; as
+    /// [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max), all of it memory here.
+    /// Default: no limit.
+    #[must_use]
+    pub fn snapshot_pinned_max(mut self, bytes: u64) -> MemoryOptions {
+        self.limits.snapshot_pinned_max = bytes;
+        self
+    }
+
+    /// Takes the time from `env`, for instance a simulated one, and not from the operating system.
+    #[must_use]
+    pub fn clock_of(mut self, env: impl Env) -> MemoryOptions {
+        self.clock = Box::new(move || env.now());
+        self
+    }
+
+    /// Makes an empty store.
+    pub fn build(self) -> MemoryBackend {
+        let MemoryOptions { limits, clock } = self;
+        let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default(), clock };
         MemoryBackend { inner: Arc::new(inner) }
     }
 }
@@ -101,11 +188,26 @@ impl Engine for MemoryBackend {
         let transaction = batch.transaction;
         let result = self.inner.commit(batch);
         self.inner.mvcc.end_transaction(transaction, &result);
-        Ok(CommitTicket::answered(result))
+        Ok(CommitTicket::answered(result.map(Some), Durability::Buffered))
     }
 
     fn make_durable(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// As durable as can be here: what is visible survives what the store does.
+    fn durable_lsn(&self) -> Lsn {
+        self.inner.mvcc.index.visible()
+    }
+
+    fn now(&self) -> Duration {
+        (self.inner.clock)()
+    }
+
+    fn help_along(&self) {}
+
+    fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
+        ids.iter().map(|id| self.read_block(*id)).collect()
     }
 
     fn check_open(&self) -> Result<()> {

@@ -10,10 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::Lsn;
+use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
 use crate::sync::{Condvar, Mutex};
 
-type Callback = Box<dyn FnOnce(Result<Lsn>) + Send>;
+/// What a caller is told: the commit's LSN, if it has one.
+type Answer = Result<Option<Lsn>>;
+
+type Callback = Box<dyn FnOnce(Answer) + Send>;
 
 #[derive(Default)]
 struct Slot {
@@ -23,7 +27,7 @@ struct Slot {
 
 #[derive(Default)]
 struct State {
-    answer: Option<Result<Lsn>>,
+    answer: Option<Answer>,
     callback: Option<Callback>,
 }
 
@@ -50,20 +54,22 @@ pub(crate) struct Reply(Option<Arc<Slot>>);
 ///
 /// # Examples
 /// ```
-/// use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageExt};
+/// use aegis_blocks::{Block, BlockId, BlockType, Lsn, MemoryBackend, StorageExt};
 /// let store = MemoryBackend::new();
 /// let tx = store.begin()?;
 /// tx.write(Block::new(BlockId(0), BlockType::LogEntry, "entry"))?;
 /// let ticket = tx.submit()?;
 /// // ... other work ...
 /// let lsn = ticket.wait()?;
-/// assert_eq!(lsn.0, 1);
+/// assert_eq!(lsn, Some(Lsn(1)));
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
 #[must_use = "a commit may fail; its ticket says so"]
 pub struct CommitTicket {
     slot: Arc<Slot>,
     issuer: Option<Arc<dyn Issuer>>,
+    /// What the answer says by itself.
+    reached: Durability,
 }
 
 impl std::fmt::Debug for CommitTicket {
@@ -81,7 +87,8 @@ impl std::fmt::Debug for Reply {
 /// Makes the two halves of a ticket.
 pub(crate) fn ticket(issuer: Option<Arc<dyn Issuer>>) -> (Reply, CommitTicket) {
     let slot = Arc::new(Slot::default());
-    (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer })
+    let reached = Durability::Buffered;
+    (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer, reached })
 }
 
 /// Makes a reply for which nobody waits.
@@ -92,10 +99,10 @@ pub(crate) fn nobody() -> Reply {
 impl Reply {
     /// Answers the caller and wakes it.
     pub(crate) fn send(mut self, answer: Result<Lsn>) {
-        self.answer(answer);
+        self.answer(answer.map(Some));
     }
 
-    fn answer(&mut self, answer: Result<Lsn>) {
+    fn answer(&mut self, answer: Answer) {
         let Some(slot) = self.0.take() else { return };
         let mut state = slot.state.lock();
         let callback = state.callback.take().map(|callback| (callback, answer.clone()));
@@ -120,25 +127,28 @@ impl Drop for Reply {
 }
 
 /// A callback's panic is its own: it must not reach whoever carries the log.
-fn run(callback: Callback, answer: Result<Lsn>) {
+fn run(callback: Callback, answer: Answer) {
     if catch_unwind(AssertUnwindSafe(|| callback(answer))).is_err() {
         // The panic hook has reported it.
     }
 }
 
 impl CommitTicket {
-    /// A ticket for a commit that is over.
-    pub(crate) fn answered(answer: Result<Lsn>) -> CommitTicket {
-        let (reply, ticket) = ticket(None);
-        reply.send(answer);
-        ticket
+    /// Makes a ticket for a commit that is over; for backends whose commits are over when they
+    /// return. No LSN when the commit changed nothing, or the backend cannot tell. `reached` is the
+    /// durability that the commit has by now.
+    pub fn answered(answer: Result<Option<Lsn>>, reached: Durability) -> CommitTicket {
+        let slot = Slot::default();
+        slot.state.lock().answer = Some(answer);
+        CommitTicket { slot: Arc::new(slot), issuer: None, reached }
     }
 
-    /// Waits until the commit is as durable as was asked, and returns its LSN.
+    /// Waits until the commit is as durable as was asked, and returns its LSN: none when it changed
+    /// nothing, or when the backend does not tell.
     ///
     /// # Errors
     /// As [`Transaction::commit`](crate::Transaction::commit).
-    pub fn wait(self) -> Result<Lsn> {
+    pub fn wait(self) -> Result<Option<Lsn>> {
         if let Some(issuer) = &self.issuer {
             issuer.carry(&|| self.is_answered());
         }
@@ -152,7 +162,10 @@ impl CommitTicket {
     }
 
     /// As [`CommitTicket::wait`], for a limited time; `None` when that is over.
-    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Lsn>> {
+    ///
+    /// # Errors
+    /// As [`CommitTicket::wait`]. The commit goes on when the time is over.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Option<Lsn>>> {
         if let Some(issuer) = &self.issuer {
             issuer.nudge();
         }
@@ -164,26 +177,33 @@ impl CommitTicket {
     }
 
     /// The result, if it is there.
-    pub fn try_wait(&self) -> Option<Result<Lsn>> {
+    ///
+    /// # Errors
+    /// As [`CommitTicket::wait`].
+    pub fn try_wait(&self) -> Option<Result<Option<Lsn>>> {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// The commit's LSN, once it is committed.
+    /// The commit's LSN, once it is committed; none either when it changed nothing, or when the
+    /// backend does not tell.
     pub fn lsn(&self) -> Option<Lsn> {
-        self.slot.state.lock().answer.as_ref().and_then(|answer| answer.as_ref().ok().copied())
+        *self.slot.state.lock().answer.as_ref()?.as_ref().ok()?
     }
 
-    /// Whether the commit would survive power loss by now, whatever durability was asked.
+    /// Whether the commit is known to survive power loss by now, whatever durability was asked.
     pub fn is_durable(&self) -> bool {
         match (self.lsn(), &self.issuer) {
             (Some(lsn), Some(issuer)) => lsn <= issuer.durable(),
-            _ => false,
+            _ => {
+                let committed = matches!(self.slot.state.lock().answer, Some(Ok(_)));
+                committed && self.reached == Durability::Durable
+            }
         }
     }
 
     /// Has `callback` called with the result: at once when it is there, otherwise on the thread that
     /// works at the commit. Keep it short, all other commits wait for it; a panic in it is caught.
-    pub fn on_durable(self, callback: impl FnOnce(Result<Lsn>) + Send + 'static) {
+    pub fn on_durable(self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
         let mut state = self.slot.state.lock();
         match state.answer.take() {
             Some(answer) => {

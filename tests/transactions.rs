@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use aegis_blocks::{
     Block, BlockId, BlockType, Durability, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend,
-    StorageBackend, StorageExt, WriteBatch,
+    StorageBackend, StorageExt, TransactionId, WriteBatch,
 };
 
 fn block(id: u64, data: &'static str) -> Block {
@@ -32,7 +32,10 @@ fn text(block: &Block) -> &str {
 }
 
 /// Each of two transactions reads what the other writes.
-fn write_skew(store: &Arc<dyn StorageBackend>, isolation: IsolationLevel) -> Result<Lsn, Error> {
+fn write_skew(
+    store: &Arc<dyn StorageBackend>,
+    isolation: IsolationLevel,
+) -> Result<Option<Lsn>, Error> {
     let (a, b) = (store.begin_at(isolation)?, store.begin_at(isolation)?);
     a.read(BlockId(1))?;
     b.read(BlockId(2))?;
@@ -174,7 +177,8 @@ fn tickets_of_one_thread_share_groups_and_keep_their_order() {
             tx.submit().expect("hands in")
         })
         .collect();
-    let lsns: Vec<Lsn> = tickets.into_iter().map(|t| t.wait().expect("commits")).collect();
+    let lsns = tickets.into_iter().map(|ticket| ticket.wait().expect("commits"));
+    let lsns: Vec<Lsn> = lsns.map(|lsn| lsn.expect("it wrote a block")).collect();
     assert!(lsns.windows(2).all(|pair| pair[0] < pair[1]));
     let stats = store.stats();
     assert!(stats.groups - before.groups < 500, "{} groups", stats.groups - before.groups);
@@ -214,6 +218,189 @@ fn batch_is_one_commit_and_refused_as_a_whole() {
         batch.write(block(1, "not written")).delete(BlockId(2));
         assert!(matches!(store.apply(batch), Err(Error::BlockNotFound { id: BlockId(2) })));
         assert_eq!(text(&store.read_block(BlockId(1)).expect("reads")), "changed");
+    });
+}
+
+/// A backend that implements only what it must, and so has every default of the trait.
+struct Plain(MemoryBackend);
+
+impl StorageBackend for Plain {
+    fn write_block(&self, block: Block) -> aegis_blocks::Result<BlockId> {
+        self.0.write_block(block)
+    }
+    fn read_block(&self, id: BlockId) -> aegis_blocks::Result<Block> {
+        self.0.read_block(id)
+    }
+    fn delete_block(&self, id: BlockId) -> aegis_blocks::Result<()> {
+        self.0.delete_block(id)
+    }
+    fn block_exists(&self, id: BlockId) -> aegis_blocks::Result<bool> {
+        self.0.block_exists(id)
+    }
+    fn begin_transaction(&self) -> aegis_blocks::Result<TransactionId> {
+        self.0.begin_transaction()
+    }
+    fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> aegis_blocks::Result<BlockId> {
+        self.0.write_block_in_tx(tx, block)
+    }
+    fn read_block_in_tx(&self, tx: TransactionId, id: BlockId) -> aegis_blocks::Result<Block> {
+        self.0.read_block_in_tx(tx, id)
+    }
+    fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> aegis_blocks::Result<()> {
+        self.0.delete_block_in_tx(tx, id)
+    }
+    fn block_exists_in_tx(&self, tx: TransactionId, id: BlockId) -> aegis_blocks::Result<bool> {
+        self.0.block_exists_in_tx(tx, id)
+    }
+    fn commit_transaction(&self, tx: TransactionId) -> aegis_blocks::Result<()> {
+        self.0.commit_transaction(tx)
+    }
+    fn rollback_transaction(&self, tx: TransactionId) -> aegis_blocks::Result<()> {
+        self.0.rollback_transaction(tx)
+    }
+    fn sync(&self) -> aegis_blocks::Result<()> {
+        self.0.sync()
+    }
+    fn stats(&self) -> aegis_blocks::StorageStats {
+        self.0.stats()
+    }
+}
+
+/// Runs a check on each backend and on the trait's defaults.
+fn on_each_and_defaults(check: impl Fn(Arc<dyn StorageBackend>)) {
+    on_each(&check);
+    let plain: Arc<dyn StorageBackend> = Arc::new(Plain(MemoryBackend::new()));
+    for id in [1, 2] {
+        plain.write_block(block(id, "old")).expect("writes");
+    }
+    check(plain);
+}
+
+#[test]
+fn batch_takes_effect_as_if_one_operation_followed_the_other() {
+    on_each_and_defaults(|store| {
+        let holds = |id, data: Option<&str>| match (store.read_block(BlockId(id)), data) {
+            (Ok(found), Some(data)) => assert_eq!(text(&found), data, "block {id}"),
+            (Err(Error::BlockNotFound { .. }), None) => {}
+            (found, data) => panic!("block {id}: {found:?}, not {data:?}"),
+        };
+        let mut batch = WriteBatch::new();
+        batch.write(block(7, "never there")).delete(BlockId(7));
+        batch.write(block(1, "replaced")).delete(BlockId(1));
+        batch.delete(BlockId(2)).write(block(2, "again")).write(block(2, "last"));
+        batch.write(block(8, "first")).delete(BlockId(8)).write(block(8, "second"));
+        let ids = store.apply(batch).expect("applies");
+        assert_eq!(ids, [7, 1, 2, 2, 8, 8].map(BlockId));
+        holds(7, None);
+        holds(1, None);
+        holds(2, Some("last"));
+        holds(8, Some("second"));
+        assert_eq!((store.stats().total_blocks, store.stats().total_bytes), (2, 10));
+
+        let delete_twice = |batch: &mut WriteBatch| {
+            batch.delete(BlockId(8)).delete(BlockId(8));
+        };
+        let delete_absent_then_write = |batch: &mut WriteBatch| {
+            batch.delete(BlockId(9)).write(block(9, "too late"));
+        };
+        let delete_own_twice = |batch: &mut WriteBatch| {
+            batch.write(block(9, "own")).delete(BlockId(9)).delete(BlockId(9));
+        };
+        let refused: [(&dyn Fn(&mut WriteBatch), u64); 3] =
+            [(&delete_twice, 8), (&delete_absent_then_write, 9), (&delete_own_twice, 9)];
+        for (make, absent) in refused {
+            let mut batch = WriteBatch::new();
+            batch.write(block(2, "not written"));
+            make(&mut batch);
+            let answer = store.apply(batch);
+            assert!(matches!(answer, Err(Error::BlockNotFound { id }) if id.0 == absent));
+            holds(2, Some("last"));
+            holds(8, Some("second"));
+            holds(9, None);
+        }
+    });
+}
+
+#[test]
+fn commit_names_its_own_lsn_or_none() {
+    on_each(|store| {
+        assert_eq!(store.begin().expect("begins").commit().expect("commits"), None);
+        let tx = store.begin().expect("begins");
+        tx.write(block(0, "new")).expect("writes");
+        assert_eq!(tx.commit().expect("commits"), Some(Lsn(3)));
+    });
+    let plain: Arc<dyn StorageBackend> = Arc::new(Plain(MemoryBackend::new()));
+    for (durability, durable) in [(Durability::Buffered, false), (Durability::Durable, true)] {
+        let tx = plain.begin().expect("begins");
+        tx.write(block(0, "new")).expect("writes");
+        let ticket = tx.submit_with(durability).expect("hands in");
+        assert_eq!(
+            (ticket.lsn(), ticket.is_durable()),
+            (None, durable),
+            "who cannot tell does not"
+        );
+        assert_eq!(ticket.wait().expect("commits"), None);
+    }
+}
+
+#[test]
+fn sync_to_refuses_an_lsn_that_no_commit_has() {
+    on_each_and_defaults(|store| {
+        store.sync_to(Lsn(0)).expect("nothing to do");
+        store.sync_to(Lsn(2)).expect("syncs");
+        let refused = store.sync_to(Lsn(3));
+        assert!(matches!(refused, Err(Error::InvalidArgument { argument: "lsn", .. })));
+        store.write_block_with(block(3, "three"), Durability::Buffered).expect("writes");
+        store.sync_to(Lsn(3)).expect("syncs");
+        assert!(store.stats().durable_lsn >= Lsn(3));
+    });
+}
+
+#[test]
+fn sync_to_does_nothing_for_what_is_durable() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = LocalBackend::open(dir.path().join("store")).expect("opens");
+    store.write_block(block(1, "durable")).expect("writes");
+    store.write_block_with(block(2, "not yet"), Durability::Buffered).expect("writes");
+    let syncs = store.stats().log_syncs;
+    store.sync_to(Lsn(1)).expect("nothing to do");
+    assert_eq!(store.stats().log_syncs, syncs, "the first commit was durable");
+    store.sync_to(Lsn(2)).expect("syncs");
+    assert!(store.stats().durable_lsn >= Lsn(2));
+}
+
+#[test]
+fn blocks_of_a_store_are_those_of_one_moment() {
+    on_each(|store| {
+        for id in 3..=6 {
+            store.write_block(block(id, "old")).expect("writes");
+        }
+        let mut blocks = store.blocks(BlockId(2)..BlockId(6)).expect("lists");
+        assert_eq!(blocks.size_hint(), (0, Some(4)));
+        store.write_block(block(3, "new")).expect("writes");
+        store.delete_block(BlockId(5)).expect("deletes");
+        store.write_block(block(4, "new")).expect("writes");
+        let mut id_of = |from_back| {
+            let next = if from_back { blocks.next_back() } else { blocks.next() };
+            let block = next?.expect("reads");
+            assert_eq!(text(&block), "old");
+            Some(block.header.block_id.0)
+        };
+        let walked = [true, false, false, true, true, false].map(&mut id_of);
+        assert_eq!(walked, [Some(5), Some(2), Some(3), Some(4), None, None]);
+    });
+}
+
+#[test]
+fn range_passes_over_what_its_transaction_deletes_meanwhile() {
+    on_each(|store| {
+        let tx = store.begin().expect("begins");
+        let mut blocks = tx.range(..).expect("lists");
+        tx.delete(BlockId(1)).expect("deletes");
+        tx.write(block(3, "own")).expect("writes");
+        let next = blocks.next().expect("block 2").expect("reads");
+        assert_eq!(next.header.block_id, BlockId(2));
+        assert!(blocks.next().is_none(), "block 3 was written after the range was listed");
     });
 }
 

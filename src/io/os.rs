@@ -260,8 +260,7 @@ impl Drop for OsLock {
 
 impl Env for OsDisk {
     fn now(&self) -> Duration {
-        static START: OnceLock<Instant> = OnceLock::new();
-        START.get_or_init(Instant::now).elapsed()
+        clock()
     }
 
     fn random(&self, mut out: &mut [u8]) -> io::Result<()> {
@@ -288,6 +287,12 @@ impl Env for OsDisk {
 pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     let handle = std::thread::Builder::new().name(name).spawn(body)?;
     Ok(Thread::new(move || handle.join().is_ok()))
+}
+
+/// The operating system's monotonic time, since it was first asked for.
+pub(crate) fn clock() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
 }
 
 /// Lets other threads run.

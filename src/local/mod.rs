@@ -31,12 +31,13 @@ mod verify;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use options::{OpenProgress, Options, WriteMode};
 pub use recovery::RecoveryReport;
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::{Durability, StorageStats};
+use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::OsDisk;
@@ -275,9 +276,24 @@ impl<D: Disk> Engine for LocalBackend<D> {
         if self.inner.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    fn durable_lsn(&self) -> Lsn {
+        Lsn(self.inner.shared.durable.load(Ordering::Acquire))
+    }
+
+    fn now(&self) -> Duration {
+        self.inner.disk.now()
+    }
+
+    fn help_along(&self) {
+        self.inner.driver.nudge();
+    }
+
+    fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
+        ids.iter().map(|id| self.read_block(*id)).collect()
+    }
+
     fn add_stats(&self, stats: &mut StorageStats) {
         let shared = &self.inner.shared;
-        stats.durable_lsn = Lsn(shared.durable.load(Ordering::Acquire));
         stats.groups = shared.groups.load(Ordering::Relaxed);
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);

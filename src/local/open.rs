@@ -66,6 +66,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     let limits = Limits {
         block_len_max: options.block_len_max,
         transaction_len_max: options.transaction_len_max,
+        open_transactions_max: options.open_transactions_max,
+        snapshot_age_max: options.snapshot_age_max,
+        snapshot_pinned_max: options.snapshot_pinned_max,
     };
     let (mvcc, views) = (Mvcc::new(limits), Arc::new(Views::default()));
     let (store, mut recovered) = if listing.has_meta {

@@ -10,6 +10,7 @@ use crate::error::{Error, IoOp, NotAStoreReason, Result};
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
 use crate::local::format::PAGE;
+use crate::mvcc::engine::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +57,9 @@ pub struct Options {
     pub(crate) block_len_max: u32,
     pub(crate) transaction_len_max: u64,
     pub(crate) in_flight_len_max: u64,
+    pub(crate) open_transactions_max: u64,
+    pub(crate) snapshot_age_max: Duration,
+    pub(crate) snapshot_pinned_max: u64,
     pub(crate) zero_ahead_len: u64,
     pub(crate) recent_len: u64,
     pub(crate) io_threads: usize,
@@ -84,6 +88,9 @@ impl Default for Options {
             block_len_max: 32 << 20,
             transaction_len_max: 1 << 30,
             in_flight_len_max: 64 << 20,
+            open_transactions_max: OPEN_TRANSACTIONS_MAX,
+            snapshot_age_max: Duration::MAX,
+            snapshot_pinned_max: u64::MAX,
             zero_ahead_len: 64 << 20,
             recent_len: 32 << 20,
             io_threads: 2,
@@ -143,6 +150,34 @@ impl Options {
     #[must_use]
     pub fn in_flight_len_max(mut self, bytes: u64) -> Options {
         self.in_flight_len_max = bytes;
+        self
+    }
+
+    /// Transactions and snapshots that may be open at once, commits under way among them. At the limit
+    /// a begin waits or is refused ([`StorageExt::begin`](crate::StorageExt::begin),
+    /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536.
+    #[must_use]
+    pub fn open_transactions_max(mut self, count: u64) -> Options {
+        self.open_transactions_max = count;
+        self
+    }
+
+    /// How long a transaction may read its snapshot. One that is open for longer is given up with the
+    /// next commit, begin or operation of any transaction: what was kept for it is free, and its own
+    /// next operation is [`Error::SnapshotTooOld`]. Read committed has no snapshot, and no such limit.
+    /// Default: no limit ([`Duration::MAX`]).
+    #[must_use]
+    pub fn snapshot_age_max(mut self, age: Duration) -> Options {
+        self.snapshot_age_max = age;
+        self
+    }
+
+    /// Bytes of older versions that are kept for snapshots: their payloads, as space of the log, and
+    /// about a hundred bytes of memory for each. Beyond it the oldest snapshots are given up, as
+    /// with [`Options::snapshot_age_max`]. Default: no limit (`u64::MAX`).
+    #[must_use]
+    pub fn snapshot_pinned_max(mut self, bytes: u64) -> Options {
+        self.snapshot_pinned_max = bytes;
         self
     }
 
@@ -226,6 +261,9 @@ impl Options {
         }
         if self.io_threads == 0 {
             return refuse("io_threads", "must be at least 1");
+        }
+        if self.open_transactions_max == 0 {
+            return refuse("open_transactions_max", "must be at least 1");
         }
         Ok(())
     }

@@ -27,12 +27,12 @@ impl Operation {
 }
 
 /// What must hold at the batch's place in commit order for it to be applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Precondition {
     /// Nothing: a write takes its place.
     None,
-    /// Every id that it deletes exists there.
-    DeletedExist,
+    /// These ids exist there.
+    Exist(Vec<BlockId>),
     /// No id that it names was changed after this snapshot.
     UnchangedSince(Lsn),
 }
@@ -81,7 +81,7 @@ impl Batch {
     pub(crate) fn delete(id: BlockId) -> Batch {
         Batch {
             operations: vec![(id, Operation::Delete)],
-            precondition: Precondition::DeletedExist,
+            precondition: Precondition::Exist(vec![id]),
             reads: None,
             transaction: None,
         }

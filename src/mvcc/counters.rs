@@ -1,11 +1,12 @@
 //! Counters that many threads raise without waiting for each other.
 //!
-//! Owns [`Counter`] (one cell a slot, summed when read) and [`Padded`]. What they count is for
-//! statistics only: nobody waits or decides by it.
+//! Owns [`Counter`] (one cell a slot, summed when read), [`Padded`], and [`Counters`], those of a
+//! store. What they count is for statistics only: nobody waits or decides by it.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::mvcc::index::VersionLen;
 use crate::sync::{SLOT_COUNT, thread_slot};
 
 /// Keeps a value on cache lines of its own (two, for processors that fetch in pairs).
@@ -34,5 +35,49 @@ impl Counter {
 
     pub(crate) fn sum(&self) -> u64 {
         self.cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Statistics that callers and the publisher raise.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) reads: Counter,
+    pub(crate) writes: Counter,
+    pub(crate) deletes: Counter,
+    pub(crate) commits: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) rollbacks: Counter,
+    pub(crate) blocks_added: Counter,
+    pub(crate) blocks_removed: Counter,
+    pub(crate) bytes_added: Counter,
+    pub(crate) bytes_removed: Counter,
+}
+
+/// What a group of changes does to the totals.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    pub(crate) writes: u64,
+    pub(crate) deletes: u64,
+    removed: u64,
+    bytes_added: u64,
+    bytes_removed: u64,
+}
+
+impl Delta {
+    pub(crate) fn count<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
+        self.writes += u64::from(new.is_some());
+        self.deletes += u64::from(new.is_none());
+        self.removed += u64::from(old.is_some());
+        self.bytes_added += new.map_or(0, V::payload_len);
+        self.bytes_removed += old.map_or(0, V::payload_len);
+    }
+}
+
+impl Counters {
+    pub(crate) fn add(&self, delta: &Delta) {
+        self.blocks_added.add(delta.writes);
+        self.blocks_removed.add(delta.removed);
+        self.bytes_added.add(delta.bytes_added);
+        self.bytes_removed.add(delta.bytes_removed);
     }
 }

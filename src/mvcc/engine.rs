@@ -5,15 +5,19 @@
 //! blocks, ids and transactions are here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::backend::{Durability, StorageBackend, StorageStats};
+use crate::backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
-use crate::error::{Error, Result, TransactionState};
+use crate::error::{Error, Result, SnapshotLimit, TransactionState};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
-use crate::mvcc::counters::Counter;
+use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
+pub(crate) use crate::mvcc::index::VersionLen;
 use crate::mvcc::index::{Change, Index, Versioned};
-use crate::mvcc::transactions::{Pending, TransactionTable};
+use crate::mvcc::pending::Pending;
+use crate::mvcc::transactions::TransactionTable;
+use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::CommitTicket;
 use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
 
@@ -25,6 +29,8 @@ pub(crate) struct Mvcc<V> {
     pub(crate) transactions: TransactionTable,
     pub(crate) ids: IdAllocator,
     pub(crate) counters: Counters,
+    /// Nanoseconds on the clock until which no snapshot can be too old.
+    age_due: AtomicU64,
 }
 
 /// The limits on what a caller may put in.
@@ -32,51 +38,16 @@ pub(crate) struct Mvcc<V> {
 pub(crate) struct Limits {
     pub(crate) block_len_max: u32,
     pub(crate) transaction_len_max: u64,
+    pub(crate) open_transactions_max: u64,
+    /// [`Duration::MAX`] for no limit.
+    pub(crate) snapshot_age_max: Duration,
+    /// `u64::MAX` for no limit.
+    pub(crate) snapshot_pinned_max: u64,
 }
 
-/// Statistics that callers and the publisher raise.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) reads: Counter,
-    pub(crate) writes: Counter,
-    pub(crate) deletes: Counter,
-    pub(crate) commits: Counter,
-    pub(crate) conflicts: Counter,
-    pub(crate) rollbacks: Counter,
-    pub(crate) blocks_added: Counter,
-    pub(crate) blocks_removed: Counter,
-    pub(crate) bytes_added: Counter,
-    pub(crate) bytes_removed: Counter,
-}
-
-/// What a group of changes does to the totals.
-#[derive(Debug, Default)]
-struct Delta {
-    writes: u64,
-    deletes: u64,
-    removed: u64,
-    bytes_added: u64,
-    bytes_removed: u64,
-}
-
-impl Delta {
-    fn count<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
-        self.writes += u64::from(new.is_some());
-        self.deletes += u64::from(new.is_none());
-        self.removed += u64::from(old.is_some());
-        self.bytes_added += new.map_or(0, V::payload_len);
-        self.bytes_removed += old.map_or(0, V::payload_len);
-    }
-}
-
-impl Counters {
-    fn add(&self, delta: &Delta) {
-        self.blocks_added.add(delta.writes);
-        self.blocks_removed.add(delta.removed);
-        self.bytes_added.add(delta.bytes_added);
-        self.bytes_removed.add(delta.bytes_removed);
-    }
-}
+/// Open transactions where nobody asks for another limit: far above what threads begin, far below
+/// what memory holds, and room for all commits that one thread may have in flight.
+pub(crate) const OPEN_TRANSACTIONS_MAX: u64 = 1 << 16;
 
 /// What a backend does its own way.
 pub trait Engine: Send + Sync {
@@ -98,6 +69,22 @@ pub trait Engine: Send + Sync {
     #[doc(hidden)]
     fn make_durable(&self) -> Result<()>;
 
+    /// The newest commit known durable.
+    #[doc(hidden)]
+    fn durable_lsn(&self) -> Lsn;
+
+    /// The time, of which only differences mean anything.
+    #[doc(hidden)]
+    fn now(&self) -> Duration;
+
+    /// Makes sure that somebody works at the commits that were handed in, if need be this thread.
+    #[doc(hidden)]
+    fn help_along(&self);
+
+    /// Reads the blocks, this thread alone or together with others.
+    #[doc(hidden)]
+    fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>>;
+
     #[doc(hidden)]
     fn check_open(&self) -> Result<()>;
 
@@ -105,19 +92,15 @@ pub trait Engine: Send + Sync {
     fn add_stats(&self, stats: &mut StorageStats);
 }
 
-/// A version knows its payload's length.
-pub(crate) trait VersionLen: Clone + Send + Sync {
-    fn payload_len(&self) -> u64;
-}
-
 impl<V: VersionLen> Mvcc<V> {
     pub(crate) fn new(limits: Limits) -> Mvcc<V> {
         Mvcc {
             limits,
             index: Index::default(),
-            transactions: TransactionTable::default(),
+            transactions: TransactionTable::new(limits.open_transactions_max),
             ids: IdAllocator::default(),
             counters: Counters::default(),
+            age_due: AtomicU64::new(0),
         }
     }
 
@@ -152,6 +135,87 @@ impl<V: VersionLen> Mvcc<V> {
         }
     }
 
+    /// Gives up snapshots that are over a limit, oldest first. Costs next to nothing while none is.
+    fn keep_limits(&self, now: impl FnOnce() -> Duration) {
+        if self.limits.snapshot_age_max != Duration::MAX {
+            self.keep_age(now());
+        }
+        let pinned_max = self.limits.snapshot_pinned_max;
+        while self.index.pinned_len() > pinned_max
+            && let Some(oldest) = self.transactions.oldest()
+            && self.give_up(oldest.id, SnapshotLimit::PinnedBytes(pinned_max))
+        {}
+    }
+
+    fn keep_age(&self, now: Duration) {
+        if now <= Duration::from_nanos(self.age_due.load(Ordering::Relaxed)) {
+            return;
+        }
+        let age_max = self.limits.snapshot_age_max;
+        let mut oldest = self.transactions.oldest();
+        while let Some(old) = oldest
+            && now.saturating_sub(old.begun_at) > age_max
+        {
+            if !self.give_up(old.id, SnapshotLimit::Age(age_max)) {
+                return;
+            }
+            oldest = self.transactions.oldest();
+        }
+        let due = oldest.map_or(now, |oldest| oldest.begun_at).saturating_add(age_max);
+        let due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
+        self.age_due.store(due, Ordering::Relaxed);
+    }
+
+    /// False when its versions are not free yet.
+    fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
+        let pin = self.transactions.give_up(id, limit);
+        pin.map(|pin| self.index.unpin(pin)).is_some()
+    }
+
+    /// Takes the operations of a transaction for its commit. A transaction that was given up ends.
+    fn start_commit(&self, tx: TransactionId) -> Result<Batch> {
+        self.transactions.start_commit(tx).inspect_err(|error| {
+            if matches!(error, Error::SnapshotTooOld { .. }) {
+                self.end_transaction(Some(tx), &Err(error.clone()));
+            }
+        })
+    }
+
+    /// Names the blocks of a batch, and says what must exist for its deletes.
+    fn name_batch(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
+        let (mut ids, mut operations, mut needed) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut len = 0;
+        for operation in batch {
+            match operation {
+                BatchOperation::Write(block) => {
+                    let block = self.name_block(block)?;
+                    let id = block.header.block_id;
+                    ids.push(id);
+                    len += block.data.len() as u64;
+                    let before = operations.insert(id, Operation::Write(block));
+                    len -= before.as_ref().map_or(0, Operation::payload_len);
+                }
+                BatchOperation::Delete(id) => match operations.insert(id, Operation::Delete) {
+                    None => needed.push(id),
+                    Some(Operation::Write(block)) => len -= block.data.len() as u64,
+                    Some(Operation::Delete) => return Err(Error::BlockNotFound { id }),
+                },
+            }
+        }
+        let len_max = self.limits.transaction_len_max;
+        if len > len_max {
+            return Err(Error::TransactionTooLarge { len, len_max });
+        }
+        let operations = operations.into_iter().collect();
+        let precondition = Precondition::Exist(needed);
+        Ok((ids, Batch { operations, precondition, reads: None, transaction: None }))
+    }
+
+    fn oldest_snapshot(&self, now: Duration) -> Option<OldestSnapshot> {
+        let oldest = self.transactions.oldest()?;
+        Some(OldestSnapshot { lsn: oldest.snapshot, age: now.saturating_sub(oldest.begun_at) })
+    }
+
     /// The version of a block that a transaction sees beneath its own operations.
     fn read_for(&self, pending: &Pending, id: BlockId) -> Option<Versioned<V>> {
         match pending.snapshot() {
@@ -175,8 +239,9 @@ impl<V: VersionLen> Mvcc<V> {
         Ok(block)
     }
 
-    fn stats(&self) -> StorageStats {
+    fn stats(&self, now: Duration) -> StorageStats {
         let c = &self.counters;
+        let oldest = self.oldest_snapshot(now);
         // Removals are read first: what is added in between can only make the difference larger.
         let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
         StorageStats {
@@ -193,6 +258,9 @@ impl<V: VersionLen> Mvcc<V> {
             durable_lsn: self.index.visible(),
             index_bytes: self.index.heap_len(),
             undo_entries: self.index.undo_count(),
+            pinned_bytes: self.index.pinned_len(),
+            oldest_snapshot: oldest.map(|oldest| oldest.lsn),
+            oldest_snapshot_age: oldest.map_or(Duration::ZERO, |oldest| oldest.age),
             ..StorageStats::default()
         }
     }
@@ -200,10 +268,11 @@ impl<V: VersionLen> Mvcc<V> {
 
 impl<E: Engine> StorageBackend for E {
     fn write_block(&self, block: Block) -> Result<BlockId> {
-        self.check_open()?;
-        let block = self.mvcc().name_block(block)?;
-        let id = block.header.block_id;
-        self.hand_in(Batch::write(block), None)?.wait().map(|_| id)
+        write(self, block, None)
+    }
+
+    fn write_block_with(&self, block: Block, durability: Durability) -> Result<BlockId> {
+        write(self, block, Some(durability))
     }
 
     fn read_block(&self, id: BlockId) -> Result<Block> {
@@ -214,8 +283,11 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn delete_block(&self, id: BlockId) -> Result<()> {
-        self.check_open()?;
-        self.hand_in(Batch::delete(id), None)?.wait().map(|_| ())
+        delete(self, id, None)
+    }
+
+    fn delete_block_with(&self, id: BlockId, durability: Durability) -> Result<()> {
+        delete(self, id, Some(durability))
     }
 
     fn block_exists(&self, id: BlockId) -> Result<bool> {
@@ -228,12 +300,31 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn begin_transaction_at(&self, isolation: IsolationLevel) -> Result<TransactionId> {
+        self.begin_transaction_within(isolation, Duration::ZERO)
+    }
+
+    fn begin_transaction_within(
+        &self,
+        isolation: IsolationLevel,
+        timeout: Duration,
+    ) -> Result<TransactionId> {
         self.check_open()?;
-        Ok(self.mvcc().transactions.begin(self.mvcc().index.pin(), isolation))
+        let mvcc = self.mvcc();
+        mvcc.keep_limits(|| self.now());
+        let slots = mvcc.transactions.slots();
+        if let Err(full) = slots.try_take() {
+            if timeout.is_zero() {
+                return Err(full);
+            }
+            self.help_along();
+            slots.take_within(timeout)?;
+        }
+        let pin = (isolation != IsolationLevel::ReadCommitted).then(|| mvcc.index.pin());
+        Ok(mvcc.transactions.begin(pin, isolation, self.now()))
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId> {
-        self.check_open()?;
+        look(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
             let block = mvcc.name_block(block)?;
@@ -244,7 +335,7 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn read_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<Block> {
-        self.check_open()?;
+        look(self)?;
         // The transaction's lock is not held while the block is fetched: that may do I/O. Its pin
         // keeps the version; should it end meanwhile, this read came before the end.
         match visible_in_tx(self.mvcc(), tx, id)? {
@@ -258,7 +349,7 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<()> {
-        self.check_open()?;
+        look(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
             pending.note_read(id);
@@ -274,7 +365,7 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn block_exists_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<bool> {
-        self.check_open()?;
+        look(self)?;
         Ok(!matches!(visible_in_tx(self.mvcc(), tx, id)?, Seen::Nothing))
     }
 
@@ -287,22 +378,21 @@ impl<E: Engine> StorageBackend for E {
         tx: TransactionId,
         durability: Option<Durability>,
     ) -> Result<CommitTicket> {
-        self.check_open()?;
+        look(self)?;
         let mvcc = self.mvcc();
-        let batch = mvcc.transactions.start_commit(tx)?;
+        let batch = mvcc.start_commit(tx)?;
         // A transaction that changed nothing commits by ending.
         if batch.operations.is_empty() {
             mvcc.counters.commits.add(1);
-            let result = Ok(mvcc.index.visible());
-            mvcc.end_transaction(Some(tx), &result);
-            return Ok(CommitTicket::answered(result));
+            mvcc.end_transaction(Some(tx), &Ok(mvcc.index.visible()));
+            return Ok(CommitTicket::answered(Ok(None), Durability::Durable));
         }
         self.hand_in(batch, durability)
             .inspect_err(|error| mvcc.end_transaction(Some(tx), &Err(error.clone())))
     }
 
     fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
-        self.check_open()?;
+        look(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
             pending.note_range(first, last);
@@ -323,47 +413,34 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
-        self.check_open()?;
+        look(self)?;
         self.mvcc().transactions.with(tx, |pending| Ok(pending.savepoint(tx)))
     }
 
     fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
-        self.check_open()?;
+        look(self)?;
         self.mvcc().transactions.with(tx, |pending| pending.rollback_to(tx, savepoint))
     }
 
     fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
+        apply(self, batch, None)
+    }
+
+    fn apply_with(&self, batch: WriteBatch, durability: Durability) -> Result<Vec<BlockId>> {
+        apply(self, batch, Some(durability))
+    }
+
+    fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
         self.check_open()?;
-        let (mut ids, mut operations) = (Vec::new(), BTreeMap::new());
-        for operation in batch.operations {
-            match operation {
-                BatchOperation::Write(block) => {
-                    let block = self.mvcc().name_block(block)?;
-                    ids.push(block.header.block_id);
-                    operations.insert(block.header.block_id, Operation::Write(block));
-                }
-                BatchOperation::Delete(id) => {
-                    operations.insert(id, Operation::Delete);
-                }
-            }
-        }
-        if operations.is_empty() {
-            return Ok(ids);
-        }
-        let batch = Batch {
-            operations: operations.into_iter().collect(),
-            precondition: Precondition::DeletedExist,
-            reads: None,
-            transaction: None,
-        };
-        self.hand_in(batch, None)?.wait().map(|_| ids)
+        self.read_many(ids)
     }
 
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()> {
         self.check_open()?;
         let mvcc = self.mvcc();
-        if let Some(pin) = mvcc.transactions.rollback(tx)? {
-            mvcc.counters.rollbacks.add(1);
+        let (rolled_back, pin) = mvcc.transactions.rollback(tx)?;
+        mvcc.counters.rollbacks.add(u64::from(rolled_back));
+        if let Some(pin) = pin {
             mvcc.index.unpin(pin);
         }
         Ok(())
@@ -374,11 +451,56 @@ impl<E: Engine> StorageBackend for E {
         self.make_durable()
     }
 
+    fn sync_to(&self, lsn: Lsn) -> Result<()> {
+        self.check_open()?;
+        if lsn > self.mvcc().index.visible() {
+            return Err(Error::InvalidArgument { argument: "lsn", reason: "no commit has it yet" });
+        }
+        if lsn <= self.durable_lsn() { Ok(()) } else { self.make_durable() }
+    }
+
+    fn oldest_snapshot(&self) -> Option<OldestSnapshot> {
+        self.mvcc().oldest_snapshot(self.now())
+    }
+
     fn stats(&self) -> StorageStats {
-        let mut stats = self.mvcc().stats();
+        let mut stats = self.mvcc().stats(self.now());
+        stats.durable_lsn = self.durable_lsn();
         self.add_stats(&mut stats);
         stats
     }
+}
+
+/// What an operation of a transaction begins with.
+fn look<E: Engine>(engine: &E) -> Result<()> {
+    engine.check_open()?;
+    engine.mvcc().keep_limits(|| engine.now());
+    Ok(())
+}
+
+fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
+    look(engine)?;
+    let block = engine.mvcc().name_block(block)?;
+    let id = block.header.block_id;
+    engine.hand_in(Batch::write(block), durability)?.wait().map(|_| id)
+}
+
+fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
+    look(engine)?;
+    engine.hand_in(Batch::delete(id), durability)?.wait().map(|_| ())
+}
+
+fn apply<E: Engine>(
+    engine: &E,
+    batch: WriteBatch,
+    durability: Option<Durability>,
+) -> Result<Vec<BlockId>> {
+    look(engine)?;
+    let (ids, batch) = engine.mvcc().name_batch(batch)?;
+    if batch.operations.is_empty() {
+        return Ok(ids);
+    }
+    engine.hand_in(batch, durability)?.wait().map(|_| ids)
 }
 
 enum Seen<V> {

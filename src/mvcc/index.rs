@@ -31,6 +31,11 @@ use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
 const SHARD_COUNT: usize = 64;
 
+/// A version knows its payload's length.
+pub(crate) trait VersionLen: Clone + Send + Sync {
+    fn payload_len(&self) -> u64;
+}
+
 /// A version and the commit that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Versioned<V> {
@@ -48,6 +53,8 @@ pub(crate) struct Index<V> {
     shards: Box<[Padded<RwLock<Shard<V>>>]>,
     filed: Mutex<BTreeMap<Lsn, Vec<Filed>>>,
     undo_count: AtomicU64,
+    /// What the filed undo versions cost in bytes.
+    pinned_len: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -73,9 +80,13 @@ struct Filed {
     from: Lsn,
     until: Lsn,
     deleted: bool,
+    /// Length of its payload, 0 once that is dropped.
+    payload_len: u64,
+    /// Whether it was filed before.
+    counted: bool,
 }
 
-impl<V: Clone> Default for Index<V> {
+impl<V: VersionLen> Default for Index<V> {
     fn default() -> Self {
         let shard = || Shard { pages: BTreeMap::new(), undo: HashMap::default(), heap_len: 0 };
         Index {
@@ -83,11 +94,19 @@ impl<V: Clone> Default for Index<V> {
             shards: (0..SHARD_COUNT).map(|_| Padded(RwLock::new(shard()))).collect(),
             filed: Mutex::default(),
             undo_count: AtomicU64::new(0),
+            pinned_len: AtomicU64::new(0),
         }
     }
 }
 
-impl<V: Clone> Index<V> {
+impl<V: VersionLen> Index<V> {
+    /// Bytes that keeping one older version takes in the index.
+    const UNDO_LEN: u64 = (size_of::<BlockId>()
+        + size_of::<Vec<Undo<V>>>()
+        + size_of::<Undo<V>>()
+        + size_of::<Filed>()
+        + 1) as u64;
+
     /// The newest commit that readers see.
     pub(crate) fn visible(&self) -> Lsn {
         self.pins.visible()
@@ -173,7 +192,9 @@ impl<V: Clone> Index<V> {
             };
             replaced(old.as_ref().map(|old| &old.value), new.as_ref());
             if let Some(old) = old {
-                undone.push(Filed { id, from: old.lsn, until: lsn, deleted });
+                let payload_len = old.value.payload_len();
+                let from = old.lsn;
+                undone.push(Filed { id, from, until: lsn, deleted, payload_len, counted: false });
                 let versions = shard.undo.entry(id).or_default();
                 versions.push(Undo { from: old.lsn, until: lsn, value: Some(old.value) });
                 self.undo_count.fetch_add(1, Ordering::SeqCst);
@@ -215,6 +236,12 @@ impl<V: Clone> Index<V> {
         self.undo_count.load(Ordering::SeqCst)
     }
 
+    /// What keeping them costs in bytes, payloads included. Versions of a publication under way do
+    /// not count before it is clear who can see them.
+    pub(crate) fn pinned_len(&self) -> u64 {
+        self.pinned_len.load(Ordering::SeqCst)
+    }
+
     /// Heap bytes of pages and undo versions.
     pub(crate) fn heap_len(&self) -> u64 {
         // A tree node holds 11 keys and values and is about two thirds full.
@@ -229,13 +256,21 @@ impl<V: Clone> Index<V> {
     /// Files undo versions under the newest pin that sees them, or drops them.
     fn file(&self, filed: &mut BTreeMap<Lsn, Vec<Filed>>, versions: Vec<Filed>) {
         let held = self.pins.held();
-        for version in versions {
+        let (mut added, mut removed) = (0, 0);
+        for mut version in versions {
+            removed += if version.counted { Self::UNDO_LEN + version.payload_len } else { 0 };
+            version.counted = true;
             let older = held.partition_point(|pin| *pin < version.until);
             match held[..older].last() {
-                Some(pin) if *pin >= version.from => filed.entry(*pin).or_default().push(version),
+                Some(pin) if *pin >= version.from => {
+                    added += Self::UNDO_LEN + version.payload_len;
+                    filed.entry(*pin).or_default().push(version);
+                }
                 // Nobody sees the value, but an older pin must still find the deletion.
                 Some(pin) if version.deleted => {
                     self.shard(version.id).write().strip(version);
+                    version.payload_len = 0;
+                    added += Self::UNDO_LEN;
                     filed.entry(*pin).or_default().push(version);
                 }
                 _ => {
@@ -244,6 +279,9 @@ impl<V: Clone> Index<V> {
                 }
             }
         }
+        // In one step: nobody sees too much. Only here, under the lock of `filed`, does it change.
+        let pinned = self.pinned_len() + added - removed;
+        self.pinned_len.store(pinned, Ordering::SeqCst);
     }
 
     /// The first page at or behind `page` that may hold something for a reader.
@@ -258,7 +296,7 @@ impl<V: Clone> Index<V> {
     }
 }
 
-impl<V: Clone> Published for Index<V> {
+impl<V: VersionLen> Published for Index<V> {
     fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn> {
         let shard = self.shard(id).read();
         let current = shard.get(id).map(|entry| entry.lsn);
@@ -400,6 +438,18 @@ impl<V: Clone> Shard<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl VersionLen for u32 {
+        fn payload_len(&self) -> u64 {
+            u64::from(*self)
+        }
+    }
+
+    impl VersionLen for [u64; 3] {
+        fn payload_len(&self) -> u64 {
+            0
+        }
+    }
 
     fn set(index: &Index<u32>, lsn: u64, changes: &[(u64, Option<u32>)]) {
         let changes = changes.iter().map(|(id, value)| (BlockId(*id), Lsn(lsn), *value));

@@ -6,6 +6,8 @@
 //! | `index`        | `BlockId` to its newest version, and older ones while somebody needs them |
 //! | `pins`         | the visible LSN and the snapshots that are held                          |
 //! | `transactions` | open transactions, and how the latest ones ended                         |
+//! | `pending`      | what one open transaction has done so far                                |
+//! | `slots`        | how many may be open, and who waits for one to end                       |
 //! | `batch`        | the operations of one transaction                                        |
 //! | `ids`          | allocation of block ids                                                  |
 //! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
@@ -21,7 +23,9 @@ pub(crate) mod ids;
 pub(crate) mod index;
 pub(crate) mod overlay;
 mod page;
+mod pending;
 pub(crate) mod pins;
+mod slots;
 pub(crate) mod transactions;
 
 pub(crate) use engine::{Engine, Mvcc};

@@ -41,17 +41,14 @@ struct Change {
 impl Overlay {
     /// Checks a batch against everything that comes before it in commit order.
     pub(crate) fn check(&self, batch: &Batch, published: &impl Published) -> Result<()> {
-        match batch.precondition {
+        match &batch.precondition {
             Precondition::None => Ok(()),
-            Precondition::DeletedExist => {
-                match batch.operations.iter().find(|(id, op)| {
-                    matches!(op, Operation::Delete) && !self.exists(*id, published)
-                }) {
-                    Some((id, _)) => Err(Error::BlockNotFound { id: *id }),
-                    None => Ok(()),
-                }
-            }
+            Precondition::Exist(ids) => match ids.iter().find(|id| !self.exists(**id, published)) {
+                Some(id) => Err(Error::BlockNotFound { id: *id }),
+                None => Ok(()),
+            },
             Precondition::UnchangedSince(snapshot) => {
+                let snapshot = *snapshot;
                 let reads = batch.reads.as_deref();
                 let written = batch.operations.iter().map(|(id, _)| id);
                 for id in written.chain(reads.into_iter().flat_map(|reads| &reads.ids)) {

@@ -9,6 +9,8 @@
 
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/durability.rs"]
+mod durability;
 #[path = "../../src/error.rs"]
 mod error;
 #[path = "../../src/local"]

@@ -96,6 +96,17 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+/// How a wait ended.
+pub(crate) struct Waited {
+    timed_out: bool,
+}
+
+impl Waited {
+    pub(crate) fn timed_out(&self) -> bool {
+        self.timed_out
+    }
+}
+
 pub(crate) struct Condvar(primitives::Condvar);
 
 impl Condvar {
@@ -115,6 +126,25 @@ impl Condvar {
         } else {
             self.wait(guard);
         }
+    }
+
+    /// As `wait_for`, while a condition holds.
+    pub(crate) fn wait_while_for<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+        timeout: Duration,
+    ) -> Waited {
+        while condition(guard) {
+            let timed_out = crate::times_out();
+            if timed_out {
+                MutexGuard::unlocked(guard, || {});
+                return Waited { timed_out };
+            }
+            self.wait(guard);
+        }
+        let _ = timeout;
+        Waited { timed_out: false }
     }
 
     pub(crate) fn notify_one(&self) {

@@ -18,6 +18,8 @@
 mod backend;
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/durability.rs"]
+mod durability;
 #[path = "../../src/error.rs"]
 mod error;
 #[path = "../../src/io/mod.rs"]
@@ -28,6 +30,8 @@ mod local;
 mod memory;
 #[path = "../../src/mvcc/mod.rs"]
 mod mvcc;
+#[path = "../../src/stats.rs"]
+mod stats;
 #[path = "../modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]

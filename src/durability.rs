@@ -1,0 +1,30 @@
+//! Durability: what a commit waits for, and what it then survives.
+
+#[cfg(doc)]
+use crate::backend::StorageBackend;
+
+/// What must have happened before a commit is acknowledged.
+///
+/// What becomes of commits that were acknowledged; each cell names its test in `tests/durability.rs`:
+///
+/// | level      | process killed | operating system crashes | power lost |
+/// |------------|----------------|--------------------------|------------|
+/// | `Durable`  | survive<br>`durable_commits_survive_a_kill` | survive<br>`durable_commits_survive_a_crash_of_the_system` | survive<br>`durable_commits_survive_a_power_cut` |
+/// | `Buffered` | survive<br>`buffered_commits_survive_a_kill` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_crash_of_the_system` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_power_cut` |
+///
+/// The prefix ends at the last [`sync`](StorageBackend::sync), sync interval, durable commit
+/// or [`close`](crate::LocalBackend::close) at the earliest
+/// (`prefix_reaches_to_the_last_sync_and_durable_commit`). A store has a level for all its commits
+/// ([`Options::durability`](crate::Options::durability)), and a commit may have one of its own:
+/// [`Transaction::commit_with`](crate::Transaction::commit_with),
+/// [`StorageBackend::write_block_with`], [`StorageBackend::delete_block_with`],
+/// [`StorageBackend::apply_with`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The commit is in the operating system's hands.
+    Buffered,
+    /// The commit and every earlier one would survive power loss.
+    #[default]
+    Durable,
+}

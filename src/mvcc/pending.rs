@@ -1,0 +1,219 @@
+//! An open transaction's own state: its operations, what it read, its savepoints, its pin.
+//!
+//! Owns [`Pending`]. Invariant: `payload_len` is what the operations and the savepoints hold; a
+//! savepoint remembers, for each id that was changed between it and the next one, the operation that
+//! was pending at it. So memory is bounded by `transaction_len_max`, whatever is written again and
+//! again between savepoints.
+
+use std::collections::BTreeMap;
+
+use crate::block::{BlockId, Lsn, TransactionId};
+use crate::error::{Error, Result, TransactionState};
+use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
+use crate::mvcc::pins::Pin;
+use crate::transaction::{IsolationLevel, Savepoint};
+
+/// An open transaction: its snapshot and its operations so far.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) state: TransactionState,
+    /// Taken out when the transaction ends or is given up.
+    pin: Option<Pin>,
+    /// `None` reads the newest commits.
+    snapshot: Option<Lsn>,
+    isolation: IsolationLevel,
+    operations: BTreeMap<BlockId, Operation>,
+    payload_len: u64,
+    /// What a serializable transaction has read.
+    reads: Reads,
+    savepoints: Vec<Mark>,
+    next_savepoint: u64,
+}
+
+/// A savepoint.
+#[derive(Debug)]
+struct Mark {
+    serial: u64,
+    /// What was pending at it, of the ids that were changed before the next one.
+    before: BTreeMap<BlockId, Option<Operation>>,
+}
+
+impl Pending {
+    pub(crate) fn new(pin: Option<Pin>, isolation: IsolationLevel) -> Pending {
+        Pending {
+            state: TransactionState::Active,
+            snapshot: pin.as_ref().map(Pin::lsn),
+            pin,
+            isolation,
+            operations: BTreeMap::new(),
+            payload_len: 0,
+            reads: Reads::default(),
+            savepoints: Vec::new(),
+            next_savepoint: 0,
+        }
+    }
+
+    /// The snapshot that reads see; `None` for the newest commit.
+    pub(crate) fn snapshot(&self) -> Option<Lsn> {
+        self.snapshot
+    }
+
+    /// Notes that a block was looked at, there or not.
+    pub(crate) fn note_read(&mut self, id: BlockId) {
+        if self.isolation == IsolationLevel::Serializable {
+            self.reads.ids.insert(id);
+        }
+    }
+
+    /// Notes that a range was listed.
+    pub(crate) fn note_range(&mut self, first: BlockId, last: BlockId) {
+        if self.isolation == IsolationLevel::Serializable {
+            self.reads.ranges.push((first, last));
+        }
+    }
+
+    /// The transaction's own operations on a range of ids.
+    pub(crate) fn own_range(
+        &self,
+        first: BlockId,
+        last: BlockId,
+    ) -> impl Iterator<Item = (&BlockId, &Operation)> {
+        self.operations.range(first..=last)
+    }
+
+    /// The transaction's own last operation on an id.
+    pub(crate) fn own(&self, id: BlockId) -> Option<&Operation> {
+        self.operations.get(&id)
+    }
+
+    /// Adds an operation, which replaces an earlier one on the same id.
+    ///
+    /// # Errors
+    /// - [`Error::TransactionTooLarge`]: the operation was not added.
+    pub(crate) fn put(&mut self, id: BlockId, operation: Operation, len_max: u64) -> Result<()> {
+        // The first change of an id since a savepoint keeps what it replaces.
+        let keeps = self.savepoints.last().is_some_and(|mark| !mark.before.contains_key(&id));
+        let replaced = self.own(id).map_or(0, Operation::payload_len);
+        let freed = if keeps { 0 } else { replaced };
+        let len = self.payload_len - freed + operation.payload_len();
+        if len > len_max {
+            return Err(Error::TransactionTooLarge { len, len_max });
+        }
+        self.payload_len = len;
+        let before = self.operations.insert(id, operation);
+        if keeps && let Some(mark) = self.savepoints.last_mut() {
+            mark.before.insert(id, before);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn savepoint(&mut self, transaction: TransactionId) -> Savepoint {
+        self.next_savepoint += 1;
+        self.savepoints.push(Mark { serial: self.next_savepoint, before: BTreeMap::new() });
+        Savepoint::new(transaction, self.next_savepoint)
+    }
+
+    /// Undoes what was done since a savepoint.
+    pub(crate) fn rollback_to(&mut self, id: TransactionId, savepoint: Savepoint) -> Result<()> {
+        let at = self.savepoints.iter().position(|mark| mark.serial == savepoint.serial());
+        let Some(at) = at.filter(|_| savepoint.transaction() == id) else {
+            let reason = "is of another transaction, or was undone";
+            return Err(Error::InvalidArgument { argument: "savepoint", reason });
+        };
+        while self.savepoints.len() > at {
+            let Some(mark) = self.savepoints.pop() else { break };
+            for (id, before) in mark.before {
+                // What the mark kept counts on, as pending again; what replaced it is gone.
+                let undone = match before {
+                    Some(operation) => self.operations.insert(id, operation),
+                    None => self.operations.remove(&id),
+                };
+                self.payload_len -= undone.map_or(0, |operation| operation.payload_len());
+            }
+        }
+        self.savepoints.push(Mark { serial: savepoint.serial(), before: BTreeMap::new() });
+        Ok(())
+    }
+
+    /// Takes the operations for a commit; the transaction is *committing* from here on.
+    pub(crate) fn start_commit(&mut self, id: TransactionId) -> Batch {
+        self.state = TransactionState::Committing;
+        self.savepoints.clear();
+        let operations = std::mem::take(&mut self.operations).into_iter().collect();
+        let precondition = match self.snapshot {
+            None => Precondition::None,
+            Some(snapshot) => Precondition::UnchangedSince(snapshot),
+        };
+        let reads = (self.isolation == IsolationLevel::Serializable)
+            .then(|| Box::new(std::mem::take(&mut self.reads)));
+        Batch { operations, precondition, reads, transaction: Some(id) }
+    }
+
+    /// Drops everything that the transaction holds, and hands out its pin. It stays open.
+    pub(crate) fn give_up(&mut self) -> Option<Pin> {
+        self.operations.clear();
+        self.savepoints.clear();
+        self.reads = Reads::default();
+        self.payload_len = 0;
+        self.pin.take()
+    }
+
+    /// Ends the transaction, and hands out its pin.
+    pub(crate) fn end(&mut self, outcome: TransactionState) -> Option<Pin> {
+        self.state = outcome;
+        self.give_up()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockType};
+
+    const TX: TransactionId = TransactionId(1);
+
+    fn write(len: usize) -> Operation {
+        Operation::Write(Block::new(BlockId(7), BlockType::TableData, vec![1; len]))
+    }
+
+    fn pending() -> Pending {
+        Pending::new(None, IsolationLevel::Snapshot)
+    }
+
+    #[test]
+    fn writing_again_between_savepoints_costs_no_more_than_the_first_time() {
+        let mut tx = pending();
+        tx.put(BlockId(7), write(10), 100).expect("fits");
+        let mark = tx.savepoint(TX);
+        for _ in 0..1000 {
+            tx.put(BlockId(7), write(20), 30).expect("the first and the last write fit");
+        }
+        assert_eq!((tx.payload_len, tx.savepoints[0].before.len()), (30, 1));
+        let refused = tx.put(BlockId(7), write(21), 30);
+        assert!(matches!(refused, Err(Error::TransactionTooLarge { len: 31, len_max: 30 })));
+        tx.rollback_to(TX, mark).expect("its own");
+        assert_eq!(
+            (tx.payload_len, tx.own(BlockId(7)).map(Operation::payload_len)),
+            (10, Some(10))
+        );
+    }
+
+    #[test]
+    fn bytes_are_counted_through_nested_savepoints() {
+        let mut tx = pending();
+        let outer = tx.savepoint(TX);
+        tx.put(BlockId(1), write(1), 100).expect("fits");
+        tx.put(BlockId(2), write(2), 100).expect("fits");
+        let inner = tx.savepoint(TX);
+        tx.put(BlockId(1), Operation::Delete, 100).expect("fits");
+        tx.put(BlockId(3), write(4), 100).expect("fits");
+        assert_eq!(tx.payload_len, 7);
+        tx.rollback_to(TX, inner).expect("its own");
+        assert_eq!((tx.payload_len, tx.operations.len()), (3, 2));
+        tx.put(BlockId(1), write(8), 100).expect("fits");
+        tx.rollback_to(TX, outer).expect("its own");
+        assert_eq!((tx.payload_len, tx.operations.len()), (0, 0));
+        tx.rollback_to(TX, outer).expect("it stays");
+        assert!(tx.rollback_to(TX, inner).is_err(), "it is gone");
+    }
+}

@@ -1,0 +1,168 @@
+//! Transactions as handles for every backend, and the loop that runs a closure again on conflict.
+//!
+//! Owns [`StorageExt`] and its pauses. Nothing here is a backend's to implement.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Blocks, IsolationLevel, Snapshot, Transaction};
+use crate::backend::StorageBackend;
+use crate::block::BlockId;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+
+/// How long [`StorageExt::begin`] waits where as many transactions are open as may be. Commits under
+/// way end within milliseconds; who waits longer than this has most likely forgotten some that he
+/// holds himself.
+pub const BEGIN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How often [`StorageExt::transact`] runs its closure before it gives up.
+pub const TRANSACT_TRIES_MAX: u32 = 64;
+
+/// Transactions as handles, for every backend that can be cloned, and for `Arc<dyn StorageBackend>`.
+pub trait StorageExt {
+    /// A handle to the store, for transactions to keep.
+    fn shared(&self) -> Arc<dyn StorageBackend>;
+
+    /// Begins a transaction on a snapshot of what is committed now. Where as many are open as may be,
+    /// waits up to [`BEGIN_WAIT_MAX`] for one to end, as commits under way do.
+    ///
+    /// # Errors
+    /// As [`Transaction::begin`].
+    fn begin(&self) -> Result<Transaction> {
+        self.begin_at(IsolationLevel::Snapshot)
+    }
+
+    /// Begins a transaction with an isolation level of its own. Waits as [`StorageExt::begin`].
+    ///
+    /// # Errors
+    /// As [`Transaction::begin`].
+    fn begin_at(&self, isolation: IsolationLevel) -> Result<Transaction> {
+        Transaction::begin(self.shared(), isolation, BEGIN_WAIT_MAX)
+    }
+
+    /// Begins a transaction on a snapshot of what is committed now, and never waits.
+    ///
+    /// # Errors
+    /// - [`Error::TooManyTransactions`]: as many are open as may be; nothing was begun.
+    /// - as [`Transaction::begin`].
+    fn try_begin(&self) -> Result<Transaction> {
+        self.begin_timeout(Duration::ZERO)
+    }
+
+    /// Begins a transaction on a snapshot of what is committed now, waiting up to `timeout` where as
+    /// many are open as may be.
+    ///
+    /// # Errors
+    /// As [`Transaction::begin`].
+    fn begin_timeout(&self, timeout: Duration) -> Result<Transaction> {
+        Transaction::begin(self.shared(), IsolationLevel::Snapshot, timeout)
+    }
+
+    /// Holds a fixed view of what is committed now. Counts as an open transaction.
+    ///
+    /// # Errors
+    /// As [`StorageExt::begin`].
+    fn snapshot(&self) -> Result<Snapshot> {
+        self.begin().map(Snapshot::of)
+    }
+
+    /// Walks the blocks in a range of ids as of now, from either end, while writers go on. The
+    /// iterator holds the snapshot, and 8 bytes for each id that is left; it is an open transaction
+    /// until it is dropped.
+    ///
+    /// # Errors
+    /// As [`StorageExt::begin`] and [`Transaction::range`].
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageBackend, StorageExt};
+    /// let store = MemoryBackend::new();
+    /// for id in 1..=3 {
+    ///     store.write_block(Block::empty(BlockId(id), BlockType::TableData))?;
+    /// }
+    /// let mut blocks = store.blocks(BlockId(2)..)?;
+    /// store.delete_block(BlockId(3))?;
+    /// assert_eq!(blocks.next_back().transpose()?.map(|block| block.header.block_id), Some(BlockId(3)));
+    /// assert_eq!(blocks.next().transpose()?.map(|block| block.header.block_id), Some(BlockId(2)));
+    /// assert!(blocks.next().is_none());
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    fn blocks(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'static>> {
+        Blocks::owning(self.begin()?, range)
+    }
+
+    /// Runs `body` in a transaction and commits it. On [`Error::Conflict`], of the commit or of
+    /// `body`, **`body` runs again** in a new transaction, after a pause that grows with the tries,
+    /// at most [`TRANSACT_TRIES_MAX`] times: it must have no effects outside the transaction. Any
+    /// other error rolls back and is returned.
+    ///
+    /// # Errors
+    /// The errors of `body`; [`Error::Conflict`] when every try lost; as [`Transaction::commit`].
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, IsolationLevel, MemoryBackend, StorageExt};
+    /// let store = MemoryBackend::new();
+    /// let id = store.transact(IsolationLevel::Serializable, |tx| {
+    ///     tx.write(Block::new(BlockId(0), BlockType::TableData, "row"))
+    /// })?;
+    /// assert_eq!(&store.snapshot()?.read(id)?.data[..], b"row");
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    fn transact<R>(
+        &self,
+        isolation: IsolationLevel,
+        mut body: impl FnMut(&Transaction) -> Result<R>,
+    ) -> Result<R> {
+        let (mut pause, mut tries) = (BackOff::new(), 1);
+        loop {
+            let transaction = self.begin_at(isolation)?;
+            let result = body(&transaction).and_then(|result| transaction.commit().map(|_| result));
+            match result {
+                Err(error) if error.is_retryable() && tries < TRANSACT_TRIES_MAX => pause.rest(),
+                other => return other,
+            }
+            tries += 1;
+        }
+    }
+}
+
+impl<B: StorageBackend + Clone + 'static> StorageExt for B {
+    fn shared(&self) -> Arc<dyn StorageBackend> {
+        Arc::new(self.clone())
+    }
+}
+
+impl StorageExt for Arc<dyn StorageBackend> {
+    fn shared(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(self)
+    }
+}
+
+/// A pause that doubles, of a random length below its bound, so that losers do not meet again.
+struct BackOff {
+    bound: u32,
+    state: u64,
+}
+
+impl BackOff {
+    fn new() -> BackOff {
+        // The address differs between threads; that is all the randomness this needs.
+        let here = 0u8;
+        BackOff { bound: 1, state: std::ptr::from_ref(&here).addr() as u64 | 1 }
+    }
+
+    fn rest(&mut self) {
+        // Marsaglia's xorshift64.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        for _ in 0..self.state % u64::from(self.bound) {
+            crate::io::os::pause_thread();
+        }
+        self.bound = (self.bound * 2).min(256);
+    }
+}
