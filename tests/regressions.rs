@@ -3,7 +3,7 @@
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend,
+    Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend, StorageExt,
 };
 
 fn options() -> Options {
@@ -217,4 +217,21 @@ fn threads_may_share_a_single_threaded_store() {
         }
     });
     store.close().expect("closed");
+}
+
+/// Without threads of its own, a store whose ticket was answered already while later ones were not
+/// looked for more to do for ever, and never did it: nobody else was there to carry the log.
+#[test]
+fn answered_ticket_does_not_wait_for_ever_beside_open_ones() {
+    let store = open(&SimDisk::new(1));
+    let submit = |id: u64| {
+        let tx = store.begin().expect("begins");
+        tx.write(block(id, 10)).expect("writes");
+        tx.submit().expect("hands in")
+    };
+    let first = submit(1);
+    assert!(first.try_wait().is_some_and(|answer| answer.is_ok()));
+    let second = submit(2);
+    first.wait().expect("it was answered");
+    second.wait().expect("commits");
 }

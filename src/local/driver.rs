@@ -56,7 +56,7 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Writes the end mark; the log refuses everything from here on.
-    pub(crate) fn close(&self) -> Result<Lsn> {
+    pub(crate) fn close(&self) -> Result<()> {
         let (reply, waiter) = ticket(None);
         if let Err(refused) = self.handover.inbox.send(Message::Close(reply)) {
             drop(refused);
@@ -67,7 +67,7 @@ impl<D: Disk> Driver<D> {
                 break;
             }
         }
-        let closed = waiter.wait();
+        let closed = waiter.wait().map(|_| ());
         self.handover.dismiss();
         closed
     }
