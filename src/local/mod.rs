@@ -26,6 +26,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod space;
+mod together;
 mod verify;
 
 use std::ops::RangeBounds;
@@ -37,7 +38,7 @@ pub use options::{OpenProgress, Options, WriteMode};
 pub use recovery::RecoveryReport;
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::{Durability, StorageBackend, StorageStats};
+use crate::backend::{Durability, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::OsDisk;
@@ -289,7 +290,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
-        ids.iter().map(|id| self.read_block(*id)).collect()
+        together::read_many(self, ids)
     }
 
     fn add_stats(&self, stats: &mut StorageStats) {

@@ -140,20 +140,23 @@ fn ids_of(transaction: &Transaction, range: impl RangeBounds<BlockId>) -> Result
 
 /// The first and last id of a range; `None` when it is empty.
 pub(crate) fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
-    let first = match range.start_bound() {
-        Bound::Included(id) => Some(*id),
-        Bound::Excluded(id) => id.0.checked_add(1).map(BlockId),
-        Bound::Unbounded => Some(BlockId(0)),
-    };
-    let last = match range.end_bound() {
-        Bound::Included(id) => Some(*id),
-        Bound::Excluded(id) => id.0.checked_sub(1).map(BlockId),
-        Bound::Unbounded => Some(BlockId(u64::MAX)),
-    };
-    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
-    if first.0 > last.0.saturating_add(1) {
+    use Bound::{Excluded, Included, Unbounded};
+    let (start, end) = (range.start_bound(), range.end_bound());
+    if let (Included(start) | Excluded(start), Included(end) | Excluded(end)) = (start, end)
+        && start > end
+    {
         let reason = "the range ends before it starts";
         return Err(Error::InvalidArgument { argument: "range", reason });
     }
-    Ok((first <= last).then_some((first, last)))
+    let first = match start {
+        Included(id) => Some(*id),
+        Excluded(id) => id.0.checked_add(1).map(BlockId),
+        Unbounded => Some(BlockId(0)),
+    };
+    let last = match end {
+        Included(id) => Some(*id),
+        Excluded(id) => id.0.checked_sub(1).map(BlockId),
+        Unbounded => Some(BlockId(u64::MAX)),
+    };
+    Ok(first.zip(last).filter(|(first, last)| first <= last))
 }
