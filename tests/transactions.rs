@@ -276,6 +276,9 @@ fn on_each_and_defaults(check: impl Fn(Arc<dyn StorageBackend>)) {
     check(plain);
 }
 
+/// Adds operations to a batch.
+type Make = fn(&mut WriteBatch) -> &mut WriteBatch;
+
 #[test]
 fn batch_takes_effect_as_if_one_operation_followed_the_other() {
     on_each_and_defaults(|store| {
@@ -297,17 +300,11 @@ fn batch_takes_effect_as_if_one_operation_followed_the_other() {
         holds(8, Some("second"));
         assert_eq!((store.stats().total_blocks, store.stats().total_bytes), (2, 10));
 
-        let delete_twice = |batch: &mut WriteBatch| {
-            batch.delete(BlockId(8)).delete(BlockId(8));
-        };
-        let delete_absent_then_write = |batch: &mut WriteBatch| {
-            batch.delete(BlockId(9)).write(block(9, "too late"));
-        };
-        let delete_own_twice = |batch: &mut WriteBatch| {
-            batch.write(block(9, "own")).delete(BlockId(9)).delete(BlockId(9));
-        };
-        let refused: [(&dyn Fn(&mut WriteBatch), u64); 3] =
-            [(&delete_twice, 8), (&delete_absent_then_write, 9), (&delete_own_twice, 9)];
+        let refused: [(Make, u64); 3] = [
+            (|batch| batch.delete(BlockId(8)).delete(BlockId(8)), 8),
+            (|batch| batch.delete(BlockId(9)).write(block(9, "too late")), 9),
+            (|batch| batch.write(block(9, "own")).delete(BlockId(9)).delete(BlockId(9)), 9),
+        ];
         for (make, absent) in refused {
             let mut batch = WriteBatch::new();
             batch.write(block(2, "not written"));
