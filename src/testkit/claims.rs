@@ -1,6 +1,10 @@
 //! The contract, claim by claim. Each function opens a fresh store of the fixture, runs one check,
 //! and panics with the claim's name when the backend breaks it.
 //!
+//! The rooms `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not offer:
+//! where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over with a note
+//! on standard error.
+//!
 //! Owns the list, [`with_claims!`](crate::with_claims): the functions here, [`all`] and
 //! [`conformance_suite!`](crate::conformance_suite) are made from it.
 
@@ -220,6 +224,54 @@ macro_rules! with_claims {
                 one_of_many_racing_transactions_wins,
                 /// Of racing deletes of one block exactly one is acknowledged.
                 each_block_is_deleted_once,
+            }
+            batches {
+                /// A batch is one commit, and answers the ids of its writes in order.
+                batch_is_one_commit,
+                /// Within a batch the last operation on an id wins; write then delete leaves nothing.
+                last_operation_of_a_batch_wins,
+                /// A batch with an operation that cannot be is refused whole.
+                batch_is_refused_whole,
+                /// `read_blocks` answers in the order of the ids, with the first error.
+                many_blocks_are_read_in_the_order_of_their_ids,
+            }
+            tickets {
+                /// A ticket answers once its commit is visible, and tells that commit's LSN or none.
+                ticket_answers_when_its_commit_is_visible,
+                /// What one thread hands in commits in that order.
+                tickets_of_one_thread_keep_their_order,
+                /// A commit that lost says so at its ticket.
+                ticket_of_a_lost_commit_says_conflict,
+                /// A commit goes on when its ticket is dropped.
+                dropped_ticket_does_not_lose_its_commit,
+                /// A ticket's callback is called once, with the result.
+                callback_is_called_once,
+                /// After `sync_to`, the commit is durable; an LSN of the future is refused.
+                sync_to_makes_a_commit_durable,
+                /// A commit that asks to be durable is when it is acknowledged.
+                commit_may_ask_for_durability_itself,
+            }
+            ranges {
+                /// A range is of the snapshot, own writes and deletes merged.
+                range_lists_what_the_transaction_sees,
+                /// Both ends belong to a range, up to `u64::MAX`.
+                range_holds_both_its_ends,
+                /// Rolling back to a savepoint undoes what came after it; it stays, later ones go.
+                savepoints_nest,
+                /// A savepoint of another transaction is refused and undoes nothing.
+                savepoint_belongs_to_its_transaction,
+            }
+            levels {
+                /// Of two transactions that each write what the other read, one is refused.
+                serializable_refuses_write_skew,
+                /// A range that was listed is validated.
+                serializable_refuses_phantoms,
+                /// Absence that was seen is validated.
+                serializable_refuses_what_was_read_as_absent,
+                /// What a read-only transaction has reported is never made untrue.
+                serializable_refuses_the_read_only_anomaly,
+                /// Read committed sees the newest commits and never conflicts.
+                read_committed_sees_newer_commits,
             }
             reopen {
                 /// Everything committed is there after reopen.

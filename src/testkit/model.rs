@@ -193,6 +193,13 @@ impl ModelTransaction {
         seen
     }
 
+    /// Returns the ids from `first` to `last` that the transaction sees, ascending.
+    pub fn ids(&self, first: u64, last: u64) -> Vec<u64> {
+        let known: BTreeSet<u64> =
+            self.snapshot.keys().chain(self.pending.keys()).copied().collect();
+        known.range(first..=last).copied().filter(|id| self.read(*id).is_some()).collect()
+    }
+
     /// Returns whether the transaction has a pending operation on this id.
     pub fn touches(&self, id: u64) -> bool {
         self.pending.contains_key(&id)

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::panic::{Location, resume_unwind};
 use std::sync::Barrier;
 use std::thread;
@@ -18,6 +19,7 @@ use super::rng::Rng;
 use crate::backend::{StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, BlockType, TransactionId};
 use crate::error::{Error, Result};
+use crate::transaction::{IsolationLevel, Savepoint};
 
 /// Asserts that a call fails with this error and no other.
 macro_rules! refused {
@@ -49,6 +51,12 @@ pub(super) struct Tx<'s, 'f> {
     subject: &'s Subject<'f>,
     pub(super) id: TransactionId,
     pub(super) model: RefCell<ModelTransaction>,
+}
+
+/// A savepoint, and what the transaction had pending at it.
+pub(super) struct Mark {
+    pub(super) savepoint: Savepoint,
+    model: ModelTransaction,
 }
 
 /// A block of type `TableData`.
@@ -171,6 +179,33 @@ impl<'f> Subject<'f> {
         let id = ok(self.store().begin_transaction(), "begin_transaction");
         self.open.set(self.open.get() + 1);
         Tx { subject: self, id, model: RefCell::new(self.model().begin()) }
+    }
+
+    /// Begins a transaction that the model does not follow; `None` where the level is not offered.
+    #[track_caller]
+    pub(super) fn begin_at(&self, isolation: IsolationLevel) -> Option<TransactionId> {
+        self.offered(self.store().begin_transaction_at(isolation), "begin_transaction_at")
+    }
+
+    /// The answer of a call that a backend need not offer; `None`, with a note, where it does not.
+    #[track_caller]
+    pub(super) fn offered<T>(&self, answer: Result<T>, call: &str) -> Option<T> {
+        if let Err(Error::Unsupported { operation }) = answer {
+            self.note_unsupported(call, operation);
+            return None;
+        }
+        Some(ok(answer, call))
+    }
+
+    /// Says that a check is passed over. Around the test harness, which keeps what a test that passes
+    /// has printed to itself.
+    pub(super) fn note_unsupported(&self, call: &str, operation: &str) {
+        let thread = thread::current();
+        let test = thread.name().unwrap_or("a check");
+        let note = format!("skipped: {test}: the backend does not offer {operation} ({call})\n");
+        if std::io::stderr().write_all(note.as_bytes()).is_err() {
+            eprint!("{note}");
+        }
     }
 
     /// Closes the store and opens it again; `None` ends the check of a backend that forgets.
@@ -298,6 +333,39 @@ impl Tx<'_, '_> {
     #[track_caller]
     pub(super) fn allocate(&self, data: impl Into<Bytes>) -> u64 {
         self.put_block(block(0, data))
+    }
+
+    /// Asserts that the transaction sees the ids of the model in a range; passed over, with a note,
+    /// where ranges are not offered.
+    #[track_caller]
+    pub(super) fn lists(&self, first: u64, last: u64) {
+        let listed = self.store().ids_in_tx(self.id, BlockId(first), BlockId(last));
+        let Some(found) = self.subject.offered(listed, "ids_in_tx") else { return };
+        let expected = self.model.borrow().ids(first, last);
+        let found: Vec<u64> = found.into_iter().map(|id| id.0).collect();
+        assert_eq!(found, expected, "ids from {first} to {last}");
+    }
+
+    /// Makes a savepoint; `None`, with a note, where they are not offered.
+    #[track_caller]
+    pub(super) fn mark(&self) -> Option<Mark> {
+        let answer = self.store().savepoint_in_tx(self.id);
+        let savepoint = self.subject.offered(answer, "savepoint_in_tx")?;
+        Some(Mark { savepoint, model: self.model.borrow().clone() })
+    }
+
+    /// Goes back to a savepoint.
+    #[track_caller]
+    pub(super) fn undo_to(&self, mark: &Mark) {
+        let undone = self.store().rollback_to_savepoint(self.id, mark.savepoint);
+        ok(undone, "rollback_to_savepoint");
+        *self.model.borrow_mut() = mark.model.clone();
+    }
+
+    /// The commit was handed in, and will be made.
+    pub(super) fn handed_in(self) {
+        self.ended();
+        self.subject.model().commit(self.model.into_inner());
     }
 
     /// Adds a delete of a block that the transaction sees.

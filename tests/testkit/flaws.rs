@@ -259,6 +259,74 @@ flaws! {
     /// A commit works on a copy of the whole store and puts that in its place.
     RacyCopy => [disjoint_threads_all_commit, threads_on_their_own_blocks_match_their_models],
 
+    // Batches.
+    /// A batch is applied operation by operation.
+    BatchInSteps => [batch_is_one_commit, batch_is_refused_whole],
+    /// In a batch, the first operation on an id wins.
+    BatchFirstWins => [last_operation_of_a_batch_wins],
+    /// A batch's delete of a block that it made is refused.
+    BatchDeletesOnlyCommitted => [last_operation_of_a_batch_wins],
+    /// Reads of many blocks are answered in the order of the store.
+    ReadsInStoreOrder => [many_blocks_are_read_in_the_order_of_their_ids],
+    /// Reads of many blocks leave out what is not there.
+    ReadsLeaveOut => [many_blocks_are_read_in_the_order_of_their_ids],
+
+    // Tickets.
+    /// A ticket is answered, and its commit never made.
+    SubmitDoesNotCommit => [
+        ticket_answers_when_its_commit_is_visible,
+        dropped_ticket_does_not_lose_its_commit,
+        callback_is_called_once,
+    ],
+    /// A ticket names the commit before its own.
+    TicketNamesAnother => [ticket_answers_when_its_commit_is_visible],
+    /// All tickets name the first commit.
+    TicketsNameTheFirst => [tickets_of_one_thread_keep_their_order],
+    /// A ticket says that a commit was made which was refused.
+    TicketHidesConflicts => [ticket_of_a_lost_commit_says_conflict],
+    /// `sync_to` answers Ok and does nothing.
+    SyncToDoesNothing => [sync_to_makes_a_commit_durable],
+    /// `sync_to` takes any LSN.
+    SyncToTakesAnyLsn => [sync_to_makes_a_commit_durable],
+    /// The durability that a commit asks for is ignored.
+    IgnoresDurability => [commit_may_ask_for_durability_itself],
+
+    // Ranges and savepoints.
+    /// A range does not hold the transaction's own writes.
+    RangeWithoutOwnWrites => [
+        range_lists_what_the_transaction_sees,
+        random_operations_match_the_model,
+    ],
+    /// A range holds what the transaction deleted.
+    RangeWithOwnDeletes => [range_lists_what_the_transaction_sees],
+    /// A range is of the newest commits.
+    RangeOfTheNewest => [range_lists_what_the_transaction_sees],
+    /// A range ends before its last id.
+    RangeWithoutItsEnd => [range_holds_both_its_ends],
+    /// Rolling back to a savepoint undoes the whole transaction.
+    SavepointUndoesAll => [savepoints_nest, random_operations_match_the_model],
+    /// Rolling back to a savepoint undoes nothing.
+    SavepointUndoesNothing => [savepoints_nest, random_operations_match_the_model],
+    /// Rolling back to a savepoint leaves later ones.
+    UndoneSavepointsStay => [savepoints_nest],
+    /// A savepoint is taken for the transaction's own, whosever it is.
+    AnySavepointWillDo => [savepoint_belongs_to_its_transaction],
+
+    // Isolation levels.
+    /// Serializable is snapshot isolation.
+    SerializableIsSnapshot => [
+        serializable_refuses_write_skew,
+        serializable_refuses_phantoms,
+        serializable_refuses_what_was_read_as_absent,
+        serializable_refuses_the_read_only_anomaly,
+    ],
+    /// Serializable does not validate ranges.
+    RangesNotValidated => [serializable_refuses_phantoms],
+    /// Serializable validates what was found, not what was not.
+    AbsenceNotValidated => [serializable_refuses_what_was_read_as_absent],
+    /// Read committed is snapshot isolation.
+    ReadCommittedIsSnapshot => [read_committed_sees_newer_commits],
+
     // Reopen and crash.
     /// Reopen loses the newest commit.
     ReopenLosesTheNewest => [committed_blocks_survive_reopen, many_reopens_lose_nothing],

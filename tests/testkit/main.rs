@@ -11,6 +11,7 @@ use std::sync::Once;
 
 use aegis_blocks::conformance_suite;
 use aegis_blocks::testkit::{self, Fixture, broken, broken_claims, claims};
+use aegis_blocks::{Block, BlockId, Result, StorageBackend, StorageStats, TransactionId};
 
 use flaws::Flaw;
 use reference::Reference;
@@ -89,6 +90,55 @@ fn assert_caught(flaw: Flaw, expected: &[&str]) {
 /// What cannot be planted in a backend of safe code, and why.
 const NOT_PLANTED: [(&str, &str); 1] =
     [("payload_in_hand_never_changes", "safe code cannot change bytes that somebody else holds")];
+
+/// A backend that offers only what it must.
+struct Plain(Reference);
+
+/// Hands the calls that every backend must offer on.
+macro_rules! hand_on {
+    ($($call:ident($($argument:ident: $ty:ty),*) -> $answer:ty;)+) => {
+        impl StorageBackend for Plain {
+            $(fn $call(&self, $($argument: $ty),*) -> $answer {
+                self.0.$call($($argument),*)
+            })+
+        }
+    };
+}
+
+hand_on! {
+    write_block(block: Block) -> Result<BlockId>;
+    read_block(id: BlockId) -> Result<Block>;
+    delete_block(id: BlockId) -> Result<()>;
+    block_exists(id: BlockId) -> Result<bool>;
+    begin_transaction() -> Result<TransactionId>;
+    write_block_in_tx(tx: TransactionId, block: Block) -> Result<BlockId>;
+    read_block_in_tx(tx: TransactionId, id: BlockId) -> Result<Block>;
+    delete_block_in_tx(tx: TransactionId, id: BlockId) -> Result<()>;
+    block_exists_in_tx(tx: TransactionId, id: BlockId) -> Result<bool>;
+    commit_transaction(tx: TransactionId) -> Result<()>;
+    rollback_transaction(tx: TransactionId) -> Result<()>;
+    sync() -> Result<()>;
+    stats() -> StorageStats;
+}
+
+struct OffersLittle;
+
+impl Fixture for OffersLittle {
+    type Backend = Plain;
+
+    fn open(&self) -> Plain {
+        Plain(Reference::new(None))
+    }
+
+    fn reopen(&self, _: Plain) -> Option<Plain> {
+        None
+    }
+}
+
+#[test]
+fn backend_that_offers_little_keeps_the_contract() {
+    testkit::conformance(&OffersLittle);
+}
 
 #[test]
 fn every_claim_is_broken_by_some_flaw() {

@@ -3,13 +3,13 @@
 //! Owns [`Reference`]: one lock around a [`State`]. Shares no code with the backends of the crate or
 //! with the kit's model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use aegis_blocks::{
-    Block, BlockId, Error, Lsn, Result, StorageBackend, StorageStats, TransactionId,
-    TransactionState,
+    BatchOperation, Block, BlockId, CommitTicket, Durability, Error, IsolationLevel, Lsn, Result,
+    Savepoint, StorageBackend, StorageStats, TransactionId, TransactionState, WriteBatch,
 };
 
 use crate::flaws::Flaw;
@@ -109,7 +109,7 @@ impl StorageBackend for Reference {
     }
 
     fn begin_transaction(&self) -> Result<TransactionId> {
-        Ok(self.lock().begin())
+        self.begin_transaction_at(IsolationLevel::Snapshot)
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, mut block: Block) -> Result<BlockId> {
@@ -143,8 +143,8 @@ impl StorageBackend for Reference {
         if state.has(Flaw::EndedStillReads) && !state.open.contains_key(&tx.0) {
             return state.answer(id, state.read_at(key, u64::MAX));
         }
-        state.active(tx)?.read.insert(key);
         let found = state.read_in(tx, key)?;
+        state.active(tx)?.note_read(key, found.is_some());
         match state.answer(id, found) {
             Err(e) => state.failed(tx, e),
             block => block,
@@ -173,8 +173,9 @@ impl StorageBackend for Reference {
     fn block_exists_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<bool> {
         let mut state = self.lock();
         let key = state.key(id);
-        state.active(tx)?.read.insert(key);
-        Ok(state.read_in(tx, key)?.is_some())
+        let found = state.read_in(tx, key)?.is_some();
+        state.active(tx)?.note_read(key, found);
+        Ok(found)
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
@@ -234,6 +235,146 @@ impl StorageBackend for Reference {
         state.rolled_back(&taken);
         state.end(tx, TransactionState::RolledBack);
         Ok(())
+    }
+
+    fn begin_transaction_at(&self, isolation: IsolationLevel) -> Result<TransactionId> {
+        Ok(self.lock().begin(isolation))
+    }
+
+    fn submit_transaction(
+        &self,
+        tx: TransactionId,
+        durability: Option<Durability>,
+    ) -> Result<CommitTicket> {
+        let changes = !self.lock().active(tx)?.ops.is_empty();
+        let done = match self.flaw {
+            Some(Flaw::SubmitDoesNotCommit) => self.rollback_transaction(tx),
+            _ => self.commit_transaction(tx),
+        };
+        let refused = matches!(done, Err(Error::Conflict { .. }));
+        if !(refused && self.flaw == Some(Flaw::TicketHidesConflicts)) {
+            done?;
+        }
+        if durability == Some(Durability::Durable) && self.flaw != Some(Flaw::IgnoresDurability) {
+            self.sync()?;
+        }
+        let lsn = match self.flaw {
+            Some(Flaw::TicketNamesAnother) => self.lock().lsn - 1,
+            Some(Flaw::TicketsNameTheFirst) => 1,
+            _ => self.lock().lsn,
+        };
+        Ok(CommitTicket::answered(Ok(changes.then_some(Lsn(lsn))), Durability::Durable))
+    }
+
+    fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
+        let mut state = self.lock();
+        let open = state.active(tx)?;
+        open.ranges.push((first.0, last.0));
+        let mut keys: BTreeSet<u64> = open.ops.keys().copied().collect();
+        let (own, snapshot) = (open.ops.clone(), open.snapshot);
+        keys.extend(state.versions.keys());
+        let mut ids = Vec::new();
+        let flaw = self.flaw;
+        for key in keys.range(first.0..=last.0) {
+            let committed = state.read_at(*key, snapshot).is_some();
+            let seen = match (flaw, own.get(key)) {
+                (Some(Flaw::RangeWithoutOwnWrites), Some(Some(_))) => committed,
+                (Some(Flaw::RangeWithOwnDeletes), Some(None)) => committed,
+                (Some(Flaw::RangeOfTheNewest), None) => state.read_at(*key, u64::MAX).is_some(),
+                _ => state.read_in(tx, *key)?.is_some(),
+            };
+            let cut = flaw == Some(Flaw::RangeWithoutItsEnd) && *key == last.0;
+            ids.extend((seen && !cut).then_some(BlockId(*key)));
+        }
+        Ok(ids)
+    }
+
+    fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
+        let mut state = self.lock();
+        let open = state.active(tx)?;
+        open.next_savepoint += 1;
+        open.savepoints.push((open.next_savepoint, open.ops.clone()));
+        Ok(Savepoint::new(tx, open.next_savepoint))
+    }
+
+    fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
+        let mut state = self.lock();
+        let (any, stay) =
+            (state.has(Flaw::AnySavepointWillDo), state.has(Flaw::UndoneSavepointsStay));
+        let (all, nothing) =
+            (state.has(Flaw::SavepointUndoesAll), state.has(Flaw::SavepointUndoesNothing));
+        let open = state.active(tx)?;
+        let own = savepoint.transaction() == tx || any;
+        let at = open.savepoints.iter().position(|(serial, _)| *serial == savepoint.serial());
+        let Some(at) = at.filter(|_| own) else {
+            let reason = "is of another transaction, or was undone";
+            return Err(Error::InvalidArgument { argument: "savepoint", reason });
+        };
+        let marked = open.savepoints[at].1.clone();
+        if !stay {
+            open.savepoints.truncate(at + 1);
+        }
+        match (all, nothing) {
+            (true, _) => open.ops.clear(),
+            (_, true) => {}
+            _ => open.ops = marked,
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
+        let (mut state, mut ids) = (self.lock(), Vec::new());
+        let mut ops = Ops::new();
+        for operation in batch {
+            let (key, op) = match operation {
+                BatchOperation::Write(mut block) => {
+                    state.check_header(&block)?;
+                    let key = state.place(&mut block)?;
+                    ids.push(BlockId(key));
+                    (key, Some(block))
+                }
+                BatchOperation::Delete(id) => {
+                    let made = !state.has(Flaw::BatchDeletesOnlyCommitted);
+                    let seen = match ops.get(&id.0) {
+                        Some(op) if made => op.is_some(),
+                        _ => state.read_at(id.0, u64::MAX).is_some(),
+                    };
+                    if !seen {
+                        return Err(Error::BlockNotFound { id });
+                    }
+                    (id.0, None)
+                }
+                _ => return Err(Error::Unsupported { operation: "this operation of a batch" }),
+            };
+            if state.has(Flaw::BatchInSteps) {
+                state.apply(Ops::from([(key, op)]), false);
+            } else if !(state.has(Flaw::BatchFirstWins) && ops.contains_key(&key)) {
+                ops.insert(key, op);
+            }
+        }
+        if !ops.is_empty() {
+            state.apply(ops, false);
+        }
+        Ok(ids)
+    }
+
+    fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
+        let mut ids = ids.to_vec();
+        if self.flaw == Some(Flaw::ReadsInStoreOrder) {
+            ids.sort_unstable();
+        }
+        let read = ids.into_iter().map(|id| self.read_block(id));
+        match self.flaw {
+            Some(Flaw::ReadsLeaveOut) => Ok(read.filter_map(Result::ok).collect()),
+            _ => read.collect(),
+        }
+    }
+
+    fn sync_to(&self, lsn: Lsn) -> Result<()> {
+        if lsn.0 > self.lock().lsn && self.flaw != Some(Flaw::SyncToTakesAnyLsn) {
+            return Err(Error::InvalidArgument { argument: "lsn", reason: "no commit has it yet" });
+        }
+        if self.flaw == Some(Flaw::SyncToDoesNothing) { Ok(()) } else { self.sync() }
     }
 
     fn sync(&self) -> Result<()> {

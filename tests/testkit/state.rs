@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread::{self, ThreadId};
 
 use aegis_blocks::{
-    Block, BlockId, Error, Lsn, Result, StorageStats, TransactionId, TransactionState,
+    Block, BlockId, Error, IsolationLevel, Lsn, Result, StorageStats, TransactionId,
+    TransactionState,
 };
 
 use crate::flaws::Flaw;
@@ -46,6 +47,11 @@ pub struct Open {
     pub read: BTreeSet<u64>,
     pub touched: bool,
     pub block_snapshots: BTreeMap<u64, u64>,
+    pub isolation: IsolationLevel,
+    pub absent: BTreeSet<u64>,
+    pub ranges: Vec<(u64, u64)>,
+    pub savepoints: Vec<(u64, Ops)>,
+    pub next_savepoint: u64,
 }
 
 #[derive(Default)]
@@ -177,7 +183,7 @@ impl State {
         }
     }
 
-    pub fn begin(&mut self) -> TransactionId {
+    pub fn begin(&mut self, isolation: IsolationLevel) -> TransactionId {
         let mut id = self.next_tx;
         self.next_tx += 1;
         if self.has(Flaw::ReusesTransactionIds) {
@@ -192,6 +198,11 @@ impl State {
             read: BTreeSet::new(),
             touched: false,
             block_snapshots: BTreeMap::new(),
+            isolation,
+            absent: BTreeSet::new(),
+            ranges: Vec::new(),
+            savepoints: Vec::new(),
+            next_savepoint: 0,
         };
         self.open.insert(id, open);
         TransactionId(id)
@@ -224,6 +235,7 @@ impl State {
         tx.touched = true;
         let mut snapshot = match flaw {
             Some(Flaw::ReadsNewest) => u64::MAX,
+            _ if tx.reads_newest(flaw) => u64::MAX,
             Some(Flaw::SnapshotPerBlock) => *tx.block_snapshots.entry(key).or_insert(lsn),
             _ => tx.snapshot,
         };
@@ -277,6 +289,9 @@ impl State {
 
     /// Returns a block that somebody else changed since the snapshot.
     pub fn validate(&self, id: TransactionId, tx: &Open) -> Option<u64> {
+        if tx.reads_newest(self.flaw) {
+            return None;
+        }
         let lost = tx.ops.iter().find(|(key, op)| self.is_lost(id, tx, **key, op.as_ref()));
         let lost = lost.map(|(key, _)| *key);
         match self.flaw {
@@ -288,8 +303,26 @@ impl State {
                 let read = tx.read.iter().find(|key| self.changed_since(**key, tx.snapshot));
                 lost.or(read.copied())
             }
-            _ => lost,
+            _ => lost.or_else(|| self.read_is_lost(tx)),
         }
+    }
+
+    /// Returns a block that a serializable transaction has read, or a range it listed, and somebody
+    /// changed.
+    fn read_is_lost(&self, tx: &Open) -> Option<u64> {
+        if tx.isolation != IsolationLevel::Serializable
+            || tx.ops.is_empty()
+            || self.has(Flaw::SerializableIsSnapshot)
+        {
+            return None;
+        }
+        let within = |key: &u64| tx.ranges.iter().any(|(first, last)| first <= key && key <= last);
+        let seen = |key: &u64| {
+            let absent = tx.absent.contains(key) && self.has(Flaw::AbsenceNotValidated);
+            tx.read.contains(key) && !absent || within(key) && !self.has(Flaw::RangesNotValidated)
+        };
+        let mut keys = self.versions.keys().filter(|key| seen(key));
+        keys.find(|key| self.changed_since(**key, tx.snapshot)).copied()
     }
 
     pub fn is_lost(&self, id: TransactionId, tx: &Open, key: u64, op: Option<&Block>) -> bool {
@@ -541,5 +574,19 @@ impl State {
     pub fn every_block(&mut self, change: impl Fn(&mut Block)) {
         let versions = self.versions.values_mut().flatten();
         versions.filter_map(|version| version.block.as_mut()).for_each(change);
+    }
+}
+
+impl Open {
+    pub fn note_read(&mut self, key: u64, found: bool) {
+        self.read.insert(key);
+        if !found {
+            self.absent.insert(key);
+        }
+    }
+
+    fn reads_newest(&self, flaw: Option<Flaw>) -> bool {
+        self.isolation == IsolationLevel::ReadCommitted
+            && flaw != Some(Flaw::ReadCommittedIsSnapshot)
     }
 }

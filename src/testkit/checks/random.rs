@@ -8,7 +8,7 @@ use crate::block::{Block, BlockId, BlockType};
 use crate::error::Error;
 use crate::testkit::model::Model;
 use crate::testkit::rng::{Rng, seed, soak};
-use crate::testkit::subject::{Subject, Tx, block, expect_block, ok, refused, threads};
+use crate::testkit::subject::{Mark, Subject, Tx, block, expect_block, ok, refused, threads};
 
 pub(in crate::testkit) fn random_operations_match_the_model(s: &mut Subject<'_>) {
     let seed = seed(0xAE615);
@@ -30,6 +30,7 @@ const OPEN_COUNT_MAX: usize = 4;
 /// The operations between two opens of the store.
 fn live(s: &Subject<'_>, rng: &mut Rng, steps: u64) {
     let (mut open, max) = (Vec::new(), s.fitting(usize::MAX));
+    let offers = offers(s);
     for _ in 0..steps {
         let (op, id) = (rng.below(32), 1 + rng.below(IDS));
         match op {
@@ -39,14 +40,19 @@ fn live(s: &Subject<'_>, rng: &mut Rng, steps: u64) {
             8..=9 => read(s, id),
             10 => ok(s.store().sync(), "sync"),
             11 if rng.once_in(4) => s.check(),
-            12..=15 if open.len() < OPEN_COUNT_MAX => open.push(s.begin()),
+            12..=15 if open.len() < OPEN_COUNT_MAX => open.push((s.begin(), Vec::new())),
             _ if open.is_empty() => {}
             16..=27 => {
-                let tx = &open[rng.below(open.len() as u64) as usize];
-                operate(tx, rng, id, max);
+                let chosen = rng.below(open.len() as u64) as usize;
+                let (tx, marks) = &mut open[chosen];
+                match rng.below(6) {
+                    0 if offers.ranges => tx.lists(id, id + rng.below(IDS)),
+                    1..=2 if offers.savepoints => mark_or_undo(tx, marks, rng),
+                    _ => operate(tx, rng, id, max),
+                }
             }
             _ => {
-                let tx = open.swap_remove(rng.below(open.len() as u64) as usize);
+                let (tx, _) = open.swap_remove(rng.below(open.len() as u64) as usize);
                 if !rng.once_in(3) {
                     tx.commit_as_modelled();
                 } else {
@@ -56,7 +62,32 @@ fn live(s: &Subject<'_>, rng: &mut Rng, steps: u64) {
         }
     }
     if rng.once_in(2) {
-        open.into_iter().for_each(Tx::commit_as_modelled);
+        open.into_iter().for_each(|(tx, _)| tx.commit_as_modelled());
+    }
+}
+
+/// Which of the calls that a backend need not offer it offers.
+struct Offers {
+    ranges: bool,
+    savepoints: bool,
+}
+
+fn offers(s: &Subject<'_>) -> Offers {
+    let tx = s.begin();
+    let listed = s.store().ids_in_tx(tx.id, BlockId(1), BlockId(1));
+    let ranges = s.offered(listed, "ids_in_tx").is_some();
+    let savepoints = tx.mark().is_some();
+    tx.rollback();
+    Offers { ranges, savepoints }
+}
+
+/// Makes a savepoint, or goes back to one; later ones are then gone.
+fn mark_or_undo(tx: &Tx<'_, '_>, marks: &mut Vec<Mark>, rng: &mut Rng) {
+    if marks.is_empty() || rng.once_in(2) {
+        marks.extend(tx.mark());
+    } else {
+        marks.truncate(1 + rng.below(marks.len() as u64) as usize);
+        marks.iter().last().into_iter().for_each(|mark| tx.undo_to(mark));
     }
 }
 
