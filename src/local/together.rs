@@ -11,11 +11,9 @@
 //! Whether data is in memory is told by the clock, so nothing is lost where it is: a look at the clock
 //! for every [`PROBE_COUNT`] blocks. *Measured* by `benches/read.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId};
@@ -23,6 +21,7 @@ use crate::error::Result;
 use crate::io::Disk;
 use crate::io::pool::{Command, IoPool};
 use crate::local::{Inner, LocalBackend};
+use crate::sync::{Condvar, Mutex, Ordering};
 
 /// Blocks that the caller reads before it looks at the clock again.
 const PROBE_COUNT: usize = 32;

@@ -124,14 +124,19 @@ impl Office {
 
     fn call(self: &Arc<Self>, calls: Calls) -> Result<Lsn> {
         match calls {
-            Calls::Waits => self.hand_in().wait(),
+            Calls::Waits => self.hand_in().wait().map(told_lsn),
             Calls::Back => {
                 let (told, heard) = Heard::new();
-                self.hand_in().on_durable(move |answer| told.tell(answer));
+                self.hand_in().on_durable(move |answer| told.tell(answer.map(told_lsn)));
                 heard.wait()
             }
         }
     }
+}
+
+/// The log tells each its place.
+fn told_lsn(lsn: Option<Lsn>) -> Lsn {
+    lsn.expect("every call is a commit")
 }
 
 impl Issuer for Office {

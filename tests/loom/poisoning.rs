@@ -117,7 +117,7 @@ impl Store {
         let issuer: Arc<dyn Issuer> = Arc::<Store>::clone(self);
         let (reply, ticket) = ticket(Some(issuer));
         self.handover.inbox.send(reply).expect("the inbox is as old as the log");
-        ticket.wait()
+        ticket.wait().map(|lsn| lsn.expect("the log tells the place"))
     }
 
     /// What a worker's failed sync does.

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use aegis_blocks::testkit::Rng;
 use aegis_blocks::{
     Block, BlockId, BlockType, Durability, Error, LocalBackend, Lsn, PoisonCause, Result,
-    StorageExt,
+    StorageBackend, StorageExt,
 };
 use bytes::Bytes;
 
@@ -102,7 +102,8 @@ impl Commit {
                 tx.delete(id)?;
             }
         }
-        tx.commit_with(self.durability)
+        let lsn = tx.commit_with(self.durability)?;
+        Ok(lsn.unwrap_or_else(|| store.stats().visible_lsn))
     }
 }
 

@@ -82,7 +82,7 @@ fn commit(store: &Store, first: u64, len: usize) -> Told {
 }
 
 /// Leaves a callback and waits until it is called; works at nothing.
-fn called_back(ticket: CommitTicket) -> Result<Lsn> {
+fn called_back(ticket: CommitTicket) -> Result<Option<Lsn>> {
     let heard = Arc::new((Mutex::new(None), Condvar::new()));
     let told = Arc::clone(&heard);
     ticket.on_durable(move |answer| {
@@ -99,7 +99,7 @@ fn called_back(ticket: CommitTicket) -> Result<Lsn> {
 }
 
 /// Asks again and again.
-fn polled(ticket: CommitTicket) -> Result<Lsn> {
+fn polled(ticket: CommitTicket) -> Result<Option<Lsn>> {
     loop {
         match ticket.wait_timeout(std::time::Duration::from_millis(1)) {
             Some(answer) => return answer,

@@ -36,7 +36,7 @@ mod stats;
 mod sync;
 #[path = "../../src/ticket.rs"]
 mod ticket;
-#[path = "../../src/transaction.rs"]
+#[path = "../../src/transaction/mod.rs"]
 mod transaction;
 
 mod callers;
@@ -52,21 +52,22 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync as primitives;
 use shuttle::{Config, FailurePersistence, Runner, thread_local};
 
-pub use backend::{Durability, StorageBackend, StorageStats};
+pub use backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 pub use block::{
     Block, BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn, TransactionId,
 };
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, TransactionState,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit,
+    TransactionState,
 };
 pub use local::{
     Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
 };
-pub use memory::MemoryBackend;
+pub use memory::{MemoryBackend, MemoryOptions};
 pub use ticket::CommitTicket;
 pub use transaction::{
-    Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction,
-    WriteBatch,
+    BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,
+    TRANSACT_TRIES_MAX, Transaction, WriteBatch,
 };
 
 /// Schedules of a default run, over all claims.

@@ -284,8 +284,10 @@ impl Recording<'_> {
         let answer = recorder.store.submit_transaction(self.tx, None);
         let committed = match answer.and_then(|ticket| ticket.wait()) {
             Ok(lsn) if self.writes() => {
-                let from = if recorder.exact { lsn.0 } else { before + 1 };
-                self.record.outcome = Outcome::Committed(Bounds { from, to: lsn.0 });
+                // A place that is not told lies between the two looks at the store.
+                let to = lsn.map_or_else(|| recorder.visible(), |lsn| lsn.0);
+                let from = if recorder.exact && lsn.is_some() { to } else { before + 1 };
+                self.record.outcome = Outcome::Committed(Bounds { from, to });
                 true
             }
             Ok(_) => {
