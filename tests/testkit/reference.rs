@@ -54,6 +54,49 @@ impl Reference {
         }
         self.lock()
     }
+
+    /// Commits and returns the LSN of what was changed, taken under the same lock.
+    fn commit(&self, tx: TransactionId) -> Result<Option<u64>> {
+        let mut state = self.lock();
+        if let Some(fine) = state.ended_before_commit(tx) {
+            return fine.map(|()| None);
+        }
+        let taken = state.active(tx)?.clone();
+        state = self.window(state, Flaw::RacyEnd);
+        state = self.window(state, Flaw::CommitForgetsLateWrites);
+        if state.has(Flaw::CommitForgetsLateWrites) {
+            state.active(tx)?;
+        }
+        if taken.ops.is_empty() && state.has(Flaw::EmptyCommitIsRefused) {
+            return Err(Error::InvalidArgument { argument: "tx", reason: "it has no operations" });
+        }
+        if let Some(lost) = state.validate(tx, &taken) {
+            return Err(state.refuse(tx, taken, lost));
+        }
+        state = self.window(state, Flaw::RacyValidation);
+        let mut ops = taken.ops;
+        if state.has(Flaw::CommitsHalf) {
+            ops.split_off(&middle(&ops));
+        }
+        while ops.len() > 512 && state.has(Flaw::At512Operations) {
+            ops.pop_last();
+        }
+        if state.has(Flaw::CommitInTwoSteps) {
+            let rest = ops.split_off(&middle(&ops));
+            state.apply(ops, false);
+            ops = rest;
+            state = self.window(state, Flaw::CommitInTwoSteps);
+        }
+        let copy = state.has(Flaw::RacyCopy).then(|| state.versions.clone());
+        state = self.window(state, Flaw::RacyCopy);
+        if let Some(copy) = copy {
+            state.versions = copy;
+        }
+        let changes = !ops.is_empty();
+        state.apply(ops, false);
+        state.end(tx, TransactionState::Committed);
+        Ok(changes.then_some(state.lsn))
+    }
 }
 
 impl StorageBackend for Reference {
@@ -154,7 +197,9 @@ impl StorageBackend for Reference {
     fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<()> {
         let mut state = self.lock();
         let key = state.key(id);
-        if state.read_in(tx, key)?.is_none() {
+        let found = state.read_in(tx, key)?.is_some();
+        state.active(tx)?.note_read(key, found);
+        if !found {
             let fine = state.has(Flaw::DeletingNothingIsFine);
             let absent = Error::BlockNotFound { id };
             return if fine { Ok(()) } else { state.failed(tx, absent) };
@@ -179,44 +224,7 @@ impl StorageBackend for Reference {
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
-        let mut state = self.lock();
-        if let Some(fine) = state.ended_before_commit(tx) {
-            return fine;
-        }
-        let taken = state.active(tx)?.clone();
-        state = self.window(state, Flaw::RacyEnd);
-        state = self.window(state, Flaw::CommitForgetsLateWrites);
-        if state.has(Flaw::CommitForgetsLateWrites) {
-            state.active(tx)?;
-        }
-        if taken.ops.is_empty() && state.has(Flaw::EmptyCommitIsRefused) {
-            return Err(Error::InvalidArgument { argument: "tx", reason: "it has no operations" });
-        }
-        if let Some(lost) = state.validate(tx, &taken) {
-            return Err(state.refuse(tx, taken, lost));
-        }
-        state = self.window(state, Flaw::RacyValidation);
-        let mut ops = taken.ops;
-        if state.has(Flaw::CommitsHalf) {
-            ops.split_off(&middle(&ops));
-        }
-        while ops.len() > 512 && state.has(Flaw::At512Operations) {
-            ops.pop_last();
-        }
-        if state.has(Flaw::CommitInTwoSteps) {
-            let rest = ops.split_off(&middle(&ops));
-            state.apply(ops, false);
-            ops = rest;
-            state = self.window(state, Flaw::CommitInTwoSteps);
-        }
-        let copy = state.has(Flaw::RacyCopy).then(|| state.versions.clone());
-        state = self.window(state, Flaw::RacyCopy);
-        if let Some(copy) = copy {
-            state.versions = copy;
-        }
-        state.apply(ops, false);
-        state.end(tx, TransactionState::Committed);
-        Ok(())
+        self.commit(tx).map(|_| ())
     }
 
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()> {
@@ -246,24 +254,23 @@ impl StorageBackend for Reference {
         tx: TransactionId,
         durability: Option<Durability>,
     ) -> Result<CommitTicket> {
-        let changes = !self.lock().active(tx)?.ops.is_empty();
         let done = match self.flaw {
-            Some(Flaw::SubmitDoesNotCommit) => self.rollback_transaction(tx),
-            _ => self.commit_transaction(tx),
+            Some(Flaw::SubmitDoesNotCommit) => self.rollback_transaction(tx).map(|()| Some(1)),
+            _ => self.commit(tx),
         };
-        let refused = matches!(done, Err(Error::Conflict { .. }));
-        if !(refused && self.flaw == Some(Flaw::TicketHidesConflicts)) {
-            done?;
-        }
+        let lsn = match done {
+            Err(Error::Conflict { .. }) if self.flaw == Some(Flaw::TicketHidesConflicts) => None,
+            done => done?,
+        };
         if durability == Some(Durability::Durable) && self.flaw != Some(Flaw::IgnoresDurability) {
             self.sync()?;
         }
-        let lsn = match self.flaw {
-            Some(Flaw::TicketNamesAnother) => self.lock().lsn - 1,
-            Some(Flaw::TicketsNameTheFirst) => 1,
-            _ => self.lock().lsn,
-        };
-        Ok(CommitTicket::answered(Ok(changes.then_some(Lsn(lsn))), Durability::Durable))
+        let lsn = lsn.map(|lsn| match self.flaw {
+            Some(Flaw::TicketNamesAnother) => Lsn(lsn - 1),
+            Some(Flaw::TicketsNameTheFirst) => Lsn(1),
+            _ => Lsn(lsn),
+        });
+        Ok(CommitTicket::answered(Ok(lsn), Durability::Durable))
     }
 
     fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
