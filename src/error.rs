@@ -242,6 +242,12 @@ pub enum Defect {
     Truncated,
     /// A serialised block is malformed.
     BlockEncoding,
+    /// Part of a checkpoint, the image of the index, is damaged.
+    Checkpoint,
+    /// A checkpoint belongs to another store, or is not the one that others build on.
+    ForeignCheckpoint,
+    /// The log does not say that a checkpoint counts.
+    Unconfirmed,
     /// A segment is longer than any store makes one.
     Oversized,
     /// The number in a file's name is larger than any store gives.
@@ -366,6 +372,9 @@ display_words!(Defect {
     BrokenChain => "broken frame chain",
     Truncated => "missing bytes",
     BlockEncoding => "malformed block encoding",
+    Checkpoint => "damaged checkpoint",
+    ForeignCheckpoint => "checkpoint of another store",
+    Unconfirmed => "unconfirmed checkpoint",
     Oversized => "oversized segment",
     FileNumber => "file number out of range",
 });

@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::io::Env;
 use crate::io::os::clock;
 use crate::mvcc::batch::{Batch, Operation};
-use crate::mvcc::engine::{Limits, OPEN_TRANSACTIONS_MAX, VersionLen};
+use crate::mvcc::engine::{Limits, OPEN_TRANSACTIONS_MAX};
 use crate::mvcc::overlay::Overlay;
+use crate::mvcc::version::VersionLen;
 use crate::mvcc::{Engine, Mvcc};
 use crate::sync::Mutex;
 use crate::ticket::CommitTicket;
@@ -159,8 +160,9 @@ impl Inner {
         let changes = batch.operations.into_iter().map(|(id, operation)| match operation {
             Operation::Write(block) => (id, lsn, Some(block)),
             Operation::Delete => (id, lsn, None),
+            Operation::Move { .. } => unreachable!("memory has no segments to empty"),
         });
-        self.mvcc.publish(changes, lsn);
+        self.mvcc.publish(changes, lsn, |_, _| {});
         self.mvcc.counters.commits.add(1);
         Ok(lsn)
     }
@@ -180,8 +182,8 @@ impl Engine for MemoryBackend {
         &self.inner.mvcc
     }
 
-    fn fetch(&self, _id: BlockId, version: &Block) -> Result<Block> {
-        Ok(version.clone())
+    fn fetch(&self, _id: BlockId, version: &Block) -> Result<Option<Block>> {
+        Ok(Some(version.clone()))
     }
 
     fn hand_in(&self, batch: Batch, _durability: Option<Durability>) -> Result<CommitTicket> {

@@ -49,6 +49,8 @@ pub struct StorageStats {
     pub log_bytes: u64,
     /// Bytes of zeros written ahead of the log's tail, outside the way of commits.
     pub zeroed_bytes: u64,
+    /// Bytes of the checkpoints in use.
+    pub checkpoint_bytes: u64,
     /// Log files, the active one and those prepared ahead included.
     pub segments: u64,
 }

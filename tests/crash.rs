@@ -43,7 +43,9 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
             cuts::sweep(&mut tally, &case, &word, profile, 500);
         }
     }
-    tally.finish();
+    // A big commit is in scripted words only.
+    let paths: Vec<_> = cuts::PATHS.iter().copied().filter(|path| *path != "big commit").collect();
+    tally.finish_some(&paths);
 }
 
 #[test]
@@ -63,8 +65,10 @@ fn power_cut_in_recovery_loses_no_acknowledged_commit() {
 }
 
 /// Short words that hold every letter, and a reopening of each kind of store.
-const FAULTED: &[&str] =
-    &["s", "l", "d", "sdl", "t", "b", "lll", "srs", "lrlr", "sys", "ylyb", "rbr"];
+const FAULTED: &[&str] = &[
+    "s", "l", "d", "sdl", "t", "b", "lll", "srs", "lrlr", "sys", "ylyb", "rbr", "scs", "lclkl",
+    "tcrct",
+];
 
 #[test]
 fn failed_operation_never_breaks_a_promise() {
@@ -100,7 +104,7 @@ fn failed_sync_is_never_taken_back() {
 }
 
 /// Words whose stores hold every kind of frame: parts, cuts, deletes, marks.
-const DAMAGED: &[&str] = &["sltd", "srtlllls", "bsd", "sylyts"];
+const DAMAGED: &[&str] = &["sltd", "srtlllls", "bsd", "sylyts", "sltcs", "llclkctl"];
 
 #[test]
 fn flipped_bit_is_never_taken_for_data() {

@@ -15,6 +15,7 @@ pub mod pool;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -302,6 +303,14 @@ pub trait View: Send + Sync {
     /// `UnexpectedEof` when the range reaches beyond the view; for a view that reads on demand, the
     /// operating system's own.
     fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+
+    /// Lends bytes `offset..offset + len` of the view.
+    ///
+    /// # Errors
+    /// As [`View::bytes`].
+    fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        Ok(Cow::Owned(self.bytes(offset, len)?.to_vec()))
+    }
 
     /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
     /// that a false stays false until the next [`View::bytes`].

@@ -26,6 +26,7 @@ use crate::error::{Error, IoOp, Result};
 use crate::io::{
     AlignedBuf, Disk, DiskFile, FileName, PAGE_LEN, write_all_at, write_all_vectored_at,
 };
+use crate::local::checkpoint::header::LogPosition;
 use crate::local::commit::Group;
 use crate::local::format::frame::{ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::{PAGE, page_up};
@@ -107,7 +108,25 @@ pub(crate) struct Laid<F> {
     rolled: usize,
     end: Position<F>,
     /// What the index is told when the group is published.
-    pub(crate) changes: Vec<Change<Location>>,
+    pub(crate) changes: Changes,
+}
+
+/// What a group does to the index.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Blocks that only change their place; before the others.
+    pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
+    pub(crate) changed: Vec<Change<Location>>,
+}
+
+impl<F> Laid<F> {
+    /// Sequence, file number and new end of each segment that is written.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.extents.iter().map(|extent| {
+            let end = extent.offset + extent.len;
+            (extent.segment.sequence, extent.segment.number, end)
+        })
+    }
 }
 
 impl<D: Disk> Appender<D> {
@@ -147,7 +166,7 @@ impl<D: Disk> Appender<D> {
         layout.finish()
     }
 
-    /// Lays out a mark: a frame without body in a page of its own.
+    /// Lays out a mark: a frame without operations in a page of its own.
     ///
     /// # Errors
     /// As [`Appender::lay_out`].
@@ -156,9 +175,10 @@ impl<D: Disk> Appender<D> {
         kind: Kind,
         last: Lsn,
         durable: Lsn,
+        body: &[u8],
     ) -> Result<Laid<D::File>> {
         let mut layout = Layout::start(self, durable);
-        layout.frame(FrameHeader::mark(kind, last, durable, 0), &[], &[])?;
+        layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
         layout.finish()
     }
 
@@ -184,6 +204,12 @@ impl<D: Disk> Appender<D> {
         self.tail = laid.end.clone();
         self.space.advance(laid.rolled, self.tail.offset, len);
         Ok(())
+    }
+
+    /// Where the log goes on.
+    pub(crate) fn position(&self) -> LogPosition {
+        let Position { segment, offset, chain } = &self.tail;
+        LogPosition { sequence: segment.sequence, offset: *offset, chain: *chain }
     }
 
     /// Makes everything written durable. Returns the number of syncs that took.
@@ -272,7 +298,7 @@ struct Layout<'a, D: Disk> {
     pieces: Vec<Piece>,
     /// The last frame, whose header is written once it is known whether another follows it.
     open: Option<OpenFrame>,
-    changes: Vec<Change<Location>>,
+    changes: Changes,
 }
 
 struct OpenFrame {
@@ -293,7 +319,7 @@ impl<'a, D: Disk> Layout<'a, D> {
             staged_from: 0,
             pieces: Vec::new(),
             open: None,
-            changes: Vec::new(),
+            changes: Changes::default(),
             at,
             appender,
         }
@@ -328,7 +354,7 @@ impl<'a, D: Disk> Layout<'a, D> {
         let room = self.at.segment.len_max.saturating_sub(aligned(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
-            len += ENTRY_LEN as u64 + operation.payload_len();
+            len += operation_len(operation);
             len <= room
         };
         operations.iter().take_while(fits).count()
@@ -341,26 +367,34 @@ impl<'a, D: Disk> Layout<'a, D> {
         part: u32,
         last_part: bool,
     ) -> Result<()> {
-        let mut table = Vec::with_capacity(operations.len() * ENTRY_LEN);
+        let row_count: usize = operations.iter().map(|(_, operation)| row_count(operation)).sum();
+        let mut table = Vec::with_capacity(row_count * ENTRY_LEN);
         let mut payloads = Vec::with_capacity(operations.len());
-        let start = aligned(self.at.offset) + (HEADER_LEN + operations.len() * ENTRY_LEN) as u64;
+        let start = aligned(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
         let mut payload_len = 0;
+        let sequence = self.at.segment.sequence;
         for (id, operation) in operations {
+            let offset = start + payload_len;
+            payload_len += operation.payload_len();
             let entry = match operation {
                 Operation::Write(block) => {
-                    let offset = start + payload_len;
-                    let place = Location::new(&block.header, self.at.segment.sequence, offset);
-                    self.changes.push((*id, lsn, Some(place)));
-                    payload_len += block.data.len() as u64;
+                    let place = Location::new(&block.header, sequence, offset);
+                    self.changes.changed.push((*id, lsn, Some(place)));
                     payloads.push(block.data.clone());
                     Entry::Write(block.header)
                 }
                 Operation::Delete => {
-                    self.changes.push((*id, lsn, None));
+                    self.changes.changed.push((*id, lsn, None));
                     Entry::Delete(*id)
                 }
+                Operation::Move { block, lsn, .. } => {
+                    let place = Location::new(&block.header, sequence, offset);
+                    self.changes.moved.push((*id, *lsn, place));
+                    payloads.push(block.data.clone());
+                    Entry::Move(block.header, *lsn)
+                }
             };
-            table.extend_from_slice(&entry.encode());
+            entry.encode(&mut table);
         }
         let header = FrameHeader {
             kind: Kind::Commit,
@@ -369,7 +403,7 @@ impl<'a, D: Disk> Layout<'a, D> {
             frame_len: (HEADER_LEN + table.len()) as u32 + payload_len as u32,
             lsn,
             durable: self.durable,
-            op_count: operations.len() as u32,
+            op_count: row_count as u32,
             previous: 0,
             table_crc: crc32c::crc32c(&table),
             part,
@@ -475,6 +509,19 @@ impl<'a, D: Disk> Layout<'a, D> {
 
 /// Bytes of a commit's frame, if it is not split.
 pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
-    let payload_len: u64 = operations.iter().map(|(_, operation)| operation.payload_len()).sum();
-    (HEADER_LEN + operations.len() * ENTRY_LEN) as u64 + payload_len
+    let len: u64 = operations.iter().map(|(_, operation)| operation_len(operation)).sum();
+    HEADER_LEN as u64 + len
+}
+
+/// Bytes that an operation takes in a frame.
+fn operation_len(operation: &Operation) -> u64 {
+    (row_count(operation) * ENTRY_LEN) as u64 + operation.payload_len()
+}
+
+/// Rows of the table that an operation takes.
+fn row_count(operation: &Operation) -> usize {
+    match operation {
+        Operation::Write(_) | Operation::Delete => 1,
+        Operation::Move { .. } => 2,
+    }
 }

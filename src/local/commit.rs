@@ -73,12 +73,13 @@ pub(crate) struct Group<T> {
     /// The newest LSN known durable when the group was formed.
     pub(crate) durable: Lsn,
     commit_count: usize,
+    move_count: usize,
 }
 
 impl<T> Group<T> {
-    /// Commits with something to write.
-    pub(crate) fn commit_count(&self) -> usize {
-        self.commit_count
+    /// Commits of users with something to write.
+    pub(crate) fn user_commit_count(&self) -> usize {
+        self.commit_count - self.move_count
     }
 }
 
@@ -307,6 +308,7 @@ impl<T> CommitCore<T> {
             last_lsn: self.last_lsn,
             durable: self.durable,
             commit_count: 0,
+            move_count: 0,
         };
         self.next_group += 1;
         let mut log_len = 0;
@@ -315,18 +317,20 @@ impl<T> CommitCore<T> {
             if log_len > self.options.group_len_max && !group.members.is_empty() {
                 break;
             }
-            let Some(submission) = self.queue.pop_front() else { break };
+            let Some(mut submission) = self.queue.pop_front() else { break };
             group.sync |= submission.durable;
-            let verdict = self.judge(&submission, published);
-            group.commit_count +=
-                usize::from(verdict.is_ok() && !submission.batch.operations.is_empty());
+            let verdict = self.judge(&mut submission, published);
+            let is_written = verdict.is_ok() && !submission.batch.operations.is_empty();
+            group.commit_count += usize::from(is_written);
+            group.move_count += usize::from(is_written && submission.batch.is_move());
             group.members.push(Member { submission, verdict });
         }
         group.last_lsn = self.last_lsn;
         group
     }
 
-    fn judge(&mut self, submission: &Submission<T>, published: &impl Published) -> Result<Lsn> {
+    fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
+        self.overlay.keep_current(&mut submission.batch, published);
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
         }

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use crate::block::Lsn;
 use crate::error::{Error, Result};
 use crate::io::Disk;
+use crate::local::checkpoint::header::ImageName;
 use crate::local::commit::Submission;
-use crate::local::handover::Handover;
-use crate::local::log::{Log, Message, Shared};
+use crate::local::handover::{Handover, turn};
+use crate::local::log::{Frozen, Log, Message, Shared};
 use crate::sync::Ordering;
 use crate::sync::channel::Sender;
 use crate::ticket::{Issuer, Reply, ticket};
@@ -75,6 +76,36 @@ impl<D: Disk> Driver<D> {
     /// What the keeper does until the store is closed.
     pub(crate) fn keep(&self) {
         self.handover.keep();
+    }
+
+    /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]; nothing is frozen.
+    pub(crate) fn freeze(&self) -> Result<Frozen> {
+        self.handover.between_turns(|log| {
+            log.settle();
+            loop {
+                self.shared.poison.check()?;
+                if let Some(frozen) = log.freeze() {
+                    return Ok(frozen);
+                }
+                turn(log);
+            }
+        })
+    }
+
+    /// Says in the log that the name of a checkpoint is durable.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn confirm(&self, image: ImageName) -> Result<()> {
+        self.handover.between_turns(|log| log.confirm(image))
+    }
+
+    /// Runs `body` between two groups: nothing is written or published meanwhile.
+    pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.handover.between_turns(|_| body())
     }
 }
 

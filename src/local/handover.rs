@@ -141,6 +141,16 @@ impl<L: Load, M> Handover<L, M> {
         }
     }
 
+    /// Takes the load for `body`, when its carrier lets go of it.
+    pub(crate) fn between_turns<R>(&self, body: impl FnOnce(&mut L) -> R) -> R {
+        let mut load = self.load.lock();
+        let result = body(&mut load);
+        drop(load);
+        // Somebody may have found it taken, and trusts in us.
+        self.carry_until(|| true);
+        result
+    }
+
     /// Says that something was handed in for which nobody waits yet.
     pub(crate) fn announce(&self) {
         // Whoever carries the load now looks at the inbox when he lets go of it.
@@ -165,7 +175,7 @@ impl<L: Load, M> Handover<L, M> {
 }
 
 /// One turn. A panic in it ends the load's work instead of the caller.
-fn turn<L: Load>(load: &mut L) -> Turn {
+pub(crate) fn turn<L: Load>(load: &mut L) -> Turn {
     guarded(load, Load::turn).unwrap_or(Turn::Idle)
 }
 

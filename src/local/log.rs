@@ -15,8 +15,9 @@ use std::time::Duration;
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
-use crate::local::append::{Appender, Laid};
+use crate::local::append::{Appender, Changes, Laid};
 use crate::local::budget::Budget;
+use crate::local::checkpoint::header::{ImageName, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
@@ -24,6 +25,8 @@ use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
+use crate::local::upkeep::Call;
+use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
 use crate::sync::channel::Receiver;
@@ -34,6 +37,9 @@ use crate::ticket::{Reply, nobody};
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
+
+/// The upkeep looks at the store after so many log bytes.
+const UPKEEP_EVERY: u64 = 4 << 20;
 
 /// What callers send.
 #[derive(Debug)]
@@ -54,6 +60,17 @@ pub(crate) struct Shared {
     pub(crate) groups: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
+    pub(crate) usage: Usage,
+    /// Calls whoever looks after checkpoints and space.
+    pub(crate) upkeep: Call,
+}
+
+/// What a checkpoint is to stand for.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) summary: Summary,
+    /// All segments that hold frames, as of that commit.
+    pub(crate) segments: Vec<SegmentUse>,
 }
 
 /// The log's state.
@@ -107,6 +124,33 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Asks that every commit so far be durable; [`Log::freeze`] finds out when that is so.
+    pub(crate) fn settle(&mut self) {
+        if self.core.durable() < self.core.last_lsn() {
+            self.submit_sync();
+        }
+    }
+
+    /// Puts the index's entries aside for a checkpoint and returns what it is to stand for; `None`
+    /// while some commit is not durable yet. Between two groups.
+    pub(crate) fn freeze(&mut self) -> Option<Frozen> {
+        if self.core.durable() < self.core.last_lsn() {
+            return None;
+        }
+        let mvcc = &self.shared.mvcc;
+        assert_eq!(mvcc.index.visible(), self.core.last_lsn(), "every group is published");
+        mvcc.index.freeze();
+        let (total_blocks, total_bytes) = mvcc.totals();
+        let summary = Summary {
+            lsn: self.core.last_lsn(),
+            position: self.appender.position(),
+            id_max: mvcc.committed.highest().0,
+            total_blocks,
+            total_bytes,
+        };
+        Some(Frozen { summary, segments: self.shared.usage.all() })
+    }
+
     /// Takes what callers have handed in so far.
     fn take_waiting(&mut self) {
         while let Ok(message) = self.inbox.try_recv() {
@@ -138,7 +182,7 @@ impl<D: Disk> Log<D> {
 
     fn carry_out(&mut self, actions: Actions<Reply>) {
         for group in actions.publish {
-            self.publish(group, Vec::new());
+            self.publish(group, Changes::default());
         }
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
@@ -155,7 +199,7 @@ impl<D: Disk> Log<D> {
                 let outcome = self.make_so(&mut laid, group.sync);
                 (outcome, laid.changes)
             }
-            Err(error) => (refusal(error), Vec::new()),
+            Err(error) => (refusal(error), Changes::default()),
         };
         self.landed_at = self.disk.now();
         let failed = match &outcome {
@@ -180,7 +224,10 @@ impl<D: Disk> Log<D> {
         if let Err(error) = self.appender.write(laid) {
             return Outcome::Failed(PoisonCause::WriteFailed, error);
         }
-        self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
+        for (sequence, number, end) in laid.ends() {
+            self.shared.usage.used(sequence, number, end);
+        }
+        self.note_written();
         if !sync {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
@@ -203,12 +250,21 @@ impl<D: Disk> Log<D> {
     }
 
     /// Puts a group in the index and wakes its callers.
-    fn publish(&mut self, group: Group<Reply>, changes: Vec<crate::mvcc::index::Change<Location>>) {
-        let mvcc = &self.shared.mvcc;
-        mvcc.publish(changes, group.last_lsn);
-        mvcc.counters.commits.add(group.commit_count() as u64);
+    fn publish(&mut self, group: Group<Reply>, changes: Changes) {
+        let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
+        // What was moved is still the newest: a later operation on it comes later in the group.
+        for (id, lsn, place) in changes.moved {
+            let moved = mvcc.index.relocate(id, lsn, place, |old| {
+                usage.count(Some(old), Some(&place));
+            });
+            assert!(moved, "a move was checked when it was given its place");
+        }
+        let count = |old: Option<&Location>, new: Option<&Location>| usage.count(old, new);
+        mvcc.publish(changes.changed, group.last_lsn, count);
+        mvcc.counters.commits.add(group.user_commit_count() as u64);
         self.shared.durable.store(self.core.durable().0, Ordering::Release);
-        self.shared.groups.fetch_add(u64::from(group.commit_count() > 0), Ordering::Relaxed);
+        let has_commits = group.user_commit_count() > 0;
+        self.shared.groups.fetch_add(u64::from(has_commits), Ordering::Relaxed);
         let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
         for member in actions.answer.into_iter().flat_map(|group| group.members) {
             self.held_len -= member.submission.log_len;
@@ -232,7 +288,7 @@ impl<D: Disk> Log<D> {
     fn witness(&mut self) {
         let durable = self.core.durable();
         self.witnessed = durable;
-        if let Err(error) = self.mark(Kind::Witness) {
+        if let Err(error) = self.mark(Kind::Witness, durable, &[]) {
             // Without space there is no witness; any other failure has poisoned the store.
             debug_assert!(
                 matches!(error, Error::StorageFull { .. }) || self.shared.poison.cause().is_some()
@@ -248,23 +304,41 @@ impl<D: Disk> Log<D> {
             let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
-        match self.mark(Kind::End) {
+        match self.mark(Kind::End, self.core.last_lsn(), &[]) {
             // All commits are durable; only the next open has a little more to do.
             Ok(()) | Err(Error::StorageFull { .. }) => Ok(self.core.last_lsn()),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes and syncs a mark. All commits are durable when this is called.
-    fn mark(&mut self, kind: Kind) -> Result<()> {
+    /// Says in the log that the name of a checkpoint is durable.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`]: it is not said. [`Error::Io`], [`Error::Poisoned`]: the store is poisoned.
+    pub(crate) fn confirm(&mut self, image: ImageName) -> Result<()> {
+        self.shared.poison.check()?;
+        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode())
+    }
+
+    /// Writes and syncs a mark, which states the newest LSN known durable before it.
+    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
         let last = self.core.last_lsn();
-        let mut laid = self.appender.lay_out_mark(kind, last, last)?;
+        let mut laid = self.appender.lay_out_mark(kind, last, durable, body)?;
         let poison = &self.shared.poison;
         let written = self.appender.write(&mut laid);
         written.inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
         self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
         poison.check()
+    }
+
+    /// Tells the upkeep now and then how far the log has grown.
+    fn note_written(&self) {
+        let len = self.appender.written_len;
+        let before = self.shared.written_len.swap(len, Ordering::Relaxed);
+        if len / UPKEEP_EVERY != before / UPKEEP_EVERY {
+            self.shared.upkeep.call();
+        }
     }
 }
 

@@ -10,7 +10,9 @@
 
 mod append;
 mod budget;
+mod checkpoint;
 mod commit;
+mod compaction;
 mod driver;
 mod format;
 #[cfg(feature = "fuzzing")]
@@ -27,6 +29,8 @@ mod scan;
 mod segment;
 mod space;
 mod together;
+mod upkeep;
+mod usage;
 mod verify;
 
 use std::ops::RangeBounds;
@@ -51,6 +55,7 @@ use crate::local::log::{Shared, sync_request};
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
+use crate::local::upkeep::Upkeep;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
 use crate::sync::{AtomicBool, Mutex, Ordering};
@@ -102,6 +107,7 @@ struct Inner<D: Disk> {
     space: Arc<Space<D>>,
     pool: Option<Arc<IoPool>>,
     driver: Arc<Driver<D>>,
+    upkeep: Arc<Upkeep<D>>,
     durability: Durability,
     report: RecoveryReport,
     closed: AtomicBool,
@@ -111,6 +117,7 @@ struct Inner<D: Disk> {
 
 struct Session<D: Disk> {
     keeper: Option<Thread>,
+    caretaker: Option<Thread>,
     lock: D::Lock,
 }
 
@@ -178,7 +185,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
         self.check_open()?;
         let Some((first, last)) = inclusive(range)? else { return Ok(Vec::new()) };
-        Ok(self.mvcc().index.ids(first, last, usize::MAX))
+        self.mvcc().index.ids(first, last, usize::MAX)
     }
 
     /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space where a
@@ -190,6 +197,31 @@ impl<D: Disk> LocalBackend<D> {
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_open()?;
         self.inner.space.prepare(len)
+    }
+
+    /// Writes a checkpoint: an image of the index as of now, which the next open uses instead of reading
+    /// the log up to here. Commits go on meanwhile. Checkpoints are also made by themselves
+    /// ([`Options::checkpoint_log_len`]).
+    ///
+    /// # Errors
+    /// The store goes on with the checkpoint it had:
+    /// - [`Error::StorageFull`]: there is no space for the image.
+    /// - [`Error::Io`], [`Error::Corrupt`]: the image, or the one it builds on, is not to be had.
+    /// - [`Error::Poisoned`]: a commit that the checkpoint was to hold could not be made durable.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.check_open()?;
+        self.inner.upkeep.checkpoint()
+    }
+
+    /// Brings the log down to little more than what is in force, now: moves blocks out of segments that
+    /// are partly dead and gives those back to the file system. Commits go on meanwhile. This happens by
+    /// itself as far as [`Options::space_amplification_max`] asks for it.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::checkpoint`]; no block is lost or changed by any of them.
+    pub fn compact_now(&self) -> Result<()> {
+        self.check_open()?;
+        self.inner.upkeep.compact_now()
     }
 
     /// Waits for commits under way, makes everything durable and closes the store for all handles.
@@ -216,16 +248,22 @@ impl<D: Disk> Inner<D> {
     fn shut_down(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
+        self.shared.upkeep.stop();
+        let upkeep_ended_well = session.caretaker.is_none_or(Thread::join);
+        let covered = match self.shared.poison.cause() {
+            None => self.upkeep.checkpoint_to_close(),
+            Some(_) => Ok(()),
+        };
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
-        let ended_well = session.keeper.is_none_or(Thread::join);
+        let ended_well = session.keeper.is_none_or(Thread::join) && upkeep_ended_well;
         self.space.stop();
         let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
         if let Some(pool) = &self.pool {
             pool.close();
         }
         drop(session.lock);
-        debug_assert!(ended_well, "a panic of the log does not end the keeper");
-        closed.and(trimmed)
+        debug_assert!(ended_well, "a panic of the log ends no thread");
+        closed.and(trimmed).and(covered)
     }
 }
 
@@ -246,24 +284,33 @@ impl<D: Disk> Engine for LocalBackend<D> {
         &self.inner.shared.mvcc
     }
 
-    fn fetch(&self, id: BlockId, version: &Location) -> Result<Block> {
+    fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
         let data = match self.inner.recent.get(version) {
-            Some(data) => data,
+            Some(data) => Some(data),
             None => self
                 .inner
                 .views
                 .bytes(version)
                 .map_err(|source| Error::io(IoOp::Read, self.inner.disk.path(), source))?,
         };
+        // Its segment is gone: the block was moved before that, or replaced.
+        let Some(data) = data else { return Ok(None) };
         let block = Block { header: version.header(id), data };
         if !block.verify_checksum() {
             let place = self.inner.views.place(id, version);
             return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
         }
-        Ok(block)
+        Ok(Some(block))
     }
 
     fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
+        for (id, _) in &batch.operations {
+            self.mvcc().index.touch(*id)?;
+        }
+        if self.inner.pool.is_none() {
+            // Nobody else looks after the store. What stands in its way need not stand in ours.
+            drop(self.inner.upkeep.run_due(false));
+        }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
         self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
@@ -299,6 +346,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
+        stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
         stats.segments = self.inner.views.count() as u64;
     }
 }

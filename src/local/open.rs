@@ -5,6 +5,7 @@
 //! that the renaming of `META` to its name is the step that makes it one: the first segment is durable
 //! before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::block::Lsn;
@@ -15,6 +16,7 @@ use crate::io::{
 };
 use crate::local::append::Appender;
 use crate::local::budget::Budget;
+use crate::local::checkpoint::Chain;
 use crate::local::driver::Driver;
 use crate::local::format::FORMAT_VERSION;
 use crate::local::format::description::Description;
@@ -25,8 +27,10 @@ use crate::local::poison::Poison;
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::scan::path_of;
-use crate::local::segment::{Views, damaged};
-use crate::local::space::{Space, SpaceOptions, Tail, take_back};
+use crate::local::segment::{MapSegment, Views, damaged};
+use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
+use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
+use crate::local::usage::Usage;
 use crate::local::{Inner, Options, Session, WriteMode};
 use crate::mvcc::Mvcc;
 use crate::mvcc::engine::Limits;
@@ -45,8 +49,10 @@ const FILE_NUMBER_MAX: u64 = 1 << 62;
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) has_meta: bool,
-    /// File numbers of the segments, ascending.
-    pub(crate) segments: Vec<u64>,
+    /// File numbers of the segments, with their lengths.
+    pub(crate) segments: BTreeMap<u64, u64>,
+    /// File numbers of the checkpoints.
+    pub(crate) checkpoints: BTreeSet<u64>,
     pub(crate) unfinished: Vec<FileName>,
     pub(crate) unknown_count: u64,
     pub(crate) next_number: u64,
@@ -56,8 +62,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     let started = disk.now();
     look(&disk, options.create)?;
     let lock = lock(&disk)?;
+    let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
-    let listing = look(&disk, options.create)?;
+    let listing = look(&*disk, options.create)?;
     let space_options = SpaceOptions {
         segment_len: options.segment_len_max,
         ahead_len_max: options.zero_ahead_len,
@@ -70,54 +77,68 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
         snapshot_age_max: options.snapshot_age_max,
         snapshot_pinned_max: options.snapshot_pinned_max,
     };
-    let (mvcc, views) = (Mvcc::new(limits), Arc::new(Views::default()));
+    let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
+    let views = Arc::new(Views::new(map_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
-        let store = read_description(&disk)?;
+        let store = read_description(&*disk)?;
         let recovery = Recovery {
-            disk: &disk,
+            disk: &*disk,
             store: &store,
             options: space_options,
             mvcc: &mvcc,
             views: &views,
+            usage: &usage,
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
         };
-        let mut recovered = recovery.run(&listing.segments)?;
+        let mut recovered = recovery.run(&listing)?;
         if !recovered.report.clean && mvcc.index.visible() == Lsn(0) {
             // Whoever made the store may have failed to make its name durable.
-            name_store(&disk, &store, recovered.next_number)?;
+            name_store(&*disk, &store, recovered.next_number)?;
             recovered.next_number += 1;
         }
         (store, recovered)
     } else {
-        create(&disk, &listing, &space_options, &views)?
+        create(&*disk, &listing, &space_options, &views)?
     };
-    remove_unfinished(&disk, &listing)?;
+    remove_unfinished(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.elapsed = disk.now().saturating_sub(started);
-    start(disk, lock, options, store, space_options, mvcc, views, recovered)
+    start(disk, lock, options, store, space_options, mvcc, views, usage, recovered)
+}
+
+/// How segments are mapped that are read for the first time.
+fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
+    let disk = Arc::clone(disk);
+    Box::new(move |number, len| {
+        let file = disk.open(FileName::Segment(number), How::Read)?;
+        if file.len()? < len {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        file.map(len as usize)
+    })
 }
 
 /// Starts the threads of an open store.
 #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
 fn start<D: Disk>(
-    disk: D,
+    disk: Arc<D>,
     lock: D::Lock,
     options: Options,
     store: Description,
     space_options: SpaceOptions,
     mvcc: Mvcc<crate::local::Location>,
     views: Arc<Views>,
+    usage: Usage,
     recovered: Recovered<D::File>,
 ) -> Result<Inner<D>> {
-    let disk = Arc::new(disk);
     let poison = Arc::new(Poison::default());
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
     let pool = match options.single_threaded {
         true => None,
         false => Some(start_workers(&*disk, options.io_threads, &poison).map_err(spawn)?),
     };
-    let Recovered { tail, chain, ready, next_number, report } = recovered;
+    let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
     let space = Space::new(
@@ -141,6 +162,8 @@ fn start<D: Disk>(
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
+        usage,
+        upkeep: Call::default(),
     });
     let recent = Arc::new(Recent::new(if space_options.direct { options.recent_len } else { 0 }));
     let appender = Appender::new(
@@ -171,6 +194,28 @@ fn start<D: Disk>(
             Some(disk.spawn("aegis-log".to_string(), body).map_err(spawn)?)
         }
     };
+    let upkeep = Arc::new(Upkeep::new(
+        Arc::clone(&disk),
+        store,
+        UpkeepOptions {
+            checkpoint_log_len: options.checkpoint_log_len,
+            amplification_max: options.space_amplification_max,
+        },
+        Arc::clone(&shared),
+        Arc::clone(&driver),
+        Arc::clone(&space),
+        Arc::clone(&views),
+        chain_of_images,
+        report.bytes,
+    ));
+    let caretaker = match options.single_threaded {
+        true => None,
+        false => {
+            let upkeep = Arc::clone(&upkeep);
+            let body = Box::new(move || upkeep.keep());
+            Some(disk.spawn("aegis-upkeep".to_string(), body).map_err(spawn)?)
+        }
+    };
     space.start();
     Ok(Inner {
         disk,
@@ -180,10 +225,11 @@ fn start<D: Disk>(
         space,
         pool,
         driver,
+        upkeep,
         durability: options.durability,
         report,
         closed: AtomicBool::new(false),
-        session: Mutex::new(Some(Session { keeper, lock })),
+        session: Mutex::new(Some(Session { keeper, caretaker, lock })),
     })
 }
 
@@ -210,10 +256,9 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
             Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
                 return Err(damaged(name, 0, Defect::FileNumber));
             }
-            Entry::File { name, .. } => listing.add(name),
+            Entry::File { name, len } => listing.add(name, len),
         }
     }
-    listing.segments.sort_unstable();
     if !listing.has_meta {
         if listing.unknown_count > 0 {
             return refuse(NotAStoreReason::ForeignFiles);
@@ -226,21 +271,27 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
 }
 
 impl Listing {
-    fn add(&mut self, name: FileName) {
-        match name {
-            FileName::Meta => self.has_meta = true,
-            FileName::Lock => {}
+    fn add(&mut self, name: FileName, len: u64) {
+        let number = match name {
+            FileName::Meta => {
+                self.has_meta = true;
+                return;
+            }
+            FileName::Lock => return,
             FileName::Segment(number) => {
-                self.segments.push(number);
-                self.next_number = self.next_number.max(number + 1);
+                self.segments.insert(number, len);
+                number
             }
-            FileName::Temporary(number) | FileName::Checkpoint(number) => {
-                self.next_number = self.next_number.max(number + 1);
-                if matches!(name, FileName::Temporary(_)) {
-                    self.unfinished.push(name);
-                }
+            FileName::Checkpoint(number) => {
+                self.checkpoints.insert(number);
+                number
             }
-        }
+            FileName::Temporary(number) => {
+                self.unfinished.push(name);
+                number
+            }
+        };
+        self.next_number = self.next_number.max(number + 1);
     }
 }
 
@@ -285,8 +336,9 @@ fn create<D: Disk>(
     let store = Description { store_id, salt: u64::from_le_bytes(salt) };
     let number = listing.next_number;
     let header: SegmentHeader = Space::new_header(disk, &store, 1).map_err(io(IoOp::Open))?;
-    let segment = Space::make_segment(disk, &store, options, number, &header, &[])
-        .map_err(|not_made| io(IoOp::Write)(not_made.source))?;
+    let (segment, _) =
+        Space::make_segment(disk, &store, options, number, &header, Source::New(&[]))
+            .map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // When the name may not be durable there is no store: nobody may find what a power cut would take.
     name_store(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
@@ -296,8 +348,14 @@ fn create<D: Disk>(
     let first = crate::local::format::PAGE;
     let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
     let report = crate::local::RecoveryReport { clean: true, ..Default::default() };
-    let recovered =
-        Recovered { tail, chain: 0, ready: Vec::new(), next_number: number + 2, report };
+    let recovered = Recovered {
+        tail,
+        chain: 0,
+        ready: Vec::new(),
+        next_number: number + 2,
+        chain_of_images: Chain::default(),
+        report,
+    };
     Ok((store, recovered))
 }
 
@@ -315,7 +373,7 @@ fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()>
 /// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to
 /// it. Otherwise `META` is lost, and with it the means to read the log.
 fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
-    for number in &listing.segments {
+    for number in listing.segments.keys() {
         let name = FileName::Segment(*number);
         let path = path_of(disk.path(), name);
         let file = disk.open(name, How::Read).map_err(|e| Error::io(IoOp::Open, &path, e))?;
@@ -324,7 +382,7 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
             return Err(damaged(FileName::Meta, 0, Defect::Meta));
         }
     }
-    for number in &listing.segments {
+    for number in listing.segments.keys() {
         let name = FileName::Segment(*number);
         disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), name), e))?;
     }

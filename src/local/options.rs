@@ -62,6 +62,8 @@ pub struct Options {
     pub(crate) snapshot_pinned_max: u64,
     pub(crate) zero_ahead_len: u64,
     pub(crate) recent_len: u64,
+    pub(crate) checkpoint_log_len: u64,
+    pub(crate) space_amplification_max: f64,
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) single_threaded: bool,
@@ -93,6 +95,8 @@ impl Default for Options {
             snapshot_pinned_max: u64::MAX,
             zero_ahead_len: 64 << 20,
             recent_len: 32 << 20,
+            checkpoint_log_len: 256 << 20,
+            space_amplification_max: 1.4,
             io_threads: 2,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
@@ -197,6 +201,24 @@ impl Options {
         self
     }
 
+    /// Log bytes after which a checkpoint of the index is made: what the next open has to read after a
+    /// crash, at most. Default: 256 MiB.
+    #[must_use]
+    pub fn checkpoint_log_len(mut self, bytes: u64) -> Options {
+        self.checkpoint_log_len = bytes;
+        self
+    }
+
+    /// How many times the bytes of its blocks the log may take before segments that are mostly dead
+    /// are emptied; more than 1. Nearer to 1 saves space and costs writes: blocks have to be moved more
+    /// often. While nobody writes, the log is brought down to a sixth of the excess. Segments out of use that are kept for
+    /// reuse take as much as the excess again, at most. Default: 1.4.
+    #[must_use]
+    pub fn space_amplification_max(mut self, ratio: f64) -> Options {
+        self.space_amplification_max = ratio;
+        self
+    }
+
     /// I/O worker threads, at least 1. Default: 2.
     #[must_use]
     pub fn io_threads(mut self, count: usize) -> Options {
@@ -258,6 +280,9 @@ impl Options {
         }
         if u64::from(self.block_len_max) > self.segment_len_max / 2 {
             return refuse("block_len_max", "must be at most half of segment_len_max");
+        }
+        if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
+            return refuse("space_amplification_max", "must be more than 1");
         }
         if self.io_threads == 0 {
             return refuse("io_threads", "must be at least 1");

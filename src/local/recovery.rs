@@ -3,8 +3,11 @@
 //! Owns the decision what of the log counts. Changes nothing on disk before it has decided; may itself
 //! be interrupted anywhere and run again. Steps:
 //!
-//! 1. **Survey.** Every segment's header, and the cuts that earlier recoveries left.
-//! 2. **Walk** the chain of frames from the first segment on, past cuts, until no frame continues it.
+//! 1. **Survey.** The newest checkpoint that is whole, with every segment that it lists there; then
+//!    the header of every segment behind its place in the log, and the cuts that earlier recoveries
+//!    left. Where that does not fit together, an older checkpoint is tried, and at last none. Segments
+//!    before that place that the checkpoint does not list went out of use.
+//! 2. **Walk** the chain of frames from the checkpoint's place on, or from the first segment, past cuts, until no frame continues it.
 //!    Frames up to the newest *durable* LSN that any frame states are *witnessed*: they go into the
 //!    index, their payloads unread.
 //! 3. **Decide** at the end of the chain:
@@ -21,8 +24,8 @@
 //!    *cut*, which voids everything from the end of the witnessed frames on; the renaming of that
 //!    segment to its final name is the one step that makes it count. So what is answered from here on
 //!    is durable, whatever the page cache held, and nothing is ever appended behind a torn tail.
-//! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left; the cut one is
-//!    shortened; all names are made durable.
+//! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left, and segments
+//!    and checkpoints out of use; the cut one is shortened; all names are made durable.
 //!
 //! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
 //! own use of the file.
@@ -32,16 +35,20 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::block::Lsn;
+use crate::block::{BlockId, Lsn};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, write_all_at};
+use crate::local::checkpoint::Chain;
+use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::{PAGE, page_up};
+use crate::local::open::Listing;
 use crate::local::options::{OnProgress, OpenProgress};
 use crate::local::scan::{Found, Frame, Scanner, path_of};
 use crate::local::segment::{Location, Segment, Views, damaged};
-use crate::local::space::{Space, SpaceOptions, Tail};
+use crate::local::space::{Source, Space, SpaceOptions, Tail};
+use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 
 /// What opening a store found and did.
@@ -60,6 +67,8 @@ pub struct RecoveryReport {
     pub torn_bytes: u64,
     /// Frames at the end that no later one vouched for; they are written again.
     pub rewritten_frames: u64,
+    /// The newest commit in the checkpoint that was used; 0 without one.
+    pub checkpoint_lsn: Lsn,
     /// Files in the directory that are not the store's. They are left alone.
     pub unknown_files: u64,
     /// How long opening took.
@@ -73,6 +82,7 @@ pub(crate) struct Recovered<F> {
     /// Segments made ahead by the last session, in order.
     pub(crate) ready: Vec<(Segment<F>, u64)>,
     pub(crate) next_number: u64,
+    pub(crate) chain_of_images: Chain,
     pub(crate) report: RecoveryReport,
 }
 
@@ -83,6 +93,7 @@ pub(crate) struct Recovery<'a, D: Disk> {
     pub(crate) options: SpaceOptions,
     pub(crate) mvcc: &'a Mvcc<Location>,
     pub(crate) views: &'a Views,
+    pub(crate) usage: &'a Usage,
     /// A file number that no file of the store has.
     pub(crate) next_number: u64,
     pub(crate) on_progress: Option<OnProgress>,
@@ -91,10 +102,35 @@ pub(crate) struct Recovery<'a, D: Disk> {
 /// A segment behind the tail that begins with this many zeros was never written to.
 const UNUSED_LEN: u64 = 1 << 20;
 
+/// Sealed segments that are mapped while opening; beyond them each is mapped when it is first read.
+const MAPPED_COUNT_MAX: usize = 32;
+
 type Segments<F> = BTreeMap<u64, Scanner<F>>;
 
 /// For each segment that was cut: the first void byte, and the segment that goes on.
 type Cuts = BTreeMap<u64, (u64, u64)>;
+
+/// What the files of the store are to it.
+struct Survey<F> {
+    images: Chain,
+    /// Segments that the checkpoint lists and that come before its place in the log.
+    sealed: Vec<SegmentUse>,
+    /// Where the log goes on behind the checkpoint.
+    start: Summary,
+    segments: Segments<F>,
+    cuts: Cuts,
+    /// File numbers of segments that are void or out of use.
+    void: Vec<u64>,
+}
+
+/// Where the log of a store without a checkpoint begins.
+const BEGINNING: Summary = Summary {
+    lsn: Lsn(0),
+    position: LogPosition { sequence: 1, offset: PAGE, chain: 0 },
+    id_max: 0,
+    total_blocks: 0,
+    total_bytes: 0,
+};
 
 /// The end of the chain so far.
 struct Walk {
@@ -112,7 +148,7 @@ struct Walk {
     /// Frames beyond `durable`, with their segments.
     unwitnessed: VecDeque<(u64, Frame)>,
     /// The place and chain behind the last witnessed frame.
-    witnessed: (u64, u64, u32, Lsn),
+    witnessed: (LogPosition, Lsn),
     report: RecoveryReport,
 }
 
@@ -122,137 +158,206 @@ impl<D: Disk> Recovery<'_, D> {
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::UnsupportedFormat`] before anything is changed;
     /// [`Error::Aborted`]; [`Error::Io`].
-    pub(crate) fn run(&self, numbers: &[u64]) -> Result<Recovered<D::File>> {
-        let (mut segments, cuts, void) = self.survey(numbers)?;
-        let mut walk = self.walk(&mut segments, &cuts)?;
+    pub(crate) fn run(&self, listing: &Listing) -> Result<Recovered<D::File>> {
+        let survey = self.survey(listing)?;
+        let Survey { images, sealed, start, mut segments, cuts, void } = survey;
+        self.take_over(&images, &sealed, &start)?;
+        let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &mut walk)?;
-        let recovered = if clean {
+        let mut recovered = if clean {
             self.resume(&segments, &walk)?
         } else {
-            self.start_over(&mut segments, &mut walk)?
+            self.start_over(&mut segments, &mut walk, images.names().first().copied())?
         };
-        self.remove(&void)?;
+        let used = images.names();
+        let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
+        self.remove(void.into_iter().map(FileName::Segment))?;
+        self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_names()?;
         self.mvcc.index.finish_load(walk.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             self.views.insert(segment.sequence, segment.number, segment.map(segment.len)?);
+            self.usage.used(segment.sequence, segment.number, segment.len);
         }
+        let tail = &recovered.tail;
+        self.usage.used(tail.segment.sequence, tail.segment.number, tail.offset);
+        recovered.chain_of_images = images;
+        recovered.report.checkpoint_lsn = start.lsn;
         Ok(recovered)
     }
 
-    /// Step 1. The segments that are not void, for each one that was cut the place of the cut and the
-    /// segment behind it, and the file numbers of void segments that an interrupted recovery left.
-    fn survey(&self, numbers: &[u64]) -> Result<(Segments<D::File>, Cuts, Vec<u64>)> {
-        let (mut segments, mut cuts) = (BTreeMap::new(), BTreeMap::new());
-        for number in numbers {
-            let mut scanner = Scanner::open(self.disk, self.store, *number)?;
-            if let Some(cut) = scanner.cut()? {
-                // It voids what was there before it. Otherwise the walk would go round in circles.
-                if cut.sequence >= scanner.sequence {
-                    return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+    /// Step 1.
+    fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
+        let mut first_error = None;
+        for number in listing.checkpoints.iter().rev() {
+            let opened = Chain::open(self.disk, self.store, *number);
+            let surveyed = opened.and_then(|images| self.survey_from(listing, images));
+            match surveyed {
+                Ok(survey) => return Ok(survey),
+                Err(error @ Error::Corrupt { .. }) => first_error.get_or_insert(error),
+                Err(error) => return Err(error),
+            };
+        }
+        // Without a checkpoint the log has to be there from its beginning.
+        let whole = self.survey_from(listing, Chain::default());
+        whole.map_err(|error| match (error, first_error) {
+            (Error::Corrupt { .. }, Some(first)) => first,
+            (error, _) => error,
+        })
+    }
+
+    fn survey_from(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
+        let start = images.summary().copied().unwrap_or(BEGINNING);
+        let mut sealed = images.segments().to_vec();
+        sealed.retain(|segment| segment.sequence < start.position.sequence);
+        for segment in &sealed {
+            let name = FileName::Segment(segment.number);
+            match listing.segments.get(&segment.number) {
+                None => return Err(damaged(name, 0, Defect::MissingSegment)),
+                Some(len) if *len < segment.used_len => {
+                    return Err(damaged(name, *len, Defect::Truncated));
                 }
-                let place = cuts.entry(cut.sequence).or_insert((cut.offset, scanner.sequence));
-                // The later one holds what counted of the earlier one.
-                if place.1 < scanner.sequence {
-                    *place = (cut.offset, scanner.sequence);
-                }
+                Some(_) => {}
+            }
+        }
+        let (mut segments, mut void) = (BTreeMap::new(), Vec::new());
+        for number in listing.segments.keys() {
+            if sealed.iter().any(|segment| segment.number == *number) {
+                continue;
+            }
+            let scanner = Scanner::open(self.disk, self.store, *number)?;
+            if scanner.sequence < start.position.sequence {
+                void.push(*number);
+                continue;
             }
             let twin = segments.insert(scanner.sequence, scanner);
             if twin.is_some() {
                 return Err(damaged(FileName::Segment(*number), 0, Defect::SegmentHeader));
             }
         }
+        let cuts = find_cuts(&mut segments, start.position)?;
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
-        let void = segments.extract_if(.., |sequence, _| is_void(*sequence));
-        let void: Vec<u64> = void.map(|(_, segment): (_, Scanner<_>)| segment.number).collect();
-        let mut expected = 1;
+        let cut_out = segments.extract_if(.., |sequence, _| is_void(*sequence));
+        void.extend(cut_out.map(|(_, segment): (_, Scanner<_>)| segment.number));
+        let mut expected = start.position.sequence;
         for (sequence, scanner) in &segments {
             if *sequence != expected {
                 return Err(damaged(FileName::Segment(scanner.number), 0, Defect::MissingSegment));
             }
             expected = cuts.get(sequence).map_or(sequence + 1, |(_, next)| *next);
         }
-        if segments.is_empty() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
+        let first = segments.get(&start.position.sequence);
+        if first.is_none() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
-        Ok((segments, cuts, void))
+        if let Some(first) = first.filter(|first| first.len < start.position.offset) {
+            return Err(damaged(FileName::Segment(first.number), first.len, Defect::Truncated));
+        }
+        if let Some(head) = images.names().first()
+            && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
+        {
+            return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
+        }
+        Ok(Survey { images, sealed, start, segments, cuts, void })
+    }
+
+    /// Puts the checkpoint in place.
+    fn take_over(&self, images: &Chain, sealed: &[SegmentUse], start: &Summary) -> Result<()> {
+        if images.summary().is_none() {
+            return Ok(());
+        }
+        self.mvcc.index.install(|| Arc::new(images.clone()));
+        self.mvcc.load_totals(start.total_blocks, start.total_bytes, BlockId(start.id_max));
+        for segment in images.segments() {
+            self.usage.add(*segment);
+        }
+        for segment in sealed {
+            self.views.insert_unmapped(segment.sequence, segment.number, segment.used_len);
+        }
+        // A few are mapped now, so that no later failure to open a file stands in a reader's way.
+        match sealed.len() <= MAPPED_COUNT_MAX {
+            true => self.views.map_all().map_err(|e| Error::io(IoOp::Map, self.disk.path(), e)),
+            false => Ok(()),
+        }
     }
 
     /// Step 2.
-    fn walk(&self, segments: &mut Segments<D::File>, cuts: &Cuts) -> Result<Walk> {
+    fn walk(&self, segments: &mut Segments<D::File>, cuts: &Cuts, start: &Summary) -> Result<Walk> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
-        let mut walk = Walk {
-            sequence: 1,
-            offset: PAGE,
-            chain: 0,
-            last_lsn: Lsn(0),
-            durable: Lsn(0),
-            last_kind: Kind::Witness,
-            last_previous: 0,
-            parts_open: false,
-            unwitnessed: VecDeque::new(),
-            witnessed: (1, PAGE, 0, Lsn(0)),
-            report: RecoveryReport { segments: segments.len() as u64, ..RecoveryReport::default() },
-        };
-        let mut bytes_done = 0;
-        loop {
-            let Some(segment) = segments.get_mut(&walk.sequence) else { return Ok(walk) };
-            let cut = cuts.get(&walk.sequence).copied();
-            let end = cut.map_or(segment.len, |(offset, _)| offset);
-            while walk.offset < end
-                && let Found::Frame(frame) = segment.frame_at(walk.offset)?
-                && walk.continues(&frame)
-            {
-                walk.take(walk.sequence, frame);
-                self.replay_witnessed(&mut walk);
-                if walk.report.frames.is_multiple_of(4096) {
-                    self.progress(bytes_done + walk.offset, bytes_total, walk.report.frames)?;
-                }
+        let mut walk = Walk::start(start);
+        walk.report.segments = segments.len() as u64;
+        let mut done = Done { sequence: walk.sequence, before: 0 };
+        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            self.replay_witnessed(walk)?;
+            if segment.sequence != done.sequence {
+                done = Done { sequence: segment.sequence, before: done.before + segment.len };
             }
-            bytes_done += segment.len;
-            self.progress(bytes_done, bytes_total, walk.report.frames)?;
-            let next = match cut {
-                // What a cut leaves in place was durable when it was made.
-                Some((offset, _)) if walk.offset != offset => {
-                    return Err(segment.damage(Defect::FrameHeader, walk.offset, walk.next_lsn()));
-                }
-                Some((_, next)) => next,
-                None => walk.sequence + 1,
-            };
-            let Some(segment) = segments.get_mut(&next) else { return Ok(walk) };
-            match segment.frame_at(PAGE)? {
-                Found::Frame(frame) if walk.continues(&frame) => {
-                    (walk.sequence, walk.offset) = (next, PAGE);
-                }
-                _ => return Ok(walk),
+            if walk.report.frames.is_multiple_of(4096) {
+                self.progress(done.before + walk.offset, bytes_total, walk.report.frames)?;
             }
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.progress(bytes_total, bytes_total, walk.report.frames)?;
+        Ok(walk)
+    }
+
+    /// Whether the log says that the image with this name counts.
+    fn is_confirmed(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        start: &Summary,
+        image: ImageName,
+    ) -> Result<bool> {
+        let (mut walk, mut found) = (Walk::start(start), false);
+        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            if let Some((_, frame)) = walk.unwitnessed.pop_back() {
+                found = segment.confirmed(&frame)? == Some(image);
+            }
+            Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
     }
 
     /// Puts witnessed frames in the index.
-    fn replay_witnessed(&self, walk: &mut Walk) {
+    fn replay_witnessed(&self, walk: &mut Walk) -> Result<()> {
         while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
-            let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return };
-            // The name of a segment that nothing follows the cut in may not be durable: the recovery
-            // that made it may have failed. So the next cut is at the same place as this one.
-            if frame.header.kind != Kind::Cut {
-                let next = frame.header.next_offset(frame.offset);
-                walk.witnessed = (sequence, next, frame.crc, frame.header.lsn);
+            let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
+            // A mark may be seen though its own sync failed, and so may the name of a segment in which
+            // nothing follows the cut. So the next cut is made behind the last witnessed commit.
+            if frame.header.kind == Kind::Commit {
+                let offset = frame.header.next_offset(frame.offset);
+                let place = LogPosition { sequence, offset, chain: frame.crc };
+                walk.witnessed = (place, frame.header.lsn);
             }
-            self.load(sequence, &frame);
+            self.load(sequence, &frame)?;
         }
+        Ok(())
     }
 
-    fn load(&self, sequence: u64, frame: &Frame) {
-        let lsn = frame.header.lsn;
-        self.mvcc.load(frame.placed().map(|(offset, entry)| match entry {
-            Entry::Write(header) => {
-                (header.block_id, lsn, Some(Location::new(header, sequence, offset)))
+    fn load(&self, sequence: u64, frame: &Frame) -> Result<()> {
+        let index = &self.mvcc.index;
+        let count = |old: Option<&Location>, new: Option<&Location>| self.usage.count(old, new);
+        for (offset, entry) in frame.placed() {
+            index.touch(entry.id())?;
+            let place = |header| Location::new(header, sequence, offset);
+            let lsn = frame.header.lsn;
+            match entry {
+                Entry::Write(header) => {
+                    self.mvcc.load([(header.block_id, lsn, Some(place(header)))], count);
+                }
+                Entry::Delete(id) => self.mvcc.load([(*id, lsn, None)], count),
+                Entry::Move(header, origin) => {
+                    let new = place(header);
+                    index.relocate(header.block_id, *origin, new, |old| {
+                        count(Some(old), Some(&new));
+                    });
+                }
             }
-            Entry::Delete(id) => (*id, lsn, None),
-        }));
+        }
+        Ok(())
     }
 
     /// Step 3. True when the store was closed cleanly.
@@ -280,11 +385,15 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(segment.damage(defect, walk.offset, lsn));
         }
         walk.durable = durable;
-        self.replay_witnessed(walk);
+        self.replay_witnessed(walk)?;
         walk.report.torn_bytes = torn_len;
         let clean = walk.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
         if !clean {
             self.drop_torn(segments, walk)?;
+            // What cannot be put in the index is refused before anything is changed.
+            for entry in walk.unwitnessed.iter().flat_map(|(_, frame)| &frame.entries) {
+                self.mvcc.index.touch(entry.id())?;
+            }
         }
         Ok(clean)
     }
@@ -305,7 +414,7 @@ impl<D: Disk> Recovery<'_, D> {
         let dropped_len: u64 = dropped.map(|(_, f)| u64::from(f.header.frame_len)).sum();
         walk.report.torn_bytes += dropped_len;
         walk.unwitnessed.retain(|(_, frame)| frame.header.kind == Kind::Commit);
-        walk.last_lsn = walk.unwitnessed.back().map_or(walk.witnessed.3, |(_, f)| f.header.lsn);
+        walk.last_lsn = walk.unwitnessed.back().map_or(walk.witnessed.1, |(_, f)| f.header.lsn);
         Ok(())
     }
 
@@ -342,6 +451,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain: walk.chain,
             ready,
             next_number: self.next_number,
+            chain_of_images: Chain::default(),
             report,
         })
     }
@@ -373,21 +483,22 @@ impl<D: Disk> Recovery<'_, D> {
         &self,
         segments: &mut Segments<D::File>,
         walk: &mut Walk,
+        image: Option<ImageName>,
     ) -> Result<Recovered<D::File>> {
         let number = self.next_number;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
         let seed = header.frame_seed(self.store);
-        let (first, chain) = self.rewrite(segments, walk, seed)?;
-        let made =
-            Space::make_segment(self.disk, self.store, &self.options, number, &header, &first);
-        let segment = made.map_err(|not_made| io(not_made.source))?;
+        let (first, chain) = self.rewrite(segments, walk, seed, image)?;
+        let (disk, source) = (self.disk, Source::New(&first));
+        let made = Space::make_segment(disk, self.store, &self.options, number, &header, source);
+        let (segment, _) = made.map_err(|not_made| io(not_made.source))?;
         let view = segment.file.map(segment.len_max as usize);
         let view = view.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.views.insert(sequence, number, view);
         for (_, frame) in &walk.unwitnessed {
-            self.load(sequence, frame);
+            self.load(sequence, frame)?;
         }
         self.tidy(segments, walk)?;
         let offset = PAGE + first.len() as u64;
@@ -398,6 +509,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain,
             ready: Vec::new(),
             next_number: number + 1,
+            chain_of_images: Chain::default(),
             report,
         })
     }
@@ -409,15 +521,26 @@ impl<D: Disk> Recovery<'_, D> {
         segments: &mut Segments<D::File>,
         walk: &mut Walk,
         seed: u32,
+        image: Option<ImageName>,
     ) -> Result<(Vec<u8>, u32)> {
-        let (cut_sequence, cut_offset, before, lsn) = walk.witnessed;
-        let cut = Cut { sequence: cut_sequence, offset: cut_offset }.encode();
-        let mut header = FrameHeader::mark(Kind::Cut, lsn, lsn, before);
+        let (end, lsn) = walk.witnessed;
+        let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
+        let mut header = FrameHeader::mark(Kind::Cut, lsn, lsn, end.chain);
         header.frame_len = (HEADER_LEN + cut.len()) as u32;
         header.table_crc = crc32c::crc32c(&cut);
         let (bytes, mut chain) = header.encode(seed, PAGE);
         let mut out = [&bytes[..], &cut].concat();
         out.resize(PAGE as usize, 0);
+        if let Some(image) = image {
+            // Where the log said so may be behind the cut.
+            let body = image.encode();
+            let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
+            header.previous = chain;
+            let (bytes, crc) = header.encode(seed, PAGE + out.len() as u64);
+            out.extend_from_slice(&[&bytes[..], &body].concat());
+            out.resize(2 * PAGE as usize, 0);
+            chain = crc;
+        }
         let count = walk.unwitnessed.len();
         for (at, (sequence, frame)) in walk.unwitnessed.iter_mut().enumerate() {
             let missing = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
@@ -443,11 +566,10 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Step 5. The cut is durable: what it voids goes.
     fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
-        let (cut_sequence, cut_offset, ..) = walk.witnessed;
-        let void: Vec<u64> =
-            segments.split_off(&(cut_sequence + 1)).values().map(|s| s.number).collect();
-        self.remove(&void)?;
-        if let Some(segment) = segments.get_mut(&cut_sequence)
+        let LogPosition { sequence, offset: cut_offset, .. } = walk.witnessed.0;
+        let void = segments.split_off(&(sequence + 1));
+        self.remove(void.values().map(|segment| FileName::Segment(segment.number)))?;
+        if let Some(segment) = segments.get_mut(&sequence)
             && segment.len > cut_offset
         {
             let name = FileName::Segment(segment.number);
@@ -460,9 +582,8 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    fn remove(&self, numbers: &[u64]) -> Result<()> {
-        for number in numbers {
-            let name = FileName::Segment(*number);
+    fn remove(&self, names: impl IntoIterator<Item = FileName>) -> Result<()> {
+        for name in names {
             let path = path_of(self.disk.path(), name);
             self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
         }
@@ -484,13 +605,88 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
+/// How far a walk has come, in bytes.
+struct Done {
+    sequence: u64,
+    before: u64,
+}
+
+/// Told of each frame of a walk.
+type Took<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
+
+/// Follows the chain of frames, past cuts, until no frame continues it or `took` breaks.
+fn follow<F: DiskFile>(
+    segments: &mut Segments<F>,
+    cuts: &Cuts,
+    walk: &mut Walk,
+    took: &mut Took<'_, F>,
+) -> Result<()> {
+    loop {
+        let Some(segment) = segments.get_mut(&walk.sequence) else { return Ok(()) };
+        let cut = cuts.get(&walk.sequence).copied();
+        let end = cut.map_or(segment.len, |(offset, _)| offset);
+        while walk.offset < end
+            && let Found::Frame(frame) = segment.frame_at(walk.offset)?
+            && walk.continues(&frame)
+        {
+            walk.take(walk.sequence, frame);
+            if took(segment, walk)?.is_break() {
+                return Ok(());
+            }
+        }
+        let next = match cut {
+            // What a cut leaves in place was durable when it was made.
+            Some((offset, _)) if walk.offset != offset => {
+                return Err(segment.damage(Defect::FrameHeader, walk.offset, walk.next_lsn()));
+            }
+            Some((_, next)) => next,
+            None => walk.sequence + 1,
+        };
+        let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
+        match segment.frame_at(PAGE)? {
+            Found::Frame(frame) if walk.continues(&frame) => {
+                (walk.sequence, walk.offset) = (next, PAGE);
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The cuts that the first frames of segments state. Those before `start` are history.
+///
+/// # Errors
+/// [`Error::Corrupt`]: what a frame says is impossible, or `start` itself was cut away.
+fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
+    let mut cuts = BTreeMap::new();
+    for (sequence, scanner) in segments {
+        let Some(cut) = scanner.cut()? else { continue };
+        // It voids what was there before it. Otherwise the walk would go round in circles.
+        if cut.sequence >= *sequence {
+            return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+        }
+        let place = (cut.sequence, cut.offset);
+        if place < (start.sequence, start.offset) {
+            if start.sequence < *sequence {
+                return Err(scanner.damage(Defect::Unconfirmed, PAGE, Lsn(0)));
+            }
+            continue;
+        }
+        let place = cuts.entry(cut.sequence).or_insert((cut.offset, *sequence));
+        // The later one holds what counted of the earlier one.
+        if place.1 < *sequence {
+            *place = (cut.offset, *sequence);
+        }
+    }
+    Ok(cuts)
+}
+
 /// The offset and entry of the first payload of a frame that does not match its checksum.
 pub(crate) fn first_bad_payload<F: DiskFile>(
     segment: &mut Scanner<F>,
     frame: &Frame,
 ) -> Result<Option<(u64, Entry)>> {
     for (offset, entry) in frame.placed() {
-        if let Entry::Write(header) = entry {
+        if let Some(header) = entry.written() {
             let payload = segment.payload(offset, header.data_size)?;
             if payload.len() != header.data_size as usize
                 || crc32c::crc32c(payload) != header.checksum
@@ -503,6 +699,22 @@ pub(crate) fn first_bad_payload<F: DiskFile>(
 }
 
 impl Walk {
+    fn start(at: &Summary) -> Walk {
+        Walk {
+            sequence: at.position.sequence,
+            offset: at.position.offset,
+            chain: at.position.chain,
+            last_lsn: at.lsn,
+            durable: at.lsn,
+            last_kind: Kind::Witness,
+            last_previous: 0,
+            parts_open: false,
+            unwitnessed: VecDeque::new(),
+            witnessed: (at.position, at.lsn),
+            report: RecoveryReport::default(),
+        }
+    }
+
     /// The last commit that all parts of are there.
     fn last_complete(&self) -> Lsn {
         Lsn(self.last_lsn.0 - u64::from(self.parts_open))

@@ -9,8 +9,9 @@ use std::path::Path;
 use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
+use crate::local::checkpoint::header::ImageName;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Cut, ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind};
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
@@ -44,7 +45,7 @@ pub(crate) struct Frame {
 impl Frame {
     /// Each entry with the offset of its payload.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let mut next = self.offset + (HEADER_LEN + self.entries.len() * ENTRY_LEN) as u64;
+        let mut next = self.offset + (HEADER_LEN + self.header.table_len()) as u64;
         self.entries.iter().map(move |entry| {
             let at = next;
             next += u64::from(entry.payload_len());
@@ -132,7 +133,7 @@ impl<F: DiskFile> Scanner<F> {
             return Ok(Found::BadTable(header));
         }
         let entries = match header.kind {
-            Kind::Cut => Some(Vec::new()),
+            Kind::Cut | Kind::Checkpoint => Some(Vec::new()),
             _ => Entry::decode_table(table, &header),
         };
         Ok(match entries {
@@ -147,6 +148,18 @@ impl<F: DiskFile> Scanner<F> {
             Found::Frame(frame) if frame.header.kind == Kind::Cut => {
                 let len = frame.header.table_len();
                 Ok(Cut::decode(self.bytes(PAGE + HEADER_LEN as u64, len)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The image whose name a frame says is durable, if it says so of one.
+    pub(crate) fn confirmed(&mut self, frame: &Frame) -> Result<Option<ImageName>> {
+        match frame.header.kind {
+            Kind::Checkpoint => {
+                let body =
+                    self.bytes(frame.offset + HEADER_LEN as u64, frame.header.table_len())?;
+                Ok(ImageName::decode(body))
             }
             _ => Ok(None),
         }

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
 use crate::error::{Defect, Place};
 use crate::io::{FileName, View};
-use crate::mvcc::engine::VersionLen;
 use crate::mvcc::overlay::IdHasher;
-use crate::sync::RwLock;
+use crate::mvcc::version::VersionLen;
+use crate::sync::{OnceLock, RwLock};
 
 /// A segment that is written to.
 #[derive(Debug)]
@@ -82,18 +82,30 @@ impl VersionLen for Location {
     fn payload_len(&self) -> u64 {
         u64::from(self.len)
     }
+
+    fn place(&self) -> u64 {
+        u64::from(self.segment) << 32 | u64::from(self.offset)
+    }
 }
 
-/// Every segment's file, mapped for readers.
-#[derive(Default)]
+/// Maps a segment's file, given its number and how far.
+pub(crate) type MapSegment = Box<dyn Fn(u64, u64) -> io::Result<Box<dyn View>> + Send + Sync>;
+
+/// Every segment's file, mapped for readers. Those that nobody has read from yet are mapped when
+/// somebody does.
 pub(crate) struct Views {
+    map: MapSegment,
     table: RwLock<HashMap<u64, Readable, BuildHasherDefault<IdHasher>>>,
 }
 
 struct Readable {
     number: u64,
-    view: Arc<dyn View>,
+    len: u64,
+    view: OnceLock<Arc<Mapped>>,
 }
+
+/// A view that the table and readers share.
+struct Mapped(Box<dyn View>);
 
 impl std::fmt::Debug for Views {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -102,22 +114,59 @@ impl std::fmt::Debug for Views {
 }
 
 impl Views {
+    pub(crate) fn new(map: MapSegment) -> Views {
+        Views { map, table: RwLock::default() }
+    }
+
     pub(crate) fn insert(&self, sequence: u64, number: u64, view: Box<dyn View>) {
-        self.table.write().insert(sequence, Readable { number, view: Arc::from(view) });
+        let readable = OnceLock::default();
+        readable.get_or_init(|| Arc::new(Mapped(view)));
+        let view = readable;
+        self.table.write().insert(sequence, Readable { number, len: 0, view });
+    }
+
+    /// Adds a segment whose first `len` bytes may be read.
+    pub(crate) fn insert_unmapped(&self, sequence: u64, number: u64, len: u64) {
+        let view = OnceLock::default();
+        self.table.write().insert(sequence, Readable { number, len, view });
+    }
+
+    /// Takes a segment away. True when nobody can look at its bytes any more.
+    pub(crate) fn remove(&self, sequence: u64) -> bool {
+        let Some(readable) = self.table.write().remove(&sequence) else { return true };
+        let Some(view) = readable.view.get().cloned() else { return true };
+        drop(readable);
+        // A reader that found the view in the table may be about to cut bytes from it.
+        Arc::into_inner(view).is_some_and(|mut mapped| !mapped.0.is_shared())
     }
 
     pub(crate) fn count(&self) -> usize {
         self.table.read().len()
     }
 
-    /// The payload at a place, not yet verified.
-    pub(crate) fn bytes(&self, location: &Location) -> io::Result<Bytes> {
+    /// The payload at a place, not yet verified; `None` when its segment is gone.
+    pub(crate) fn bytes(&self, location: &Location) -> io::Result<Option<Bytes>> {
         let view = {
             let table = self.table.read();
-            let readable = table.get(&u64::from(location.segment));
-            Arc::clone(&readable.ok_or(io::ErrorKind::NotFound)?.view)
+            let Some(readable) = table.get(&u64::from(location.segment)) else { return Ok(None) };
+            match readable.view.get() {
+                Some(view) => Arc::clone(view),
+                None => self.map_now(readable)?,
+            }
         };
-        view.bytes(u64::from(location.offset), location.len as usize)
+        view.0.bytes(u64::from(location.offset), location.len as usize).map(Some)
+    }
+
+    /// Maps every segment that is not mapped yet.
+    pub(crate) fn map_all(&self) -> io::Result<()> {
+        let table = self.table.read();
+        let unmapped = table.values().filter(|readable| readable.view.get().is_none());
+        unmapped.into_iter().try_for_each(|readable| self.map_now(readable).map(|_| ()))
+    }
+
+    fn map_now(&self, readable: &Readable) -> io::Result<Arc<Mapped>> {
+        let view = Mapped((self.map)(readable.number, readable.len)?);
+        Ok(Arc::clone(readable.view.get_or_init(|| Arc::new(view))))
     }
 
     /// Names a place for messages.

@@ -13,6 +13,11 @@
 //! 4. Space is reserved before the first byte of a group is written: a full disk refuses a group as a
 //!    whole, and leaves nothing of it.
 //!
+//! A segment that nobody needs any more ([`Space::give_back`]) becomes the next one, under a header,
+//! salt and name of its own: its space was written once and needs no zeros. First it loses its name,
+//! durably, so that its header is never changed under it. Those that the log will not need soon go
+//! back to the file system.
+//!
 //! How much is zeroed ahead grows with what is written, so that a new store stays small. When the
 //! tail catches up with large groups (a bulk load), zeroing would only take bandwidth from it: the
 //! log then reserves unwritten space for itself, and zeroing pauses.
@@ -74,6 +79,8 @@ struct State<F> {
     active: Ahead<F>,
     tail: u64,
     ready: VecDeque<Ahead<F>>,
+    /// File numbers of segments out of use.
+    spare: VecDeque<u64>,
     next_number: u64,
     next_sequence: u64,
     /// Bytes written by the log since open.
@@ -105,7 +112,16 @@ impl<F> Ahead<F> {
 /// What a worker does next.
 enum Step<F> {
     Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64 },
-    Make { number: u64, sequence: u64 },
+    Make { number: u64, sequence: u64, spare: Option<u64> },
+}
+
+/// What a new segment is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// A new file, with these bytes behind its header.
+    New(&'a [u8]),
+    /// The file of a segment out of use, with this number.
+    Spare(u64),
 }
 
 /// Why there is no new segment.
@@ -141,24 +157,37 @@ pub(crate) struct Tail<F> {
 }
 
 impl<D: Disk> Space<D> {
-    /// Makes a segment with these first bytes behind its header. It is durable when this returns, and
-    /// gone when it fails, unless [`NotMade`] says otherwise.
+    /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
+    /// it fails, unless [`NotMade`] says otherwise.
     pub(crate) fn make_segment(
         disk: &D,
         store: &Description,
         options: &SpaceOptions,
         number: u64,
         header: &SegmentHeader,
-        first: &[u8],
-    ) -> std::result::Result<Segment<D::File>, NotMade> {
-        if header.sequence > SEQUENCE_MAX || PAGE + first.len() as u64 > LEN_MAX {
+        source: Source<'_>,
+    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+        let first_len = match source {
+            Source::New(first) => first.len() as u64,
+            Source::Spare(_) => 0,
+        };
+        if header.sequence > SEQUENCE_MAX || PAGE + first_len > LEN_MAX {
             return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
         }
         let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
-        let file = disk.open(unfinished, How::CreateNew)?;
+        let (file, first) = match source {
+            Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
+            Source::Spare(spare) => {
+                disk.rename(FileName::Segment(spare), unfinished)?;
+                disk.sync_dir()
+                    .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
+                (disk.open(unfinished, How::ReadWrite)?, &[][..])
+            }
+        };
         write_all_at(&file, 0, &header.encode())?;
         write_all_at(&file, PAGE, first)?;
         file.sync_data()?;
+        let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
         drop(file);
         let not_made = |source| NotMade { source, left: take_back(disk, finished) };
         // It may have taken effect all the same.
@@ -168,13 +197,14 @@ impl<D: Disk> Space<D> {
             return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
         }
         let file = disk.open(finished, options.how()).map_err(not_made)?;
-        Ok(Segment {
+        let segment = Segment {
             number,
             sequence: header.sequence,
             seed: header.frame_seed(store),
             len_max: options.segment_len.max(PAGE + first.len() as u64),
             file,
-        })
+        };
+        Ok((segment, written))
     }
 
     /// A header for a new use of a file.
@@ -214,6 +244,7 @@ impl<D: Disk> Space<D> {
             active,
             tail: tail.offset,
             ready,
+            spare: VecDeque::new(),
             next_number,
             next_sequence,
             appended: 0,
@@ -342,6 +373,60 @@ impl<D: Disk> Space<D> {
         }
     }
 
+    /// A file number that no file has.
+    pub(crate) fn take_number(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.next_number += 1;
+        state.next_number - 1
+    }
+
+    /// Takes a segment that nobody needs any more, whose bytes no reader looks at, to be the next one.
+    pub(crate) fn keep(&self, number: u64) {
+        self.state.lock().spare.push_back(number);
+    }
+
+    /// Gives a segment that nobody needs any more back to the file system.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file is left to the next open, which removes it.
+    pub(crate) fn give_back(&self, number: u64) -> Result<()> {
+        let removed = self.disk.remove(FileName::Segment(number));
+        removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
+    }
+
+    /// Gives what was made ahead back to the file system, but for a little: nobody writes at the moment.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file system refused to cut or remove a file, which does no harm.
+    pub(crate) fn shrink(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let spare = std::mem::take(&mut state.spare);
+        let tail = state.tail;
+        if state.zeroing.is_none() && state.wanted == 0 {
+            let State { active, ready, appended, .. } = &mut *state;
+            let goal = (*appended).clamp(AHEAD_LEN_MIN, AHEAD_LEN_MIN);
+            let active = (active, tail + goal);
+            for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
+                if ahead.written > end {
+                    let cut = ahead.zeroer.set_len(end);
+                    cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
+                    ahead.written = end;
+                }
+            }
+            // Growth begins anew.
+            *appended = 0;
+        }
+        drop(state);
+        spare.into_iter().try_for_each(|number| self.give_back(number))
+    }
+
+    /// Bytes that are kept for what is still to be written: ahead of the tail, and of segments out of
+    /// use.
+    pub(crate) fn free_len(&self) -> u64 {
+        let state = self.state.lock();
+        state.ahead_len() + state.spare.len() as u64 * self.options.segment_len
+    }
+
     /// Begins to make and zero what a new session needs.
     pub(crate) fn start(self: &Arc<Self>) {
         self.start_work(&mut self.state.lock(), false);
@@ -398,8 +483,9 @@ impl<D: Disk> Space<D> {
             if let Step::Zero { sequence, .. } = &step {
                 state.zeroing = Some(*sequence);
             }
-            if let Step::Make { number, .. } = &step {
+            if let Step::Make { number, spare, .. } = &step {
                 state.next_number = number + 1;
+                state.spare.retain(|other| Some(*other) != *spare);
             }
             drop(state);
             let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
@@ -438,11 +524,12 @@ impl<D: Disk> Space<D> {
                 file.sync_data().inspect_err(|_| self.poison.set(PoisonCause::SyncFailed))?;
                 Ok(None)
             }
-            Step::Make { number, sequence } => {
+            Step::Make { number, sequence, spare } => {
                 let (disk, store) = (&*self.disk, &self.store);
                 let header = Self::new_header(disk, store, *sequence)?;
-                let segment =
-                    Self::make_segment(disk, store, &self.options, *number, &header, &[])?;
+                let source = spare.map_or(Source::New(&[]), Source::Spare);
+                let (segment, written) =
+                    Self::make_segment(disk, store, &self.options, *number, &header, source)?;
                 let name = FileName::Segment(*number);
                 let not_made = |source| NotMade { source, left: take_back(disk, name) };
                 let zeroer = disk.open(name, self.options.how());
@@ -451,13 +538,17 @@ impl<D: Disk> Space<D> {
                 let view = view.map_err(not_made)?;
                 self.views.insert(segment.sequence, segment.number, view);
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
-                Ok(Some(Ahead { segment, zeroer, written: PAGE }))
+                Ok(Some(Ahead { segment, zeroer, written }))
             }
         }
     }
 
     fn next_step(&self, state: &State<D::File>, make: bool) -> Option<Step<D::File>> {
-        let make_next = Step::Make { number: state.next_number, sequence: state.next_sequence };
+        let make_next = Step::Make {
+            number: state.next_number,
+            sequence: state.next_sequence,
+            spare: state.spare.front().copied(),
+        };
         // There is always one: it is at hand when the tail gets there, and its number in the row of
         // segments shows when the active one before it is lost.
         if make || state.ready.is_empty() {

@@ -7,7 +7,7 @@
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Place, Result};
 use crate::io::{Disk, DiskFile, FileName};
-use crate::local::format::frame::Entry;
+use crate::local::checkpoint::Chain;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::{lock, look, read_description};
 use crate::local::recovery::first_bad_payload;
@@ -50,10 +50,16 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
     let store = read_description(disk)?;
     let mut report = VerifyReport::default();
     let mut scanners = Vec::new();
-    for number in &listing.segments {
+    for number in listing.segments.keys() {
         match Scanner::open(disk, &store, *number) {
             Ok(scanner) => scanners.push(scanner),
             Err(error) => report.note(error)?,
+        }
+    }
+    if let Some(newest) = listing.checkpoints.last() {
+        let images = Chain::open(disk, &store, *newest);
+        if let Err(error) = images.and_then(|images| images.verify()) {
+            report.note(error)?;
         }
     }
     scanners.sort_by_key(|scanner| scanner.sequence);
@@ -61,13 +67,19 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
     for scanner in &mut scanners {
         cuts.extend(scanner.cut()?.map(|cut| (cut, scanner.sequence)));
     }
-    let mut walk = Walk { report, ..Walk::default() };
+    let mut walk = Walk { report, chain: Some(0), ..Walk::default() };
+    let mut expected = 1;
     for scanner in &mut scanners {
         let sequence = scanner.sequence;
         if cuts.iter().any(|(cut, next)| cut.sequence < sequence && sequence < *next) {
             continue;
         }
         let cut = cuts.iter().find(|(cut, _)| cut.sequence == sequence);
+        if sequence != expected {
+            // Segments in between went out of use.
+            (walk.chain, walk.gap) = (None, None);
+        }
+        expected = cut.map_or(sequence + 1, |(_, next)| *next);
         let end = cut.map_or(scanner.len, |(cut, _)| cut.offset.min(scanner.len));
         walk.segment(scanner, end)?;
     }
@@ -78,8 +90,8 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
 #[derive(Default)]
 struct Walk {
     report: VerifyReport,
-    /// Checksum and LSN of the last intact frame.
-    chain: u32,
+    /// Checksum of the last intact frame, and its LSN. Unknown where segments went out of use.
+    chain: Option<u32>,
     last: Lsn,
     /// The newest LSN that a frame knows durable.
     durable: Lsn,
@@ -117,12 +129,12 @@ impl Walk {
 
     fn frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
         // A frame that continues the chain shows that nothing was lost: a segment's unused end.
-        let continues = frame.header.previous == self.chain;
+        let continues = self.chain.is_none_or(|chain| frame.header.previous == chain);
         if let Some(gap) = self.gap.take().filter(|_| !continues) {
             self.suspects.push((self.lost(), gap));
         }
         self.report.frames += 1;
-        self.chain = frame.crc;
+        self.chain = Some(frame.crc);
         self.durable = self.durable.max(frame.header.durable);
         self.last = frame.header.lsn;
         if let Some((at, entry)) = first_bad_payload(scanner, frame)? {
@@ -130,7 +142,7 @@ impl Walk {
             damage.place.block = Some(entry.id());
             self.suspects.push((self.last, damage));
         }
-        for entry in frame.entries.iter().filter(|e| matches!(e, Entry::Write(_))) {
+        for entry in frame.entries.iter().filter(|entry| entry.written().is_some()) {
             self.report.blocks += 1;
             self.report.bytes += u64::from(entry.payload_len());
         }

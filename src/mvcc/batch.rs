@@ -14,13 +14,23 @@ pub(crate) enum Operation {
     Write(Block),
     /// The block is deleted.
     Delete,
+    /// The block's bytes are written again so that the segment they are in can go. The block stays
+    /// what commit `lsn` made of it; if it is not any more, or not at its old place, nothing happens.
+    Move {
+        /// The block as it is.
+        block: Block,
+        /// The commit that made it so.
+        lsn: Lsn,
+        /// Where it was: the backend's own.
+        from: u64,
+    },
 }
 
 impl Operation {
     /// Payload bytes it carries.
     pub(crate) fn payload_len(&self) -> u64 {
         match self {
-            Operation::Write(block) => block.data.len() as u64,
+            Operation::Write(block) | Operation::Move { block, .. } => block.data.len() as u64,
             Operation::Delete => 0,
         }
     }
@@ -65,6 +75,16 @@ impl Batch {
             reads: None,
             transaction: None,
         }
+    }
+
+    /// Moves of blocks that are to leave a segment.
+    pub(crate) fn moves(operations: Vec<(BlockId, Operation)>) -> Batch {
+        Batch { operations, precondition: Precondition::None, reads: None, transaction: None }
+    }
+
+    /// Whether it moves blocks, and so changes nothing that a user sees.
+    pub(crate) fn is_move(&self) -> bool {
+        matches!(self.operations.first(), Some((_, Operation::Move { .. })))
     }
 
     /// No operations: what asks for a sync.

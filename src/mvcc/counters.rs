@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mvcc::index::VersionLen;
+use crate::mvcc::version::VersionLen;
 use crate::sync::{SLOT_COUNT, thread_slot};
 
 /// Keeps a value on cache lines of its own (two, for processors that fetch in pairs).
@@ -74,6 +74,12 @@ impl Delta {
 }
 
 impl Counters {
+    /// Takes over what was counted before: committed blocks and the sum of their payload lengths.
+    pub(crate) fn take_over(&self, blocks: u64, bytes: u64) {
+        self.blocks_added.add(blocks);
+        self.bytes_added.add(bytes);
+    }
+
     pub(crate) fn add(&self, delta: &Delta) {
         self.blocks_added.add(delta.writes);
         self.blocks_removed.add(delta.removed);

@@ -13,10 +13,10 @@ use crate::error::{Error, Result, SnapshotLimit, TransactionState};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
-pub(crate) use crate::mvcc::index::VersionLen;
 use crate::mvcc::index::{Change, Index, Versioned};
 use crate::mvcc::pending::Pending;
 use crate::mvcc::transactions::TransactionTable;
+use crate::mvcc::version::VersionLen;
 use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::CommitTicket;
 use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
@@ -28,6 +28,8 @@ pub(crate) struct Mvcc<V> {
     pub(crate) index: Index<V>,
     pub(crate) transactions: TransactionTable,
     pub(crate) ids: IdAllocator,
+    /// The highest id that a commit named.
+    pub(crate) committed: IdAllocator,
     pub(crate) counters: Counters,
     /// Nanoseconds on the clock until which no snapshot can be too old.
     age_due: AtomicU64,
@@ -60,7 +62,8 @@ pub trait Engine: Send + Sync {
     fn mvcc(&self) -> &Mvcc<Self::Version>;
 
     #[doc(hidden)]
-    fn fetch(&self, id: BlockId, version: &Self::Version) -> Result<Block>;
+    /// The block of a version; `None` when the version was moved and the index knows its new place.
+    fn fetch(&self, id: BlockId, version: &Self::Version) -> Result<Option<Block>>;
 
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "sealed, as above")]
@@ -99,27 +102,65 @@ impl<V: VersionLen> Mvcc<V> {
             index: Index::default(),
             transactions: TransactionTable::new(limits.open_transactions_max),
             ids: IdAllocator::default(),
+            committed: IdAllocator::default(),
             counters: Counters::default(),
             age_due: AtomicU64::new(0),
         }
     }
 
-    /// Publishes a group of commits and counts what it changed. One publisher at a time.
-    pub(crate) fn publish(&self, changes: impl IntoIterator<Item = Change<V>>, visible: Lsn) {
+    /// Publishes a group of commits and counts what it changed. One publisher at a time. Calls
+    /// `replaced` with the old and the new version of each change.
+    pub(crate) fn publish(
+        &self,
+        changes: impl IntoIterator<Item = Change<V>>,
+        visible: Lsn,
+        mut replaced: impl FnMut(Option<&V>, Option<&V>),
+    ) {
         let mut delta = Delta::default();
-        self.index.publish(changes, visible, |old, new| delta.count(old, new));
+        let committed = &self.committed;
+        let changes = changes.into_iter().inspect(|(id, ..)| committed.raise(*id));
+        self.index.publish(changes, visible, |old, new| {
+            delta.count(old, new);
+            replaced(old, new);
+        });
         self.counters.add(&delta);
         self.counters.writes.add(delta.writes);
         self.counters.deletes.add(delta.deletes);
     }
 
-    /// Puts committed changes in place while nobody reads: recovery.
-    pub(crate) fn load(&self, changes: impl IntoIterator<Item = Change<V>>) {
+    /// Puts committed changes in place while nobody reads: recovery. Calls `replaced` as
+    /// [`Mvcc::publish`].
+    pub(crate) fn load(
+        &self,
+        changes: impl IntoIterator<Item = Change<V>>,
+        mut replaced: impl FnMut(Option<&V>, Option<&V>),
+    ) {
         let mut delta = Delta::default();
-        let ids = &self.ids;
-        let changes = changes.into_iter().inspect(|(id, ..)| ids.raise(*id));
-        self.index.load(changes, |old, new| delta.count(old, new));
+        let changes = changes.into_iter().inspect(|(id, ..)| self.raise_ids(*id));
+        self.index.load(changes, |old, new| {
+            delta.count(old, new);
+            replaced(old, new);
+        });
         self.counters.add(&delta);
+    }
+
+    /// Takes over totals that were counted before: those of a checkpoint.
+    pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
+        self.counters.take_over(blocks, bytes);
+        self.raise_ids(id_max);
+    }
+
+    /// Committed blocks, and the sum of their payload lengths.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let c = &self.counters;
+        // Removals are read first: what is added in between can only make the difference larger.
+        let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
+        (c.blocks_added.sum() - removed, c.bytes_added.sum() - bytes_removed)
+    }
+
+    fn raise_ids(&self, id: BlockId) {
+        self.ids.raise(id);
+        self.committed.raise(id);
     }
 
     /// Ends the transaction that a commit belonged to, now that its result is known.
@@ -198,7 +239,7 @@ impl<V: VersionLen> Mvcc<V> {
                 BatchOperation::Delete(id) => match operations.insert(id, Operation::Delete) {
                     None => needed.push(id),
                     Some(Operation::Write(block)) => len -= block.data.len() as u64,
-                    Some(Operation::Delete) => return Err(Error::BlockNotFound { id }),
+                    Some(_) => return Err(Error::BlockNotFound { id }),
                 },
             }
         }
@@ -217,7 +258,7 @@ impl<V: VersionLen> Mvcc<V> {
     }
 
     /// The version of a block that a transaction sees beneath its own operations.
-    fn read_for(&self, pending: &Pending, id: BlockId) -> Option<Versioned<V>> {
+    fn read_for(&self, pending: &Pending, id: BlockId) -> Result<Option<Versioned<V>>> {
         match pending.snapshot() {
             Some(snapshot) => self.index.read_at(id, snapshot),
             None => self.index.read(id),
@@ -242,11 +283,10 @@ impl<V: VersionLen> Mvcc<V> {
     fn stats(&self, now: Duration) -> StorageStats {
         let c = &self.counters;
         let oldest = self.oldest_snapshot(now);
-        // Removals are read first: what is added in between can only make the difference larger.
-        let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
+        let (total_blocks, total_bytes) = self.totals();
         StorageStats {
-            total_blocks: c.blocks_added.sum() - removed,
-            total_bytes: c.bytes_added.sum() - bytes_removed,
+            total_blocks,
+            total_bytes,
             read_ops: c.reads.sum(),
             write_ops: c.writes.sum(),
             delete_ops: c.deletes.sum(),
@@ -277,9 +317,15 @@ impl<E: Engine> StorageBackend for E {
 
     fn read_block(&self, id: BlockId) -> Result<Block> {
         self.check_open()?;
-        let version = self.mvcc().index.read(id).ok_or(Error::BlockNotFound { id })?;
-        self.mvcc().counters.reads.add(1);
-        self.fetch(id, &version.value)
+        let mvcc = self.mvcc();
+        let mut version = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+        mvcc.counters.reads.add(1);
+        loop {
+            if let Some(block) = self.fetch(id, &version.value)? {
+                return Ok(block);
+            }
+            version = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+        }
     }
 
     fn delete_block(&self, id: BlockId) -> Result<()> {
@@ -292,7 +338,7 @@ impl<E: Engine> StorageBackend for E {
 
     fn block_exists(&self, id: BlockId) -> Result<bool> {
         self.check_open()?;
-        Ok(self.mvcc().index.read(id).is_some())
+        Ok(self.mvcc().index.read(id)?.is_some())
     }
 
     fn begin_transaction(&self) -> Result<TransactionId> {
@@ -338,13 +384,17 @@ impl<E: Engine> StorageBackend for E {
         look(self)?;
         // The transaction's lock is not held while the block is fetched: that may do I/O. Its pin
         // keeps the version; should it end meanwhile, this read came before the end.
-        match visible_in_tx(self.mvcc(), tx, id)? {
-            Seen::Own(block) => Ok(block),
-            Seen::Committed(version) => {
-                self.mvcc().counters.reads.add(1);
-                self.fetch(id, &version.value)
+        loop {
+            match visible_in_tx(self.mvcc(), tx, id)? {
+                Seen::Own(block) => return Ok(block),
+                Seen::Committed(version) => {
+                    if let Some(block) = self.fetch(id, &version.value)? {
+                        self.mvcc().counters.reads.add(1);
+                        return Ok(block);
+                    }
+                }
+                Seen::Nothing => return Err(Error::BlockNotFound { id }),
             }
-            Seen::Nothing => Err(Error::BlockNotFound { id }),
         }
     }
 
@@ -355,7 +405,7 @@ impl<E: Engine> StorageBackend for E {
             pending.note_read(id);
             let visible = match pending.own(id) {
                 Some(own) => matches!(own, Operation::Write(_)),
-                None => mvcc.read_for(pending, id).is_some(),
+                None => mvcc.read_for(pending, id)?.is_some(),
             };
             if !visible {
                 return Err(Error::BlockNotFound { id });
@@ -397,8 +447,8 @@ impl<E: Engine> StorageBackend for E {
         mvcc.transactions.with(tx, |pending| {
             pending.note_range(first, last);
             let mut ids = match pending.snapshot() {
-                Some(snapshot) => mvcc.index.ids_at(first, last, usize::MAX, snapshot),
-                None => mvcc.index.ids(first, last, usize::MAX),
+                Some(snapshot) => mvcc.index.ids_at(first, last, usize::MAX, snapshot)?,
+                None => mvcc.index.ids(first, last, usize::MAX)?,
             };
             let deleted = |id: &BlockId| matches!(pending.own(*id), Some(Operation::Delete));
             ids.retain(|id| !deleted(id));
@@ -514,8 +564,8 @@ fn visible_in_tx<V: VersionLen>(mvcc: &Mvcc<V>, tx: TransactionId, id: BlockId) 
         pending.note_read(id);
         Ok(match pending.own(id) {
             Some(Operation::Write(block)) => Seen::Own(block.clone()),
-            Some(Operation::Delete) => Seen::Nothing,
-            None => match mvcc.read_for(pending, id) {
+            Some(_) => Seen::Nothing,
+            None => match mvcc.read_for(pending, id)? {
                 Some(version) => Seen::Committed(version),
                 None => Seen::Nothing,
             },

@@ -23,6 +23,11 @@ impl IdAllocator {
             .map_err(|_| Error::IdsExhausted)
     }
 
+    /// The highest id so far; 0 when there is none.
+    pub(crate) fn highest(&self) -> BlockId {
+        BlockId(self.highest.load(Ordering::Relaxed))
+    }
+
     /// Stays above an id that a caller named.
     pub(crate) fn raise(&self, id: BlockId) {
         self.highest.fetch_max(id.0, Ordering::Relaxed);

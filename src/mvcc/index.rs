@@ -17,24 +17,30 @@
 //! A deletion leaves a marker until no pin is older than it, so that a conflict check finds the
 //! deletion of a block that was created after the snapshot.
 //!
-//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them.
+//! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN. Entries in
+//! memory then hold what changed since, deletions included. [`Index::freeze`] puts them aside, in no
+//! time, so that an image can be made of them while publication goes on above; [`Index::install`]
+//! puts that image below and drops what was frozen, shard by shard: under its lock a reader finds
+//! either both parts of the old state or the new one. [`Index::thaw`] takes a freeze back.
+//!
+//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them but the look-up
+//! of a base that was asked for the same id before.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn};
+use crate::error::Result;
 use crate::mvcc::counters::Padded;
-use crate::mvcc::overlay::{IdHasher, Published};
+use crate::mvcc::overlay::Published;
 use crate::mvcc::page::{PAGE_IDS, Page};
 use crate::mvcc::pins::{Pin, Pins};
+use crate::mvcc::shard::{Filed, Shard, Undo};
+use crate::mvcc::version::VersionLen;
 use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
 const SHARD_COUNT: usize = 64;
-
-/// A version knows its payload's length.
-pub(crate) trait VersionLen: Clone + Send + Sync {
-    fn payload_len(&self) -> u64;
-}
 
 /// A version and the commit that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +51,33 @@ pub(crate) struct Versioned<V> {
 
 /// A change to publish: `None` deletes.
 pub(crate) type Change<V> = (BlockId, Lsn, Option<V>);
+
+/// The newest version of an id, or its deletion.
+pub(crate) type Newest<V> = Versioned<Option<V>>;
+
+/// An image of an index at an earlier LSN. It never changes.
+pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
+    /// The newest commit in the image.
+    fn lsn(&self) -> Lsn;
+
+    /// What the image says of an id.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt): that part of the image is damaged.
+    fn get(&self, id: BlockId) -> Result<Option<Newest<V>>>;
+
+    /// Calls `each` for the ids from `first` to `last` that the image speaks of, ascending, until it
+    /// breaks.
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        each: &mut dyn FnMut(BlockId, Newest<V>) -> ControlFlow<()>,
+    ) -> Result<()>;
+}
 
 /// The index of one store.
 #[derive(Debug)]
@@ -57,41 +90,11 @@ pub(crate) struct Index<V> {
     pinned_len: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Shard<V> {
-    pages: BTreeMap<u64, Page<Versioned<V>>>,
-    undo: HashMap<BlockId, Vec<Undo<V>>, BuildHasherDefault<IdHasher>>,
-    heap_len: usize,
-}
-
-/// A version that was visible from `from` until just before `until`. Without a value it only marks
-/// the deletion at `until`.
-#[derive(Debug)]
-struct Undo<V> {
-    from: Lsn,
-    until: Lsn,
-    value: Option<V>,
-}
-
-/// Names an undo version.
-#[derive(Debug, Clone, Copy)]
-struct Filed {
-    id: BlockId,
-    from: Lsn,
-    until: Lsn,
-    deleted: bool,
-    /// Length of its payload, 0 once that is dropped.
-    payload_len: u64,
-    /// Whether it was filed before.
-    counted: bool,
-}
-
 impl<V: VersionLen> Default for Index<V> {
     fn default() -> Self {
-        let shard = || Shard { pages: BTreeMap::new(), undo: HashMap::default(), heap_len: 0 };
         Index {
             pins: Pins::default(),
-            shards: (0..SHARD_COUNT).map(|_| Padded(RwLock::new(shard()))).collect(),
+            shards: (0..SHARD_COUNT).map(|_| Padded(RwLock::new(Shard::default()))).collect(),
             filed: Mutex::default(),
             undo_count: AtomicU64::new(0),
             pinned_len: AtomicU64::new(0),
@@ -130,19 +133,36 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// The newest visible version.
-    pub(crate) fn read(&self, id: BlockId) -> Option<Versioned<V>> {
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn read(&self, id: BlockId) -> Result<Option<Versioned<V>>> {
         let shard = self.shard(id).read();
         // Read under the lock: step 3 of a publication cannot pass us (see the module header).
-        shard.version_at(id, self.pins.visible())
+        let seen = shard.version_at(id, self.pins.visible());
+        drop(shard);
+        seen.resolve(id)
     }
 
     /// The version that a pinned snapshot sees.
-    pub(crate) fn read_at(&self, id: BlockId, snapshot: Lsn) -> Option<Versioned<V>> {
-        self.shard(id).read().version_at(id, snapshot)
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn read_at(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Versioned<V>>> {
+        let seen = self.shard(id).read().version_at(id, snapshot);
+        seen.resolve(id)
     }
 
     /// The newest visible ids from `first` to `last`, ascending, at most `count_max` of them.
-    pub(crate) fn ids(&self, first: BlockId, last: BlockId, count_max: usize) -> Vec<BlockId> {
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn ids(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        count_max: usize,
+    ) -> Result<Vec<BlockId>> {
         let pin = self.pin();
         let ids = self.ids_at(first, last, count_max, pin.lsn());
         self.unpin(pin);
@@ -150,27 +170,31 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// The ids that a pinned snapshot sees from `first` to `last`, ascending, at most `count_max`.
+    ///
+    /// # Errors
+    /// As [`Base::get`].
     pub(crate) fn ids_at(
         &self,
         first: BlockId,
         last: BlockId,
         count_max: usize,
         snapshot: Lsn,
-    ) -> Vec<BlockId> {
+    ) -> Result<Vec<BlockId>> {
         let mut ids = Vec::new();
-        let mut page = Some(first.0 / PAGE_IDS);
+        let mut page = self.next_page(first.0 / PAGE_IDS)?;
         while let Some(at) = page.filter(|page| *page <= last.0 / PAGE_IDS) {
             let shard = self.shard(BlockId(at * PAGE_IDS)).read();
-            shard.visible_in_page(at, snapshot, &mut ids);
+            let seen = shard.page_at(at, snapshot);
             drop(shard);
+            seen.resolve(at, &mut ids)?;
             ids.retain(|id| *id >= first && *id <= last);
             if ids.len() >= count_max {
                 ids.truncate(count_max);
                 break;
             }
-            page = at.checked_add(1).and_then(|next| self.next_page(next));
+            page = at.checked_add(1).map_or(Ok(None), |next| self.next_page(next))?;
         }
-        ids
+        Ok(ids)
     }
 
     /// Publishes the changes of a group, ascending by LSN, and makes commits up to `visible` visible.
@@ -185,12 +209,8 @@ impl<V: VersionLen> Index<V> {
         for (id, lsn, value) in changes {
             let deleted = value.is_none();
             let mut shard = self.shard(id).write();
-            let new = value.clone();
-            let old = match value {
-                Some(value) => shard.insert(id, Versioned { lsn, value }),
-                None => shard.remove(id),
-            };
-            replaced(old.as_ref().map(|old| &old.value), new.as_ref());
+            let old = shard.replace(id, Versioned { lsn, value: value.clone() });
+            replaced(old.as_ref().map(|old| &old.value), value.as_ref());
             if let Some(old) = old {
                 let payload_len = old.value.payload_len();
                 let from = old.lsn;
@@ -216,13 +236,116 @@ impl<V: VersionLen> Index<V> {
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         for (id, lsn, value) in changes {
-            let mut shard = self.shard(id).write();
-            let new = value.clone();
-            let old = match value {
-                Some(value) => shard.insert(id, Versioned { lsn, value }),
-                None => shard.remove(id),
-            };
-            replaced(old.as_ref().map(|old| &old.value), new.as_ref());
+            let old = self.shard(id).write().replace(id, Versioned { lsn, value: value.clone() });
+            replaced(old.as_ref().map(|old| &old.value), value.as_ref());
+        }
+    }
+
+    /// Gives the version that commit `lsn` made of an id a new value, which means the same (a block
+    /// that was moved), if it is still the newest. Calls `moved` with the old value.
+    pub(crate) fn relocate(&self, id: BlockId, lsn: Lsn, value: V, moved: impl FnOnce(&V)) -> bool {
+        let mut shard = self.shard(id).write();
+        let newest = shard.newest(id).filter(|newest| newest.lsn == lsn);
+        let Some(old) = newest.and_then(|newest| newest.value) else { return false };
+        moved(&old);
+        shard.pages.insert(id, Versioned { lsn, value: Some(value) });
+        true
+    }
+
+    /// Whether the newest version of an id is the one that commit `lsn` made, and `holds` of it.
+    pub(crate) fn is_newest(&self, id: BlockId, lsn: Lsn, holds: impl FnOnce(&V) -> bool) -> bool {
+        let newest = self.shard(id).read().newest(id).filter(|newest| newest.lsn == lsn);
+        newest.and_then(|newest| newest.value).is_some_and(|value| holds(&value))
+    }
+
+    /// Looks an id up in the base, so that doing so again takes no I/O.
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn touch(&self, id: BlockId) -> Result<()> {
+        let shard = self.shard(id).read();
+        let Some(base) = shard.base.clone().filter(|_| shard.in_memory(id).is_none()) else {
+            return Ok(());
+        };
+        drop(shard);
+        base.get(id).map(|_| ())
+    }
+
+    /// Puts the entries in memory aside, for an image of the index as it is visible now. Between two
+    /// publications.
+    pub(crate) fn freeze(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            assert!(shard.frozen.by_number.is_empty(), "one image is made at a time");
+            shard.frozen = std::mem::take(&mut shard.pages);
+        }
+    }
+
+    /// Takes a freeze back: no image was made.
+    pub(crate) fn thaw(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            for (number, page) in std::mem::take(&mut shard.frozen).by_number {
+                for (slot, entry) in page.iter() {
+                    let id = BlockId(number * PAGE_IDS + u64::from(slot));
+                    if shard.pages.get(id).is_none() {
+                        shard.pages.insert(id, entry.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The numbers of the frozen pages, ascending.
+    pub(crate) fn frozen_pages(&self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for shard in &self.shards {
+            numbers.extend(shard.read().frozen.by_number.keys().copied());
+        }
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Entries that are frozen.
+    pub(crate) fn frozen_count(&self) -> u64 {
+        let count = |shard: &Shard<V>| {
+            shard.frozen.by_number.values().map(|page| page.iter().count() as u64).sum::<u64>()
+        };
+        self.shards.iter().map(|shard| count(&shard.read())).sum()
+    }
+
+    /// The entries of a frozen page.
+    pub(crate) fn frozen_entries(&self, number: u64) -> Vec<(BlockId, Newest<V>)> {
+        let shard = self.shard(BlockId(number * PAGE_IDS)).read();
+        let page = shard.frozen.by_number.get(&number);
+        let entry = |(slot, entry): (u32, &Newest<V>)| {
+            (BlockId(number * PAGE_IDS + u64::from(slot)), entry.clone())
+        };
+        page.into_iter().flat_map(|page| page.iter()).map(entry).collect()
+    }
+
+    /// Puts an image below the entries in place of the frozen ones, which are in it. `base` makes a
+    /// handle for each shard, so that readers of different shards share no counter.
+    pub(crate) fn install(&self, base: impl Fn() -> Arc<dyn Base<V>>) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            shard.base = Some(base());
+            let frozen = std::mem::take(&mut shard.frozen);
+            drop(shard);
+            drop(frozen);
+        }
+    }
+
+    /// Calls `each` for every older version that somebody can see.
+    pub(crate) fn each_undo(&self, mut each: impl FnMut(&V)) {
+        for shard in &self.shards {
+            let shard = shard.read();
+            shard
+                .undo
+                .values()
+                .flatten()
+                .filter_map(|undo| undo.value.as_ref())
+                .for_each(&mut each);
         }
     }
 
@@ -245,10 +368,13 @@ impl<V: VersionLen> Index<V> {
     /// Heap bytes of pages and undo versions.
     pub(crate) fn heap_len(&self) -> u64 {
         // A tree node holds 11 keys and values and is about two thirds full.
-        let page_len = (size_of::<u64>() + size_of::<Page<Versioned<V>>>()) * 3 / 2;
+        let page_len = (size_of::<u64>() + size_of::<Page<Newest<V>>>()) * 3 / 2;
         let undo_len = size_of::<BlockId>() + size_of::<Vec<Undo<V>>>() + size_of::<Undo<V>>() + 1;
         let shard_len = |shard: &Shard<V>| {
-            shard.heap_len + shard.pages.len() * page_len + shard.undo.len() * undo_len
+            let pages = [&shard.pages, &shard.frozen];
+            let entries_len: usize =
+                pages.iter().map(|p| p.heap_len + p.by_number.len() * page_len).sum();
+            entries_len + shard.undo.len() * undo_len
         };
         self.shards.iter().map(|shard| shard_len(&shard.read()) as u64).sum()
     }
@@ -285,8 +411,18 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// The first page at or behind `page` that may hold something for a reader.
-    fn next_page(&self, page: u64) -> Option<u64> {
-        self.shards.iter().filter_map(|shard| shard.read().next_page(page)).min()
+    fn next_page(&self, page: u64) -> Result<Option<u64>> {
+        let in_memory = self.shards.iter().filter_map(|shard| shard.read().next_page(page)).min();
+        // Asked last, of the shard that is the first to get a new one: what has left the others'
+        // memory meanwhile is in it.
+        let base = self.shards[0].read().base.clone();
+        let Some(base) = base else { return Ok(in_memory) };
+        let mut below = None;
+        base.walk(BlockId(page * PAGE_IDS), BlockId(u64::MAX), &mut |id, _| {
+            below = Some(id.0 / PAGE_IDS);
+            ControlFlow::Break(())
+        })?;
+        Ok(in_memory.into_iter().chain(below).min())
     }
 
     fn shard(&self, id: BlockId) -> &RwLock<Shard<V>> {
@@ -297,12 +433,15 @@ impl<V: VersionLen> Index<V> {
 }
 
 impl<V: VersionLen> Published for Index<V> {
-    fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn> {
+    fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Lsn>> {
         let shard = self.shard(id).read();
-        let current = shard.get(id).map(|entry| entry.lsn);
-        let deleted = shard.undo.get(&id).and_then(|versions| versions.last());
-        let newest = current.max(deleted.map(|undo| undo.until));
-        newest.filter(|lsn| *lsn > snapshot)
+        let in_memory = shard.in_memory(id).map(|entry| entry.lsn);
+        let undone = shard.undo.get(&id).and_then(|versions| versions.last());
+        let undone = undone.map(|undo| undo.until);
+        let base = shard.base.clone().filter(|base| in_memory.is_none() && base.lsn() > snapshot);
+        drop(shard);
+        let below = base.map_or(Ok(None), |base| base.get(id))?.map(|entry| entry.lsn);
+        Ok(in_memory.max(undone).max(below).filter(|lsn| *lsn > snapshot))
     }
 
     fn changed_within(
@@ -310,128 +449,38 @@ impl<V: VersionLen> Published for Index<V> {
         first: BlockId,
         last: BlockId,
         snapshot: Lsn,
-    ) -> Option<(BlockId, Lsn)> {
-        let mut page = self.next_page(first.0 / PAGE_IDS);
-        while let Some(at) = page.filter(|page| *page <= last.0 / PAGE_IDS) {
-            let shard = self.shard(BlockId(at * PAGE_IDS)).read();
-            let changed = shard.changed_in_page(at, first, last, snapshot);
-            drop(shard);
+    ) -> Result<Option<(BlockId, Lsn)>> {
+        for shard in &self.shards {
+            let changed = shard.read().changed_within(first, last, snapshot);
             if changed.is_some() {
-                return changed;
-            }
-            page = at.checked_add(1).and_then(|next| self.next_page(next));
-        }
-        None
-    }
-
-    fn exists(&self, id: BlockId) -> bool {
-        self.shard(id).read().get(id).is_some()
-    }
-}
-
-impl<V: Clone> Shard<V> {
-    fn get(&self, id: BlockId) -> Option<&Versioned<V>> {
-        self.pages.get(&(id.0 / PAGE_IDS))?.get((id.0 % PAGE_IDS) as u32)
-    }
-
-    fn version_at(&self, id: BlockId, snapshot: Lsn) -> Option<Versioned<V>> {
-        if let Some(entry) = self.get(id)
-            && entry.lsn <= snapshot
-        {
-            return Some(entry.clone());
-        }
-        if self.undo.is_empty() {
-            return None;
-        }
-        let versions = self.undo.get(&id)?;
-        let seen = versions.iter().find(|undo| undo.from <= snapshot && snapshot < undo.until)?;
-        seen.value.clone().map(|value| Versioned { lsn: seen.from, value })
-    }
-
-    fn insert(&mut self, id: BlockId, entry: Versioned<V>) -> Option<Versioned<V>> {
-        let page = self.pages.entry(id.0 / PAGE_IDS).or_default();
-        self.heap_len -= page.heap_len();
-        let old = page.insert((id.0 % PAGE_IDS) as u32, entry);
-        self.heap_len += page.heap_len();
-        old
-    }
-
-    fn remove(&mut self, id: BlockId) -> Option<Versioned<V>> {
-        let page = self.pages.get_mut(&(id.0 / PAGE_IDS))?;
-        self.heap_len -= page.heap_len();
-        let old = page.remove((id.0 % PAGE_IDS) as u32);
-        self.heap_len += page.heap_len();
-        if page.is_empty() {
-            self.pages.remove(&(id.0 / PAGE_IDS));
-        }
-        old
-    }
-
-    /// Drops an undo version's value and keeps its mark.
-    fn strip(&mut self, version: Filed) {
-        let versions = self.undo.get_mut(&version.id).into_iter().flatten();
-        for undo in versions.filter(|undo| undo.until == version.until) {
-            undo.value = None;
-        }
-    }
-
-    fn forget(&mut self, version: Filed) {
-        let versions = self.undo.get_mut(&version.id).expect("a filed version is kept");
-        versions.retain(|undo| undo.until != version.until);
-        if versions.is_empty() {
-            self.undo.remove(&version.id);
-            if self.undo.is_empty() && self.undo.capacity() > 1024 {
-                self.undo.shrink_to_fit();
+                return Ok(changed);
             }
         }
+        // Asked last, as in `next_page`.
+        let base = self.shards[0].read().base.clone().filter(|base| base.lsn() > snapshot);
+        let mut found = None;
+        if let Some(base) = base {
+            base.walk(first, last, &mut |id, entry| {
+                found = (entry.lsn > snapshot).then_some((id, entry.lsn));
+                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+        }
+        Ok(found)
     }
 
-    fn next_page(&self, page: u64) -> Option<u64> {
-        let kept = self.undo.keys().map(|id| id.0 / PAGE_IDS).filter(|at| *at >= page).min();
-        let current = self.pages.range(page..).next().map(|(at, _)| *at);
-        kept.into_iter().chain(current).min()
+    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+        self.is_newest(id, lsn, |version| version.place() == place)
     }
 
-    fn changed_in_page(
-        &self,
-        page: u64,
-        first: BlockId,
-        last: BlockId,
-        snapshot: Lsn,
-    ) -> Option<(BlockId, Lsn)> {
-        let within = |id: &BlockId| first <= *id && *id <= last;
-        let entries = self.pages.get(&page).into_iter().flat_map(|entries| entries.iter());
-        let mut written = entries
-            .filter(|(_, entry)| entry.lsn > snapshot)
-            .map(|(slot, entry)| (BlockId(page * PAGE_IDS + u64::from(slot)), entry.lsn));
-        if let Some(found) = written.find(|(id, _)| within(id)) {
-            return Some(found);
+    fn exists(&self, id: BlockId) -> Result<bool> {
+        let shard = self.shard(id).read();
+        if let Some(entry) = shard.in_memory(id) {
+            return Ok(entry.value.is_some());
         }
-        let mut span = (0..PAGE_IDS).map(|slot| BlockId(page * PAGE_IDS + slot)).filter(within);
-        span.find_map(|id| {
-            let until = self.undo.get(&id)?.last()?.until;
-            (until > snapshot).then_some((id, until))
-        })
-    }
-
-    /// Appends the ids of one page that a snapshot sees, ascending.
-    fn visible_in_page(&self, page: u64, snapshot: Lsn, ids: &mut Vec<BlockId>) {
-        let start = ids.len();
-        if let Some(entries) = self.pages.get(&page) {
-            let seen = entries.iter().filter(|(_, entry)| entry.lsn <= snapshot);
-            ids.extend(seen.map(|(slot, _)| BlockId(page * PAGE_IDS + u64::from(slot))));
-        }
-        if self.undo.is_empty() {
-            return;
-        }
-        let span = (0..PAGE_IDS).map(|slot| BlockId(page * PAGE_IDS + slot));
-        let older = span.filter(|id| {
-            self.undo.contains_key(id)
-                && self.get(*id).is_none_or(|entry| entry.lsn > snapshot)
-                && self.version_at(*id, snapshot).is_some()
-        });
-        ids.extend(older);
-        ids[start..].sort_unstable();
+        let base = shard.base.clone();
+        drop(shard);
+        let below = base.map_or(Ok(None), |base| base.get(id))?;
+        Ok(below.is_some_and(|entry| entry.value.is_some()))
     }
 }
 
@@ -445,7 +494,7 @@ mod tests {
         }
     }
 
-    impl VersionLen for [u64; 3] {
+    impl VersionLen for [std::num::NonZeroU64; 3] {
         fn payload_len(&self) -> u64 {
             0
         }
@@ -457,7 +506,7 @@ mod tests {
     }
 
     fn value(index: &Index<u32>, id: u64, pin: &Pin) -> Option<u32> {
-        index.read_at(BlockId(id), pin.lsn()).map(|version| version.value)
+        index.read_at(BlockId(id), pin.lsn()).expect("no base").map(|version| version.value)
     }
 
     #[test]
@@ -469,7 +518,8 @@ mod tests {
         let after = index.pin();
         assert_eq!([1, 2, 3].map(|id| value(&index, id, &before)), [Some(10), Some(20), None]);
         assert_eq!([1, 2, 3].map(|id| value(&index, id, &after)), [Some(11), None, Some(30)]);
-        let ids = |pin: &Pin| index.ids_at(BlockId(0), BlockId(u64::MAX), 9, pin.lsn());
+        let ids =
+            |pin: &Pin| index.ids_at(BlockId(0), BlockId(u64::MAX), 9, pin.lsn()).expect("no base");
         assert_eq!(ids(&before), [BlockId(1), BlockId(2)]);
         assert_eq!(ids(&after), [BlockId(1), BlockId(3)]);
         index.unpin(before);
@@ -516,11 +566,11 @@ mod tests {
         let pin = index.pin();
         set(&index, 1, &[(1, Some(1))]);
         set(&index, 2, &[(1, None)]);
-        assert_eq!(index.changed_since(BlockId(1), pin.lsn()), Some(Lsn(2)));
+        assert_eq!(index.changed_since(BlockId(1), pin.lsn()).expect("no base"), Some(Lsn(2)));
         assert_eq!(value(&index, 1, &pin), None);
         index.unpin(pin);
         assert_eq!(index.undo_count(), 0);
-        assert_eq!(index.changed_since(BlockId(1), Lsn(0)), None);
+        assert_eq!(index.changed_since(BlockId(1), Lsn(0)).expect("no base"), None);
     }
 
     #[test]
@@ -528,19 +578,114 @@ mod tests {
         let index = Index::default();
         let ids = [1, 63, 64, 700, 1 << 40, u64::MAX];
         set(&index, 1, &ids.map(|id| (id, Some(0))));
-        let all = index.ids(BlockId(0), BlockId(u64::MAX), usize::MAX);
-        assert_eq!(all, ids.map(BlockId));
-        assert_eq!(index.ids(BlockId(63), BlockId(700), usize::MAX), [63, 64, 700].map(BlockId));
-        assert_eq!(index.ids(BlockId(2), BlockId(u64::MAX), 2), [63, 64].map(BlockId));
+        let some = |first, last, count_max| {
+            index.ids(BlockId(first), BlockId(last), count_max).expect("no base")
+        };
+        assert_eq!(some(0, u64::MAX, usize::MAX), ids.map(BlockId));
+        assert_eq!(some(63, 700, usize::MAX), [63, 64, 700].map(BlockId));
+        assert_eq!(some(2, u64::MAX, 2), [63, 64].map(BlockId));
     }
 
     #[test]
     fn dense_ids_cost_at_most_forty_bytes() {
         let index = Index::default();
         set(&index, 1, &[]);
-        let changes = (1..=100_000).map(|id| (BlockId(id), Lsn(2), Some([0u64; 3])));
-        let wide: Index<[u64; 3]> = Index::default();
+        // Three words with a niche, as the place of a block in the log has one.
+        let place = [std::num::NonZeroU64::MIN; 3];
+        let changes = (1..=100_000).map(|id| (BlockId(id), Lsn(2), Some(place)));
+        let wide: Index<[std::num::NonZeroU64; 3]> = Index::default();
         wide.publish(changes, Lsn(2), |_, _| {});
         assert!(wide.heap_len() <= 40 * 100_000, "{} bytes", wide.heap_len());
+    }
+
+    /// An image as a map, made of what an index has frozen.
+    #[derive(Debug, Default)]
+    struct Map(Lsn, BTreeMap<BlockId, Newest<u32>>);
+
+    impl Base<u32> for Map {
+        fn lsn(&self) -> Lsn {
+            self.0
+        }
+
+        fn get(&self, id: BlockId) -> Result<Option<Newest<u32>>> {
+            Ok(self.1.get(&id).copied())
+        }
+
+        fn walk(
+            &self,
+            first: BlockId,
+            last: BlockId,
+            each: &mut dyn FnMut(BlockId, Newest<u32>) -> ControlFlow<()>,
+        ) -> Result<()> {
+            let mut records = self.1.range(first..=last);
+            while let Some((id, record)) = records.next()
+                && each(*id, *record).is_continue()
+            {}
+            Ok(())
+        }
+    }
+
+    /// Puts everything that was ever frozen below the entries.
+    fn make_image(index: &Index<u32>, image: &mut Map) {
+        for page in index.frozen_pages() {
+            image.1.extend(index.frozen_entries(page));
+        }
+        image.0 = index.visible();
+        index.install(|| Arc::new(Map(image.0, image.1.clone())));
+    }
+
+    #[test]
+    fn image_below_changes_nothing_that_anybody_sees() {
+        let (index, mut image) = (Index::default(), Map::default());
+        set(&index, 1, &[(1, Some(10)), (2, Some(20)), (70, Some(30))]);
+        let first = index.pin();
+        set(&index, 2, &[(1, None), (2, Some(21)), (500, Some(50))]);
+        let second = index.pin();
+        let see = |pin: &Pin| {
+            let ids = index.ids_at(BlockId(0), BlockId(u64::MAX), 99, pin.lsn()).expect("readable");
+            let seen = ids.iter().map(|id| (id.0, value(&index, id.0, pin).expect("listed")));
+            seen.collect::<Vec<_>>()
+        };
+        let old = [(1, 10), (2, 20), (70, 30)];
+        let new = [(2, 21), (70, 30), (500, 50)];
+        for step in 0..6 {
+            assert_eq!((see(&first), see(&second)), (old.to_vec(), new.to_vec()), "step {step}");
+            assert_eq!(index.changed_since(BlockId(1), first.lsn()).expect("r"), Some(Lsn(2)));
+            let within = index.changed_within(BlockId(3), BlockId(600), first.lsn()).expect("r");
+            assert_eq!(within, Some((BlockId(500), Lsn(2))), "step {step}");
+            assert_eq!(index.changed_since(BlockId(70), first.lsn()).expect("r"), None);
+            assert!(!index.exists(BlockId(1)).expect("r") && index.exists(BlockId(70)).expect("r"));
+            match step {
+                0 | 3 => index.freeze(),
+                1 => index.thaw(),
+                4 => make_image(&index, &mut image),
+                _ => {}
+            }
+        }
+        assert_eq!(index.heap_len() > 0, index.undo_count() > 0, "entries are in the image only");
+        set(&index, 3, &[(70, None), (2, Some(22))]);
+        assert_eq!((see(&first), see(&second)), (old.to_vec(), new.to_vec()));
+        let now = index.pin();
+        assert_eq!(see(&now), [(2, 22), (500, 50)]);
+        for pin in [first, second, now] {
+            index.unpin(pin);
+        }
+        assert_eq!(index.undo_count(), 0);
+    }
+
+    #[test]
+    fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
+        let (index, mut image) = (Index::default(), Map::default());
+        set(&index, 1, &[(1, Some(10)), (2, Some(20))]);
+        index.freeze();
+        make_image(&index, &mut image);
+        let mut replaced = None;
+        assert!(index.relocate(BlockId(1), Lsn(1), 11, |old| replaced = Some(*old)));
+        assert_eq!(replaced, Some(10));
+        let read = index.read(BlockId(1)).expect("r").map(|version| (version.lsn, version.value));
+        assert_eq!(read, Some((Lsn(1), 11)));
+        set(&index, 2, &[(2, Some(21))]);
+        assert!(!index.relocate(BlockId(2), Lsn(1), 22, |_| panic!("newer")));
+        assert!(index.is_newest(BlockId(2), Lsn(2), |value| *value == 21));
     }
 }

@@ -4,6 +4,8 @@
 //! |----------------|--------------------------------------------------------------------------|
 //! | `page`         | 64 neighbouring ids in a packed array                                    |
 //! | `index`        | `BlockId` to its newest version, and older ones while somebody needs them |
+//! | `version`      | what is known of a version                                               |
+//! | `shard`        | the layers of one part of the index                                      |
 //! | `pins`         | the visible LSN and the snapshots that are held                          |
 //! | `transactions` | open transactions, and how the latest ones ended                         |
 //! | `pending`      | what one open transaction has done so far                                |
@@ -25,7 +27,9 @@ pub(crate) mod overlay;
 mod page;
 mod pending;
 pub(crate) mod pins;
+mod shard;
 mod slots;
 pub(crate) mod transactions;
+pub(crate) mod version;
 
 pub(crate) use engine::{Engine, Mvcc};

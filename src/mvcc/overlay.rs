@@ -12,18 +12,23 @@ use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 
 /// What the checks ask of the published state.
+///
+/// Every one of them may find that part of the published state is damaged.
 pub(crate) trait Published {
     /// The newest change of an id if it came after `snapshot`, deletions included.
-    fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn>;
+    fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Lsn>>;
     /// A change after `snapshot` of an id from `first` to `last`, deletions included.
     fn changed_within(
         &self,
         first: BlockId,
         last: BlockId,
         snapshot: Lsn,
-    ) -> Option<(BlockId, Lsn)>;
+    ) -> Result<Option<(BlockId, Lsn)>>;
     /// Whether a block has this id.
-    fn exists(&self, id: BlockId) -> bool;
+    fn exists(&self, id: BlockId) -> Result<bool>;
+    /// Whether a block is still the version that commit `lsn` made, at a place (see
+    /// [`Operation::Move`]).
+    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool;
 }
 
 /// Changes in flight.
@@ -43,10 +48,14 @@ impl Overlay {
     pub(crate) fn check(&self, batch: &Batch, published: &impl Published) -> Result<()> {
         match &batch.precondition {
             Precondition::None => Ok(()),
-            Precondition::Exist(ids) => match ids.iter().find(|id| !self.exists(**id, published)) {
-                Some(id) => Err(Error::BlockNotFound { id: *id }),
-                None => Ok(()),
-            },
+            Precondition::Exist(ids) => {
+                for id in ids {
+                    if !self.exists(*id, published)? {
+                        return Err(Error::BlockNotFound { id: *id });
+                    }
+                }
+                Ok(())
+            }
             Precondition::UnchangedSince(snapshot) => {
                 let snapshot = *snapshot;
                 let reads = batch.reads.as_deref();
@@ -54,16 +63,17 @@ impl Overlay {
                 for id in written.chain(reads.into_iter().flat_map(|reads| &reads.ids)) {
                     let found = match self.newest.get(id) {
                         Some(change) => Some(change.lsn),
-                        None => published.changed_since(*id, snapshot),
+                        None => published.changed_since(*id, snapshot)?,
                     };
                     if let Some(found) = found {
                         return Err(Error::Conflict { id: *id, snapshot, found });
                     }
                 }
                 for (first, last) in reads.into_iter().flat_map(|reads| &reads.ranges) {
-                    let found = self
-                        .changed_within(*first, *last)
-                        .or_else(|| published.changed_within(*first, *last, snapshot));
+                    let found = match self.changed_within(*first, *last) {
+                        None => published.changed_within(*first, *last, snapshot)?,
+                        found => found,
+                    };
                     if let Some((id, found)) = found {
                         return Err(Error::Conflict { id, snapshot, found });
                     }
@@ -78,10 +88,24 @@ impl Overlay {
         self.newest.iter().find(|(id, _)| within(id)).map(|(id, change)| (*id, change.lsn))
     }
 
-    /// Adds a batch that was given an LSN.
+    /// Keeps those moves of a batch that are still of the newest version, and every other operation.
+    pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) {
+        batch.operations.retain(|(id, operation)| match operation {
+            Operation::Move { lsn, from, .. } => {
+                !self.newest.contains_key(id) && published.is_at(*id, *lsn, *from)
+            }
+            _ => true,
+        });
+    }
+
+    /// Adds a batch that was given an LSN. A move changes nothing that a check could ask for.
     pub(crate) fn add(&mut self, batch: &Batch, lsn: Lsn) {
         for (id, operation) in &batch.operations {
-            let exists = matches!(operation, Operation::Write(_));
+            let exists = match operation {
+                Operation::Write(_) => true,
+                Operation::Delete => false,
+                Operation::Move { .. } => continue,
+            };
             self.newest.insert(*id, Change { lsn, exists });
         }
     }
@@ -95,8 +119,8 @@ impl Overlay {
         }
     }
 
-    fn exists(&self, id: BlockId, published: &impl Published) -> bool {
-        self.newest.get(&id).map_or_else(|| published.exists(id), |change| change.exists)
+    fn exists(&self, id: BlockId, published: &impl Published) -> Result<bool> {
+        self.newest.get(&id).map_or_else(|| published.exists(id), |change| Ok(change.exists))
     }
 }
 
@@ -130,8 +154,8 @@ mod tests {
     struct Nine;
 
     impl Published for Nine {
-        fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Option<Lsn> {
-            (self.exists(id) && id.0 > snapshot.0).then_some(Lsn(id.0))
+        fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Lsn>> {
+            Ok((self.exists(id)? && id.0 > snapshot.0).then_some(Lsn(id.0)))
         }
 
         fn changed_within(
@@ -139,13 +163,17 @@ mod tests {
             first: BlockId,
             last: BlockId,
             snapshot: Lsn,
-        ) -> Option<(BlockId, Lsn)> {
+        ) -> Result<Option<(BlockId, Lsn)>> {
             let mut ids = (first.0..=last.0).map(BlockId);
-            ids.find_map(|id| self.changed_since(id, snapshot).map(|lsn| (id, lsn)))
+            Ok(ids.find_map(|id| Some((id, self.changed_since(id, snapshot).ok()??))))
         }
 
-        fn exists(&self, id: BlockId) -> bool {
-            (1..=9).contains(&id.0)
+        fn exists(&self, id: BlockId) -> Result<bool> {
+            Ok((1..=9).contains(&id.0))
+        }
+
+        fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+            (1..=9).contains(&id.0) && lsn.0 == id.0 && place == id.0 * 100
         }
     }
 
@@ -181,5 +209,27 @@ mod tests {
         overlay.add(&write(3, Precondition::None), Lsn(11));
         overlay.remove(&delete, Lsn(10));
         overlay.check(&Batch::delete(BlockId(3)), &Nine).expect("written again in flight");
+    }
+
+    #[test]
+    fn move_is_kept_while_the_block_is_what_and_where_it_was_and_conflicts_with_nothing() {
+        let mut overlay = Overlay::default();
+        let block = Block::empty(BlockId(5), BlockType::TableData);
+        let moved = |lsn, from| {
+            let operation = Operation::Move { block: block.clone(), lsn: Lsn(lsn), from };
+            Batch::moves(vec![(BlockId(5), operation)])
+        };
+        let kept = |overlay: &Overlay, mut batch: Batch| {
+            overlay.keep_current(&mut batch, &Nine);
+            batch.operations.len()
+        };
+        assert_eq!(kept(&overlay, moved(5, 500)), 1);
+        assert_eq!(kept(&overlay, moved(4, 500)), 0, "another commit made it");
+        assert_eq!(kept(&overlay, moved(5, 501)), 0, "it is somewhere else");
+        overlay.add(&moved(5, 500), Lsn(10));
+        let since = Precondition::UnchangedSince(Lsn(9));
+        overlay.check(&write(5, since), &Nine).expect("a move is no change");
+        overlay.add(&write(5, Precondition::None), Lsn(11));
+        assert_eq!(kept(&overlay, moved(5, 500)), 0, "replaced in flight");
     }
 }

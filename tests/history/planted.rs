@@ -106,8 +106,7 @@ impl StorageBackend for Planted {
         }
         ticket.wait()?;
         std::thread::yield_now();
-        // Commits nothing, so its ticket says what is visible.
-        self.inner.submit_transaction(self.inner.begin_transaction()?, durability)
+        Ok(CommitTicket::answered(Ok(Some(self.inner.stats().visible_lsn)), Durability::Durable))
     }
 
     fn write_block(&self, block: Block) -> Result<BlockId> {

@@ -26,6 +26,8 @@ mod mvcc {
     pub(crate) mod overlay;
     pub(crate) mod page;
     pub(crate) mod pins;
+    mod shard;
+    pub(crate) mod version;
 }
 #[path = "../modelled/sync.rs"]
 mod sync;

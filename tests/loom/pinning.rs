@@ -1,13 +1,17 @@
 //! Pins against publication: a snapshot sees one moment, whole, for as long as it is held; and what
 //! nobody can see is dropped.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use loom::thread;
 
 use crate::Claim;
 use crate::block::{BlockId, Lsn};
-use crate::mvcc::index::{Index, VersionLen};
+use crate::error::Result;
+use crate::mvcc::index::{Base, Index, Newest};
+use crate::mvcc::version::VersionLen;
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
@@ -30,6 +34,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         preemption_count_max: None,
         kernel: newest,
     },
+    Claim {
+        name: "image_that_is_put_below_the_entries_hides_and_brings_back_nothing",
+        preemption_count_max: Some(2),
+        kernel: imaged,
+    },
 ];
 
 /// What is kept is not what these kernels are about.
@@ -37,6 +46,57 @@ impl VersionLen for u64 {
     fn payload_len(&self) -> u64 {
         0
     }
+}
+
+/// An image of what an index has frozen.
+#[derive(Debug)]
+struct Image(BTreeMap<BlockId, Newest<u64>>, Lsn);
+
+impl Base<u64> for Image {
+    fn lsn(&self) -> Lsn {
+        self.1
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Newest<u64>>> {
+        Ok(self.0.get(&id).copied())
+    }
+
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        each: &mut dyn FnMut(BlockId, Newest<u64>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut records = self.0.range(first..=last);
+        while records.next().is_some_and(|(id, record)| each(*id, *record).is_continue()) {}
+        Ok(())
+    }
+}
+
+/// One thread reads at a snapshot while the main thread publishes and puts an image below.
+fn imaged() {
+    let index = Arc::new(Index::<u64>::default());
+    publish(&index, 1);
+    publish(&index, 2);
+    index.freeze();
+    let reader = {
+        let index = Arc::clone(&index);
+        thread::spawn(move || {
+            let pin = index.pin();
+            let seen = pin.lsn();
+            assert_eq!(read_at(&index, 1, seen), Some(seen.0));
+            let third = seen.0.is_multiple_of(2).then_some(seen.0);
+            assert_eq!(read_at(&index, 3, seen), third);
+            index.unpin(pin);
+        })
+    };
+    let pages = index.frozen_pages();
+    let frozen = pages.into_iter().flat_map(|page| index.frozen_entries(page)).collect();
+    let image: Arc<dyn Base<u64>> = Arc::new(Image(frozen, Lsn(2)));
+    publish(&index, 3);
+    index.install(|| Arc::clone(&image));
+    reader.join().expect("a reader returns");
+    assert_eq!(index.undo_count(), 0);
 }
 
 /// Group `n` sets blocks 1 and 2 to `n`; block 3 exists after even groups only.
@@ -49,7 +109,7 @@ fn publish(index: &Index<u64>, group: u64) {
 }
 
 fn read_at(index: &Index<u64>, id: u64, snapshot: Lsn) -> Option<u64> {
-    index.read_at(BlockId(id), snapshot).map(|version| version.value)
+    index.read_at(BlockId(id), snapshot).expect("a readable image").map(|version| version.value)
 }
 
 /// The main thread publishes `group_count` more groups while `reader_count` others read.
@@ -90,7 +150,10 @@ fn newest() {
     let reader = {
         let index = Arc::clone(&index);
         thread::spawn(move || {
-            let read = || index.read(BlockId(1)).expect("there is always one").value;
+            let read = || {
+                let newest = index.read(BlockId(1)).expect("a readable image");
+                newest.expect("there is always one").value
+            };
             let (first, second) = (read(), read());
             assert!((1..=2).contains(&first) && first <= second, "{first}, then {second}");
         })

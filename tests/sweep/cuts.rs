@@ -18,6 +18,7 @@ pub const PATHS: &[&str] = &[
     "clean resume",
     "half made store",
     "commit lost",
+    "checkpoint used",
 ];
 
 /// How a run ends.
@@ -117,6 +118,7 @@ fn note_paths(tally: &mut Tally, store: &LocalBackend<SimDisk>, made: bool, lost
     tally.took("rotation", report.segments > 2);
     tally.took("big commit", report.bytes > 96 << 10);
     tally.took("commit lost", lost);
+    tally.took("checkpoint used", report.checkpoint_lsn.0 > 0);
 }
 
 /// O6: the store takes commits, never gives out an id twice, and survives another cut.

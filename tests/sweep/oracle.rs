@@ -1,9 +1,9 @@
 //! The oracle: a plain model beside the store, and what must hold whenever the store is open.
 //!
 //! Owns the list of commits, each as the state of the whole store behind it, and how many of them
-//! must survive. Knows the store by its public interface only. Because commit sequence numbers are
-//! dense, the number of the newest visible commit says which state the store must show: exactly it,
-//! so commits are atomic, in order and without holes, and what was refused never shows up.
+//! must survive. Knows the store by its public interface only. The store must show one of those states,
+//! to the last byte: so commits are atomic, in order and without holes, and what was refused never
+//! shows up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -120,9 +120,44 @@ impl History {
         store: &LocalBackend<SimDisk>,
         counts: RangeInclusive<usize>,
     ) -> (usize, usize) {
-        let count = store.stats().visible_lsn.0 as usize;
-        assert!(counts.contains(&count), "O1: {count} commits are there, expected {counts:?}");
+        if matches!(store.ids(..), Err(Error::Corrupt { .. })) {
+            return self.check_reads(store, counts);
+        }
+        // Moves take LSNs too, so there may be fewer commits than that; the blocks tell how many.
+        let most = store.stats().visible_lsn.0 as usize;
+        let seen = read_all(store);
+        let mut possible = counts.clone().rev().filter(|count| *count <= most);
+        let count = possible.find(|count| is_seen(&self.states[*count], &seen));
+        let count = count.unwrap_or_else(|| {
+            let all = 0..self.states.len();
+            let other = all.rev().find(|count| is_seen(&self.states[*count], &seen));
+            panic!("O1: {other:?} commits are there, expected {counts:?}")
+        });
         (count, self.check_state(store, &self.states[count]))
+    }
+
+    /// Checks a store whose index is damaged: each block of one state gives its bytes or says so.
+    fn check_reads(
+        &self,
+        store: &LocalBackend<SimDisk>,
+        counts: RangeInclusive<usize>,
+    ) -> (usize, usize) {
+        let read = |id: u64| match store.read_block(BlockId(id)) {
+            Ok(block) => Ok(Some(block.data)),
+            Err(Error::BlockNotFound { .. }) => Ok(None),
+            Err(Error::Corrupt { .. }) => Err(()),
+            Err(error) => panic!("O9: block {id}: {error:?}"),
+        };
+        let seen: Vec<_> = self.named.iter().map(|id| (*id, read(*id))).collect();
+        let corrupt = seen.iter().filter(|(_, read)| read.is_err()).count();
+        let fits = |state: &State| {
+            seen.iter().all(|(id, read)| {
+                read.as_ref().is_ok_and(|r| r.as_ref() == state.get(id)) || read.is_err()
+            })
+        };
+        let count = counts.clone().rev().find(|count| fits(&self.states[*count]));
+        let count = count.unwrap_or_else(|| panic!("O3: {seen:?} is no state of {counts:?}"));
+        (count, corrupt.max(1))
     }
 
     fn check_state(&self, store: &LocalBackend<SimDisk>, state: &State) -> usize {
@@ -146,6 +181,26 @@ impl History {
         }
         corrupt
     }
+}
+
+/// All blocks of a store; `None` for one that is reported as corrupt.
+fn read_all(store: &LocalBackend<SimDisk>) -> BTreeMap<u64, Option<Bytes>> {
+    let ids = store.ids(..).expect("ids of an open store");
+    let read = |id: BlockId| match store.read_block(id) {
+        Ok(block) => Some(block.data),
+        Err(Error::Corrupt { .. }) => None,
+        Err(error) => panic!("O9: block {id}: {error:?}"),
+    };
+    ids.into_iter().map(|id| (id.0, read(id))).collect()
+}
+
+/// Whether what was read is this state.
+fn is_seen(state: &State, seen: &BTreeMap<u64, Option<Bytes>>) -> bool {
+    state.keys().eq(seen.keys())
+        && state
+            .values()
+            .zip(seen.values())
+            .all(|(data, seen)| seen.as_ref().is_none_or(|s| s == data))
 }
 
 /// O7, O8: every segment file is one that the store knows, and nothing unfinished is left.

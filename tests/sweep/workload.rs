@@ -7,6 +7,8 @@
 //! | `d`    | delete the newest block; where there is none, the delete is refused                |
 //! | `t`    | transaction of several: an empty block, a small one, one of 3 KiB, and a delete    |
 //! | `b`    | big transaction: 6 blocks of 16 KiB, more than a segment holds                     |
+//! | `c`    | checkpoint                                                                         |
+//! | `k`    | compact                                                                            |
 //! | `r`    | close and open again                                                               |
 //! | `y`    | sync; the commits of a word with this letter are buffered                          |
 //!
@@ -21,8 +23,8 @@ use bytes::Bytes;
 
 use super::oracle::{Changes, History, check_failure, check_files};
 
-/// The letters.
-pub const ALPHABET: &[u8] = b"sldtbry";
+/// The letters of short words; `b` and `y` are in the scripted ones.
+pub const ALPHABET: &[u8] = b"sldtckr";
 /// The shortest segment that the store makes.
 pub const SEGMENT_LEN: u64 = 64 << 10;
 
@@ -38,6 +40,13 @@ pub const SCRIPTED: &[&str] = &[
     "sbdrtbl",
     "dddsrdr",
     "tttttttt",
+    "scrscrdcs",
+    "llclldckrls",
+    "lkcldkrllk",
+    "tctctrkt",
+    "bcbrbkd",
+    "yscylrkyl",
+    "lllllclllllckr",
 ];
 
 /// All words of `len` letters.
@@ -149,7 +158,9 @@ impl Run {
                 self.close();
                 self.open();
             }
-            b'y' => self.sync(),
+            b'y' => self.durably(LocalBackend::sync),
+            b'c' => self.durably(LocalBackend::checkpoint),
+            b'k' => self.durably(LocalBackend::compact_now),
             b's' if self.counter.is_multiple_of(2) => self.commit(vec![(1, Some(100))]),
             b's' => self.commit(vec![(0, Some(77))]),
             b'l' => self.commit(vec![(40 + self.counter % 2, Some(20 << 10))]),
@@ -167,16 +178,17 @@ impl Run {
         }
     }
 
-    fn sync(&mut self) {
+    /// Does what makes every commit durable.
+    fn durably(&mut self, operation: fn(&LocalBackend<SimDisk>) -> Result<()>) {
         let Some(store) = &self.store else { return };
-        match store.sync() {
+        match operation(store) {
             Ok(()) => {
-                assert!(!self.poisoned, "a poisoned store syncs as if nothing had happened");
+                assert!(!self.poisoned, "a poisoned store goes on as if nothing had happened");
                 self.history.synced();
                 self.mark(0);
             }
             Err(error) => {
-                self.poisoned |= !matches!(error, Error::StorageFull { .. });
+                self.poisoned |= matches!(error, Error::Poisoned { .. });
                 self.fail(error);
             }
         }

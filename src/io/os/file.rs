@@ -5,6 +5,7 @@
 //! transfer. Does not loop over short transfers (see [`super::super`]), except in
 //! [`DiskFile::zero`], which is one operation to its caller.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
@@ -197,6 +198,13 @@ impl View for OsView {
             Some(end) if end <= self.len => Ok(self.whole.slice(start..end)),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let end = start.checked_add(len).filter(|end| *end <= self.len);
+        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Cow::Borrowed(&self.map[start..end]))
     }
 
     fn is_shared(&mut self) -> bool {

@@ -8,15 +8,19 @@ use crate::mvcc::batch::Precondition;
 struct Empty;
 
 impl Published for Empty {
-    fn changed_since(&self, _: BlockId, _: Lsn) -> Option<Lsn> {
-        None
+    fn changed_since(&self, _: BlockId, _: Lsn) -> Result<Option<Lsn>> {
+        Ok(None)
     }
 
-    fn changed_within(&self, _: BlockId, _: BlockId, _: Lsn) -> Option<(BlockId, Lsn)> {
-        None
+    fn changed_within(&self, _: BlockId, _: BlockId, _: Lsn) -> Result<Option<(BlockId, Lsn)>> {
+        Ok(None)
     }
 
-    fn exists(&self, _: BlockId) -> bool {
+    fn exists(&self, _: BlockId) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         false
     }
 }
@@ -137,7 +141,7 @@ fn refusal_is_told_with_the_group_whose_member_caused_it() {
     submit(&mut core, Duration::ZERO, late(1));
     submit(&mut core, Duration::ZERO, late(2));
     let formed = group(&mut core, Duration::ZERO);
-    assert_eq!(formed.commit_count(), 1);
+    assert_eq!(formed.user_commit_count(), 1);
     assert_eq!(formed.members[0].commit_lsn(), Some(Lsn(11)));
     let found = formed.members[1].verdict.as_ref().map(|lsn| *lsn);
     assert!(matches!(found, Err(Error::Conflict { found: Lsn(11), .. })));
@@ -197,7 +201,7 @@ fn sync_request_writes_only_when_something_is_not_durable() {
     assert_eq!((core.durable(), core.last_lsn()), (Lsn(10), Lsn(11)));
     submit(&mut core, FLIGHT * 3, request(3));
     let formed = group(&mut core, FLIGHT * 5);
-    assert!(formed.sync && formed.commit_count() == 0);
+    assert!(formed.sync && formed.user_commit_count() == 0);
     land(&mut core, FLIGHT * 5, formed, Outcome::Done);
     assert_eq!(core.durable(), Lsn(11));
 }

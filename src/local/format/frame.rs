@@ -12,7 +12,7 @@
 //! |     24 |    8 | `durable`      | newest LSN known durable when this frame was written       |
 //! |     32 |    4 | `op_count`     | entries in the operation table                             |
 //! |     36 |    4 | `previous`     | `crc` of the frame before, 0 for the first: the chain      |
-//! |     40 |    4 | `table_crc`    | of the operation table, or of a cut's body                 |
+//! |     40 |    4 | `table_crc`    | of the operation table, or of the body of a cut or checkpoint |
 //! |     44 |    4 | `part`         | from 0 within a commit that spans frames                   |
 //! |     48 |    8 | `payload_len`  | sum of the lengths in the table                            |
 //! |     56 |    8 | zero           | refused otherwise                                          |
@@ -28,10 +28,13 @@
 //! |      8 |    4 | `len`               | payload bytes in this frame                           |
 //! |     12 |    4 | `checksum`          | of the payload                                        |
 //! |     16 |    4 | `uncompressed_size` |                                                       |
-//! |     20 |    1 | operation           | 1 write, 2 delete                                     |
+//! |     20 |    1 | operation           | 1 write, 2 delete, 3 move, 4 origin of the move before |
 //! |     21 |    3 | type, compression, encryption | permanent codes; 0 for a delete             |
 //! |     24 |    4 | `version`, `flags`  | the user's own                                        |
 //! |     28 |    4 | zero                | refused otherwise                                     |
+//!
+//! A move writes a block again that stays what an earlier commit made of it; it is followed by a row
+//! that has the LSN of that commit in place of `len` and `checksum`, and zeros but for its id.
 //!
 //! Both sizes of an entry agree while there is no compression. A mark (a frame that is no commit) is a
 //! group of its own, and an end mark states its own LSN as durable.
@@ -47,7 +50,7 @@ use crate::local::format::{le, page_up};
 pub(crate) const HEADER_LEN: usize = 64;
 /// Bytes of a table entry.
 pub(crate) const ENTRY_LEN: usize = 32;
-/// Bytes of a cut's body.
+/// Bytes of the body of a cut or checkpoint.
 pub(crate) const CUT_LEN: usize = 16;
 const MAGIC: [u8; 4] = *b"AGF1";
 const ALIGN: u64 = 8;
@@ -67,11 +70,16 @@ pub(crate) enum Kind {
     Witness = 3,
     /// A clean close: nothing follows.
     End = 4,
+    /// Says that the name of a checkpoint is durable: from here on recovery may rely on it. Its body is
+    /// the image's number and salt.
+    Checkpoint = 5,
 }
 
 impl Kind {
     fn from_code(code: u8) -> Option<Kind> {
-        [Kind::Commit, Kind::Cut, Kind::Witness, Kind::End].into_iter().find(|k| *k as u8 == code)
+        [Kind::Commit, Kind::Cut, Kind::Witness, Kind::End, Kind::Checkpoint]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
     }
 }
 
@@ -155,10 +163,19 @@ impl FrameHeader {
         (zeros && header.is_consistent()).then_some((header, le::u32(bytes, 4)))
     }
 
-    /// Bytes of the table, or of a cut's body.
+    /// A mark with a body.
+    pub(crate) fn mark_with(kind: Kind, lsn: Lsn, durable: Lsn, body: &[u8]) -> FrameHeader {
+        FrameHeader {
+            frame_len: (HEADER_LEN + body.len()) as u32,
+            table_crc: crc32c::crc32c(body),
+            ..FrameHeader::mark(kind, lsn, durable, 0)
+        }
+    }
+
+    /// Bytes of the table, or of the body.
     pub(crate) fn table_len(&self) -> usize {
         match self.kind {
-            Kind::Cut => CUT_LEN,
+            Kind::Cut | Kind::Checkpoint => CUT_LEN,
             _ => self.op_count as usize * ENTRY_LEN,
         }
     }
@@ -171,7 +188,7 @@ impl FrameHeader {
 
     fn is_consistent(&self) -> bool {
         let table_len = match self.kind {
-            Kind::Cut => CUT_LEN as u64,
+            Kind::Cut | Kind::Checkpoint => CUT_LEN as u64,
             _ => u64::from(self.op_count) * ENTRY_LEN as u64,
         };
         let sum = (HEADER_LEN as u64 + table_len).checked_add(self.payload_len);
@@ -203,79 +220,130 @@ pub(crate) enum Entry {
     Write(BlockHeader),
     /// The block is deleted.
     Delete(BlockId),
+    /// The block that a commit made is written again; its payload follows the table.
+    Move(BlockHeader, Lsn),
 }
+
+/// Codes of the rows of a table.
+const WRITE: u8 = 1;
+const DELETE: u8 = 2;
+const MOVE: u8 = 3;
+const ORIGIN: u8 = 4;
 
 impl Entry {
     pub(crate) fn id(&self) -> BlockId {
         match self {
-            Entry::Write(header) => header.block_id,
+            Entry::Write(header) | Entry::Move(header, _) => header.block_id,
             Entry::Delete(id) => *id,
+        }
+    }
+
+    /// The header of the block that it writes.
+    pub(crate) fn written(&self) -> Option<&BlockHeader> {
+        match self {
+            Entry::Write(header) | Entry::Move(header, _) => Some(header),
+            Entry::Delete(_) => None,
         }
     }
 
     /// Bytes of its payload.
     pub(crate) fn payload_len(&self) -> u32 {
+        self.written().map_or(0, |header| header.data_size)
+    }
+
+    /// Appends its rows to a table.
+    pub(crate) fn encode(&self, table: &mut Vec<u8>) {
         match self {
-            Entry::Write(header) => header.data_size,
-            Entry::Delete(_) => 0,
+            Entry::Write(header) => table.extend_from_slice(&write_row(header, WRITE)),
+            Entry::Delete(id) => table.extend_from_slice(&row(*id, DELETE)),
+            Entry::Move(header, lsn) => {
+                table.extend_from_slice(&write_row(header, MOVE));
+                let mut origin = row(header.block_id, ORIGIN);
+                origin[8..16].copy_from_slice(&lsn.0.to_le_bytes());
+                table.extend_from_slice(&origin);
+            }
         }
     }
 
-    pub(crate) fn encode(&self) -> [u8; ENTRY_LEN] {
-        let mut out = [0; ENTRY_LEN];
-        out[..8].copy_from_slice(&self.id().0.to_le_bytes());
-        out[20] = 2;
-        if let Entry::Write(header) = self {
-            out[8..12].copy_from_slice(&header.data_size.to_le_bytes());
-            out[12..16].copy_from_slice(&header.checksum.to_le_bytes());
-            out[16..20].copy_from_slice(&header.uncompressed_size.to_le_bytes());
-            out[20] = 1;
-            out[21] = header.block_type.code();
-            out[22] = header.compression.code();
-            out[23] = header.encryption.code();
-            out[24..26].copy_from_slice(&header.version.to_le_bytes());
-            out[26..28].copy_from_slice(&header.flags.to_le_bytes());
-        }
-        out
-    }
-
-    /// Reads an entry of a table whose checksum matched; `None` for what this version does not know.
-    pub(crate) fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Entry> {
-        let id = BlockId(le::u64(bytes, 0));
-        if id == BlockId(0) || bytes[28..] != [0; 4] {
+    /// Reads the entry whose rows these begin with, and what follows them; `None` for what this
+    /// version does not know.
+    fn decode(rows: &[[u8; ENTRY_LEN]]) -> Option<(Entry, &[[u8; ENTRY_LEN]])> {
+        let (first, rest) = rows.split_first()?;
+        let id = BlockId(le::u64(first, 0));
+        if id == BlockId(0) || first[28..] != [0; 4] {
             return None;
         }
-        match bytes[20] {
-            1 => {
-                let header = BlockHeader {
-                    block_id: id,
-                    block_type: BlockType::from_code(bytes[21])?,
-                    compression: Compression::from_code(bytes[22])?,
-                    encryption: Encryption::from_code(bytes[23])?,
-                    data_size: le::u32(bytes, 8),
-                    uncompressed_size: le::u32(bytes, 16),
-                    checksum: le::u32(bytes, 12),
-                    version: le::u16(bytes, 24),
-                    flags: le::u16(bytes, 26),
-                };
-                header.is_plain().then_some(Entry::Write(header))
+        match first[20] {
+            WRITE => Some((Entry::Write(read_header(id, first)?), rest)),
+            DELETE if *first == row(id, DELETE) => Some((Entry::Delete(id), rest)),
+            MOVE => {
+                let (second, rest) = rest.split_first()?;
+                let lsn = le::u64(second, 8);
+                let mut origin = row(id, ORIGIN);
+                origin[8..16].copy_from_slice(&lsn.to_le_bytes());
+                let entry = Entry::Move(read_header(id, first)?, Lsn(lsn));
+                (*second == origin).then_some((entry, rest))
             }
-            2 if bytes[8..20] == [0; 12] && bytes[21..28] == [0; 7] => Some(Entry::Delete(id)),
             _ => None,
         }
     }
 
     /// Reads a whole table. `None` when an entry is unknown or the lengths do not add up.
     pub(crate) fn decode_table(table: &[u8], header: &FrameHeader) -> Option<Vec<Entry>> {
-        let (chunks, rest) = table.as_chunks::<ENTRY_LEN>();
-        if !rest.is_empty() || chunks.len() != header.op_count as usize {
+        if table.len() != header.op_count as usize * ENTRY_LEN {
             return None;
         }
-        let entries: Option<Vec<Entry>> = chunks.iter().map(Entry::decode).collect();
-        let sum =
-            |entries: &Vec<Entry>| entries.iter().map(|e| u64::from(e.payload_len())).sum::<u64>();
-        entries.filter(|entries| header.payload_len == sum(entries))
+        let entries = Entry::decode_rows(table)?;
+        let sum: u64 = entries.iter().map(|entry| u64::from(entry.payload_len())).sum();
+        (header.payload_len == sum).then_some(entries)
     }
+
+    /// Reads entries, whatever their lengths add up to.
+    pub(crate) fn decode_rows(table: &[u8]) -> Option<Vec<Entry>> {
+        let (mut rows, rest) = table.as_chunks::<ENTRY_LEN>();
+        let mut entries = Vec::with_capacity(rows.len());
+        while !rows.is_empty() {
+            let (entry, rest) = Entry::decode(rows)?;
+            entries.push(entry);
+            rows = rest;
+        }
+        rest.is_empty().then_some(entries)
+    }
+}
+
+fn row(id: BlockId, operation: u8) -> [u8; ENTRY_LEN] {
+    let mut out = [0; ENTRY_LEN];
+    out[..8].copy_from_slice(&id.0.to_le_bytes());
+    out[20] = operation;
+    out
+}
+
+fn write_row(header: &BlockHeader, operation: u8) -> [u8; ENTRY_LEN] {
+    let mut out = row(header.block_id, operation);
+    out[8..12].copy_from_slice(&header.data_size.to_le_bytes());
+    out[12..16].copy_from_slice(&header.checksum.to_le_bytes());
+    out[16..20].copy_from_slice(&header.uncompressed_size.to_le_bytes());
+    out[21] = header.block_type.code();
+    out[22] = header.compression.code();
+    out[23] = header.encryption.code();
+    out[24..26].copy_from_slice(&header.version.to_le_bytes());
+    out[26..28].copy_from_slice(&header.flags.to_le_bytes());
+    out
+}
+
+fn read_header(id: BlockId, row: &[u8; ENTRY_LEN]) -> Option<BlockHeader> {
+    let header = BlockHeader {
+        block_id: id,
+        block_type: BlockType::from_code(row[21])?,
+        compression: Compression::from_code(row[22])?,
+        encryption: Encryption::from_code(row[23])?,
+        data_size: le::u32(row, 8),
+        uncompressed_size: le::u32(row, 16),
+        checksum: le::u32(row, 12),
+        version: le::u16(row, 24),
+        flags: le::u16(row, 26),
+    };
+    header.is_plain().then_some(header)
 }
 
 /// The body of a [`Kind::Cut`] frame: where the log ended when recovery ran.
@@ -367,7 +435,8 @@ mod tests {
         let mut block = Block::new(BlockId(u64::MAX), BlockType::Metadata, vec![1; 77]);
         (block.header.version, block.header.flags) = (3, 4);
         let entries = [Entry::Write(block.header), Entry::Delete(BlockId(5))];
-        let table: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
+        let mut table = Vec::new();
+        entries.iter().for_each(|entry| entry.encode(&mut table));
         assert_eq!(Entry::decode_table(&table, &sample()).as_deref(), Some(&entries[..]));
         assert_eq!(Entry::decode_table(&table[1..], &sample()), None);
         let longer = FrameHeader { payload_len: 78, ..sample() };
@@ -375,6 +444,23 @@ mod tests {
         for at in [16, 20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
             let mut damaged = table.clone();
             damaged[at] = 0x77;
+            assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn move_takes_two_rows_and_is_refused_without_its_origin() {
+        let block = Block::new(BlockId(3), BlockType::Metadata, vec![1; 77]);
+        let entry = Entry::Move(block.header, Lsn(9));
+        let mut table = Vec::new();
+        entry.encode(&mut table);
+        assert_eq!(table.len(), 2 * ENTRY_LEN);
+        assert_eq!(Entry::decode_table(&table, &sample()), Some(vec![entry]));
+        let header = FrameHeader { op_count: 1, ..sample() };
+        assert_eq!(Entry::decode_table(&table[..ENTRY_LEN], &header), None);
+        for at in [ENTRY_LEN, ENTRY_LEN + 16, ENTRY_LEN + 20, ENTRY_LEN + 31] {
+            let mut damaged = table.clone();
+            damaged[at] ^= 1;
             assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
         }
     }

@@ -72,23 +72,19 @@ pub(super) fn frame_header(data: &[u8]) -> bool {
 
 /// Input: any number of entries.
 pub(super) fn op_table(data: &[u8]) -> bool {
-    let (chunks, rest) = data.as_chunks::<ENTRY_LEN>();
-    let entries: Vec<Option<Entry>> = chunks.iter().map(Entry::decode).collect();
-    let payload_len = entries.iter().flatten().map(|entry| u64::from(entry.payload_len())).sum();
+    let Some(entries) = Entry::decode_rows(data) else { return false };
+    let mut again = Vec::new();
+    entries.iter().for_each(|entry| entry.encode(&mut again));
+    assert_eq!(again, data, "a table that is written otherwise");
     let header = FrameHeader {
-        op_count: chunks.len() as u32,
-        payload_len,
+        op_count: (data.len() / ENTRY_LEN) as u32,
+        payload_len: entries.iter().map(|entry| u64::from(entry.payload_len())).sum(),
         ..FrameHeader::mark(Kind::Commit, Default::default(), Default::default(), 0)
     };
-    let table = Entry::decode_table(data, &header);
-    let expected = entries.iter().copied().collect::<Option<Vec<Entry>>>();
-    assert_eq!(table, expected.filter(|_| rest.is_empty()));
-    for (chunk, entry) in chunks.iter().zip(&entries) {
-        if let Some(entry) = entry {
-            assert_eq!(entry.encode(), *chunk, "an entry that is written otherwise");
-        }
-    }
-    table.is_some()
+    assert_eq!(Entry::decode_table(data, &header), Some(entries));
+    let longer = FrameHeader { payload_len: header.payload_len + 1, ..header };
+    assert_eq!(Entry::decode_table(data, &longer), None);
+    true
 }
 
 pub(super) fn cut(data: &[u8]) -> bool {

@@ -57,7 +57,8 @@ impl Forger {
     pub fn commit(&mut self, id: u64, data: &'static [u8], len: u32) {
         let mut header = Block::new(BlockId(id), BlockType::TableData, data).header;
         (header.data_size, header.uncompressed_size) = (len, len);
-        let table = Entry::Write(header).encode();
+        let mut table = Vec::new();
+        Entry::Write(header).encode(&mut table);
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len = (HEADER_LEN + table.len()) as u32 + len;
@@ -68,7 +69,8 @@ impl Forger {
     /// A commit of empty blocks: nothing takes fewer bytes of a file for each operation.
     pub fn commit_empty(&mut self, ids: impl Iterator<Item = u64>) {
         let entry = |id| Entry::Write(Block::empty(BlockId(id), BlockType::TableData).header);
-        let table: Vec<u8> = ids.flat_map(|id| entry(id).encode()).collect();
+        let mut table = Vec::new();
+        ids.for_each(|id| entry(id).encode(&mut table));
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len += table.len() as u32;

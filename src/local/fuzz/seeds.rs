@@ -78,11 +78,16 @@ pub(super) fn frame_headers() -> Seeds {
 }
 
 pub(super) fn op_tables() -> Seeds {
-    let write = Entry::Write(sample(u64::MAX, "payload").header).encode();
-    let delete = Entry::Delete(BlockId(5)).encode();
+    let rows = |entry: Entry| {
+        let mut rows = Vec::new();
+        entry.encode(&mut rows);
+        rows
+    };
+    let write = rows(Entry::Write(sample(u64::MAX, "payload").header));
+    let delete = rows(Entry::Delete(BlockId(5)));
     vec![
-        ("write", write.to_vec()),
-        ("both", [write, delete].concat()),
+        ("write", write.clone()),
+        ("both", [&write[..], &delete].concat()),
         ("torn", delete[1..].to_vec()),
     ]
 }

@@ -1,0 +1,223 @@
+//! Images: checkpoint files, mapped and used in place.
+//!
+//! Owns [`Image`]. Opening one reads its header and segment table and nothing else; a page's checksum
+//! is verified when the page is first touched, and remembered in one bit. A damaged page is an error
+//! of the look-ups that need it, never a wrong answer.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::block::BlockId;
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
+use crate::local::checkpoint::header::{Header, ROW_LEN, decode_table};
+use crate::local::checkpoint::page::{Page, Record};
+use crate::local::format::description::Description;
+use crate::local::format::{FORMAT_VERSION, PAGE};
+use crate::local::scan::path_of;
+use crate::local::segment::damaged;
+use crate::local::usage::SegmentUse;
+
+/// An open image.
+pub(crate) struct Image {
+    pub(crate) header: Header,
+    seed: u32,
+    view: Box<dyn View>,
+    path: std::path::PathBuf,
+    /// A bit for each page that was verified.
+    verified: Box<[AtomicU64]>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Opens an image and reads its segment table.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]: header, table or length are not what was written;
+    /// [`Error::UnsupportedFormat`], [`Error::Io`].
+    pub(crate) fn open<D: Disk>(
+        disk: &D,
+        store: &Description,
+        number: u64,
+    ) -> Result<(Image, Vec<SegmentUse>)> {
+        let name = FileName::Checkpoint(number);
+        let path = path_of(disk.path(), name);
+        let io = |op| {
+            let path = path.clone();
+            move |e| Error::io(op, path, e)
+        };
+        let file = disk.open(name, How::Read).map_err(io(IoOp::Open))?;
+        let len = file.len().map_err(io(IoOp::Read))?;
+        let header = read_header(&file, len).map_err(io(IoOp::Read))?;
+        let header = match header {
+            Ok(header) => header,
+            Err(Some(found)) => {
+                let path = disk.path().to_path_buf();
+                return Err(Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION });
+            }
+            Err(None) => return Err(damaged(name, 0, Defect::Checkpoint)),
+        };
+        if header.store_id != store.store_id || header.name.number != number {
+            return Err(damaged(name, 0, Defect::ForeignCheckpoint));
+        }
+        if len != header.layout.page_count * PAGE {
+            return Err(damaged(name, len, Defect::Truncated));
+        }
+        let layout = &header.layout;
+        let mut rows = vec![0; layout.segment_count as usize * ROW_LEN];
+        let table_at = layout.table_page * PAGE;
+        read_exact_at(&file, table_at, &mut rows).map_err(io(IoOp::Read))?;
+        let segments = decode_table(&rows, layout);
+        let segments = segments.ok_or_else(|| damaged(name, table_at, Defect::Checkpoint))?;
+        let view = file.map(len as usize).map_err(io(IoOp::Map))?;
+        let words = layout.page_count.div_ceil(64) as usize;
+        let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
+        let seed = header.seed(store);
+        Ok((Image { header, seed, view, path, verified }, segments))
+    }
+
+    /// What the image says of an id.
+    pub(crate) fn get(&self, id: BlockId) -> Result<Option<Record>> {
+        let Some(number) = self.leaf_for(id)? else { return Ok(None) };
+        let bytes = self.page(number)?;
+        let page = Page::checked(&bytes);
+        let at = page.seek(id);
+        if at == page.count() || page.id(at) != id {
+            return Ok(None);
+        }
+        page.record(at).map(Some).ok_or_else(|| self.damage(number))
+    }
+
+    /// A cursor before the first id at or behind `first`.
+    pub(crate) fn cursor(&self, first: BlockId) -> Result<Cursor<'_>> {
+        let start = if self.header.layout.leaf_count == 0 { 0 } else { 1 };
+        let number = self.leaf_for(first)?.unwrap_or(start);
+        let mut cursor = Cursor { image: self, number, bytes: Cow::Borrowed(&[]), at: 0 };
+        cursor.load()?;
+        if !cursor.bytes.is_empty() {
+            cursor.at = Page::checked(&cursor.bytes).seek(first);
+        }
+        Ok(cursor)
+    }
+
+    /// Verifies every page.
+    ///
+    /// # Errors
+    /// The first damage.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let pages = 1..self.header.layout.table_page;
+        pages.into_iter().try_for_each(|number| self.verify_page(number).map(|_| ()))
+    }
+
+    /// The leaf that holds an id, if one does.
+    fn leaf_for(&self, id: BlockId) -> Result<Option<u64>> {
+        let layout = &self.header.layout;
+        let (mut number, mut above) = (layout.root, u8::MAX);
+        while number > layout.leaf_count {
+            let bytes = self.page(number)?;
+            let page = Page::checked(&bytes);
+            let level = page.level();
+            let Some(child) = page.child(id) else { return Ok(None) };
+            // Whatever the file says, the way leads down.
+            if level == 0 || level >= above || child == 0 || child >= number {
+                return Err(self.damage(number));
+            }
+            (number, above) = (child, level);
+        }
+        if number == 0 {
+            return Ok(None);
+        }
+        match Page::checked(&self.page(number)?).level() {
+            0 => Ok(Some(number)),
+            _ => Err(self.damage(number)),
+        }
+    }
+
+    fn page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
+        let (word, bit) = (&self.verified[(number / 64) as usize], 1 << (number % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return self.bytes(number);
+        }
+        let bytes = self.verify_page(number)?;
+        word.fetch_or(bit, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn verify_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.bytes(number)?;
+        match Page::check(&bytes, self.seed, number) {
+            Some(_) => Ok(bytes),
+            None => Err(self.damage(number)),
+        }
+    }
+
+    fn bytes(&self, number: u64) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.view.slice(number * PAGE, PAGE_LEN);
+        bytes.map_err(|e| Error::io(IoOp::Read, &self.path, e))
+    }
+
+    fn damage(&self, number: u64) -> Error {
+        let name = FileName::Checkpoint(self.header.name.number);
+        damaged(name, number * PAGE, Defect::Checkpoint)
+    }
+}
+
+/// Reads the header from the first page, or where that is damaged from the last. What stands in its
+/// place is the newer version that both of them name, if they do.
+fn read_header<F: DiskFile>(
+    file: &F,
+    len: u64,
+) -> std::io::Result<std::result::Result<Header, Option<u32>>> {
+    let mut newer = [None; 2];
+    for (at, newer) in [0, (len / PAGE).saturating_sub(1) * PAGE].into_iter().zip(&mut newer) {
+        let mut page = vec![0; PAGE.min(len - at) as usize];
+        read_exact_at(file, at, &mut page)?;
+        if let Some(header) = Header::decode(&page) {
+            return Ok(Ok(header));
+        }
+        *newer = Header::newer(&page);
+    }
+    Ok(Err(newer[0].filter(|_| newer[0] == newer[1])))
+}
+
+/// Walks an image's records in id order.
+pub(crate) struct Cursor<'a> {
+    image: &'a Image,
+    /// The leaf the cursor is in; 0 when there is none.
+    number: u64,
+    bytes: Cow<'a, [u8]>,
+    at: usize,
+}
+
+impl Cursor<'_> {
+    /// The next record.
+    pub(crate) fn next(&mut self) -> Result<Option<(BlockId, Record)>> {
+        while !self.bytes.is_empty() {
+            let page = Page::checked(&self.bytes);
+            if self.at < page.count() {
+                let record = page.record(self.at).ok_or_else(|| self.image.damage(self.number))?;
+                let id = page.id(self.at);
+                self.at += 1;
+                return Ok(Some((id, record)));
+            }
+            self.number += 1;
+            self.at = 0;
+            self.load()?;
+        }
+        Ok(None)
+    }
+
+    fn load(&mut self) -> Result<()> {
+        let in_leaves = (1..=self.image.header.layout.leaf_count).contains(&self.number);
+        self.bytes = if in_leaves { self.image.page(self.number)? } else { Cow::Borrowed(&[]) };
+        if in_leaves && Page::checked(&self.bytes).level() != 0 {
+            return Err(self.image.damage(self.number));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! Checkpoints: durable images of the index, used in place below what changed since.
+//!
+//! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with what
+//! changed from one checkpoint to the next, deletions included. Files: [`page`] and [`header`] hold
+//! the format, [`image`] reads, [`write`] writes.
+//!
+//! Invariants:
+//!
+//! 1. A checkpoint at LSN `c` is made only when every commit up to `c` is durable in the log. So a
+//!    checkpoint never knows more than the log.
+//! 2. Its header names the place in the log behind `c`, the images below it, and every segment that
+//!    an entry of the chain points into. Recovery reads that, and the log from that place on.
+//! 3. Files of the previous chain are removed after the new checkpoint's name is durable; segments
+//!    that it does not list are reused only after that.
+//!
+//! A new delta costs as much as has changed, a new base as much as the store has blocks. A base is
+//! written when the deltas together would outgrow [`DELTA_SHARE`] of it (a merge policy of the
+//! log-structured merge tree, O'Neil et al. 1996): so every changed block costs its record once, and
+//! its share of a base, `1 / DELTA_SHARE` records, however large the store is.
+
+pub(crate) mod header;
+pub(crate) mod image;
+pub(crate) mod page;
+pub(crate) mod write;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::block::{BlockId, Lsn};
+use crate::error::{Defect, Error, Result};
+use crate::io::{Disk, FileName};
+use crate::local::checkpoint::header::{ImageName, Summary};
+use crate::local::checkpoint::image::{Cursor, Image};
+use crate::local::checkpoint::page::Record;
+use crate::local::checkpoint::write::{NotWritten, Writer};
+use crate::local::format::description::Description;
+use crate::local::segment::{Location, damaged};
+use crate::local::usage::SegmentUse;
+use crate::mvcc::index::{Base, Index, Newest};
+
+/// Deltas hold at most one record for so many of the base.
+const DELTA_SHARE: u64 = 2;
+/// Deltas above a base: each one is searched by look-ups that find nothing in those above it.
+const DELTA_COUNT_MAX: usize = 7;
+
+const _: () = assert!(DELTA_COUNT_MAX <= header::BELOW_MAX);
+
+/// The images in use, newest first; the last one is the base.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chain {
+    images: Vec<Arc<Image>>,
+    /// Segments with frames, as of the newest image.
+    segments: Arc<[SegmentUse]>,
+}
+
+impl Chain {
+    /// Opens the chain that a checkpoint heads.
+    ///
+    /// # Errors
+    /// As [`Image::open`], for any image of the chain.
+    pub(crate) fn open<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<Chain> {
+        let (head, segments) = Image::open(disk, store, number)?;
+        let below = head.header.below.clone();
+        let mut images = vec![Arc::new(head)];
+        for name in below {
+            let (image, _) = Image::open(disk, store, name.number)?;
+            if image.header.name != name {
+                let file = FileName::Checkpoint(name.number);
+                return Err(damaged(file, 0, Defect::ForeignCheckpoint));
+            }
+            images.push(Arc::new(image));
+        }
+        Ok(Chain { images, segments: segments.into() })
+    }
+
+    /// Every segment that an image points into, and the one in which the log goes on.
+    pub(crate) fn segments(&self) -> &[SegmentUse] {
+        &self.segments
+    }
+
+    /// What the newest image stands for; `None` without a checkpoint.
+    pub(crate) fn summary(&self) -> Option<&Summary> {
+        self.images.first().map(|image| &image.header.summary)
+    }
+
+    /// Names of the images, newest first.
+    pub(crate) fn names(&self) -> Vec<ImageName> {
+        self.images.iter().map(|image| image.header.name).collect()
+    }
+
+    /// Bytes of the files.
+    pub(crate) fn file_len(&self) -> u64 {
+        let pages = self.images.iter().map(|image| image.header.layout.page_count);
+        pages.sum::<u64>() * crate::local::format::PAGE
+    }
+
+    /// Verifies every page of every image.
+    ///
+    /// # Errors
+    /// The first damage.
+    pub(crate) fn verify(&self) -> Result<()> {
+        self.images.iter().try_for_each(|image| image.verify())
+    }
+
+    /// Writes the image of an index whose entries were frozen at `summary.lsn` and returns the chain
+    /// that it heads.
+    ///
+    /// # Errors
+    /// [`NotMade::Disk`] leaves this chain as it was; [`NotMade::Damaged`]: part of it is damaged.
+    pub(crate) fn extend<D: Disk>(
+        &self,
+        disk: &D,
+        store: &Description,
+        number: u64,
+        index: &Index<Location>,
+        summary: Summary,
+        segments: &[SegmentUse],
+    ) -> std::result::Result<Chain, NotMade> {
+        let mut writer = Writer::start(disk, store, number)?;
+        let below = if self.takes_delta(index.frozen_count()) { &self.images[..] } else { &[] };
+        let merged = if below.is_empty() { &self.images[..] } else { &[] };
+        self.write_records(&mut writer, index, merged)?;
+        let names = below.iter().map(|image| image.header.name).collect();
+        writer.finish(summary, names, segments)?;
+        let (head, _) = Image::open(disk, store, number).map_err(NotMade::Damaged)?;
+        let mut images = vec![Arc::new(head)];
+        images.extend(below.iter().cloned());
+        Ok(Chain { images, segments: segments.into() })
+    }
+
+    /// Whether so many records go into a delta rather than into a new base.
+    fn takes_delta(&self, count: u64) -> bool {
+        let Some((base, deltas)) = self.images.split_last() else { return false };
+        let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
+        let in_deltas: u64 = deltas.iter().map(entry_count).sum();
+        deltas.len() < DELTA_COUNT_MAX && (in_deltas + count) * DELTA_SHARE <= entry_count(base)
+    }
+
+    /// Merges the frozen entries with the records of `merged`, newest first.
+    fn write_records<D: Disk>(
+        &self,
+        writer: &mut Writer<'_, D>,
+        index: &Index<Location>,
+        merged: &[Arc<Image>],
+    ) -> std::result::Result<(), NotMade> {
+        let is_base = merged.len() == self.images.len();
+        let mut older = Merge::start(merged, BlockId(0)).map_err(NotMade::Damaged)?;
+        let mut push = |id, record: Record| match record.value {
+            // Below a base is nothing that a deletion could hide.
+            None if is_base => Ok(()),
+            _ => writer.push(id, record),
+        };
+        for page in index.frozen_pages() {
+            for (id, record) in index.frozen_entries(page) {
+                while let Some((older_id, older_record)) = older.peek()
+                    && older_id <= id
+                {
+                    if older_id < id {
+                        push(older_id, older_record)?;
+                    }
+                    older.advance().map_err(NotMade::Damaged)?;
+                }
+                push(id, record)?;
+            }
+        }
+        while let Some((id, record)) = older.peek() {
+            push(id, record)?;
+            older.advance().map_err(NotMade::Damaged)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no new checkpoint.
+#[derive(Debug)]
+pub(crate) enum NotMade {
+    /// The disk refused.
+    Disk(NotWritten),
+    /// What the new image builds on is damaged.
+    Damaged(Error),
+}
+
+impl From<std::io::Error> for NotMade {
+    fn from(source: std::io::Error) -> NotMade {
+        NotMade::Disk(source.into())
+    }
+}
+
+impl From<NotWritten> for NotMade {
+    fn from(not_written: NotWritten) -> NotMade {
+        NotMade::Disk(not_written)
+    }
+}
+
+/// The newest record of each id of several images, in id order.
+struct Merge<'a> {
+    cursors: Vec<(Cursor<'a>, Option<(BlockId, Record)>)>,
+}
+
+impl<'a> Merge<'a> {
+    fn start(images: &'a [Arc<Image>], first: BlockId) -> Result<Merge<'a>> {
+        let cursor = |image: &'a Arc<Image>| {
+            let mut cursor = image.cursor(first)?;
+            let next = cursor.next()?;
+            Ok((cursor, next))
+        };
+        Ok(Merge { cursors: images.iter().map(cursor).collect::<Result<_>>()? })
+    }
+
+    fn peek(&self) -> Option<(BlockId, Record)> {
+        // The first of equal ids is the newest.
+        self.cursors.iter().filter_map(|(_, next)| *next).min_by_key(|(id, _)| *id)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let Some((id, _)) = self.peek() else { return Ok(()) };
+        for (cursor, next) in &mut self.cursors {
+            if next.is_some_and(|(at, _)| at == id) {
+                *next = cursor.next()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Base<Location> for Chain {
+    fn lsn(&self) -> Lsn {
+        self.summary().map_or(Lsn(0), |summary| summary.lsn)
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Newest<Location>>> {
+        for image in &self.images {
+            if let Some(record) = image.get(id)? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        each: &mut dyn FnMut(BlockId, Newest<Location>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut merge = Merge::start(&self.images, first)?;
+        while let Some((id, record)) = merge.peek().filter(|(id, _)| *id <= last) {
+            if each(id, record).is_break() {
+                return Ok(());
+            }
+            merge.advance()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,301 @@
+//! Compaction: empties segments that are mostly dead, so that they can go.
+//!
+//! Owns the choice of the *victim* and the way of its blocks: each one that is still in force is read,
+//! verified, and written again through the log as a move, which takes effect only if the block is
+//! still what it was. So compaction competes with nobody for anything but bandwidth, and crash
+//! recovery knows nothing of it. The emptied segment goes with the next checkpoint (`upkeep`).
+//!
+//! The victim is the segment with the greatest benefit for its cost, `(1 - u) * age / (1 + u)`, where
+//! `u` is the share of it that is in force and its age the number of segments begun since (Rosenblum
+//! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
+//!
+//! Segments are emptied while the log takes more than `amplification_max` times the bytes in force,
+//! and down to [`idle_max`] of it while nobody writes. Moves are paced against the commits that they
+//! run beside: they may take [`PACE_SHARE`] of the bytes that those write, and [`PACE_LEN`] a second.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::block::{Block, BlockId};
+use crate::error::{Defect, Result};
+use crate::io::{Disk, FileName};
+use crate::local::append::frame_len;
+use crate::local::commit::Submission;
+use crate::local::format::PAGE;
+use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
+use crate::local::scan::{Found, Frame, Scanner};
+use crate::local::segment::damaged;
+use crate::local::upkeep::{State, Upkeep};
+use crate::local::usage::SegmentUse;
+use crate::mvcc::batch::{Batch, Operation};
+use crate::mvcc::version::VersionLen;
+use crate::sync::Ordering;
+use crate::ticket::ticket;
+
+/// Bytes moved by one commit, at most; and no more than this share of a segment, because a commit that
+/// does not fit into the rest of a segment leaves it unused.
+const BATCH_LEN_MAX: u64 = 512 << 10;
+const BATCH_SHARE: u64 = 5;
+/// Bytes moved for each byte that commits write meanwhile.
+const PACE_SHARE: u64 = 1;
+/// Bytes moved a second, whatever commits do.
+const PACE_LEN: u64 = 32 << 20;
+/// Dead bytes that are not worth a segment's emptying.
+const DEAD_LEN_MIN: u64 = 256 << 10;
+
+/// What the log holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    /// Bytes of all segments with frames.
+    pub(crate) used_len: u64,
+    /// Bytes of those that are in force: payloads, with their share of headers.
+    pub(crate) live_len: u64,
+    /// Bytes of sealed segments with nothing in force.
+    pub(crate) dead_len: u64,
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    /// Bytes of the log for each one in force.
+    amplification_max: f64,
+    /// Dead bytes that are left alone.
+    dead_len_max: u64,
+    /// Segments from this one on are left alone.
+    before: u64,
+}
+
+impl SegmentUse {
+    /// Bytes that are in force, the rows of their tables and headers of lone commits included.
+    pub(crate) fn in_force(&self) -> u64 {
+        (self.live_len + self.live_count * (HEADER_LEN + ENTRY_LEN) as u64).min(self.used_len)
+    }
+
+    fn benefit(&self, newest: u64) -> f64 {
+        let in_force = self.in_force() as f64 / self.used_len.max(1) as f64;
+        (1.0 - in_force) * (newest - self.sequence) as f64 / (1.0 + in_force)
+    }
+}
+
+/// The amplification that compaction works down to while nobody writes.
+fn idle_max(amplification_max: f64) -> f64 {
+    1.0 + (amplification_max - 1.0) / 6.0
+}
+
+impl<D: Disk> Upkeep<D> {
+    /// What the log holds now.
+    pub(crate) fn totals(&self) -> Totals {
+        let segments = self.shared.usage.all();
+        let active = segments.last().map_or(0, |segment| segment.sequence);
+        let mut totals = Totals::default();
+        for segment in &segments {
+            totals.used_len += segment.used_len;
+            totals.live_len += segment.in_force();
+            if segment.live_count == 0 && segment.sequence != active {
+                totals.dead_len += segment.used_len;
+            }
+        }
+        totals
+    }
+
+    /// Empties segments until what is in force takes all but a little of the log, and lets them go.
+    pub(crate) fn compact_now(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        self.checkpoint_with(&mut state)?;
+        // What is written from here on is as dense as it gets.
+        let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before: active };
+        while let Some(victim) = self.victim(&state, goal) {
+            self.empty(&mut state, victim, false)?;
+        }
+        self.checkpoint_with(&mut state)?;
+        self.shrink()
+    }
+
+    /// Empties segments while there is too much that is dead.
+    pub(super) fn compact_due(&self, state: &mut State, is_idle: bool) -> Result<()> {
+        let max = self.options.amplification_max;
+        let goal = Goal {
+            amplification_max: if is_idle { idle_max(max) } else { max },
+            dead_len_max: DEAD_LEN_MIN,
+            before: u64::MAX,
+        };
+        loop {
+            // What is dead as a whole needs no moves, only a checkpoint.
+            let totals = self.totals();
+            let dead_len_max = (totals.live_len / 16).max(self.space.segment_room() / 2);
+            if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
+                self.checkpoint_with(state)?;
+            }
+            let Some(victim) = self.victim(state, goal) else { return Ok(()) };
+            if self.shared.upkeep.is_stopped() {
+                return Ok(());
+            }
+            self.empty(state, victim, !is_idle)?;
+        }
+    }
+
+    /// The segment to empty next, if there is too much that is dead.
+    fn victim(&self, state: &State, goal: Goal) -> Option<SegmentUse> {
+        let totals = self.totals();
+        let held = totals.used_len - totals.dead_len;
+        let dead_len = held - totals.live_len;
+        if held as f64 <= totals.live_len as f64 * goal.amplification_max
+            || dead_len <= goal.dead_len_max
+        {
+            return None;
+        }
+        let segments = self.shared.usage.all();
+        let newest = segments.last()?.sequence;
+        let victims = segments.iter().filter(|segment| {
+            segment.live_count > 0
+                && segment.sequence < newest.min(goal.before)
+                && !state.stuck.contains(&segment.sequence)
+                && segment.used_len - segment.in_force() > segment.used_len / 50
+        });
+        victims.copied().max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
+    }
+
+    /// Moves what is in force in a segment.
+    fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
+        let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
+        if scanner.sequence != victim.sequence {
+            return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
+        }
+        let batch_len = BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE);
+        let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), 0);
+        let mut pace = Pace::start(self.disk.now(), self.written_len());
+        while let Found::Frame(frame) = scanner.frame_at(offset)? {
+            offset = frame.header.next_offset(frame.offset);
+            for (at, id) in written(&frame) {
+                let Some(operation) = self.move_of(&mut scanner, id, at)? else { continue };
+                moves_len += operation.payload_len();
+                moves.push((id, operation));
+                if moves_len >= batch_len {
+                    self.write_moves(std::mem::take(&mut moves))?;
+                    if paced {
+                        self.rest(&mut pace, moves_len);
+                    }
+                    moves_len = 0;
+                }
+            }
+            if self.shared.upkeep.is_stopped() {
+                break;
+            }
+        }
+        self.write_moves(moves)?;
+        let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
+        if rest.is_some_and(|rest| rest.live_count > 0) && !self.shared.upkeep.is_stopped() {
+            state.stuck.insert(victim.sequence);
+        }
+        Ok(())
+    }
+
+    /// The move of the block whose payload is at a place, if it is in force and intact.
+    fn move_of(
+        &self,
+        scanner: &mut Scanner<D::File>,
+        id: BlockId,
+        offset: u64,
+    ) -> Result<Option<Operation>> {
+        let newest = self.shared.mvcc.index.read(id)?;
+        let from = scanner.sequence << 32 | offset;
+        let Some(version) = newest.filter(|version| version.value.place() == from) else {
+            return Ok(None);
+        };
+        let payload = scanner.payload(offset, version.value.len)?;
+        let block =
+            Block { header: version.value.header(id), data: Bytes::copy_from_slice(payload) };
+        if !block.verify_checksum() {
+            // It stays where it is, for `verify` to name; its segment is not emptied.
+            return Ok(None);
+        }
+        Ok(Some(Operation::Move { block, lsn: version.lsn, from }))
+    }
+
+    fn write_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<()> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        self.shared.poison.check()?;
+        let log_len = frame_len(&moves);
+        let (tag, waiter) = ticket(Some(self.driver.clone()));
+        let batch = Batch::moves(moves);
+        // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
+        self.driver.submit(Submission { batch, durable: true, log_len, tag });
+        waiter.wait().map(|_| ())
+    }
+
+    fn written_len(&self) -> u64 {
+        self.shared.written_len.load(Ordering::Relaxed)
+    }
+
+    /// Rests until so many more moved bytes are in order.
+    fn rest(&self, pace: &mut Pace, moved_len: u64) {
+        pace.moved_len += moved_len;
+        let wait = pace.wait(self.disk.now(), self.written_len());
+        if !wait.is_zero() {
+            self.shared.upkeep.rest(wait);
+        }
+    }
+}
+
+/// Blocks that a frame writes: the offset of the payload, and the id.
+fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
+    let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
+    placed.map(|(offset, entry)| (offset, entry.id())).collect()
+}
+
+/// How fast blocks may be moved: a bucket that fills with time and with what commits write.
+struct Pace {
+    started: Duration,
+    written_before: u64,
+    moved_len: u64,
+}
+
+impl Pace {
+    fn start(now: Duration, written_len: u64) -> Pace {
+        Pace { started: now, written_before: written_len, moved_len: 0 }
+    }
+
+    /// How long to wait before the next move.
+    fn wait(&self, now: Duration, written_len: u64) -> Duration {
+        // What is written has the moves in it.
+        let commits = (written_len - self.written_before).saturating_sub(self.moved_len);
+        let by_time = self.moved_len.saturating_sub(commits * PACE_SHARE);
+        let due = Duration::from_secs_f64(by_time as f64 / PACE_LEN as f64);
+        due.saturating_sub(now.saturating_sub(self.started))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_grants_a_byte_a_byte_and_a_little_a_second() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::start(second, 100);
+        pace.moved_len = PACE_LEN * 2;
+        let wait = |now, commits| pace.wait(now, 100 + pace.moved_len + commits);
+        assert_eq!(wait(second, 0), second * 2);
+        assert_eq!(wait(second * 2, 0), second);
+        assert_eq!(wait(second * 2, PACE_LEN), Duration::ZERO);
+    }
+
+    #[test]
+    fn older_and_emptier_segments_are_worth_more() {
+        let segment = |sequence, live_len| SegmentUse {
+            sequence,
+            number: sequence,
+            used_len: 1 << 20,
+            live_len,
+            live_count: 0,
+        };
+        let benefit = |sequence, live_len| segment(sequence, live_len).benefit(10);
+        assert!(benefit(1, 1000) > benefit(1, 100_000));
+        assert!(benefit(1, 1000) > benefit(5, 1000));
+        assert_eq!(benefit(1, 1 << 20), 0.0);
+    }
+}

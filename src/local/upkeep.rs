@@ -1,0 +1,360 @@
+//! Upkeep: checkpoints, and the way of segments that nobody needs any more.
+//!
+//! Owns the chain of checkpoints in use and the thread that looks after the store; one job runs at a
+//! time, on that thread or on a caller's. A checkpoint goes like this:
+//!
+//! 1. **Freeze**, between two groups: every commit so far is made durable, the index's entries are put
+//!    aside, and the log's position is noted. Commits go on at once.
+//! 2. **Write** the image (`checkpoint`), and give it its name durably.
+//! 3. **Install** it below the index; the frozen entries are dropped.
+//! 4. **Confirm** in the log that the image's name is durable. Without that, recovery does not rely on
+//!    it: after a failed sync of a directory nobody can tell whether a name that is seen is durable.
+//! 5. **Release.** Files of the old chain are removed. A segment goes when nothing in it was in force
+//!    at the freeze, recovery will not read it (it lies before the noted position) and no snapshot
+//!    sees a version in it. Whether its file is reused or removed is `space`'s business.
+//!
+//! Failing before step 3 changes nothing: the freeze is taken back, and the next call tries again.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::block::Lsn;
+use crate::error::{Error, IoOp, PoisonCause, Result};
+use crate::io::{Disk, FileName};
+use crate::local::checkpoint::header::{ImageName, Summary};
+use crate::local::checkpoint::{Chain, NotMade};
+use crate::local::driver::Driver;
+use crate::local::format::description::Description;
+use crate::local::log::{Frozen, Shared};
+use crate::local::segment::Views;
+use crate::local::space::Space;
+use crate::local::usage::SegmentUse;
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+
+/// A store that has written less than this since its last checkpoint is closed without another one:
+/// reading so much log takes no longer than opening does anyway.
+const CLOSE_LEN: u64 = 1 << 20;
+/// The store counts as idle when the log has not grown for this long.
+const IDLE_AFTER: Duration = Duration::from_millis(500);
+/// After a failed job, the next try.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How to look after a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpkeepOptions {
+    /// Log bytes after which a checkpoint is due.
+    pub(crate) checkpoint_log_len: u64,
+    /// Log bytes over bytes in force, above which segments are emptied.
+    pub(crate) amplification_max: f64,
+}
+
+/// Looks after one store.
+pub(crate) struct Upkeep<D: Disk> {
+    pub(super) disk: Arc<D>,
+    pub(super) store: Description,
+    pub(super) options: UpkeepOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) driver: Arc<Driver<D>>,
+    pub(super) space: Arc<Space<D>>,
+    pub(super) views: Arc<Views>,
+    pub(super) state: Mutex<State>,
+    /// Log bytes, since open, that the newest checkpoint covers.
+    covered_len: AtomicU64,
+    /// Log bytes from before open that it does not.
+    replayed_len: AtomicU64,
+    checkpoint_len: AtomicU64,
+}
+
+/// What one job at a time changes.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) chain: Chain,
+    /// The log does not say yet that the newest image counts.
+    unconfirmed: bool,
+    /// Images that were in use before; their files go when the newest one counts.
+    old: BTreeSet<ImageName>,
+    /// Segments that could not be emptied: something in them is damaged.
+    pub(super) stuck: BTreeSet<u64>,
+}
+
+impl<D: Disk> Upkeep<D> {
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
+    pub(crate) fn new(
+        disk: Arc<D>,
+        store: Description,
+        options: UpkeepOptions,
+        shared: Arc<Shared>,
+        driver: Arc<Driver<D>>,
+        space: Arc<Space<D>>,
+        views: Arc<Views>,
+        chain: Chain,
+        replayed_len: u64,
+    ) -> Upkeep<D> {
+        let checkpoint_len = AtomicU64::new(chain.file_len());
+        let state = Mutex::new(State { chain, ..State::default() });
+        let covered_len = AtomicU64::new(0);
+        let replayed_len = AtomicU64::new(replayed_len);
+        Upkeep {
+            disk,
+            store,
+            options,
+            shared,
+            driver,
+            space,
+            views,
+            state,
+            covered_len,
+            replayed_len,
+            checkpoint_len,
+        }
+    }
+
+    /// Bytes of the checkpoint files in use.
+    pub(crate) fn checkpoint_len(&self) -> u64 {
+        self.checkpoint_len.load(Ordering::Relaxed)
+    }
+
+    /// What the thread does until the store is closed.
+    pub(crate) fn keep(&self) {
+        let (mut rest, mut seen_len) = (None, 0);
+        while !self.shared.upkeep.wait(rest) {
+            let written_len = self.shared.written_len.load(Ordering::Relaxed);
+            let is_idle = written_len == seen_len;
+            seen_len = written_len;
+            let done = catch_unwind(AssertUnwindSafe(|| self.run_due(is_idle)));
+            rest = match done.unwrap_or_else(|_panic| self.give_up()) {
+                Ok(()) => (!is_idle).then_some(IDLE_AFTER),
+                Err(_) if self.shared.poison.cause().is_some() => None,
+                // Full, or damaged somewhere: whoever needs that place hears of it.
+                Err(_) => Some(AGAIN_AFTER),
+            };
+        }
+    }
+
+    /// After a panic, whose extent nobody knows.
+    fn give_up(&self) -> Result<()> {
+        self.shared.poison.set(PoisonCause::ThreadPanicked);
+        self.shared.poison.check()
+    }
+
+    /// Does what is due; more of it while nobody writes.
+    ///
+    /// # Errors
+    /// What stands in the way of the upkeep, and of nothing else.
+    pub(crate) fn run_due(&self, is_idle: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        if self.checkpoint_is_due() {
+            self.checkpoint_with(&mut state)?;
+        }
+        self.compact_due(&mut state, is_idle)?;
+        if is_idle { self.shrink() } else { Ok(()) }
+    }
+
+    /// Gives space that was made ahead back. Between two groups: a file is not cut while the log may be
+    /// writing behind the place of the cut.
+    pub(super) fn shrink(&self) -> Result<()> {
+        self.driver.between_groups(|| self.space.shrink())
+    }
+
+    /// Makes a checkpoint of what is committed now, if anything is since the last one.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_with(&mut self.state.lock())
+    }
+
+    /// As [`Upkeep::checkpoint`], where that saves the next open some time.
+    pub(crate) fn checkpoint_to_close(&self) -> Result<()> {
+        if self.uncovered_len() < CLOSE_LEN {
+            return Ok(());
+        }
+        match self.checkpoint() {
+            // All commits are durable; only the next open has a little more to do.
+            Err(Error::StorageFull { .. }) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        self.uncovered_len() >= self.options.checkpoint_log_len
+    }
+
+    /// Log bytes that the newest checkpoint does not cover.
+    fn uncovered_len(&self) -> u64 {
+        let covered = self.covered_len.load(Ordering::Relaxed);
+        let written = self.shared.written_len.load(Ordering::Relaxed) - covered;
+        written + self.replayed_len.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn checkpoint_with(&self, state: &mut State) -> Result<()> {
+        let written_len = self.shared.written_len.load(Ordering::Relaxed);
+        let Frozen { summary, segments } = self.driver.freeze()?;
+        let index = &self.shared.mvcc.index;
+        let newest = state.chain.summary().copied();
+        if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn {
+            index.thaw();
+            // What stood in the way of the rest the last time may be gone by now.
+            return match newest {
+                Some(newest) => self.make_count(state, &newest, &segments),
+                None => Ok(()),
+            };
+        }
+        let start = summary.position.sequence;
+        let mut listed = segments.clone();
+        listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
+        let (disk, number) = (&*self.disk, self.space.take_number());
+        let made = state.chain.extend(disk, &self.store, number, index, summary, &listed);
+        let chain = made.map_err(|not_made| {
+            index.thaw();
+            self.not_made(number, not_made)
+        })?;
+        index.install(|| Arc::new(chain.clone()));
+        self.covered_len.store(written_len, Ordering::Relaxed);
+        self.replayed_len.store(0, Ordering::Relaxed);
+        self.checkpoint_len.store(chain.file_len(), Ordering::Relaxed);
+        let old = std::mem::replace(&mut state.chain, chain);
+        state.unconfirmed = true;
+        state.old.extend(old.names());
+        self.make_count(state, &summary, &segments)
+    }
+
+    /// Steps 4 and 5.
+    fn make_count(
+        &self,
+        state: &mut State,
+        checkpoint: &Summary,
+        segments: &[SegmentUse],
+    ) -> Result<()> {
+        let used = state.chain.names();
+        if state.unconfirmed {
+            self.driver.confirm(used[0])?;
+            state.unconfirmed = false;
+        }
+        let old = std::mem::take(&mut state.old);
+        self.remove_images(old.into_iter().filter(|name| !used.contains(name)))?;
+        self.release(checkpoint, segments)
+    }
+
+    fn not_made(&self, number: u64, not_made: NotMade) -> Error {
+        let not_written = match not_made {
+            NotMade::Damaged(error) => return error,
+            NotMade::Disk(not_written) => not_written,
+        };
+        // What is left of it is removed now, or when the store is opened.
+        drop(self.disk.remove(FileName::Temporary(number)));
+        if not_written.names_unknown {
+            self.shared.poison.set(PoisonCause::SyncFailed);
+        }
+        let needed = self.shared.mvcc.index.frozen_count() * 32;
+        Error::space(IoOp::Write, self.disk.path(), needed, not_written.source)
+    }
+
+    fn remove_images(&self, names: impl Iterator<Item = ImageName>) -> Result<()> {
+        let mut count = 0;
+        for name in names {
+            let file = FileName::Checkpoint(name.number);
+            let removed = self.disk.remove(file);
+            removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))?;
+            count += 1;
+        }
+        if count == 0 { Ok(()) } else { self.sync_names() }
+    }
+
+    /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
+    /// checkpoint does not read.
+    fn release(&self, checkpoint: &Summary, segments: &[SegmentUse]) -> Result<()> {
+        let start = checkpoint.position.sequence;
+        let dead = segments.iter().filter(|s| s.live_count == 0 && s.sequence < start);
+        let dead: Vec<_> = dead.collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut pinned = BTreeSet::new();
+        self.driver.between_groups(|| {
+            let index = &self.shared.mvcc.index;
+            index.each_undo(|version| {
+                pinned.insert(u64::from(version.segment));
+            });
+        });
+        for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
+            self.shared.usage.remove(segment.sequence);
+            let is_free = self.views.remove(segment.sequence);
+            match is_free && self.has_use_for_another() {
+                true => self.space.keep(segment.number),
+                false => self.space.give_back(segment.number)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a segment out of use is worth keeping: the log will grow into it soon, and all files
+    /// together stay within bounds.
+    fn has_use_for_another(&self) -> bool {
+        let (totals, free_len) = (self.totals(), self.space.free_len());
+        let excess = 2.3 * (self.options.amplification_max - 1.0);
+        let all_len = totals.used_len + free_len + self.space.segment_room();
+        all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        self.disk.sync_dir().map_err(|e| {
+            self.shared.poison.set(PoisonCause::SyncFailed);
+            Error::io(IoOp::Sync, self.disk.path(), e)
+        })
+    }
+}
+
+/// How the upkeep is called.
+#[derive(Debug, Default)]
+pub(crate) struct Call {
+    state: Mutex<Called>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Called {
+    work: bool,
+    stop: bool,
+}
+
+impl Call {
+    /// Asks for a look at the store.
+    pub(crate) fn call(&self) {
+        self.state.lock().work = true;
+        self.changed.notify_one();
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether the thread is to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.lock().stop
+    }
+
+    /// Waits for a call, at most so long, or now and then for nothing; true when the thread is to end.
+    pub(crate) fn wait(&self, at_most: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        if !state.work && !state.stop {
+            match at_most {
+                None => self.changed.wait(&mut state),
+                Some(time) => {
+                    self.changed.wait_for(&mut state, time);
+                }
+            }
+        }
+        state.work = false;
+        state.stop
+    }
+
+    /// Rests for a while; no longer once the thread is to end.
+    pub(crate) fn rest(&self, time: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop {
+            self.changed.wait_for(&mut state, time);
+        }
+    }
+}

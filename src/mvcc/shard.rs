@@ -1,0 +1,283 @@
+//! One shard of the index: the entries, older versions and base of the ids that fall to it.
+//!
+//! Owns [`Shard`], which knows the order of its layers: entries, frozen entries, base. What it answers
+//! under its lock is complete but for the base, which may do I/O: [`Seen`] and [`SeenPage`] carry what
+//! is left to be asked out of the lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::block::{BlockId, Lsn};
+use crate::error::Result;
+use crate::mvcc::index::{Base, Newest, Versioned};
+use crate::mvcc::overlay::IdHasher;
+use crate::mvcc::page::{PAGE_IDS, Page};
+
+#[derive(Debug)]
+pub(super) struct Shard<V> {
+    pub(super) pages: Pages<V>,
+    /// Put aside for an image that is being made; below `pages`, above `base`.
+    pub(super) frozen: Pages<V>,
+    pub(super) base: Option<Arc<dyn Base<V>>>,
+    pub(super) undo: HashMap<BlockId, Vec<Undo<V>>, BuildHasherDefault<IdHasher>>,
+}
+
+/// Entries by page number.
+#[derive(Debug)]
+pub(super) struct Pages<V> {
+    pub(super) by_number: BTreeMap<u64, Page<Newest<V>>>,
+    pub(super) heap_len: usize,
+}
+
+/// A version that was visible from `from` until just before `until`. Without a value it only marks
+/// the deletion at `until`.
+#[derive(Debug)]
+pub(super) struct Undo<V> {
+    pub(super) from: Lsn,
+    pub(super) until: Lsn,
+    pub(super) value: Option<V>,
+}
+
+/// Names an undo version.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filed {
+    pub(super) id: BlockId,
+    pub(super) from: Lsn,
+    pub(super) until: Lsn,
+    pub(super) deleted: bool,
+    /// Length of its payload, 0 once that is dropped.
+    pub(super) payload_len: u64,
+    /// Whether it was filed before.
+    pub(super) counted: bool,
+}
+
+/// What a reader finds in memory, and where it has to look next.
+pub(super) enum Seen<V> {
+    /// The answer.
+    Found(Option<Versioned<V>>),
+    /// The image knows the newest version; where that is too new for the reader, this is the answer.
+    Below(Arc<dyn Base<V>>, Lsn, Option<Versioned<V>>),
+}
+
+impl<V> Seen<V> {
+    pub(super) fn resolve(self, id: BlockId) -> Result<Option<Versioned<V>>> {
+        let (base, snapshot, older) = match self {
+            Seen::Found(version) => return Ok(version),
+            Seen::Below(base, snapshot, older) => (base, snapshot, older),
+        };
+        Ok(match base.get(id)? {
+            Some(Versioned { lsn, value }) if lsn <= snapshot => {
+                value.map(|value| Versioned { lsn, value })
+            }
+            _ => older,
+        })
+    }
+}
+
+/// The part of a page that a snapshot sees, as far as memory knows.
+pub(super) struct SeenPage<V> {
+    pub(super) ids: Vec<BlockId>,
+    /// Slots of which memory knows the newest version.
+    pub(super) known: u64,
+    pub(super) base: Option<Arc<dyn Base<V>>>,
+    pub(super) snapshot: Lsn,
+}
+
+impl<V> SeenPage<V> {
+    /// Appends the ids that the snapshot sees, ascending.
+    pub(super) fn resolve(self, page: u64, ids: &mut Vec<BlockId>) -> Result<()> {
+        let start = ids.len();
+        ids.extend(self.ids);
+        if let Some(base) = self.base {
+            let first = page * PAGE_IDS;
+            base.walk(BlockId(first), BlockId(first + (PAGE_IDS - 1)), &mut |id, entry| {
+                let known = self.known & (1 << (id.0 % PAGE_IDS)) != 0;
+                if !known && entry.lsn <= self.snapshot && entry.value.is_some() {
+                    ids.push(id);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        ids[start..].sort_unstable();
+        Ok(())
+    }
+}
+
+impl<V> Default for Shard<V> {
+    fn default() -> Self {
+        Shard {
+            pages: Pages::default(),
+            frozen: Pages::default(),
+            base: None,
+            undo: HashMap::default(),
+        }
+    }
+}
+
+impl<V> Default for Pages<V> {
+    fn default() -> Self {
+        Pages { by_number: BTreeMap::new(), heap_len: 0 }
+    }
+}
+
+impl<V> Pages<V> {
+    pub(super) fn get(&self, id: BlockId) -> Option<&Newest<V>> {
+        self.by_number.get(&(id.0 / PAGE_IDS))?.get((id.0 % PAGE_IDS) as u32)
+    }
+
+    pub(super) fn insert(&mut self, id: BlockId, entry: Newest<V>) {
+        let page = self.by_number.entry(id.0 / PAGE_IDS).or_default();
+        self.heap_len -= page.heap_len();
+        page.insert((id.0 % PAGE_IDS) as u32, entry);
+        self.heap_len += page.heap_len();
+    }
+
+    pub(super) fn remove(&mut self, id: BlockId) {
+        let Some(page) = self.by_number.get_mut(&(id.0 / PAGE_IDS)) else { return };
+        self.heap_len -= page.heap_len();
+        page.remove((id.0 % PAGE_IDS) as u32);
+        self.heap_len += page.heap_len();
+        if page.is_empty() {
+            self.by_number.remove(&(id.0 / PAGE_IDS));
+        }
+    }
+
+    pub(super) fn page(&self, number: u64) -> impl Iterator<Item = (BlockId, &Newest<V>)> {
+        let entries = self.by_number.get(&number).into_iter().flat_map(|page| page.iter());
+        entries.map(move |(slot, entry)| (BlockId(number * PAGE_IDS + u64::from(slot)), entry))
+    }
+
+    pub(super) fn changed_within(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        snapshot: Lsn,
+    ) -> Option<(BlockId, Lsn)> {
+        let numbers = self.by_number.range(first.0 / PAGE_IDS..=last.0 / PAGE_IDS);
+        let mut entries = numbers.flat_map(|(number, _)| self.page(*number));
+        let changed =
+            entries.find(|(id, entry)| first <= *id && *id <= last && entry.lsn > snapshot);
+        changed.map(|(id, entry)| (id, entry.lsn))
+    }
+}
+
+impl<V: Clone> Shard<V> {
+    /// The newest version, as far as memory knows.
+    pub(super) fn in_memory(&self, id: BlockId) -> Option<&Newest<V>> {
+        self.pages.get(id).or_else(|| self.frozen.get(id))
+    }
+
+    /// The newest version. For the publisher: the id was looked up in the base before, when its batch
+    /// was handed in.
+    pub(super) fn newest(&self, id: BlockId) -> Option<Newest<V>> {
+        if let Some(entry) = self.in_memory(id) {
+            return Some(entry.clone());
+        }
+        // Damage that came in between poisons the store, by way of the panic.
+        self.base.as_ref()?.get(id).expect("the image was readable at this place a moment ago")
+    }
+
+    /// Puts an entry in place and returns the version that it replaces.
+    pub(super) fn replace(&mut self, id: BlockId, entry: Newest<V>) -> Option<Versioned<V>> {
+        let old = self.newest(id);
+        let hides = self.base.is_some() || self.frozen.get(id).is_some();
+        if entry.value.is_none() && !hides {
+            self.pages.remove(id);
+        } else {
+            self.pages.insert(id, entry);
+        }
+        let old = old?;
+        old.value.map(|value| Versioned { lsn: old.lsn, value })
+    }
+
+    pub(super) fn version_at(&self, id: BlockId, snapshot: Lsn) -> Seen<V> {
+        let newest = self.in_memory(id);
+        if let Some(entry) = newest
+            && entry.lsn <= snapshot
+        {
+            let found = entry.value.clone().map(|value| Versioned { lsn: entry.lsn, value });
+            return Seen::Found(found);
+        }
+        let older = self.undone(id, snapshot);
+        match &self.base {
+            Some(base) if newest.is_none() => Seen::Below(Arc::clone(base), snapshot, older),
+            _ => Seen::Found(older),
+        }
+    }
+
+    /// The older version that a snapshot sees.
+    pub(super) fn undone(&self, id: BlockId, snapshot: Lsn) -> Option<Versioned<V>> {
+        if self.undo.is_empty() {
+            return None;
+        }
+        let versions = self.undo.get(&id)?;
+        let seen = versions.iter().find(|undo| undo.from <= snapshot && snapshot < undo.until)?;
+        seen.value.clone().map(|value| Versioned { lsn: seen.from, value })
+    }
+
+    /// Drops an undo version's value and keeps its mark.
+    pub(super) fn strip(&mut self, version: Filed) {
+        let versions = self.undo.get_mut(&version.id).into_iter().flatten();
+        for undo in versions.filter(|undo| undo.until == version.until) {
+            undo.value = None;
+        }
+    }
+
+    pub(super) fn forget(&mut self, version: Filed) {
+        let versions = self.undo.get_mut(&version.id).expect("a filed version is kept");
+        versions.retain(|undo| undo.until != version.until);
+        if versions.is_empty() {
+            self.undo.remove(&version.id);
+            if self.undo.is_empty() && self.undo.capacity() > 1024 {
+                self.undo.shrink_to_fit();
+            }
+        }
+    }
+
+    /// The first page at or behind `page` that memory knows something of.
+    pub(super) fn next_page(&self, page: u64) -> Option<u64> {
+        let kept = self.undo.keys().map(|id| id.0 / PAGE_IDS).filter(|at| *at >= page).min();
+        let pages = [&self.pages, &self.frozen];
+        let current = pages.map(|p| p.by_number.range(page..).next().map(|(at, _)| *at));
+        kept.into_iter().chain(current.into_iter().flatten()).min()
+    }
+
+    pub(super) fn changed_within(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        snapshot: Lsn,
+    ) -> Option<(BlockId, Lsn)> {
+        let written = [&self.pages, &self.frozen]
+            .into_iter()
+            .find_map(|pages| pages.changed_within(first, last, snapshot));
+        written.or_else(|| {
+            let within = self.undo.iter().filter(|(id, _)| first <= **id && **id <= last);
+            let mut marks = within.filter_map(|(id, versions)| Some((*id, versions.last()?.until)));
+            marks.find(|(_, until)| *until > snapshot)
+        })
+    }
+
+    /// What a snapshot sees of a page.
+    pub(super) fn page_at(&self, page: u64, snapshot: Lsn) -> SeenPage<V> {
+        let (mut ids, mut known) = (Vec::new(), 0u64);
+        for (id, entry) in self.pages.page(page).chain(self.frozen.page(page)) {
+            let slot = 1 << (id.0 % PAGE_IDS);
+            if known & slot == 0 && entry.lsn <= snapshot {
+                ids.extend(entry.value.as_ref().map(|_| id));
+            }
+            known |= slot;
+        }
+        if !self.undo.is_empty() {
+            let span = (0..PAGE_IDS).map(|slot| BlockId(page * PAGE_IDS + slot));
+            let older = span.filter(|id| {
+                self.in_memory(*id).is_none_or(|entry| entry.lsn > snapshot)
+                    && self.undone(*id, snapshot).is_some()
+            });
+            ids.extend(older);
+        }
+        SeenPage { ids, known, base: self.base.clone(), snapshot }
+    }
+}

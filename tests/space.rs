@@ -1,0 +1,204 @@
+//! Checkpoints, compaction and recycling against a plain model: nothing is lost, nothing comes back, and
+//! the space of what was replaced does.
+
+use std::collections::BTreeMap;
+
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::{CrashChoice, SimDisk};
+use aegis_blocks::{
+    Block, BlockId, BlockType, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
+};
+
+const SEGMENT_LEN: u64 = 64 << 10;
+
+/// Marsaglia's xorshift64.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+fn small_segments() -> Options {
+    LocalBackend::options()
+        .single_threaded(true)
+        .segment_len_max(SEGMENT_LEN)
+        .block_len_max(SEGMENT_LEN as u32 / 2)
+        .zero_ahead_len(SEGMENT_LEN)
+        .checkpoint_log_len(3 * SEGMENT_LEN)
+}
+
+fn payload(id: u64, version: u64) -> Vec<u8> {
+    let len = 1 + (id * 37 + version * 101) % 3000;
+    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
+}
+
+fn block(id: u64, version: u64) -> Block {
+    Block::new(BlockId(id), BlockType::TableData, payload(id, version))
+}
+
+type Model = BTreeMap<u64, u64>;
+
+fn check(store: &LocalBackend<SimDisk>, model: &Model, context: &str) {
+    let ids: Vec<u64> = store.ids(..).expect("lists").iter().map(|id| id.0).collect();
+    assert!(ids.iter().eq(model.keys()), "{context}: ids are {ids:?}, not {:?}", model.keys());
+    let mut bytes = 0;
+    for (id, version) in model {
+        let read =
+            store.read_block(BlockId(*id)).unwrap_or_else(|e| panic!("{context}: {id}: {e}"));
+        assert!(read.data == payload(*id, *version), "{context}: block {id} is another version");
+        bytes += read.data.len() as u64;
+    }
+    let stats = store.stats();
+    let totals = (stats.total_blocks, stats.total_bytes);
+    assert_eq!(totals, (model.len() as u64, bytes), "{context}");
+}
+
+/// One random history; returns what it took: checkpoints, compactions, reopenings, crashes.
+fn run(seed: u64) -> [u64; 4] {
+    let mut rng = Rng(seed * 2 + 1);
+    let mut disk = SimDisk::new(seed);
+    let mut store = Some(LocalBackend::open_on(disk.clone(), small_segments()).expect("opens"));
+    let (mut model, mut version, mut took) = (Model::new(), 0, [0; 4]);
+    // Near ids, far ids and a few in between.
+    let id_of = |n: u64| match n % 5 {
+        0 => (n + 1) << 40,
+        1 => 1000 + n * 9,
+        _ => n + 1,
+    };
+    for step in 0..600 {
+        let context = format!("seed {seed}, step {step}");
+        let open = store.as_ref().expect("open");
+        version += 1;
+        let id = id_of(rng.below(150));
+        match rng.below(100) {
+            0..70 => {
+                open.write_block(block(id, version)).expect("writes");
+                model.insert(id, version);
+            }
+            70..80 => {
+                let deleted = open.delete_block(BlockId(id)).is_ok();
+                assert_eq!(deleted, model.remove(&id).is_some(), "{context}");
+            }
+            80..90 => {
+                let mut batch = WriteBatch::new();
+                for n in 0..rng.below(40) {
+                    let id = id_of((n * 7 + version) % 150);
+                    batch.write(block(id, version));
+                    model.insert(id, version);
+                }
+                open.apply(batch).expect("applies");
+            }
+            90..93 => {
+                open.checkpoint().expect("makes a checkpoint");
+                took[0] += 1;
+            }
+            93..95 => {
+                open.compact_now().expect("compacts");
+                took[1] += 1;
+            }
+            95..97 => check(open, &model, &context),
+            97 => {
+                store.take().expect("open").close().expect("closes");
+                store = Some(LocalBackend::open_on(disk.clone(), small_segments()).expect("opens"));
+                took[2] += 1;
+            }
+            _ => {
+                let choice =
+                    if rng.below(2) == 0 { CrashChoice::Nothing } else { CrashChoice::Everything };
+                let left = disk.crash(choice);
+                drop(store.take());
+                disk = left;
+                let opened = LocalBackend::open_on(disk.clone(), small_segments());
+                store = Some(opened.unwrap_or_else(|e| panic!("{context}: {e}")));
+                check(store.as_ref().expect("open"), &model, &context);
+                took[3] += 1;
+            }
+        }
+    }
+    check(store.as_ref().expect("open"), &model, &format!("seed {seed}, end"));
+    assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+    took
+}
+
+#[test]
+fn store_with_checkpoints_and_compaction_equals_a_map_through_crashes_and_reopenings() {
+    let mut took = [0; 4];
+    for seed in 1..=40 {
+        for (sum, count) in took.iter_mut().zip(run(seed)) {
+            *sum += count;
+        }
+    }
+    println!("checkpoints, compactions, reopenings, crashes by the way: {took:?}");
+    assert!(took.iter().all(|count| *count > 100), "{took:?}");
+}
+
+fn log_len(disk: &SimDisk) -> u64 {
+    let segments = disk.files().into_iter();
+    segments.filter(|(name, _)| matches!(name, FileName::Segment(_))).map(|(_, len)| len).sum()
+}
+
+#[test]
+fn overwriting_for_ever_takes_bounded_space() {
+    let disk = SimDisk::new(7);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let mut model = Model::new();
+    let mut rng = Rng(7);
+    for version in 0..4000 {
+        let id = rng.below(200) + 1;
+        store.write_block(block(id, version)).expect("writes");
+        model.insert(id, version);
+    }
+    let (live, len) = (store.stats().total_bytes, log_len(&disk));
+    assert!(len < live * 2 + 8 * SEGMENT_LEN, "{len} bytes of log for {live} of blocks");
+    store.compact_now().expect("compacts");
+    let len = log_len(&disk);
+    assert!(len < live * 5 / 4 + 3 * SEGMENT_LEN, "{len} bytes of log for {live} of blocks");
+    check(&store, &model, "after compaction");
+}
+
+#[test]
+fn snapshot_sees_its_blocks_through_checkpoints_and_compaction() {
+    let disk = SimDisk::new(8);
+    let store = LocalBackend::open_on(disk, small_segments()).expect("opens");
+    for id in 1..=100 {
+        store.write_block(block(id, 0)).expect("writes");
+    }
+    let snapshot = store.snapshot().expect("held");
+    for version in 1..10 {
+        for id in 1..=90 {
+            store.write_block(block(id, version)).expect("writes");
+        }
+        if version == 5 {
+            store.delete_block(BlockId(3)).expect("deletes");
+        }
+        store.checkpoint().expect("makes a checkpoint");
+        store.compact_now().expect("compacts");
+    }
+    for id in 1..=100 {
+        let read = snapshot.read(BlockId(id)).expect("the snapshot has it");
+        assert!(read.data == payload(id, 0), "block {id}");
+    }
+    assert_eq!(snapshot.range(..).expect("lists").count(), 100);
+    drop(snapshot);
+    store.checkpoint().expect("makes a checkpoint");
+    assert_eq!(store.stats().undo_entries, 0);
+}
+
+#[test]
+fn checkpoint_of_nothing_lets_no_segment_go() {
+    let disk = SimDisk::new(9);
+    drop(LocalBackend::open_on(disk.clone(), small_segments()).expect("opens"));
+    // Recovery makes a segment behind the first one, which is dead, and no checkpoint covers it.
+    let left = disk.crash(CrashChoice::Nothing);
+    let store = LocalBackend::open_on(left.clone(), small_segments()).expect("opens");
+    store.checkpoint().expect("has nothing to do");
+    store.write_block(block(1, 1)).expect("writes");
+    let left = left.crash(CrashChoice::Nothing);
+    let store = LocalBackend::open_on(left, small_segments()).expect("nothing is missing");
+    check(&store, &Model::from([(1, 1)]), "after the second crash");
+}
