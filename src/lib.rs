@@ -39,7 +39,8 @@ pub use error::{
 #[doc(hidden)]
 pub use local::fuzz;
 pub use local::{
-    Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
+    Damage, LocalBackend, Loss, OlderVersion, OpenProgress, Options, RecoveryReport, RepairReport,
+    SalvageReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
 pub use stats::{OldestSnapshot, StorageStats};

@@ -434,6 +434,57 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn repair_asks_first_and_prints_what_was_lost() {
+    let desk = Desk::new();
+    let payload = noise(3000);
+    desk.put(&payload, &[]);
+    desk.put(b"another", &[]);
+    assert_eq!(desk.ok(&["repair", "store", "--yes"]), "sound: nothing to repair\n");
+    let (file, at) = find(&desk.path("store"), &payload);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let before = snapshot(&desk.path("store"));
+    let line = desk.refused(2, &["repair", "store"]);
+    assert!(line.contains("--yes"), "{line}");
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    for arguments in [&["salvage", "store", "out"][..], &["repair", "store", "--yes"]] {
+        assert_eq!(snapshot(&desk.path("store")), before);
+        let output = desk.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let place = format!("payload checksum mismatch in {name} at byte {at}");
+        for text in [&*place, "block 1: lost", "INCOMPLETE: 1 blocks (7 B) saved"] {
+            assert!(printed.contains(text), "{text}: {printed}");
+        }
+        assert!(
+            arguments[0] == "salvage" || printed.contains("store.before-repair-1"),
+            "{printed}"
+        );
+    }
+    assert_eq!(snapshot(&desk.path("store.before-repair-1")), before);
+    for store in ["store", "out"] {
+        assert!(desk.ok(&["verify", store]).starts_with("sound: "));
+        assert_eq!(desk.ok(&["get", store, "2"]), "another");
+        assert_eq!(desk.refused(1, &["get", store, "1"]), "block 1 does not exist");
+    }
+    let line = desk.refused(1, &["salvage", "store", "out"]);
+    assert_eq!(line, "out: must not exist");
+}
+
+/// The segment that holds bytes, and where.
+fn find(store: &Path, wanted: &[u8]) -> (PathBuf, usize) {
+    let segments = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let found = segments.filter(|path| path.to_string_lossy().contains("SEG-")).find_map(|path| {
+        let bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(wanted.len()).position(|window| window == wanted)?;
+        Some((path, at))
+    });
+    found.unwrap()
+}
+
+#[test]
 fn verify_names_the_place_of_a_flipped_byte() {
     let desk = Desk::new();
     let payload = noise(3000);

@@ -15,9 +15,11 @@
 
 mod buffer;
 mod file;
+mod swap;
 
 pub use buffer::AlignedBuf;
 pub use file::OsFile;
+pub(crate) use swap::{rename_directory, swap_directories};
 
 use std::ffi::CStr;
 use std::fs::{File, TryLockError};

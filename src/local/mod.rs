@@ -25,6 +25,8 @@ mod options;
 mod poison;
 mod recent;
 mod recovery;
+mod repair;
+mod salvage;
 mod scan;
 mod segment;
 mod space;
@@ -40,6 +42,8 @@ use std::time::Duration;
 
 pub use options::{OpenProgress, Options, WriteMode};
 pub use recovery::RecoveryReport;
+pub use repair::RepairReport;
+pub use salvage::{Loss, OlderVersion, SalvageReport};
 pub use verify::{Damage, VerifyReport};
 
 use crate::backend::{Durability, StorageStats};
@@ -150,14 +154,47 @@ impl LocalBackend {
         Options::default()
     }
 
-    /// Reads every record of the store in a directory and lists all damage. Changes nothing.
+    /// Reads all that the store in a directory relies on, checkpoints, log and blocks in force, and
+    /// lists all damage. Changes nothing.
     ///
     /// # Errors
-    /// As [`LocalBackend::open`], except that damage to the log is listed and not returned.
+    /// As [`LocalBackend::open`], except that damage is listed and not returned, but for that of `META`.
     pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
         verify::verify(&disk)
+    }
+
+    /// Copies every intact block out of a store that need not open into a new one at `out`, which must
+    /// not exist. Reads the damaged store only. Of each block the newest intact version is taken; the
+    /// report names those that are older than the newest one was, and those that are lost.
+    ///
+    /// The index of both stores has to fit in memory.
+    ///
+    /// # Errors
+    /// The damaged store is not changed by any of these; what is at `out` then is not complete.
+    /// - [`Error::Corrupt`] with [`Defect::Meta`]: without the salt in `META` nothing can be told from
+    ///   noise.
+    /// - [`Error::InvalidArgument`]: `out` exists, or lies in the damaged store.
+    /// - [`Error::Locked`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: as [`LocalBackend::open`].
+    /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
+    pub fn salvage(path: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SalvageReport> {
+        repair::salvage(path.as_ref(), out.as_ref())
+    }
+
+    /// Puts a salvaged copy in the place of a damaged store, and keeps the damaged one beside it, as it
+    /// was, as `<store>.before-repair-<n>`. A store without damage is left as it is. What is lost is in
+    /// the report; see [`LocalBackend::salvage`]. Needs space for every block once more, and a file
+    /// system that can exchange two names (Linux: all common local ones).
+    ///
+    /// The repaired store is a new one: commits are counted from 1 again, and unknown files stay in the
+    /// kept directory.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::salvage`]. At each moment, also when the machine stops, the path holds either
+    /// the damaged store or the repaired one, whole. A directory `<store>.repairing-<n>` may be left.
+    pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
+        repair::repair(path.as_ref())
     }
 }
 

@@ -186,6 +186,32 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(recovered)
     }
 
+    /// Steps 1 to 3 without a change on disk: what opening the store would refuse. The index then holds
+    /// what would be in force.
+    ///
+    /// # Errors
+    /// As [`Recovery::run`], as far as these steps go.
+    pub(crate) fn examine(&self, listing: &Listing) -> Result<()> {
+        let Survey { images, start, mut segments, cuts, .. } = self.survey(listing)?;
+        self.load_image(&images, &start);
+        let mut walk = self.walk(&mut segments, &cuts, &start)?;
+        if !self.decide(&mut segments, &mut walk)? {
+            for (sequence, frame) in &walk.unwitnessed {
+                self.load(*sequence, frame)?;
+            }
+        }
+        self.mvcc.index.finish_load(walk.last_lsn);
+        Ok(())
+    }
+
+    /// The images that the store would be opened with.
+    ///
+    /// # Errors
+    /// As [`Recovery::run`] in its first step.
+    pub(crate) fn images_in_use(&self, listing: &Listing) -> Result<Chain> {
+        self.survey(listing).map(|survey| survey.images)
+    }
+
     /// Step 1.
     fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let mut first_error = None;
@@ -268,11 +294,7 @@ impl<D: Disk> Recovery<'_, D> {
         if images.summary().is_none() {
             return Ok(());
         }
-        self.mvcc.index.install(|| Arc::new(images.clone()));
-        self.mvcc.load_totals(start.total_blocks, start.total_bytes, BlockId(start.id_max));
-        for segment in images.segments() {
-            self.usage.add(*segment);
-        }
+        self.load_image(images, start);
         for segment in sealed {
             self.views.insert_unmapped(segment.sequence, segment.number, segment.used_len);
         }
@@ -280,6 +302,17 @@ impl<D: Disk> Recovery<'_, D> {
         match sealed.len() <= MAPPED_COUNT_MAX {
             true => self.views.map_all().map_err(|e| Error::io(IoOp::Map, self.disk.path(), e)),
             false => Ok(()),
+        }
+    }
+
+    fn load_image(&self, images: &Chain, start: &Summary) {
+        if images.summary().is_none() {
+            return;
+        }
+        self.mvcc.index.install(|| Arc::new(images.clone()));
+        self.mvcc.load_totals(start.total_blocks, start.total_bytes, BlockId(start.id_max));
+        for segment in images.segments() {
+            self.usage.add(*segment);
         }
     }
 

@@ -16,6 +16,7 @@ mod interrupt;
 mod ls;
 mod output;
 mod put;
+mod repair;
 mod rm;
 mod rooted;
 mod size;
@@ -51,6 +52,8 @@ enum Command {
     Put(put::Args),
     Rm(rm::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
+    Salvage(repair::SalvageArgs),
 }
 
 fn main() -> ExitCode {
@@ -78,5 +81,7 @@ fn run(command: Command) -> Outcome {
         Command::Put(args) => put::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Salvage(args) => repair::run_salvage(&args),
     }
 }

@@ -28,12 +28,13 @@ pub fn run(args: &Args) -> Outcome {
         }
         writeln!(
             out,
-            "{}: {} blocks ({}) in {} frames and {} segments checked in {elapsed:.2} s",
+            "{}: {} blocks ({}) in {} frames, {} segments and {} checkpoints checked in {elapsed:.2} s",
             if report.damage.is_empty() { "sound" } else { "DAMAGED" },
             grouped(report.blocks),
             Size(report.bytes),
             grouped(report.frames),
             report.segments,
+            report.checkpoints,
         )?;
         Ok(())
     })?;

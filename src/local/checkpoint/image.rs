@@ -105,13 +105,40 @@ impl Image {
         Ok(cursor)
     }
 
-    /// Verifies every page.
+    /// Verifies every page, both copies of the header among them, and adds all damage to `found`. The
+    /// segment table was verified when the image was opened.
     ///
     /// # Errors
-    /// The first damage.
-    pub(crate) fn verify(&self) -> Result<()> {
-        let pages = 1..self.header.layout.table_page;
-        pages.into_iter().try_for_each(|number| self.verify_page(number).map(|_| ()))
+    /// [`Error::Io`] only.
+    pub(crate) fn damage_to(&self, found: &mut Vec<Error>) -> Result<()> {
+        let layout = &self.header.layout;
+        for number in [0, layout.page_count - 1] {
+            if Header::decode(&self.bytes(number)?).as_ref() != Some(&self.header) {
+                found.push(self.damage(number));
+            }
+        }
+        for number in 1..layout.table_page {
+            match self.verify_page(number) {
+                Ok(_) => {}
+                Err(error @ Error::Corrupt { .. }) => found.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of a leaf: one of pages `1..=leaf_count`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub(crate) fn leaf(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
+        let bytes = self.page(number)?;
+        let page = Page::checked(&bytes);
+        if page.level() != 0 {
+            return Err(self.damage(number));
+        }
+        let record = |at| page.record(at).map(|record| (page.id(at), record));
+        (0..page.count()).map(record).collect::<Option<_>>().ok_or_else(|| self.damage(number))
     }
 
     /// The leaf that holds an id, if one does.

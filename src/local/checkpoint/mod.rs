@@ -94,12 +94,19 @@ impl Chain {
         pages.sum::<u64>() * crate::local::format::PAGE
     }
 
-    /// Verifies every page of every image.
+    /// The images, newest first; the last one is the base.
+    pub(crate) fn images(&self) -> &[Arc<Image>] {
+        &self.images
+    }
+
+    /// Verifies every page of every image and returns all damage.
     ///
     /// # Errors
-    /// The first damage.
-    pub(crate) fn verify(&self) -> Result<()> {
-        self.images.iter().try_for_each(|image| image.verify())
+    /// [`Error::Io`] only.
+    pub(crate) fn damage(&self) -> Result<Vec<Error>> {
+        let mut found = Vec::new();
+        self.images.iter().try_for_each(|image| image.damage_to(&mut found))?;
+        Ok(found)
     }
 
     /// Writes the image of an index whose entries were frozen at `summary.lsn` and returns the chain

@@ -1,0 +1,125 @@
+//! Repair: a salvaged copy in the place of a damaged store.
+//!
+//! Owns the order of names, so that at each moment the path holds a whole store, the damaged or the
+//! repaired one:
+//!
+//! 1. The damaged store is locked and verified. Without damage nothing happens.
+//! 2. Its intact blocks are copied into a new store, `<store>.repairing-<n>`, which is closed, so
+//!    durable, and verified.
+//! 3. The two directories exchange their names: one step, the only one that matters. It is made durable.
+//! 4. The damaged one, now under the name of the copy, becomes `<store>.before-repair-<n>`. Its files
+//!    were never written to.
+//!
+//! Interrupted before step 3, there is a directory too many, `.repairing-<n>`; between 3 and 4 that
+//! directory is the damaged store. Neither name is taken again by a later repair.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::os::{OsDisk, OsFile, rename_directory, swap_directories};
+use crate::io::{Disk, Entry, FileName};
+use crate::local::LocalBackend;
+use crate::local::open::{Listing, lock, look};
+use crate::local::options::open_error;
+use crate::local::salvage::{Salvage, SalvageReport};
+use crate::local::segment::damaged;
+use crate::local::verify::{Damage, verify_locked};
+
+/// What a repair found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// The damage, as [`LocalBackend::verify`] lists it. Without any nothing was done.
+    pub damage: Vec<Damage>,
+    /// What was saved and what was lost.
+    pub salvage: SalvageReport,
+    /// Where the damaged store is now; `None` when nothing was done.
+    pub copy: Option<PathBuf>,
+}
+
+/// See [`LocalBackend::salvage`].
+pub(crate) fn salvage(path: &Path, out: &Path) -> Result<SalvageReport> {
+    let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
+    let listing = look(&disk, false)?;
+    let _lock = lock_if_lockable(&disk)?;
+    check_out(path, out)?;
+    copy(Salvage::plan(&disk, &listing)?, out)
+}
+
+/// See [`LocalBackend::repair`].
+pub(crate) fn repair(path: &Path) -> Result<RepairReport> {
+    let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
+    look(&disk, false)?;
+    let _lock = lock(&disk)?;
+    let listing = look(&disk, false)?;
+    if !listing.has_meta {
+        return Err(damaged(FileName::Meta, 0, Defect::Meta));
+    }
+    let damage = verify_locked(&disk, &listing)?.damage;
+    if damage.is_empty() {
+        return Ok(RepairReport::default());
+    }
+    let path = path.canonicalize().map_err(|source| open_error(path, source))?;
+    let (rebuilt, kept) = free_names(&path);
+    let salvage = rebuild(&disk, &listing, &rebuilt)?;
+    swap_directories(&path, &rebuilt).map_err(|source| Error::io(IoOp::Rename, &path, source))?;
+    rename_directory(&rebuilt, &kept)
+        .map_err(|source| Error::io(IoOp::Rename, &rebuilt, source))?;
+    Ok(RepairReport { damage, salvage, copy: Some(kept) })
+}
+
+/// Step 2.
+fn rebuild(disk: &OsDisk, listing: &Listing, rebuilt: &Path) -> Result<SalvageReport> {
+    let report = copy(Salvage::plan(disk, listing)?, rebuilt)?;
+    match LocalBackend::verify(rebuilt)?.damage.into_iter().next() {
+        None => Ok(report),
+        Some(Damage { defect, place }) => Err(Error::Corrupt { defect, place }),
+    }
+}
+
+/// Copies into a new store.
+fn copy(salvage: Salvage<OsFile>, out: &Path) -> Result<SalvageReport> {
+    let store = salvage.options().open(out)?;
+    let report = salvage.copy_to(&store)?;
+    store.close()?;
+    Ok(report)
+}
+
+/// The copy is a directory of its own.
+fn check_out(path: &Path, out: &Path) -> Result<()> {
+    let refuse = |reason| Err(Error::InvalidArgument { argument: "out", reason });
+    if out.symlink_metadata().is_ok() {
+        return refuse("must not exist");
+    }
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let io = |source| Error::io(IoOp::Open, out, source);
+    let (path, parent) = (path.canonicalize().map_err(io)?, parent.canonicalize().map_err(io)?);
+    if parent.starts_with(path) { refuse("must not lie in the damaged store") } else { Ok(()) }
+}
+
+/// Whoever has the store open made its `LOCK`: where there is none it is not made either.
+fn lock_if_lockable(disk: &OsDisk) -> Result<Option<<OsDisk as Disk>::Lock>> {
+    let entries = disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))?;
+    let is_lock = |entry: &Entry| matches!(entry, Entry::File { name: FileName::Lock, .. });
+    if entries.iter().any(is_lock) { lock(disk).map(Some) } else { Ok(None) }
+}
+
+/// Names beside the store that nothing has.
+fn free_names(path: &Path) -> (PathBuf, PathBuf) {
+    let beside = |word: &str, number: u64| {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{word}-{number}"));
+        path.with_file_name(name)
+    };
+    let mut number = 1;
+    loop {
+        let names = (beside("repairing", number), beside("before-repair", number));
+        if names.0.symlink_metadata().is_err() && names.1.symlink_metadata().is_err() {
+            return names;
+        }
+        number += 1;
+    }
+}
