@@ -140,6 +140,12 @@ pub enum Error {
         /// What stands in the way.
         reason: NotAStoreReason,
     },
+    /// A backup or a restored store needs a directory of its own. Nothing was changed.
+    #[error("{} is not empty", path.display())]
+    NotEmpty {
+        /// The path that was given.
+        path: PathBuf,
+    },
     /// The store was written by a newer version of this library. Nothing was changed.
     #[error("{} has format version {found}; this library reads up to {supported}", path.display())]
     UnsupportedFormat {
@@ -167,8 +173,8 @@ pub enum Error {
         /// What was asked for.
         operation: &'static str,
     },
-    /// The callback that watches a long open asked to stop. Nothing was changed.
-    #[error("open was aborted by the caller")]
+    /// The callback that watches a long open, backup or restore asked to stop. Nothing was changed.
+    #[error("aborted by the caller")]
     Aborted,
     /// The store was closed through this or another handle.
     #[error("the store is closed")]
@@ -252,6 +258,12 @@ pub enum Defect {
     Oversized,
     /// The number in a file's name is larger than any store gives.
     FileNumber,
+    /// The list of a backup's files is damaged.
+    Manifest,
+    /// A file that a backup's manifest lists is missing.
+    MissingFile,
+    /// A file of a backup is not the one that its manifest lists.
+    BackupChecksum,
 }
 
 /// Why a directory is not taken for a store.
@@ -266,6 +278,10 @@ pub enum NotAStoreReason {
     ForeignFiles,
     /// A file of the store is not a plain file (a link, pipe or directory stands in its place).
     UnsafeFile,
+    /// It is a backup, which is to stay as it is: restore it and open that.
+    Backup,
+    /// A backup is wanted, and this has no manifest: it is none, or was not finished.
+    NoManifest,
 }
 
 /// Where a transaction stands.
@@ -377,6 +393,9 @@ display_words!(Defect {
     Unconfirmed => "unconfirmed checkpoint",
     Oversized => "oversized segment",
     FileNumber => "file number out of range",
+    Manifest => "damaged manifest",
+    MissingFile => "missing file",
+    BackupChecksum => "another content than the manifest says",
 });
 
 display_words!(NotAStoreReason {
@@ -384,6 +403,8 @@ display_words!(NotAStoreReason {
     Missing => "it does not exist",
     ForeignFiles => "it holds other files and no META",
     UnsafeFile => "a link or special file stands in place of one of its files",
+    Backup => "it is a backup; restore it and open that",
+    NoManifest => "it has no MANIFEST, so it is no backup or not a finished one",
 });
 
 display_words!(TransactionState {

@@ -39,8 +39,9 @@ pub use error::{
 #[doc(hidden)]
 pub use local::fuzz;
 pub use local::{
-    Damage, LocalBackend, Loss, OlderVersion, OpenProgress, Options, RecoveryReport, RepairReport,
-    SalvageReport, VerifyReport, WriteMode,
+    BackupCheck, BackupReport, CopyProgress, Damage, LocalBackend, Loss, OlderVersion, OpenPhase,
+    OpenProgress, Options, Probe, RecoveryReport, RepairReport, SalvageReport, SpaceReport,
+    VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
 pub use stats::{OldestSnapshot, StorageStats};

@@ -346,6 +346,35 @@ fn blocks_are_put_listed_read_and_removed() {
 }
 
 #[test]
+fn backup_restores_and_its_damage_is_named() {
+    let desk = Desk::new();
+    desk.make_tree();
+    desk.import(&[]);
+    assert!(desk.ok(&["checkpoint", "store"]).starts_with("checkpoint of "));
+    assert!(desk.ok(&["compact", "store"]).starts_with("log of "));
+    assert!(desk.ok(&["probe", "store"]).starts_with("clean: "));
+    assert!(desk.ok(&["backup", "store", "one"]).starts_with("backup of lsn "));
+    assert!(desk.ok(&["verify", "one"]).starts_with("sound: backup of lsn "));
+    let second = desk.ok(&["backup", "store", "two", "--since", "one"]);
+    assert!(second.contains("from the earlier backup"), "{second}");
+    assert!(desk.refused(1, &["restore", "two", "store"]).ends_with("is not empty"));
+    assert!(desk.refused(1, &["restore", "store", "new"]).contains("no MANIFEST"));
+    assert!(desk.refused(1, &["ls", "one"]).contains("it is a backup"));
+    fs::rename(desk.path("store"), desk.path("old")).unwrap();
+    assert!(desk.ok(&["restore", "two", "store"]).starts_with("restored lsn "));
+    desk.check_export();
+
+    let files = fs::read_dir(desk.path("two")).unwrap().map(|entry| entry.unwrap().path());
+    let segment = files.into_iter().find(|path| path.to_string_lossy().contains("SEG-")).unwrap();
+    fs::remove_file(&segment).unwrap();
+    let output = desk.run(&["verify", "two"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert!(stdout.starts_with(&format!("missing file in {name}")), "{stdout}");
+}
+
+#[test]
 fn stat_counts_what_is_there() {
     let desk = Desk::new();
     desk.put(b"12345", &[]);

@@ -36,6 +36,8 @@ pub enum FileName {
     Checkpoint(u64),
     /// `TMP-<16 hex>`: unfinished; removed at open.
     Temporary(u64),
+    /// `MANIFEST`: lists the files of a backup; no store has one.
+    Manifest,
 }
 
 impl fmt::Display for FileName {
@@ -43,6 +45,7 @@ impl fmt::Display for FileName {
         match self {
             FileName::Meta => f.write_str("META"),
             FileName::Lock => f.write_str("LOCK"),
+            FileName::Manifest => f.write_str("MANIFEST"),
             FileName::Segment(n) => write!(f, "SEG-{n:016x}"),
             FileName::Checkpoint(n) => write!(f, "CKPT-{n:016x}"),
             FileName::Temporary(n) => write!(f, "TMP-{n:016x}"),
@@ -54,7 +57,7 @@ impl FileName {
     /// The number in the name; 0 where there is none.
     pub(crate) fn number(self) -> u64 {
         match self {
-            FileName::Meta | FileName::Lock => 0,
+            FileName::Meta | FileName::Lock | FileName::Manifest => 0,
             FileName::Segment(n) | FileName::Checkpoint(n) | FileName::Temporary(n) => n,
         }
     }
@@ -69,6 +72,7 @@ impl FileName {
         match name {
             "META" => Some(FileName::Meta),
             "LOCK" => Some(FileName::Lock),
+            "MANIFEST" => Some(FileName::Manifest),
             _ => {
                 if let Some(hex) = name.strip_prefix("SEG-") {
                     number(hex).map(FileName::Segment)
@@ -197,6 +201,16 @@ pub trait Disk: Env {
     /// # Errors
     /// The operating system's own; it may have taken effect all the same.
     fn remove(&self, name: FileName) -> io::Result<()>;
+
+    /// Gives a file of another directory a second name in this one. Durable only after
+    /// [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// The operating system's own, `Unsupported` among them: then nothing was done.
+    fn link_from(&self, other: &Self, name: FileName) -> io::Result<()> {
+        let _no_second_names = (other, name);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Lists the directory, in no special order.
     ///

@@ -35,7 +35,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
 use super::{Disk, Entry, Env, FileName, How, LockError, Thread};
 
@@ -203,6 +203,13 @@ impl Disk for OsDisk {
 
     fn remove(&self, name: FileName) -> io::Result<()> {
         unlinkat(&self.directory, name.to_string().as_str(), UnlinkatFlags::NoRemoveDir)?;
+        Ok(())
+    }
+
+    fn link_from(&self, other: &OsDisk, name: FileName) -> io::Result<()> {
+        let name = name.to_string();
+        let (from, to) = (&other.directory, &self.directory);
+        linkat(from, name.as_str(), to, name.as_str(), AtFlags::empty())?;
         Ok(())
     }
 

@@ -115,6 +115,10 @@ impl<D: Disk> Upkeep<D> {
 
     /// Empties segments while there is too much that is dead.
     pub(super) fn compact_due(&self, state: &mut State, is_idle: bool) -> Result<()> {
+        if state.hold_count > 0 {
+            // What is emptied could not go.
+            return Ok(());
+        }
         let max = self.options.amplification_max;
         let goal = Goal {
             amplification_max: if is_idle { idle_max(max) } else { max },
@@ -124,7 +128,8 @@ impl<D: Disk> Upkeep<D> {
         loop {
             // What is dead as a whole needs no moves, only a checkpoint.
             let totals = self.totals();
-            let dead_len_max = (totals.live_len / 16).max(self.space.segment_room() / 2);
+            let share = totals.live_len as f64 * (idle_max(max) - 1.0);
+            let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
             if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
                 self.checkpoint_with(state)?;
             }

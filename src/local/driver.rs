@@ -16,7 +16,7 @@ use crate::io::Disk;
 use crate::local::checkpoint::header::ImageName;
 use crate::local::commit::Submission;
 use crate::local::handover::{Handover, turn};
-use crate::local::log::{Frozen, Log, Message, Shared};
+use crate::local::log::{Frozen, Log, Message, Shared, Standing};
 use crate::sync::Ordering;
 use crate::sync::channel::Sender;
 use crate::ticket::{Issuer, Reply, ticket};
@@ -89,6 +89,22 @@ impl<D: Disk> Driver<D> {
                 self.shared.poison.check()?;
                 if let Some(frozen) = log.freeze() {
                     return Ok(frozen);
+                }
+                turn(log);
+            }
+        })
+    }
+
+    /// Makes every commit so far durable and says where the log ends then (see [`Log::stand_still`]).
+    ///
+    /// # Errors
+    /// As [`Log::stand_still`].
+    pub(crate) fn stand_still(&self) -> Result<Standing> {
+        self.handover.between_turns(|log| {
+            log.settle();
+            loop {
+                if let Some(standing) = log.stand_still()? {
+                    return Ok(standing);
                 }
                 turn(log);
             }

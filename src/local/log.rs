@@ -17,7 +17,7 @@ use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::append::{Appender, Changes, Laid};
 use crate::local::budget::Budget;
-use crate::local::checkpoint::header::{ImageName, Summary};
+use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
@@ -71,6 +71,14 @@ pub(crate) struct Frozen {
     pub(crate) summary: Summary,
     /// All segments that hold frames, as of that commit.
     pub(crate) segments: Vec<SegmentUse>,
+}
+
+/// The end of the log at some moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// The newest commit before it.
+    pub(crate) lsn: Lsn,
+    pub(crate) position: LogPosition,
 }
 
 /// The log's state.
@@ -149,6 +157,22 @@ impl<D: Disk> Log<D> {
             total_bytes,
         };
         Some(Frozen { summary, segments: self.shared.usage.all() })
+    }
+
+    /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
+    /// place behind that; `None` while some commit is not durable yet. Between two groups.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn stand_still(&mut self) -> Result<Option<Standing>> {
+        self.shared.poison.check()?;
+        let lsn = self.core.last_lsn();
+        if self.core.durable() < lsn {
+            return Ok(None);
+        }
+        self.mark(Kind::Witness, lsn, &[])?;
+        self.witnessed = lsn;
+        Ok(Some(Standing { lsn, position: self.appender.position() }))
     }
 
     /// Takes what callers have handed in so far.

@@ -9,6 +9,7 @@
 //! [`recovery`]'s.
 
 mod append;
+mod backup;
 mod budget;
 mod checkpoint;
 mod commit;
@@ -23,9 +24,11 @@ mod log;
 mod open;
 mod options;
 mod poison;
+mod probe;
 mod recent;
 mod recovery;
 mod repair;
+mod report;
 mod salvage;
 mod scan;
 mod segment;
@@ -35,14 +38,17 @@ mod upkeep;
 mod usage;
 mod verify;
 
-use std::ops::RangeBounds;
+use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use options::{OpenProgress, Options, WriteMode};
+pub use backup::{BackupCheck, BackupReport, CopyProgress};
+pub use options::{OpenPhase, OpenProgress, Options, WriteMode};
+pub use probe::Probe;
 pub use recovery::RecoveryReport;
 pub use repair::RepairReport;
+pub use report::SpaceReport;
 pub use salvage::{Loss, OlderVersion, SalvageReport};
 pub use verify::{Damage, VerifyReport};
 
@@ -196,6 +202,66 @@ impl LocalBackend {
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
         repair::repair(path.as_ref())
     }
+
+    /// Makes a store out of a backup, in a directory that is empty or missing. Every file is compared with
+    /// the backup's manifest. The backup stays as it is. `watch` may end it with `Break`.
+    ///
+    /// # Errors
+    /// What was copied by then is removed again:
+    /// - [`Error::NotAStore`]: `backup` is no backup, or not a finished one.
+    /// - [`Error::NotEmpty`]: `dir` holds something.
+    /// - [`Error::Corrupt`]: a file of the backup is missing or is not what was backed up.
+    /// - [`Error::Aborted`], [`Error::Io`], [`Error::StorageFull`], [`Error::UnsupportedFormat`].
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend};
+    /// use std::ops::ControlFlow::Continue;
+    /// # let dir = tempfile::tempdir().map_err(|_| aegis_blocks::Error::Closed)?;
+    /// # let (path, backup, again) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+    /// let store = LocalBackend::open(&path)?;
+    /// let id = store.write_block(Block::new(BlockId(0), BlockType::TableData, "kept"))?;
+    /// store.backup_to(&backup, None, &|_| Continue(()))?;
+    /// store.delete_block(id)?;
+    ///
+    /// LocalBackend::restore(&backup, &again, &|_| Continue(()))?;
+    /// assert_eq!(&LocalBackend::open(&again)?.read_block(id)?.data[..], b"kept");
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    pub fn restore(
+        backup: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        let backup = backup.as_ref();
+        let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
+        // Nothing is made for the sake of something that is no backup.
+        backup::read_manifest(&from)?;
+        backup::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
+    }
+
+    /// Compares every file of a backup with the backup's manifest and lists all damage. Changes nothing.
+    ///
+    /// # Errors
+    /// - [`Error::NotAStore`]: the directory is no backup, or not a finished one.
+    /// - [`Error::Corrupt`]: the manifest itself is damaged.
+    /// - [`Error::Io`], [`Error::UnsupportedFormat`].
+    pub fn verify_backup(path: impl AsRef<Path>) -> Result<BackupCheck> {
+        let path = path.as_ref();
+        let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
+        backup::check(&disk)
+    }
+
+    /// Says what opening the store in a directory would find, without opening it: reads `META`, the
+    /// checkpoint's header and the log behind it. Holds the store's lock meanwhile, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`], except that damage is [`Probe::Damaged`].
+    pub fn probe(path: impl AsRef<Path>) -> Result<Probe> {
+        let path = path.as_ref();
+        let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
+        probe::probe(disk)
+    }
 }
 
 impl<D: Disk> LocalBackend<D> {
@@ -259,6 +325,77 @@ impl<D: Disk> LocalBackend<D> {
     pub fn compact_now(&self) -> Result<()> {
         self.check_open()?;
         self.inner.upkeep.compact_now()
+    }
+
+    /// Copies the store as of one commit into a directory that is empty or missing, while commits go on.
+    /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
+    /// second name where the file system has such, so that both backups together are hardly larger than
+    /// one. `watch` may end it with `Break`. Until the copy is done no space is given back.
+    ///
+    /// # Errors
+    /// The store goes on as it was, and what was copied by then is removed again:
+    /// - [`Error::NotEmpty`]: `dir` holds something.
+    /// - [`Error::NotAStore`]: `since` is no backup, or not a finished one.
+    /// - [`Error::Aborted`], [`Error::Closed`], [`Error::Io`], [`Error::StorageFull`].
+    /// - [`Error::Poisoned`], [`Error::Corrupt`]: as [`LocalBackend::checkpoint`].
+    pub fn backup_to(
+        &self,
+        dir: impl AsRef<Path>,
+        since: Option<&Path>,
+        watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        self.check_open()?;
+        let opened = since.map(|path| OsDisk::open(path).map_err(|e| options::open_error(path, e)));
+        let since = opened.transpose()?;
+        if let Some(since) = &since {
+            backup::read_manifest(since)?;
+        }
+        self.backup_on(&backup::empty_directory(dir.as_ref())?, since.as_ref(), watch)
+    }
+
+    /// As [`LocalBackend::backup_to`], onto disks of your own.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::backup_to`].
+    pub fn backup_on<T: Disk>(
+        &self,
+        target: &T,
+        since: Option<&T>,
+        watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        self.check_open()?;
+        self.inner.upkeep.backup(target, since, watch, &|| self.check_open())
+    }
+
+    /// As [`LocalBackend::restore`], between disks of your own.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::restore`].
+    pub fn restore_on<T: Disk>(
+        backup: &D,
+        target: &T,
+        watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        backup::restore(backup, target, watch)
+    }
+
+    /// As [`LocalBackend::verify_backup`], on a disk of your own.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::verify_backup`].
+    pub fn verify_backup_on(backup: &D) -> Result<BackupCheck> {
+        backup::check(backup)
+    }
+
+    /// What the store takes on disk now, and what for. Looks at every snapshot's versions, so it is for
+    /// people and dashboards, not for every commit.
+    ///
+    /// # Errors
+    /// - [`Error::Closed`]: the store was closed.
+    /// - [`Error::Io`]: the directory could not be listed. Nothing was changed.
+    pub fn space(&self) -> Result<SpaceReport> {
+        self.check_open()?;
+        report::space(&self.inner)
     }
 
     /// Waits for commits under way, makes everything durable and closes the store for all handles.

@@ -108,7 +108,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
 }
 
 /// How segments are mapped that are read for the first time.
-fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
+pub(crate) fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
     let disk = Arc::clone(disk);
     Box::new(move |number, len| {
         let file = disk.open(FileName::Segment(number), How::Read)?;
@@ -252,6 +252,7 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
     for entry in disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))? {
         match entry {
             Entry::NotAFile { .. } => return refuse(NotAStoreReason::UnsafeFile),
+            Entry::File { name: FileName::Manifest, .. } => return refuse(NotAStoreReason::Backup),
             Entry::Unknown { .. } => listing.unknown_count += 1,
             Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
                 return Err(damaged(name, 0, Defect::FileNumber));
@@ -277,7 +278,7 @@ impl Listing {
                 self.has_meta = true;
                 return;
             }
-            FileName::Lock => return,
+            FileName::Lock | FileName::Manifest => return,
             FileName::Segment(number) => {
                 self.segments.insert(number, len);
                 number

@@ -25,10 +25,24 @@ pub enum WriteMode {
     Direct,
 }
 
+/// What an open is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum OpenPhase {
+    /// Looking at the files: which checkpoint counts, and which segments are behind it.
+    Survey,
+    /// Walking the log behind the checkpoint.
+    Replay,
+    /// All is read and nothing is changed yet: what counts is about to be made durable.
+    Finish,
+}
+
 /// How far a long open has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenProgress {
+    /// What it is at.
+    pub phase: OpenPhase,
     /// Log bytes walked so far.
     pub bytes_done: u64,
     /// Log bytes in all.
@@ -243,7 +257,8 @@ impl Options {
         self
     }
 
-    /// Watches a long open; returning `Break` aborts it with [`Error::Aborted`].
+    /// Watches a long open; returning `Break` in any phase aborts it with [`Error::Aborted`], and the
+    /// store is left as it was.
     #[must_use]
     pub fn on_progress(
         mut self,

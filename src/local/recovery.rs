@@ -44,7 +44,7 @@ use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::Listing;
-use crate::local::options::{OnProgress, OpenProgress};
+use crate::local::options::{OnProgress, OpenPhase, OpenProgress};
 use crate::local::scan::{Found, Frame, Scanner, path_of};
 use crate::local::segment::{Location, Segment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail};
@@ -164,6 +164,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &mut walk)?;
+        self.progress(OpenPhase::Finish, walk.report.bytes, walk.report.bytes, walk.report.frames)?;
         let mut recovered = if clean {
             self.resume(&segments, &walk)?
         } else {
@@ -191,17 +192,16 @@ impl<D: Disk> Recovery<'_, D> {
     ///
     /// # Errors
     /// As [`Recovery::run`], as far as these steps go.
-    pub(crate) fn examine(&self, listing: &Listing) -> Result<()> {
+    pub(crate) fn examine(&self, listing: &Listing) -> Result<RecoveryReport> {
         let Survey { images, start, mut segments, cuts, .. } = self.survey(listing)?;
         self.load_image(&images, &start);
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        if !self.decide(&mut segments, &mut walk)? {
-            for (sequence, frame) in &walk.unwitnessed {
-                self.load(*sequence, frame)?;
-            }
+        let clean = self.decide(&mut segments, &mut walk)?;
+        for (sequence, frame) in &walk.unwitnessed {
+            self.load(*sequence, frame)?;
         }
         self.mvcc.index.finish_load(walk.last_lsn);
-        Ok(())
+        Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
     }
 
     /// The images that the store would be opened with.
@@ -251,6 +251,7 @@ impl<D: Disk> Recovery<'_, D> {
             if sealed.iter().any(|segment| segment.number == *number) {
                 continue;
             }
+            self.progress(OpenPhase::Survey, 0, 0, 0)?;
             let scanner = Scanner::open(self.disk, self.store, *number)?;
             if scanner.sequence < start.position.sequence {
                 void.push(*number);
@@ -328,11 +329,12 @@ impl<D: Disk> Recovery<'_, D> {
                 done = Done { sequence: segment.sequence, before: done.before + segment.len };
             }
             if walk.report.frames.is_multiple_of(4096) {
-                self.progress(done.before + walk.offset, bytes_total, walk.report.frames)?;
+                let bytes_done = done.before + walk.offset;
+                self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        self.progress(bytes_total, bytes_total, walk.report.frames)?;
+        self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
         Ok(walk)
     }
 
@@ -629,9 +631,15 @@ impl<D: Disk> Recovery<'_, D> {
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 
-    fn progress(&self, bytes_done: u64, bytes_total: u64, frames: u64) -> Result<()> {
+    fn progress(
+        &self,
+        phase: OpenPhase,
+        bytes_done: u64,
+        bytes_total: u64,
+        frames: u64,
+    ) -> Result<()> {
         let Some(watch) = &self.on_progress else { return Ok(()) };
-        match watch(OpenProgress { bytes_done, bytes_total, frames }) {
+        match watch(OpenProgress { phase, bytes_done, bytes_total, frames }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Aborted),
         }

@@ -25,6 +25,8 @@ pub(crate) struct Scanner<F> {
     pub(crate) number: u64,
     pub(crate) sequence: u64,
     pub(crate) len: u64,
+    /// Of this use of the file.
+    pub(crate) salt: u64,
     seed: u32,
     path: std::path::PathBuf,
     file: F,
@@ -103,8 +105,8 @@ impl<F: DiskFile> Scanner<F> {
         }
         let seed = header.frame_seed(store);
         let (window, window_at) = (Vec::new(), 0);
-        let sequence = header.sequence;
-        Ok(Scanner { number, sequence, len, seed, path, file, window, window_at })
+        let SegmentHeader { sequence, salt, .. } = header;
+        Ok(Scanner { number, sequence, len, salt, seed, path, file, window, window_at })
     }
 
     /// Checksum seed of the frames.

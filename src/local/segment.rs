@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -138,6 +139,15 @@ impl Views {
         drop(readable);
         // A reader that found the view in the table may be about to cut bytes from it.
         Arc::into_inner(view).is_some_and(|mut mapped| !mapped.0.is_shared())
+    }
+
+    /// Sequence and file number of the segments with these places in log order.
+    pub(crate) fn within(&self, sequences: RangeInclusive<u64>) -> Vec<(u64, u64)> {
+        let table = self.table.read();
+        let within = table.iter().filter(|(sequence, _)| sequences.contains(sequence));
+        let mut found: Vec<_> = within.map(|(sequence, file)| (*sequence, file.number)).collect();
+        found.sort_unstable();
+        found
     }
 
     pub(crate) fn count(&self) -> usize {

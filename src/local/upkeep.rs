@@ -77,6 +77,8 @@ pub(super) struct State {
     old: BTreeSet<ImageName>,
     /// Segments that could not be emptied: something in them is damaged.
     pub(super) stuck: BTreeSet<u64>,
+    /// Backups that read files: until they are done no file is changed or goes.
+    pub(super) hold_count: u64,
 }
 
 impl<D: Disk> Upkeep<D> {
@@ -229,6 +231,10 @@ impl<D: Disk> Upkeep<D> {
         if state.unconfirmed {
             self.driver.confirm(used[0])?;
             state.unconfirmed = false;
+        }
+        if state.hold_count > 0 {
+            // The next checkpoint without a hold finds all of it again.
+            return Ok(());
         }
         let old = std::mem::take(&mut state.old);
         self.remove_images(old.into_iter().filter(|name| !used.contains(name)))?;

@@ -102,7 +102,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     let mut report = Findings::default();
     let examined = recovery.examine(listing);
     let images = match &examined {
-        Ok(()) => recovery.images_in_use(listing)?,
+        Ok(_) => recovery.images_in_use(listing)?,
         // Whatever recovery tried last, the newest one knows best what should be there.
         Err(_) => {
             let (images, errors) = newest_images(disk, &store, listing)?;
@@ -116,7 +116,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     errors.into_iter().try_for_each(|error| report.note(error))?;
     let mut report = walk(report, &mut scanners, &images)?;
     match examined {
-        Ok(()) => report.blocks_in_force(&mvcc, &mut scanners)?,
+        Ok(_) => report.blocks_in_force(&mvcc, &mut scanners)?,
         Err(error) => report.note(error)?,
     }
     Ok(report.report)

@@ -354,6 +354,11 @@ impl<V: VersionLen> Index<V> {
         self.pins.raise(visible);
     }
 
+    /// The oldest snapshot that somebody holds.
+    pub(crate) fn oldest_pin(&self) -> Option<Lsn> {
+        self.pins.held().first().copied()
+    }
+
     /// Undo versions that are kept now.
     pub(crate) fn undo_count(&self) -> u64 {
         self.undo_count.load(Ordering::SeqCst)

@@ -61,7 +61,8 @@ pub use error::{
     TransactionState,
 };
 pub use local::{
-    Damage, LocalBackend, OpenProgress, Options, RecoveryReport, VerifyReport, WriteMode,
+    BackupCheck, BackupReport, CopyProgress, Damage, LocalBackend, OpenPhase, OpenProgress,
+    Options, Probe, RecoveryReport, SpaceReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
 pub use ticket::CommitTicket;

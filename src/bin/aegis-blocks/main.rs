@@ -4,6 +4,7 @@
 //! interrupted. A failure is one line on standard error, `aegis-blocks: what and where`; results go
 //! to standard output. Each command lives in the file of its name and knows nothing of the others.
 
+mod backup;
 mod bench;
 mod catalog;
 mod chart;
@@ -14,7 +15,9 @@ mod get;
 mod import;
 mod interrupt;
 mod ls;
+mod maintain;
 mod output;
+mod probe;
 mod put;
 mod repair;
 mod rm;
@@ -54,6 +57,13 @@ enum Command {
     Verify(verify::Args),
     Repair(repair::Args),
     Salvage(repair::SalvageArgs),
+    Probe(probe::Args),
+    /// Write an image of the index now, so that the next open reads less of the log.
+    Checkpoint(maintain::Args),
+    /// Move blocks out of segments that are partly dead, and give those back.
+    Compact(maintain::Args),
+    Backup(backup::Args),
+    Restore(backup::RestoreArgs),
 }
 
 fn main() -> ExitCode {
@@ -83,5 +93,10 @@ fn run(command: Command) -> Outcome {
         Command::Verify(args) => verify::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Salvage(args) => repair::run_salvage(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Checkpoint(args) => maintain::checkpoint(&args),
+        Command::Compact(args) => maintain::compact(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => backup::restore(&args),
     }
 }

@@ -36,6 +36,13 @@ struct Stat {
     recovered_bytes: u64,
     torn_bytes: u64,
     open_ms: f64,
+    live_bytes: u64,
+    dead_bytes: u64,
+    empty_bytes: u64,
+    pinned_bytes: u64,
+    free_bytes: u64,
+    checkpoint_bytes: u64,
+    files: u64,
 }
 
 /// Runs the command.
@@ -48,6 +55,7 @@ pub fn run(args: &Args) -> Outcome {
 fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
     let stats = store.stats();
     let recovery = store.recovery();
+    let space = store.space()?;
     Ok(Stat {
         blocks: stats.total_blocks,
         payload_bytes: stats.total_bytes,
@@ -60,6 +68,13 @@ fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
         recovered_bytes: recovery.bytes,
         torn_bytes: recovery.torn_bytes,
         open_ms: recovery.elapsed.as_secs_f64() * 1e3,
+        live_bytes: space.live_bytes,
+        dead_bytes: space.dead_bytes,
+        empty_bytes: space.empty_bytes,
+        pinned_bytes: space.pinned_bytes,
+        free_bytes: space.free_bytes,
+        checkpoint_bytes: space.checkpoint_bytes,
+        files: space.files,
     })
 }
 
@@ -83,8 +98,29 @@ fn print_text(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
         stat.open_ms,
         if stat.closed_cleanly { "after a clean close" } else { "after a crash" },
     )?;
+    print_bars(out, stat)
+}
+
+/// What the files are for, one bar each; all bars together are as long as the line.
+fn print_bars(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
+    let parts = [
+        ("in force", stat.live_bytes),
+        ("dead", stat.dead_bytes),
+        ("all dead", stat.empty_bytes),
+        ("kept ahead", stat.free_bytes),
+        ("checkpoints", stat.checkpoint_bytes),
+    ];
+    let total: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    for (name, bytes) in parts {
+        let width = (bytes as f64 / total.max(1) as f64 * BAR_WIDTH).ceil() as usize;
+        let line = format!("{name:<13} {:>10} {}", Size(bytes).to_string(), "#".repeat(width));
+        writeln!(out, "{}", line.trim_end())?;
+    }
     Ok(())
 }
+
+/// Characters of all bars together.
+const BAR_WIDTH: f64 = 48.0;
 
 /// The bytes that the directory's files really occupy.
 fn disk_bytes(dir: &Path) -> Result<u64, Failure> {

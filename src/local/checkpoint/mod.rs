@@ -88,10 +88,15 @@ impl Chain {
         self.images.iter().map(|image| image.header.name).collect()
     }
 
+    /// Names of the images, newest first, with the lengths of their files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (ImageName, u64)> {
+        let headers = self.images.iter().map(|image| &image.header);
+        headers.map(|header| (header.name, header.layout.page_count * crate::local::format::PAGE))
+    }
+
     /// Bytes of the files.
     pub(crate) fn file_len(&self) -> u64 {
-        let pages = self.images.iter().map(|image| image.header.layout.page_count);
-        pages.sum::<u64>() * crate::local::format::PAGE
+        self.files().map(|(_, len)| len).sum()
     }
 
     /// The images, newest first; the last one is the base.

@@ -139,6 +139,7 @@ impl ImageWriter {
             FileName::Segment(number) => (2, number),
             FileName::Temporary(number) => (4, number),
             FileName::Checkpoint(number) => (5, number),
+            FileName::Manifest => return,
         };
         let runs = runs_of(content);
         assert!(content.len() as u64 <= FILE_LEN_MAX && runs.len() <= 255, "{name} is too long");

@@ -1,0 +1,74 @@
+//! `backup` and `restore`: a store copied as of one commit, and made a store again.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aegis_blocks::{BackupReport, CopyProgress, LocalBackend};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::Outcome;
+use crate::size::Size;
+use crate::{output, store};
+
+/// Copy a store as of now into an empty or missing directory.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Directory of the store
+    store: PathBuf,
+    /// Directory for the backup
+    out: PathBuf,
+    /// An earlier backup of this store: files that it has too are linked, not copied
+    #[arg(long)]
+    since: Option<PathBuf>,
+}
+
+/// Make a store out of a backup, in an empty or missing directory.
+#[derive(clap::Args)]
+pub struct RestoreArgs {
+    /// Directory of the backup
+    backup: PathBuf,
+    /// Directory for the store
+    store: PathBuf,
+}
+
+/// Runs `backup`.
+pub fn run(args: &Args) -> Outcome {
+    let report = store::with(store::open(&args.store)?, |store| {
+        watched(|watch| Ok(store.backup_to(&args.out, args.since.as_deref(), watch)?))
+    })?;
+    print("backup of", &report)
+}
+
+/// Runs `restore`.
+pub fn restore(args: &RestoreArgs) -> Outcome {
+    let report = watched(|watch| LocalBackend::restore(&args.backup, &args.store, watch))?;
+    print("restored", &report)
+}
+
+fn print(done: &str, report: &BackupReport) -> Outcome {
+    let shared = match report.shared_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of that from the earlier backup", Size(bytes)),
+    };
+    let (files, size) = (report.files, Size(report.bytes));
+    output::print(|out| {
+        Ok(writeln!(out, "{done} lsn {}: {size} in {files} files{shared}", report.lsn)?)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `body` with a bar on standard error.
+fn watched<T>(body: impl FnOnce(&dyn Fn(CopyProgress) -> ControlFlow<()>) -> T) -> T {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}") {
+        bar.set_style(style);
+    }
+    let done = body(&|progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes_done);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    done
+}

@@ -1,0 +1,191 @@
+//! Copying files between two directories, and comparing them with what a manifest says.
+//!
+//! Owns the list of files made so far: a copy that fails takes them away again. Every file is durable
+//! when its copying returns, under a name that is durable after the target's `sync_dir`. Knows nothing of
+//! what the files mean.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
+use crate::local::backup::CopyProgress;
+use crate::local::backup::manifest::Row;
+use crate::local::scan::path_of;
+use crate::local::segment::damaged;
+
+/// Read and written at once.
+const CHUNK_LEN: usize = 1 << 20;
+
+/// Files on their way into a directory.
+pub(super) struct Copying<'a, T: Disk> {
+    target: &'a T,
+    watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
+    progress: CopyProgress,
+    made: Vec<FileName>,
+}
+
+impl<'a, T: Disk> Copying<'a, T> {
+    pub(super) fn start(
+        target: &'a T,
+        watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
+        bytes_total: u64,
+    ) -> Copying<'a, T> {
+        let progress = CopyProgress { bytes_done: 0, bytes_total };
+        Copying { target, watch, progress, made: Vec::new() }
+    }
+
+    /// Copies the first `len` bytes of a file and returns their checksum.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]: the source is missing or ends before; [`Error::Aborted`], [`Error::Io`],
+    /// [`Error::StorageFull`].
+    pub(super) fn copy<S: Disk>(&mut self, source: &S, name: FileName, len: u64) -> Result<u32> {
+        let file = self.create(name)?;
+        let path = path_of(self.target.path(), name);
+        let before = self.progress.bytes_done;
+        let crc = each_chunk(source, name, len, &mut |offset, chunk| {
+            self.progress.bytes_done = before + offset;
+            self.tell()?;
+            let written = write_all_at(&file, offset, chunk);
+            written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))
+        })?;
+        file.sync_data().map_err(|e| Error::io(IoOp::Sync, path, e))?;
+        self.progress.bytes_done = before + len;
+        self.tell()?;
+        Ok(crc)
+    }
+
+    /// Takes a file from an earlier backup, under a second name where that is possible. False when the
+    /// earlier backup has lost it or it is damaged there: then there is no such file here.
+    ///
+    /// # Errors
+    /// As [`Copying::copy`], but for the damage.
+    pub(super) fn take_over(&mut self, earlier: &T, row: &Row) -> Result<bool> {
+        let (name, before) = (row.file.name, self.progress.bytes_done);
+        let taken = match self.target.link_from(earlier, name) {
+            Ok(()) => {
+                self.made.push(name);
+                let read = each_chunk(self.target, name, row.file.len, &mut |offset, _| {
+                    self.progress.bytes_done = before + offset;
+                    self.tell()
+                });
+                self.progress.bytes_done = before + row.file.len;
+                read
+            }
+            Err(_no_second_names_here) => self.copy(earlier, name, row.file.len),
+        };
+        match taken {
+            Ok(crc) if crc == row.crc => return Ok(true),
+            Ok(_) | Err(Error::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.progress.bytes_done = before;
+        if self.made.last() == Some(&name) {
+            self.made.pop();
+            let removed = self.target.remove(name);
+            removed.map_err(|e| Error::io(IoOp::Remove, path_of(self.target.path(), name), e))?;
+        }
+        Ok(false)
+    }
+
+    /// Writes a file of these bytes under a temporary name, and then gives it its own.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::StorageFull`].
+    pub(super) fn publish(&mut self, name: FileName, bytes: &[u8]) -> Result<()> {
+        let unfinished = FileName::Temporary(1);
+        let target = self.target;
+        let io = |op| move |e| Error::space(op, target.path(), bytes.len() as u64, e);
+        let file = self.create(unfinished)?;
+        write_all_at(&file, 0, bytes).map_err(io(IoOp::Write))?;
+        file.sync_data().map_err(io(IoOp::Sync))?;
+        self.made.push(name);
+        target.rename(unfinished, name).map_err(io(IoOp::Rename))?;
+        self.sync_names()
+    }
+
+    /// Makes the names so far durable.
+    pub(super) fn sync_names(&self) -> Result<()> {
+        self.target.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.target.path(), e))
+    }
+
+    /// Takes what was made away again, if that is still possible.
+    pub(super) fn take_back(self) {
+        // The manifest goes first, for good: what is half gone must not look like a backup.
+        for name in self.made.into_iter().rev() {
+            drop(self.target.remove(name));
+            if name == FileName::Manifest {
+                drop(self.target.sync_dir());
+            }
+        }
+        drop(self.target.sync_dir());
+    }
+
+    fn create(&mut self, name: FileName) -> Result<T::File> {
+        let created = self.target.open(name, How::CreateNew);
+        let path = self.target.path();
+        let file = created.map_err(|e| Error::space(IoOp::Open, path, CHUNK_LEN as u64, e))?;
+        self.made.push(name);
+        Ok(file)
+    }
+
+    fn tell(&self) -> Result<()> {
+        match (self.watch)(self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Aborted),
+        }
+    }
+}
+
+/// Compares a file with its row.
+///
+/// # Errors
+/// [`Error::Corrupt`]: it is another one; [`Error::Io`].
+pub(super) fn compare<S: Disk>(source: &S, row: &Row) -> Result<()> {
+    let crc = each_chunk(source, row.file.name, row.file.len, &mut |_, _| Ok(()))?;
+    same(source, row, crc)
+}
+
+/// Says what it means when a file with this checksum stands where a row says another.
+pub(super) fn same<S: Disk>(source: &S, row: &Row, crc: u32) -> Result<()> {
+    let (name, len) = (row.file.name, row.file.len);
+    if crc != row.crc {
+        return Err(damaged(name, 0, Defect::BackupChecksum));
+    }
+    let path = path_of(source.path(), name);
+    let real = source.open(name, How::Read).and_then(|file| file.len());
+    match real.map_err(|e| Error::io(IoOp::Read, path, e))? {
+        real if real == len => Ok(()),
+        _ => Err(damaged(name, len, Defect::BackupChecksum)),
+    }
+}
+
+/// Reads the first `len` bytes of a file, piece by piece, and returns their checksum.
+fn each_chunk<S: Disk>(
+    source: &S,
+    name: FileName,
+    len: u64,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<u32> {
+    let path = path_of(source.path(), name);
+    let file = source.open(name, How::Read).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => damaged(name, 0, Defect::MissingFile),
+        _ => Error::io(IoOp::Open, &path, e),
+    })?;
+    let real_len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+    if real_len < len {
+        return Err(damaged(name, real_len, Defect::Truncated));
+    }
+    let mut buffer = vec![0; CHUNK_LEN.min(len as usize)];
+    let (mut crc, mut offset) = (0, 0);
+    while offset < len {
+        let chunk = &mut buffer[..CHUNK_LEN.min((len - offset) as usize)];
+        let read = crate::io::read_exact_at(&file, offset, chunk);
+        read.map_err(|e| Error::io(IoOp::Read, &path, e))?;
+        crc = crc32c::crc32c_append(crc, chunk);
+        each(offset, chunk)?;
+        offset += chunk.len() as u64;
+    }
+    Ok(crc)
+}

@@ -1,0 +1,324 @@
+//! Backups: a running store copied as of one commit, and made a store again.
+//!
+//! Owns the order of things; the list of files is [`manifest`]'s, their bytes are [`copy`]'s. A backup:
+//!
+//! 1. **Hold.** A checkpoint is made and confirmed. From then on the upkeep gives nothing back, so that
+//!    no file of the backup is recycled or removed under the copying. Commits go on.
+//! 2. **Stand still**, between two groups: everything is made durable and a witness ends the log. The
+//!    backup is the store as of this place. Recovery of the copy finds the confirmation of its checkpoint
+//!    before the witness and the witness at the end, so it never takes lost bytes for a torn tail. And it
+//!    finds no end mark, so it goes on in a segment with a new salt: two stores restored from one backup
+//!    never write under the same identity.
+//! 3. **Copy** the images, every segment that the checkpoint lists and those behind it, up to the end of
+//!    their frames, and `META`. Each is synced. A file that an earlier backup has with the same identity
+//!    comes from there, if it is still what its manifest says.
+//! 4. **Publish** the manifest under its name, when all other names are durable. That is the step that
+//!    makes it a backup. Whatever fails before takes the copies away again.
+//!
+//! A directory with a manifest is refused as a store: opening it would change it. Restoring copies it,
+//! `META` last, comparing every file.
+
+pub(crate) mod copy;
+pub(crate) mod manifest;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::block::Lsn;
+use crate::error::{Defect, Error, IoOp, NotAStoreReason, Result};
+use crate::io::os::OsDisk;
+use crate::io::{Disk, DiskFile, Entry, FileName, How, read_exact_at};
+use crate::local::backup::copy::{Copying, compare, same};
+use crate::local::backup::manifest::{Identity, Manifest, Row, Unreadable};
+use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
+use crate::local::options::open_error;
+use crate::local::scan::{Found, Scanner, path_of};
+use crate::local::segment::damaged;
+use crate::local::upkeep::Upkeep;
+use crate::local::verify::{Damage, to_damage};
+
+/// A longer manifest would list more files than a directory takes.
+const MANIFEST_LEN_MAX: u64 = 256 << 20;
+
+/// How far a backup or restore has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyProgress {
+    /// Bytes copied so far.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+}
+
+/// What a backup holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// The newest commit in it: it holds this one and all before it, and nothing of any later one.
+    pub lsn: Lsn,
+    /// Its files, without the manifest.
+    pub files: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Bytes of the files among them that came from an earlier backup.
+    pub shared_bytes: u64,
+}
+
+/// What comparing a backup with its manifest found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupCheck {
+    /// The newest commit in it.
+    pub lsn: Lsn,
+    /// Files that the manifest lists.
+    pub files: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// All damage, in the order of the files' names.
+    pub damage: Vec<Damage>,
+}
+
+type Watch<'a> = &'a dyn Fn(CopyProgress) -> ControlFlow<()>;
+
+/// What a backup is to hold.
+struct Plan<'a, D: Disk> {
+    lsn: Lsn,
+    /// By name.
+    files: Vec<Identity>,
+    _hold: Hold<'a, D>,
+}
+
+/// Keeps the upkeep from giving files back.
+struct Hold<'a, D: Disk>(&'a Upkeep<D>);
+
+impl<D: Disk> Drop for Hold<'_, D> {
+    fn drop(&mut self) {
+        self.0.state.lock().hold_count -= 1;
+        self.0.shared.upkeep.call();
+    }
+}
+
+impl<D: Disk> Upkeep<D> {
+    /// Copies the store onto another disk. `check_open` says whether its files are still ours.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::backup_to`](crate::LocalBackend::backup_to).
+    pub(crate) fn backup<T: Disk>(
+        &self,
+        target: &T,
+        since: Option<&T>,
+        watch: Watch<'_>,
+        check_open: &dyn Fn() -> Result<()>,
+    ) -> Result<BackupReport> {
+        check_empty(target)?;
+        let earlier = match since {
+            Some(since) => Some((since, read_manifest(since)?)),
+            None => None,
+        };
+        if earlier.as_ref().is_some_and(|(_, listed)| listed.store_id != self.store.store_id) {
+            let (argument, reason) = ("since", "must be a backup of the same store");
+            return Err(Error::InvalidArgument { argument, reason });
+        }
+        let plan = self.plan()?;
+        let total_len = plan.files.iter().map(|file| file.len).sum();
+        let mut copying = Copying::start(target, watch, total_len);
+        let done = self.fill(&mut copying, &plan, earlier.as_ref(), check_open);
+        if done.is_err() {
+            copying.take_back();
+        }
+        done
+    }
+
+    /// Steps 3 and 4.
+    fn fill<T: Disk>(
+        &self,
+        copying: &mut Copying<'_, T>,
+        plan: &Plan<'_, D>,
+        earlier: Option<&(&T, Manifest)>,
+        check_open: &dyn Fn() -> Result<()>,
+    ) -> Result<BackupReport> {
+        let files = plan.files.len() as u64;
+        let mut report = BackupReport { lsn: plan.lsn, files, ..BackupReport::default() };
+        let mut rows = Vec::with_capacity(plan.files.len());
+        for file in &plan.files {
+            report.bytes += file.len;
+            let same = earlier.and_then(|(since, listed)| Some((since, listed.find(file)?)));
+            if let Some((since, row)) = same
+                && copying.take_over(*since, row)?
+            {
+                report.shared_bytes += file.len;
+                rows.push(*row);
+                continue;
+            }
+            let crc = copying.copy(&*self.disk, file.name, file.len)?;
+            rows.push(Row { file: *file, crc });
+        }
+        copying.sync_names()?;
+        // Files of a closed store may have been anybody's while they were read.
+        check_open()?;
+        let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
+        copying.publish(FileName::Manifest, &manifest.encode())?;
+        Ok(report)
+    }
+
+    /// Steps 1 and 2.
+    fn plan(&self) -> Result<Plan<'_, D>> {
+        let mut state = self.state.lock();
+        self.checkpoint_with(&mut state)?;
+        let standing = self.driver.stand_still()?;
+        state.hold_count += 1;
+        let chain = state.chain.clone();
+        drop(state);
+        let hold = Hold(self);
+        let image = |(name, len): (crate::local::checkpoint::header::ImageName, u64)| {
+            let (salt, name) = (name.salt, FileName::Checkpoint(name.number));
+            Identity { name, len, sequence: 0, salt }
+        };
+        let mut files: Vec<_> = chain.files().map(image).collect();
+        files.push(Identity {
+            name: FileName::Meta,
+            len: PAGE,
+            sequence: 0,
+            salt: self.store.salt,
+        });
+        let start = chain.summary().map_or(1, |summary| summary.position.sequence);
+        let listed = chain.segments().iter().filter(|segment| segment.sequence < start);
+        let listed = listed.map(|segment| (segment.sequence, segment.number));
+        let end = standing.position;
+        for (sequence, number) in listed.chain(self.views.within(start..=end.sequence)) {
+            let len = if sequence == end.sequence { Some(end.offset) } else { None };
+            files.push(self.segment(sequence, number, len)?);
+        }
+        files.sort_unstable_by_key(|file| file.name);
+        Ok(Plan { lsn: standing.lsn, files, _hold: hold })
+    }
+
+    /// A segment up to `len`, or to the end of its last frame.
+    fn segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
+        let name = FileName::Segment(number);
+        let mut scanner = Scanner::open(&*self.disk, &self.store, number)?;
+        if scanner.sequence != sequence {
+            return Err(damaged(name, 0, Defect::SegmentHeader));
+        }
+        let salt = scanner.salt;
+        if let Some(len) = len {
+            return Ok(Identity { name, len, sequence, salt });
+        }
+        // Usage knows of commits. Marks may follow them.
+        let known =
+            self.shared.usage.all().into_iter().find(|segment| segment.sequence == sequence);
+        let mut end = page_up(known.map_or(PAGE, |segment| segment.used_len.max(PAGE)));
+        while let Found::Frame(frame) = scanner.frame_at(end)? {
+            end = frame.header.next_offset(frame.offset);
+        }
+        Ok(Identity { name, len: end.min(scanner.len), sequence, salt })
+    }
+}
+
+/// Makes a store out of a backup.
+///
+/// # Errors
+/// As [`LocalBackend::restore`](crate::LocalBackend::restore).
+pub(crate) fn restore<S: Disk, T: Disk>(
+    backup: &S,
+    target: &T,
+    watch: Watch<'_>,
+) -> Result<BackupReport> {
+    let manifest = read_manifest(backup)?;
+    check_empty(target)?;
+    let mut copying = Copying::start(target, watch, manifest.total_len());
+    let done = copy_all(backup, &manifest, &mut copying);
+    if done.is_err() {
+        copying.take_back();
+    }
+    done.map(|()| BackupReport {
+        lsn: manifest.lsn,
+        files: manifest.rows.len() as u64,
+        bytes: manifest.total_len(),
+        shared_bytes: 0,
+    })
+}
+
+/// Copies `META`, the first one, last: before that there is no store.
+fn copy_all<S: Disk, T: Disk>(
+    backup: &S,
+    manifest: &Manifest,
+    copying: &mut Copying<'_, T>,
+) -> Result<()> {
+    for row in manifest.rows.iter().rev() {
+        if row.file.name == FileName::Meta {
+            copying.sync_names()?;
+        }
+        let crc = copying.copy(backup, row.file.name, row.file.len)?;
+        same(backup, row, crc)?;
+    }
+    copying.sync_names()
+}
+
+/// Compares every file of a backup with its manifest.
+///
+/// # Errors
+/// As [`LocalBackend::verify_backup`](crate::LocalBackend::verify_backup).
+pub(crate) fn check<S: Disk>(backup: &S) -> Result<BackupCheck> {
+    let manifest = read_manifest(backup)?;
+    let (files, bytes) = (manifest.rows.len() as u64, manifest.total_len());
+    let mut check = BackupCheck { lsn: manifest.lsn, files, bytes, damage: Vec::new() };
+    for row in &manifest.rows {
+        match compare(backup, row) {
+            Ok(()) => {}
+            Err(error) => check.damage.push(to_damage(error)?),
+        }
+    }
+    Ok(check)
+}
+
+/// Reads the list of a backup's files.
+///
+/// # Errors
+/// [`Error::NotAStore`]: there is none. [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Io`].
+pub(crate) fn read_manifest<S: Disk>(backup: &S) -> Result<Manifest> {
+    let path = path_of(backup.path(), FileName::Manifest);
+    let file = match backup.open(FileName::Manifest, How::Read) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let path = backup.path().to_path_buf();
+            return Err(Error::NotAStore { path, reason: NotAStoreReason::NoManifest });
+        }
+        Err(e) => return Err(Error::io(IoOp::Open, path, e)),
+    };
+    let len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+    if len > MANIFEST_LEN_MAX {
+        return Err(damaged(FileName::Manifest, 0, Defect::Manifest));
+    }
+    let mut bytes = vec![0; len as usize];
+    read_exact_at(&file, 0, &mut bytes).map_err(|e| Error::io(IoOp::Read, &path, e))?;
+    Manifest::decode(&bytes).map_err(|unreadable| match unreadable {
+        Unreadable::Damaged => damaged(FileName::Manifest, 0, Defect::Manifest),
+        Unreadable::Newer(found) => {
+            let path = backup.path().to_path_buf();
+            Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION }
+        }
+    })
+}
+
+/// Opens a directory for copies, making it where it is missing.
+///
+/// # Errors
+/// [`Error::NotEmpty`], [`Error::NotAStore`] when it is no directory, [`Error::Io`].
+pub(crate) fn empty_directory(path: &Path) -> Result<OsDisk> {
+    let disk = match OsDisk::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => OsDisk::create(path),
+        other => other,
+    };
+    let disk = disk.map_err(|source| open_error(path, source))?;
+    check_empty(&disk)?;
+    Ok(disk)
+}
+
+fn check_empty<T: Disk>(target: &T) -> Result<()> {
+    let listed: Vec<Entry> = target.list().map_err(|e| Error::io(IoOp::List, target.path(), e))?;
+    match listed.is_empty() {
+        true => Ok(()),
+        false => Err(Error::NotEmpty { path: target.path().to_path_buf() }),
+    }
+}

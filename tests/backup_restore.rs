@@ -1,0 +1,556 @@
+//! Backups of a running store: what they hold is the store as of one commit, whatever happens beside
+//! them, and what is wrong with one is named.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::io::{Disk, Entry, FileName};
+use aegis_blocks::{
+    Block, BlockId, BlockType, CopyProgress, Defect, Durability, Error, LocalBackend, Lsn,
+    NotAStoreReason, Options, Probe, StorageBackend, StorageExt,
+};
+
+const SEGMENT_LEN: u64 = 64 << 10;
+
+/// Each id with its version.
+type Model = BTreeMap<u64, u64>;
+
+fn options() -> Options {
+    LocalBackend::options()
+        .segment_len_max(SEGMENT_LEN)
+        .block_len_max(SEGMENT_LEN as u32 / 2)
+        .zero_ahead_len(SEGMENT_LEN)
+        .checkpoint_log_len(4 * SEGMENT_LEN)
+        .durability(Durability::Buffered)
+}
+
+fn on(_: CopyProgress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn payload(id: u64, version: u64) -> Vec<u8> {
+    let len = 1 + (id * 37 + version * 101) % 3000;
+    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
+}
+
+fn put<D: Disk>(store: &LocalBackend<D>, id: u64, version: u64) {
+    let block = Block::new(BlockId(id), BlockType::TableData, payload(id, version));
+    store.write_block(block).unwrap();
+}
+
+fn check<D: Disk>(store: &LocalBackend<D>, model: &Model) {
+    let ids: Vec<u64> = store.ids(..).unwrap().iter().map(|id| id.0).collect();
+    assert!(ids.iter().eq(model.keys()), "{ids:?} are not {:?}", model.keys());
+    for (id, version) in model {
+        let data = store.read_block(BlockId(*id)).unwrap().data;
+        assert!(data == payload(*id, *version), "block {id} is not version {version}");
+    }
+}
+
+/// Restores a backup, opens what comes of it and compares.
+fn check_backup(backup: &Path, to: &Path, lsn: Lsn, model: &Model) {
+    assert_eq!(LocalBackend::verify_backup(backup).unwrap().damage, []);
+    let restored = LocalBackend::restore(backup, to, &on).unwrap();
+    assert_eq!(restored.lsn, lsn);
+    assert!(LocalBackend::verify(to).unwrap().damage.is_empty());
+    let store = options().open(to).unwrap();
+    assert_eq!(store.stats().visible_lsn, lsn);
+    assert_eq!((store.recovery().torn_bytes, store.recovery().rewritten_frames), (0, 0));
+    check(&store, model);
+    put(&store, 1 << 50, 1);
+    store.close().unwrap();
+    let store = options().open(to).unwrap();
+    assert_eq!(store.ids(..).unwrap().len(), model.len() + 1);
+    store.close().unwrap();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).unwrap())).collect()
+}
+
+/// A store with a few segments, some of them partly dead, and its model.
+fn filled(path: &Path) -> (LocalBackend, Model) {
+    // Nothing is moved but on request.
+    let store = options().space_amplification_max(1e6).open(path).unwrap();
+    let mut model = Model::new();
+    for version in 1..=4 {
+        for id in (1..=100).filter(|id| id % version == 0) {
+            put(&store, id, version);
+            model.insert(id, version);
+        }
+    }
+    (store, model)
+}
+
+/// One change: the commit, the block, and its new version unless it was deleted.
+type Change = (Lsn, u64, Option<u64>);
+
+#[test]
+fn backup_beside_writers_is_the_store_as_of_its_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    let changes: Mutex<Vec<Change>> = Mutex::default();
+    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut reports = Vec::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (store, changes, written, done) = (&store, &changes, &written, &done);
+            scope.spawn(move || {
+                for version in 1.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // A few ids a thread, so that segments die and compaction has work.
+                    let id = thread * 1000 + 1 + version * 7 % 40;
+                    let transaction = store.begin().unwrap();
+                    let data = payload(id, version);
+                    transaction.write(Block::new(BlockId(id), BlockType::TableData, data)).unwrap();
+                    let kept = version % 5 != 0;
+                    if !kept {
+                        transaction.delete(BlockId(id)).unwrap();
+                    }
+                    let lsn = transaction
+                        .submit()
+                        .unwrap()
+                        .wait()
+                        .unwrap()
+                        .expect("it changes something");
+                    changes.lock().unwrap().push((lsn, id, kept.then_some(version)));
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut since = None;
+        for round in 1..=4_u64 {
+            while written.load(Ordering::Relaxed) < round * 400 {
+                std::thread::yield_now();
+            }
+            let to = dir.path().join(format!("backup{round}"));
+            // Commits, a checkpoint and a compaction in the middle of the copying.
+            let disturbed = AtomicBool::new(false);
+            let middle = |progress: CopyProgress| {
+                let is_half = progress.bytes_done > progress.bytes_total / 2;
+                if is_half && !disturbed.swap(true, Ordering::Relaxed) {
+                    let so_far = written.load(Ordering::Relaxed);
+                    while written.load(Ordering::Relaxed) < so_far + 20 {
+                        std::thread::yield_now();
+                    }
+                    if round > 1 {
+                        store.compact_now().unwrap();
+                    }
+                }
+                ControlFlow::Continue(())
+            };
+            reports.push(store.backup_to(&to, since.as_deref(), &middle).unwrap());
+            since = Some(to);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    store.close().unwrap();
+    let mut changes = changes.into_inner().unwrap();
+    changes.sort_unstable();
+    assert!(reports.is_sorted_by_key(|report| report.lsn), "{reports:?}");
+    for (round, report) in reports.iter().enumerate() {
+        let mut model = Model::new();
+        let known = changes.iter().take_while(|(lsn, ..)| *lsn <= report.lsn);
+        for (_, id, version) in known {
+            match version {
+                Some(version) => model.insert(*id, *version),
+                None => model.remove(id),
+            };
+        }
+        let to = dir.path().join(format!("restored{round}"));
+        check_backup(&dir.path().join(format!("backup{}", round + 1)), &to, report.lsn, &model);
+    }
+}
+
+#[test]
+fn backup_of_an_empty_a_reopened_and_a_crashed_store_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    let report = store.backup_to(dir.path().join("empty"), None, &on).unwrap();
+    assert_eq!(report.lsn, Lsn(0));
+    check_backup(&dir.path().join("empty"), &dir.path().join("a"), Lsn(0), &Model::new());
+    store.close().unwrap();
+    fs::remove_dir_all(&path).unwrap();
+
+    let (store, model) = filled(&path);
+    store.close().unwrap();
+    // Nothing was written since: the checkpoint is an old one, and the log begins with an end mark.
+    for name in ["first", "second"] {
+        let store = options().open(&path).unwrap();
+        let report = store.backup_to(dir.path().join(name), None, &on).unwrap();
+        check_backup(
+            &dir.path().join(name),
+            &dir.path().join(format!("{name}-b")),
+            report.lsn,
+            &model,
+        );
+        put(&store, 7, model[&7]);
+        let crashed = dir.path().join(format!("{name}-crashed"));
+        fs::create_dir(&crashed).unwrap();
+        for (file, content) in contents(&path) {
+            fs::write(crashed.join(file), content).unwrap();
+        }
+        store.close().unwrap();
+        let store = options().open(&crashed).unwrap();
+        assert!(!store.recovery().clean);
+        let to = dir.path().join(format!("{name}-after"));
+        let report = store.backup_to(&to, None, &on).unwrap();
+        check_backup(&to, &dir.path().join(format!("{name}-c")), report.lsn, &model);
+    }
+}
+
+#[test]
+fn every_lost_cut_swapped_or_flipped_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&dir.path().join("store"));
+    let backup = dir.path().join("backup");
+    store.backup_to(&backup, None, &on).unwrap();
+    let sound = contents(&backup);
+    assert!(sound.keys().filter(|name| name.starts_with("SEG-")).count() > 3, "{:?}", sound.keys());
+    assert!(sound.keys().any(|name| name.starts_with("CKPT-")));
+    let mut round = 0;
+    let mut named = |name: &str, defect: Defect| {
+        let check = LocalBackend::verify_backup(&backup).unwrap();
+        let found: Vec<_> =
+            check.damage.iter().map(|d| (d.place.file.as_str(), d.defect)).collect();
+        assert!(found.contains(&(name, defect)), "{name}: {found:?}");
+        round += 1;
+        let to = dir.path().join(format!("restored{round}"));
+        let refused = LocalBackend::restore(&backup, &to, &on);
+        let Err(Error::Corrupt { defect: said, place }) = &refused else { panic!("{refused:?}") };
+        assert!(found.contains(&(place.file.as_str(), *said)), "{place:?} of {found:?}");
+        assert_eq!(names(&to), [""; 0], "{name}");
+    };
+    let files: Vec<_> = sound.keys().filter(|name| *name != "MANIFEST").cloned().collect();
+    for (at, name) in files.iter().enumerate() {
+        let (path, content) = (backup.join(name), &sound[name]);
+        fs::remove_file(&path).unwrap();
+        named(name, Defect::MissingFile);
+        fs::write(&path, &content[..content.len() - 1]).unwrap();
+        named(name, Defect::Truncated);
+        fs::write(&path, [content, &b"x"[..]].concat()).unwrap();
+        named(name, Defect::BackupChecksum);
+        let mut flipped = content.clone();
+        let byte = (at * 2741 + 100) % content.len();
+        flipped[byte] ^= 0x10;
+        fs::write(&path, &flipped).unwrap();
+        named(name, Defect::BackupChecksum);
+        fs::write(&path, content).unwrap();
+    }
+    // Two of the same length, each whole in itself.
+    let pair = files.iter().enumerate().find_map(|(at, one)| {
+        let other = files[at + 1..].iter().find(|other| sound[*other].len() == sound[one].len());
+        other.map(|other| (one, other))
+    });
+    let (one, other) = pair.expect("two segments are full");
+    fs::write(backup.join(one), &sound[other]).unwrap();
+    fs::write(backup.join(other), &sound[one]).unwrap();
+    named(one, Defect::BackupChecksum);
+    named(other, Defect::BackupChecksum);
+    fs::write(backup.join(one), &sound[one]).unwrap();
+    fs::write(backup.join(other), &sound[other]).unwrap();
+    assert_eq!(LocalBackend::verify_backup(&backup).unwrap().damage, []);
+
+    let manifest = &sound["MANIFEST"];
+    for byte in (0..manifest.len()).step_by(13) {
+        let mut flipped = manifest.clone();
+        flipped[byte] ^= 1;
+        fs::write(backup.join("MANIFEST"), flipped).unwrap();
+        let refused = LocalBackend::restore(&backup, dir.path().join("never"), &on);
+        assert!(
+            matches!(&refused, Err(Error::Corrupt { defect: Defect::Manifest, place })
+                if place.file == "MANIFEST"),
+            "byte {byte}: {refused:?}"
+        );
+    }
+    fs::remove_file(backup.join("MANIFEST")).unwrap();
+    let refused = LocalBackend::restore(&backup, dir.path().join("never"), &on);
+    let reason = NotAStoreReason::NoManifest;
+    assert!(matches!(&refused, Err(Error::NotAStore { reason: r, .. }) if *r == reason));
+    assert!(!dir.path().join("never").exists());
+}
+
+#[test]
+fn backup_and_restore_into_something_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&dir.path().join("store"));
+    let (backup, full) = (dir.path().join("backup"), dir.path().join("full"));
+    store.backup_to(&backup, None, &on).unwrap();
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("mine"), "precious").unwrap();
+    let before = contents(&full);
+    for refused in [
+        LocalBackend::restore(&backup, &full, &on),
+        store.backup_to(&full, None, &on),
+        store.backup_to(&backup, None, &on),
+    ] {
+        assert!(matches!(refused, Err(Error::NotEmpty { .. })), "{refused:?}");
+    }
+    assert_eq!(contents(&full), before);
+    assert_eq!(LocalBackend::verify_backup(&backup).unwrap().damage, []);
+    let other = options().open(dir.path().join("other")).unwrap();
+    let refused = other.backup_to(dir.path().join("new"), Some(&backup), &on);
+    assert!(matches!(refused, Err(Error::InvalidArgument { argument: "since", .. })));
+    // A backup is no store: opening it would change it.
+    for refused in [options().open(&backup).map(drop), LocalBackend::verify(&backup).map(drop)] {
+        let reason = NotAStoreReason::Backup;
+        assert!(matches!(&refused, Err(Error::NotAStore { reason: r, .. }) if *r == reason));
+    }
+    let refused = LocalBackend::restore(dir.path().join("store"), dir.path().join("new2"), &on);
+    assert!(matches!(refused, Err(Error::NotAStore { .. })), "{refused:?}");
+}
+
+#[test]
+fn incremental_backup_equals_a_full_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut model) = filled(&dir.path().join("store"));
+    let path = |name: &str| dir.path().join(name);
+    store.backup_to(path("first"), None, &on).unwrap();
+    for id in 200..230 {
+        put(&store, id, 1);
+        model.insert(id, 1);
+    }
+    let second = store.backup_to(path("second"), Some(&path("first")), &on).unwrap();
+    let full = store.backup_to(path("full"), None, &on).unwrap();
+    assert!((1..second.bytes).contains(&second.shared_bytes), "{second:?}");
+    assert_eq!((full.lsn, full.shared_bytes), (second.lsn, 0));
+    // The full one has a mark more at its end.
+    let (second_files, full_files) = (contents(&path("second")), contents(&path("full")));
+    assert!(second_files.keys().eq(full_files.keys()));
+    let differing = second_files.iter().filter(|(name, content)| full_files[*name] != **content);
+    assert!(differing.count() <= 2, "the active segment and the manifest");
+    let linked = |name: &&String| fs::metadata(path("second").join(name)).unwrap().nlink() > 1;
+    assert!(second_files.keys().filter(linked).count() > 3);
+    // It stands without the first one.
+    fs::remove_dir_all(path("first")).unwrap();
+    check_backup(&path("second"), &path("a"), second.lsn, &model);
+    check_backup(&path("full"), &path("b"), full.lsn, &model);
+}
+
+#[test]
+fn incremental_backup_takes_nothing_damaged_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, model) = filled(&dir.path().join("store"));
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    store.backup_to(&first, None, &on).unwrap();
+    let segments = names(&first).into_iter().filter(|name| name.starts_with("SEG-"));
+    let segments: Vec<_> = segments.collect();
+    let mut content = fs::read(first.join(&segments[0])).unwrap();
+    content[5000] ^= 1;
+    fs::write(first.join(&segments[0]), content).unwrap();
+    fs::remove_file(first.join(&segments[1])).unwrap();
+    let report = store.backup_to(&second, Some(&first), &on).unwrap();
+    assert!(report.shared_bytes > 0);
+    check_backup(&second, &dir.path().join("restored"), report.lsn, &model);
+    assert_eq!(LocalBackend::verify_backup(&first).unwrap().damage.len(), 2);
+}
+
+#[test]
+fn stores_restored_from_one_backup_never_share_an_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (store, mut model) = filled(&path("store"));
+    store.close().unwrap();
+    let store = options().open(path("store")).unwrap();
+    store.backup_to(path("backup"), None, &on).unwrap();
+    LocalBackend::restore(path("backup"), path("fork"), &on).unwrap();
+    let fork = options().open(path("fork")).unwrap();
+    // The same block, the same length, another version.
+    let (one, other) = (300, 301);
+    put(&fork, one, 1);
+    fork.backup_to(path("of-fork"), None, &on).unwrap();
+    put(&store, other, 1);
+    model.insert(other, 1);
+    let report = store.backup_to(path("of-store"), Some(&path("of-fork")), &on).unwrap();
+    check_backup(&path("of-store"), &path("restored"), report.lsn, &model);
+}
+
+#[test]
+fn aborted_backup_and_restore_leave_an_empty_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, model) = filled(&dir.path().join("store"));
+    let (backup, to) = (dir.path().join("backup"), dir.path().join("to"));
+    let half = |progress: CopyProgress| match progress.bytes_done * 2 > progress.bytes_total {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    assert!(matches!(store.backup_to(&backup, None, &half), Err(Error::Aborted)));
+    assert_eq!(names(&backup), [""; 0]);
+    let last = Mutex::new(CopyProgress::default());
+    let whole = |progress: CopyProgress| {
+        let mut last = last.lock().unwrap();
+        assert!(progress.bytes_done >= last.bytes_done, "{progress:?} after {last:?}");
+        *last = progress;
+        ControlFlow::Continue(())
+    };
+    let report = store.backup_to(&backup, None, &whole).unwrap();
+    let last = *last.lock().unwrap();
+    assert_eq!((last.bytes_done, last.bytes_total), (report.bytes, report.bytes));
+    assert!(matches!(LocalBackend::restore(&backup, &to, &half), Err(Error::Aborted)));
+    assert_eq!(names(&to), [""; 0]);
+    check_backup(&backup, &to, report.lsn, &model);
+}
+
+#[test]
+fn space_held_for_a_backup_is_given_back_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, model) = filled(&dir.path().join("store"));
+    let (backup, to) = (dir.path().join("backup"), dir.path().join("to"));
+    let compacted = AtomicBool::new(false);
+    let during = |_: CopyProgress| {
+        if !compacted.swap(true, Ordering::Relaxed) {
+            store.compact_now().unwrap();
+            assert!(store.space().unwrap().empty_bytes > 0, "nothing was let go");
+        }
+        ControlFlow::Continue(())
+    };
+    let report = store.backup_to(&backup, None, &during).unwrap();
+    check_backup(&backup, &to, report.lsn, &model);
+    store.compact_now().unwrap();
+    assert_eq!(store.space().unwrap().empty_bytes, 0);
+    check(&store, &model);
+}
+
+#[test]
+fn store_closed_under_a_backup_makes_no_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&dir.path().join("store"));
+    let backup = dir.path().join("backup");
+    let other = Mutex::new(Some(store.clone()));
+    let closing = |_: CopyProgress| {
+        if let Some(store) = other.lock().unwrap().take() {
+            store.close().unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    let refused = store.backup_to(&backup, None, &closing);
+    assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+    assert_eq!(names(&backup), [""; 0]);
+}
+
+fn single_threaded() -> Options {
+    options().single_threaded(true)
+}
+
+#[test]
+fn power_cut_in_a_backup_leaves_a_whole_one_or_none() {
+    let seed = 11;
+    println!("seed {seed}");
+    let disk = SimDisk::new(seed);
+    let store = LocalBackend::open_on(disk, single_threaded()).unwrap();
+    let mut model = Model::new();
+    for id in 1..=60 {
+        put(&store, id, id % 3);
+        model.insert(id, id % 3);
+    }
+    let (mut none, mut some, mut operation, mut finished) = (0, 0, 0, false);
+    while !finished {
+        for takes_effect in [false, true] {
+            let target = SimDisk::new(seed);
+            target.crash_at(operation, takes_effect);
+            let done = store.backup_on(&target, None, &on).is_ok();
+            // A witness more each time: the log grows, and with it the number of operations.
+            finished = !target.is_crashed();
+            let case = format!("seed {seed}, power cut at {operation} ({takes_effect})");
+            for choice in target.crash_choices(seed ^ operation).take(12) {
+                let left = target.crash(choice.clone());
+                match LocalBackend::verify_backup_on(&left) {
+                    Ok(check) => {
+                        assert_eq!(check.damage, [], "{case}, {choice:?}");
+                        let to = SimDisk::new(seed);
+                        LocalBackend::restore_on(&left, &to, &on).unwrap();
+                        let restored = LocalBackend::open_on(to, single_threaded()).unwrap();
+                        assert_eq!(restored.stats().visible_lsn, check.lsn, "{case}");
+                        check_some(&restored, &model);
+                        some += 1;
+                    }
+                    Err(Error::NotAStore { reason: NotAStoreReason::NoManifest, .. }) => {
+                        assert!(!done, "{case}: {choice:?} lost a finished backup");
+                        none += 1;
+                    }
+                    Err(error) => panic!("{case}, {choice:?}: {error}"),
+                }
+            }
+        }
+        operation += 1;
+    }
+    println!("{operation} operations: {none} times no backup, {some} times a whole one");
+    assert!(none > 100 && some > 0, "{none} {some}");
+}
+
+fn check_some(store: &LocalBackend<SimDisk>, model: &Model) {
+    assert_eq!(store.ids(..).unwrap().len(), model.len());
+    for (id, version) in model.iter().step_by(7) {
+        let data = store.read_block(BlockId(*id)).unwrap().data;
+        assert!(data == payload(*id, *version), "block {id} is not version {version}");
+    }
+}
+
+#[test]
+fn failed_restore_on_a_simulated_disk_leaves_no_store() {
+    let seed = 12;
+    println!("seed {seed}");
+    let store = LocalBackend::open_on(SimDisk::new(seed), single_threaded()).unwrap();
+    for id in 1..=40 {
+        put(&store, id, 1);
+    }
+    let backup = SimDisk::new(seed);
+    store.backup_on(&backup, None, &on).unwrap();
+    let whole = SimDisk::new(seed);
+    LocalBackend::restore_on(&backup, &whole, &on).unwrap();
+    for operation in 0..whole.operations() {
+        let to = SimDisk::new(seed);
+        to.crash_at(operation, true);
+        assert!(LocalBackend::restore_on(&backup, &to, &on).is_err(), "power cut at {operation}");
+        for choice in to.crash_choices(seed).take(12) {
+            let left = to.crash(choice.clone());
+            let has_meta = left
+                .list()
+                .unwrap()
+                .iter()
+                .any(|entry| matches!(entry, Entry::File { name: FileName::Meta, .. }));
+            // A whole store, damage that open names, or nothing: never a store with something missing.
+            match LocalBackend::open_on(left, single_threaded().create(false)) {
+                Ok(opened) => {
+                    // Less than a page of a segment is what an interrupted creation leaves, too.
+                    let count = if has_meta { 40 } else { 0 };
+                    assert_eq!(opened.ids(..).unwrap().len(), count, "{operation}, {choice:?}");
+                }
+                Err(Error::Corrupt { place, .. }) => assert_eq!(place.file, "META", "{operation}"),
+                Err(Error::NotAStore { .. }) => assert!(!has_meta, "{operation}, {choice:?}"),
+                Err(error) => panic!("power cut at {operation}, {choice:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn probe_of_a_restored_store_finds_nothing_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&dir.path().join("store"));
+    let (backup, to) = (dir.path().join("backup"), dir.path().join("to"));
+    let report = store.backup_to(&backup, None, &on).unwrap();
+    LocalBackend::restore(&backup, &to, &on).unwrap();
+    let probe = LocalBackend::probe(&to).unwrap();
+    let Probe::Unclean { torn_bytes: 0, checkpoint_lsn, .. } = probe else { panic!("{probe:?}") };
+    assert!(checkpoint_lsn <= report.lsn && checkpoint_lsn > Lsn(0));
+}
