@@ -14,6 +14,7 @@ pub mod io;
 
 mod backend;
 mod block;
+mod canary;
 mod durability;
 mod error;
 mod local;

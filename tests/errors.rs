@@ -243,6 +243,18 @@ fn set_version(file: &Path, version: u32) {
 }
 
 #[test]
+fn unknown_file_whose_name_is_no_text_is_left_alone() {
+    use std::os::unix::ffi::OsStrExt;
+    let (_keep, path) = closed_store();
+    let name = path.join(std::ffi::OsStr::from_bytes(b"SEG-\xff\xfe"));
+    std::fs::write(&name, "not ours").expect("a file");
+    let store = LocalBackend::open(&path).expect("the store opens");
+    assert_eq!(store.recovery().unknown_files, 1);
+    store.close().expect("a clean close");
+    assert_eq!(std::fs::read(&name).expect("still there"), b"not ours");
+}
+
+#[test]
 fn newer_format_is_refused_by_its_version() {
     let (directory, path) = closed_store();
     set_version(&path.join("META"), 7);

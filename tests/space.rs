@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use aegis_blocks::io::FileName;
-use aegis_blocks::io::sim::{CrashChoice, SimDisk};
+use aegis_blocks::io::sim::{CrashChoice, OperationKind, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
 };
@@ -201,4 +201,68 @@ fn checkpoint_of_nothing_lets_no_segment_go() {
     let left = left.crash(CrashChoice::Nothing);
     let store = LocalBackend::open_on(left, small_segments()).expect("nothing is missing");
     check(&store, &Model::from([(1, 1)]), "after the second crash");
+}
+
+/// Cuts the power at every change of a commit that takes a segment out of use for the next one.
+#[test]
+fn segment_that_is_used_again_holds_what_is_new_and_nothing_of_before() {
+    let disk = SimDisk::new(10);
+    let options = small_segments().space_amplification_max(4.0);
+    let store = LocalBackend::open_on(disk.clone(), options.clone()).expect("opens");
+    let (mut model, mut rng, mut reused) = (Model::new(), Rng(10), 0);
+    // What readers hold must not change under them; the disk watches over that.
+    let mut held = std::collections::VecDeque::new();
+    disk.record_operations();
+    disk.record_images();
+    for version in 1..1500 {
+        let id = rng.below(60) + 1;
+        store.write_block(block(id, version)).expect("writes");
+        if version % 40 == 0 {
+            held.push_back(store.read_block(BlockId(id)).expect("reads"));
+            held.drain(..held.len().saturating_sub(3));
+        }
+        let renamed = |op: &aegis_blocks::io::sim::Operation| {
+            op.kind == OperationKind::Rename && matches!(op.name, Some(FileName::Segment(_)))
+        };
+        let images = disk.take_images();
+        let before = model.clone();
+        model.insert(id, version);
+        if !disk.take_operations().iter().any(renamed) || reused == 12 {
+            continue;
+        }
+        reused += 1;
+        for image in images {
+            for choice in [CrashChoice::Nothing, CrashChoice::Everything] {
+                let context = format!("version {version}, {:?} {choice:?}", image.operation);
+                let left = image.disk.crash(choice);
+                let store = LocalBackend::open_on(left, options.clone());
+                let store = store.unwrap_or_else(|e| panic!("{context}: {e}"));
+                let is_new =
+                    store.read_block(BlockId(id)).is_ok_and(|b| b.data == payload(id, version));
+                check(&store, if is_new { &model } else { &before }, &context);
+            }
+        }
+    }
+    println!("{reused} commits took a segment out of use");
+    assert!(reused > 3, "{reused} commits took a segment out of use");
+    check(&store, &model, "at the end");
+    assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+    // What was sealed in a file that was used before is read again.
+    let left = disk.crash(CrashChoice::Nothing);
+    let store = LocalBackend::open_on(left, options).expect("opens");
+    check(&store, &model, "after the last crash");
+}
+
+#[test]
+fn id_of_a_block_in_a_checkpoint_is_not_given_out_again() {
+    let disk = SimDisk::new(11);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let written: Vec<_> =
+        (0..10).map(|n| store.write_block(block(0, n)).expect("writes")).collect();
+    store.checkpoint().expect("makes a checkpoint");
+    store.close().expect("closes");
+    let store = LocalBackend::open_on(disk, small_segments()).expect("opens");
+    assert_eq!(store.recovery().frames, 2, "the log says that the checkpoint counts, and ends");
+    let id = store.write_block(block(0, 10)).expect("writes");
+    assert!(!written.contains(&id), "{id:?} was given out before");
 }

@@ -37,6 +37,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
+use crate::canary::{Bug, planted};
+
 use super::{Disk, Entry, Env, FileName, How, LockError, Thread};
 
 const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
@@ -120,7 +122,9 @@ impl OsDisk {
     fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
         // Without O_NONBLOCK, opening a pipe that somebody planted would wait for its other end. It
         // means nothing for the plain files that pass the check.
-        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let no_follow =
+            if planted(Bug::LinksAreFollowed) { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let flags = flags | no_follow | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = match openat(&self.directory, name.to_string().as_str(), flags, FILE_MODE) {
             Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO | Errno::ENODEV) => {
                 return Err(not_a_plain_file());
@@ -131,7 +135,10 @@ impl OsDisk {
         if !is_plain(&stat) {
             return Err(not_a_plain_file());
         }
-        if self.others_write && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw()) {
+        if self.others_write
+            && !planted(Bug::SecondNamesAreOpened)
+            && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw())
+        {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "in a directory that others can write to, the file has another owner or name",
@@ -142,7 +149,9 @@ impl OsDisk {
 
     fn create_plain(&self, name: FileName, extra: OFlag) -> io::Result<File> {
         let file = self.open_plain(name, OFlag::O_RDWR | OFlag::O_CREAT | extra)?;
-        fchmod(&file, FILE_MODE)?;
+        let mode =
+            if planted(Bug::ModesOfTheUmask) { Mode::from_bits_truncate(0o644) } else { FILE_MODE };
+        fchmod(&file, mode)?;
         Ok(file)
     }
 
@@ -167,6 +176,7 @@ impl OsDisk {
 
     /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there.
     fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
+        assert!(raw.to_str().is_ok() || !planted(Bug::NameIsUtf8), "a name is UTF-8");
         let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
             let name = raw.to_string_lossy().escape_debug().to_string();
             return Ok(Some(Entry::Unknown { name }));
@@ -233,7 +243,8 @@ impl Disk for OsDisk {
 
     fn lock(&self) -> Result<OsLock, LockError> {
         let file = self.create_plain(FileName::Lock, OFlag::empty()).map_err(LockError::Io)?;
-        match file.try_lock() {
+        let locked = if planted(Bug::LockIsNotTaken) { Ok(()) } else { file.try_lock() };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LockError::Held),
             Err(TryLockError::Error(e)) => return Err(LockError::Io(e)),
@@ -241,7 +252,10 @@ impl Disk for OsDisk {
         // Somebody may have put another file in place since the opening, and locked that one.
         let ours = fstat(&file).map_err(|e| LockError::Io(e.into()))?;
         match self.stat(c"LOCK").map_err(LockError::Io)? {
-            Some(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
+            Some(now)
+                if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
+                    || planted(Bug::LockOfAnotherFile) =>
+            {
                 Ok(OsLock { file })
             }
             _ => Err(LockError::Held),

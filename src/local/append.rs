@@ -22,6 +22,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, Result};
 use crate::io::{
     AlignedBuf, Disk, DiskFile, FileName, PAGE_LEN, write_all_at, write_all_vectored_at,
@@ -218,8 +219,13 @@ impl<D: Disk> Appender<D> {
     /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
     pub(crate) fn sync(&mut self) -> Result<u64> {
         let segments = std::mem::take(&mut self.unsynced);
-        for segment in &segments {
-            let synced = segment.file.sync_data();
+        let first =
+            if planted(Bug::OnlyLastIsSynced) { segments.len().saturating_sub(1) } else { 0 };
+        for segment in &segments[first..] {
+            let mut synced = segment.file.sync_data();
+            if synced.is_err() && planted(Bug::SyncIsRetried) {
+                synced = segment.file.sync_data();
+            }
             synced.map_err(|source| self.error(IoOp::Sync, segment, source))?;
         }
         Ok(segments.len() as u64)

@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Error, PoisonCause, Result};
 use crate::mvcc::batch::Batch;
 use crate::mvcc::overlay::{Overlay, Published};
@@ -273,7 +274,7 @@ impl<T> CommitCore<T> {
             return;
         }
         let group = self.form(published);
-        let unsynced = group.sync && self.durable < group.last_lsn;
+        let unsynced = group.sync && self.durable < group.last_lsn && !planted(Bug::SyncIsSkipped);
         if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
             actions.publish.push(group);
             return;
@@ -357,9 +358,14 @@ impl<T> CommitCore<T> {
                 None => return,
                 Some((group, Outcome::Done)) => {
                     self.flights.pop_front();
-                    if group.sync {
+                    if group.sync || planted(Bug::DurableBeforeSync) {
                         self.durable = group.last_lsn;
                     }
+                    actions.publish.push(group);
+                }
+                Some((mut group, Outcome::Failed(_, error))) if planted(Bug::FollowersHearOk) => {
+                    self.flights.pop_front();
+                    group.members[0].verdict = Err(error);
                     actions.publish.push(group);
                 }
                 refused => {
@@ -380,7 +386,9 @@ impl<T> CommitCore<T> {
         let (mut first, mut cause) = (None, None);
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
-            self.forget(&group);
+            if !planted(Bug::RefusedStaysInFlight) {
+                self.forget(&group);
+            }
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
             }
@@ -393,7 +401,9 @@ impl<T> CommitCore<T> {
                 actions.refuse.push((member.submission, error));
             }
         }
-        self.last_lsn = lsn_before;
+        if !planted(Bug::LsnsStayTaken) {
+            self.last_lsn = lsn_before;
+        }
         if let Some(cause) = cause {
             self.poison(cause, actions);
         }

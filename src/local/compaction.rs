@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::block::{Block, BlockId};
+use crate::canary::{Bug, planted};
 use crate::error::{Defect, Result};
 use crate::io::{Disk, FileName};
 use crate::local::append::frame_len;
@@ -228,7 +229,12 @@ impl<D: Disk> Upkeep<D> {
         let (tag, waiter) = ticket(Some(self.driver.clone()));
         let batch = Batch::moves(moves);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
-        self.driver.submit(Submission { batch, durable: true, log_len, tag });
+        self.driver.submit(Submission {
+            batch,
+            durable: !planted(Bug::MovesAreNotDurable),
+            log_len,
+            tag,
+        });
         waiter.wait().map(|_| ())
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::append::{Appender, Changes, Laid};
@@ -142,7 +143,7 @@ impl<D: Disk> Log<D> {
     /// Puts the index's entries aside for a checkpoint and returns what it is to stand for; `None`
     /// while some commit is not durable yet. Between two groups.
     pub(crate) fn freeze(&mut self) -> Option<Frozen> {
-        if self.core.durable() < self.core.last_lsn() {
+        if self.core.durable() < self.core.last_lsn() && !planted(Bug::FreezeBeforeDurable) {
             return None;
         }
         let mvcc = &self.shared.mvcc;
@@ -150,7 +151,7 @@ impl<D: Disk> Log<D> {
         mvcc.index.freeze();
         let (total_blocks, total_bytes) = mvcc.totals();
         let summary = Summary {
-            lsn: self.core.last_lsn(),
+            lsn: Lsn(self.core.last_lsn().0 - u64::from(planted(Bug::CheckpointOfOneLess))),
             position: self.appender.position(),
             id_max: mvcc.committed.highest().0,
             total_blocks,
@@ -245,14 +246,16 @@ impl<D: Disk> Log<D> {
 
     fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
         let started = self.disk.now();
-        if let Err(error) = self.appender.write(laid) {
+        if let Err(error) = self.appender.write(laid)
+            && !planted(Bug::WriteErrorUnheard)
+        {
             return Outcome::Failed(PoisonCause::WriteFailed, error);
         }
         for (sequence, number, end) in laid.ends() {
             self.shared.usage.used(sequence, number, end);
         }
         self.note_written();
-        if !sync {
+        if !sync || planted(Bug::AckBeforeSync) {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
         }
@@ -322,13 +325,16 @@ impl<D: Disk> Log<D> {
 
     /// Makes the rest durable and says that nothing follows.
     fn end(&mut self) -> Result<Lsn> {
-        self.shared.poison.check()?;
+        if !planted(Bug::PoisonedIsClosedClean) {
+            self.shared.poison.check()?;
+        }
         if self.core.durable() < self.core.last_lsn() {
             let synced = self.appender.sync();
             let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.mark(Kind::End, self.core.last_lsn(), &[]) {
+            Err(_) if planted(Bug::CloseUnheard) => Ok(self.core.last_lsn()),
             // All commits are durable; only the next open has a little more to do.
             Ok(()) | Err(Error::StorageFull { .. }) => Ok(self.core.last_lsn()),
             Err(error) => Err(error),
@@ -347,6 +353,7 @@ impl<D: Disk> Log<D> {
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
     fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
         let last = self.core.last_lsn();
+        let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
         let mut laid = self.appender.lay_out_mark(kind, last, durable, body)?;
         let poison = &self.shared.poison;
         let written = self.appender.write(&mut laid);
@@ -419,7 +426,9 @@ impl<D: Disk> Load for Log<D> {
     /// After a panic: poisons the store and refuses everybody who waits.
     fn give_up(&mut self) {
         let cause = PoisonCause::ThreadPanicked;
-        self.shared.poison.set(cause);
+        if !planted(Bug::PanicPoisonsNothing) {
+            self.shared.poison.set(cause);
+        }
         let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
         for (submission, error) in actions.refuse {
             self.refuse(submission, error);
@@ -450,6 +459,7 @@ fn refusal(error: Error) -> Outcome {
     match error {
         Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
         Error::Poisoned { cause } => Outcome::Failed(cause, error),
+        _ if planted(Bug::FullDiskIsPoison) => Outcome::Failed(PoisonCause::WriteFailed, error),
         _ => Outcome::Full(error),
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{
@@ -60,8 +61,13 @@ pub(crate) struct Listing {
 
 pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     let started = disk.now();
-    look(&disk, options.create)?;
+    if !planted(Bug::ForeignIsLocked) {
+        look(&disk, options.create)?;
+    }
     let lock = lock(&disk)?;
+    if planted(Bug::LeftoverStopsOpen) && !look(&disk, true)?.unfinished.is_empty() {
+        return Err(damaged(FileName::Lock, 0, Defect::FileNumber));
+    }
     let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
     let listing = look(&*disk, options.create)?;
@@ -363,11 +369,15 @@ fn create<D: Disk>(
 /// Writes `META`. Once its name is durable there is a store.
 fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
-    let unfinished = FileName::Temporary(number);
+    let in_place = planted(Bug::MetaWrittenInPlace);
+    let unfinished = if in_place { FileName::Meta } else { FileName::Temporary(number) };
     let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
     write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
     meta.sync_data().map_err(io(IoOp::Sync))?;
     disk.rename(unfinished, FileName::Meta).map_err(io(IoOp::Rename))?;
+    if planted(Bug::MetaNameUnsynced) {
+        return Ok(());
+    }
     disk.sync_dir().map_err(io(IoOp::Sync))
 }
 
@@ -379,7 +389,7 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
         let path = path_of(disk.path(), name);
         let file = disk.open(name, How::Read).map_err(|e| Error::io(IoOp::Open, &path, e))?;
         let len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
-        if len > PAGE_LEN as u64 {
+        if len > PAGE_LEN as u64 && !planted(Bug::LogWithoutMeta) {
             return Err(damaged(FileName::Meta, 0, Defect::Meta));
         }
     }
@@ -392,6 +402,11 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
 
 fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for name in &listing.unfinished {
+        if planted(Bug::UnfinishedIsRead)
+            && disk.open(*name, How::Read).and_then(|f| f.len()).is_ok_and(|len| len < 4096)
+        {
+            return Err(damaged(*name, 0, Defect::Truncated));
+        }
         disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
     }
     Ok(())

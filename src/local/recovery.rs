@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, write_all_at};
 use crate::local::checkpoint::Chain;
@@ -175,7 +176,8 @@ impl<D: Disk> Recovery<'_, D> {
         self.remove(void.into_iter().map(FileName::Segment))?;
         self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_names()?;
-        self.mvcc.index.finish_load(walk.last_lsn);
+        let again = !walk.unwitnessed.is_empty() && planted(Bug::LsnGivenTwice);
+        self.mvcc.index.finish_load(Lsn(walk.last_lsn.0 - u64::from(again)));
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             self.views.insert(segment.sequence, segment.number, segment.map(segment.len)?);
             self.usage.used(segment.sequence, segment.number, segment.len);
@@ -240,7 +242,10 @@ impl<D: Disk> Recovery<'_, D> {
             let name = FileName::Segment(segment.number);
             match listing.segments.get(&segment.number) {
                 None => return Err(damaged(name, 0, Defect::MissingSegment)),
-                Some(len) if *len < segment.used_len => {
+                Some(len)
+                    if *len < segment.used_len && !planted(Bug::ShorterThanItsMap)
+                        || *len > segment.used_len && planted(Bug::RecycledIsDamaged) =>
+                {
                     return Err(damaged(name, *len, Defect::Truncated));
                 }
                 Some(_) => {}
@@ -362,7 +367,7 @@ impl<D: Disk> Recovery<'_, D> {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
             // A mark may be seen though its own sync failed, and so may the name of a segment in which
             // nothing follows the cut. So the next cut is made behind the last witnessed commit.
-            if frame.header.kind == Kind::Commit {
+            if frame.header.kind == Kind::Commit || planted(Bug::CutBehindMarks) {
                 let offset = frame.header.next_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
@@ -383,6 +388,7 @@ impl<D: Disk> Recovery<'_, D> {
                 Entry::Write(header) => {
                     self.mvcc.load([(header.block_id, lsn, Some(place(header)))], count);
                 }
+                Entry::Delete(_) if planted(Bug::DeletionUnreplayed) => {}
                 Entry::Delete(id) => self.mvcc.load([(*id, lsn, None)], count),
                 Entry::Move(header, origin) => {
                     let new = place(header);
@@ -401,6 +407,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut durable = walk.durable;
         for (sequence, segment) in segments.range_mut(walk.sequence..) {
             let is_tail = *sequence == walk.sequence;
+            if !is_tail && planted(Bug::LaterSegmentsUnseen) {
+                continue;
+            }
             let (from, zeros_max) =
                 if is_tail { (walk.offset, u64::MAX) } else { (PAGE, UNUSED_LEN) };
             let (stated, torn) = segment.evidence(from, zeros_max)?;
@@ -410,13 +419,22 @@ impl<D: Disk> Recovery<'_, D> {
         let Some(segment) = segments.get_mut(&walk.sequence) else {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
-        if durable > walk.last_complete() {
+        let refused = torn_len > 0
+            && (planted(Bug::TornTailIsDamage)
+                || planted(Bug::GarbageIsDamage)
+                    && matches!(segment.frame_at(walk.offset)?, Found::Nothing));
+        if refused || durable > walk.last_complete() && !planted(Bug::DamageIsTheEnd) {
             let defect = match segment.frame_at(walk.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
             let lsn = Lsn(walk.last_complete().0 + 1);
+            if planted(Bug::RefusedIsRepaired) {
+                walk.durable = Lsn(0);
+                self.start_over(segments, walk, None)?;
+                return Ok(false);
+            }
             return Err(segment.damage(defect, walk.offset, lsn));
         }
         walk.durable = durable;
@@ -438,10 +456,10 @@ impl<D: Disk> Recovery<'_, D> {
         let mut keep = 0;
         for (at, (sequence, frame)) in walk.unwitnessed.iter().enumerate() {
             let Some(segment) = segments.get_mut(sequence) else { break };
-            if first_bad_payload(segment, frame)?.is_some() {
+            if first_bad_payload(segment, frame)?.is_some() && !planted(Bug::PayloadUnread) {
                 break;
             }
-            if frame.header.last_part {
+            if frame.header.last_part || planted(Bug::PartsAreSealed) {
                 keep = at + 1;
             }
         }
@@ -506,10 +524,16 @@ impl<D: Disk> Recovery<'_, D> {
         page.resize_zeroed(PAGE as usize);
         let path = path_of(self.disk.path(), FileName::Segment(segment.number));
         // The length may be in memory only, too: a change makes the sync write it.
-        let changed = segment.file.set_len(end + PAGE).and_then(|()| segment.file.set_len(end));
+        let changed = match planted(Bug::LengthUnsynced) {
+            true => Ok(()),
+            false => segment.file.set_len(end + PAGE).and_then(|()| segment.file.set_len(end)),
+        };
         changed.map_err(|e| Error::io(IoOp::Resize, &path, e))?;
         write_all_at(&segment.file, at, page.as_slice())
             .map_err(|e| Error::io(IoOp::Write, &path, e))?;
+        if planted(Bug::EndUnsynced) {
+            return Ok(());
+        }
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
     }
 
@@ -526,6 +550,9 @@ impl<D: Disk> Recovery<'_, D> {
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
         let seed = header.frame_seed(self.store);
         let (first, chain) = self.rewrite(segments, walk, seed, image)?;
+        if planted(Bug::TidyBeforeCut) {
+            self.tidy(segments, walk)?;
+        }
         let (disk, source) = (self.disk, Source::New(&first));
         let made = Space::make_segment(disk, self.store, &self.options, number, &header, source);
         let (segment, _) = made.map_err(|not_made| io(not_made.source))?;
@@ -543,7 +570,7 @@ impl<D: Disk> Recovery<'_, D> {
             tail: Tail { segment: Arc::new(segment), offset, written: offset },
             chain,
             ready: Vec::new(),
-            next_number: number + 1,
+            next_number: number + u64::from(!planted(Bug::NumberGivenTwice)),
             chain_of_images: Chain::default(),
             report,
         })
@@ -628,6 +655,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// Removals, and the names of segments that the last session made ahead: it may have been killed
     /// before it synced them.
     fn sync_names(&self) -> Result<()> {
+        if planted(Bug::NamesOfRecovery) {
+            return Ok(());
+        }
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 
@@ -665,7 +695,8 @@ fn follow<F: DiskFile>(
     loop {
         let Some(segment) = segments.get_mut(&walk.sequence) else { return Ok(()) };
         let cut = cuts.get(&walk.sequence).copied();
-        let end = cut.map_or(segment.len, |(offset, _)| offset);
+        let cut_at = cut.filter(|_| !planted(Bug::CutVoidsNothing));
+        let end = cut_at.map_or(segment.len, |(offset, _)| offset);
         while walk.offset < end
             && let Found::Frame(frame) = segment.frame_at(walk.offset)?
             && walk.continues(&frame)
@@ -683,6 +714,9 @@ fn follow<F: DiskFile>(
             Some((_, next)) => next,
             None => walk.sequence + 1,
         };
+        if cut.is_none() && planted(Bug::SecondSegmentUnread) {
+            return Ok(());
+        }
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
         match segment.frame_at(PAGE)? {
             Found::Frame(frame) if walk.continues(&frame) => {
@@ -702,7 +736,7 @@ fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Res
     for (sequence, scanner) in segments {
         let Some(cut) = scanner.cut()? else { continue };
         // It voids what was there before it. Otherwise the walk would go round in circles.
-        if cut.sequence >= *sequence {
+        if cut.sequence >= *sequence && !planted(Bug::CutInACircle) {
             return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
         }
         let place = (cut.sequence, cut.offset);
@@ -728,8 +762,10 @@ pub(crate) fn first_bad_payload<F: DiskFile>(
 ) -> Result<Option<(u64, Entry)>> {
     for (offset, entry) in frame.placed() {
         if let Some(header) = entry.written() {
-            let payload = segment.payload(offset, header.data_size)?;
-            if payload.len() != header.data_size as usize
+            let pad =
+                if planted(Bug::PaddedChecksum) { header.data_size.wrapping_neg() % 8 } else { 0 };
+            let payload = segment.payload(offset, header.data_size + pad)?;
+            if payload.len() != (header.data_size + pad) as usize
                 || crc32c::crc32c(payload) != header.checksum
             {
                 return Ok(Some((offset, *entry)));
@@ -773,7 +809,7 @@ impl Walk {
             Kind::Commit => header.lsn == self.next_lsn() && header.part == 0,
             _ => header.lsn == self.last_lsn && !self.parts_open,
         };
-        header.previous == self.chain && in_order
+        (header.previous == self.chain || planted(Bug::ChainUnchecked)) && in_order
     }
 
     fn take(&mut self, sequence: u64, frame: Frame) {

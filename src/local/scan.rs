@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
 use crate::local::checkpoint::header::ImageName;
@@ -97,10 +98,10 @@ impl<F: DiskFile> Scanner<F> {
         if len < PAGE {
             return Err(damaged(name, len, Defect::Truncated));
         }
-        if len > LEN_MAX {
+        if len > LEN_MAX && !planted(Bug::LongSegment) {
             return Err(damaged(name, LEN_MAX, Defect::Oversized));
         }
-        if !(1..=SEQUENCE_MAX).contains(&header.sequence) {
+        if !(1..=SEQUENCE_MAX).contains(&header.sequence) && !planted(Bug::LateSequence) {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
         let seed = header.frame_seed(store);
@@ -127,11 +128,15 @@ impl<F: DiskFile> Scanner<F> {
         let seed = self.seed;
         let decoded = FrameHeader::decode(self.bytes(offset, HEADER_LEN)?, seed, offset);
         let Some((header, crc)) = decoded else { return Ok(Found::Nothing) };
+        let room = planted(Bug::LengthBelieved).then(|| vec![0u8; header.frame_len as usize]);
+        drop(std::hint::black_box(room));
         if offset + u64::from(header.frame_len) > self.len {
             return Ok(Found::BadTable(header));
         }
         let table = self.bytes(offset + HEADER_LEN as u64, header.table_len())?;
-        if table.len() != header.table_len() || crc32c::crc32c(table) != header.table_crc {
+        if table.len() != header.table_len()
+            || crc32c::crc32c(table) != header.table_crc && !planted(Bug::TableUnchecked)
+        {
             return Ok(Found::BadTable(header));
         }
         let entries = match header.kind {
@@ -192,6 +197,9 @@ impl<F: DiskFile> Scanner<F> {
                 durable = durable.max(header.durable);
             }
             at += page_len as u64;
+            if planted(Bug::LaterFramesUnseen) {
+                break;
+            }
         }
         Ok((durable, torn_len))
     }
@@ -213,7 +221,9 @@ impl<F: DiskFile> Scanner<F> {
             self.window.resize(fill, 0);
             self.window_at = offset;
             let read = read_exact_at(&self.file, offset, &mut self.window);
-            read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+            if !planted(Bug::ReadErrorIsEnd) {
+                read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+            }
         }
         let from = (offset - self.window_at) as usize;
         Ok(&self.window[from..from + len])

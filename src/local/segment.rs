@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
+use crate::canary::{Bug, planted};
 use crate::error::{Defect, Place};
 use crate::io::{FileName, View};
 use crate::mvcc::overlay::IdHasher;
@@ -138,7 +139,8 @@ impl Views {
         let Some(view) = readable.view.get().cloned() else { return true };
         drop(readable);
         // A reader that found the view in the table may be about to cut bytes from it.
-        Arc::into_inner(view).is_some_and(|mut mapped| !mapped.0.is_shared())
+        Arc::into_inner(view)
+            .is_some_and(|mut mapped| !mapped.0.is_shared() || planted(Bug::MappedIsReused))
     }
 
     /// Sequence and file number of the segments with these places in log order.

@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
@@ -141,6 +142,9 @@ impl From<io::Error> for NotMade {
 
 /// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
 pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
+    if planted(Bug::FailedRenameForgotten) {
+        return None;
+    }
     match disk.remove(name) {
         Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -179,20 +183,28 @@ impl<D: Disk> Space<D> {
             Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
             Source::Spare(spare) => {
                 disk.rename(FileName::Segment(spare), unfinished)?;
-                disk.sync_dir()
+                let sync_dir =
+                    || if planted(Bug::SpareKeepsName) { Ok(()) } else { disk.sync_dir() };
+                sync_dir()
                     .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
                 (disk.open(unfinished, How::ReadWrite)?, &[][..])
             }
         };
-        write_all_at(&file, 0, &header.encode())?;
+        if !matches!(source, Source::Spare(_)) || !planted(Bug::SpareKeepsHeader) {
+            write_all_at(&file, 0, &header.encode())?;
+        }
         write_all_at(&file, PAGE, first)?;
-        file.sync_data()?;
+        if !planted(Bug::SegmentUnsynced) {
+            file.sync_data()?;
+        }
         let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
         drop(file);
         let not_made = |source| NotMade { source, left: take_back(disk, finished) };
         // It may have taken effect all the same.
         disk.rename(unfinished, finished).map_err(not_made)?;
-        if let Err(source) = disk.sync_dir() {
+        if !planted(Bug::SegmentNameUnsynced)
+            && let Err(source) = disk.sync_dir()
+        {
             take_back(disk, finished);
             return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
         }
@@ -240,6 +252,7 @@ impl<D: Disk> Space<D> {
         let ready: io::Result<VecDeque<_>> =
             ready.into_iter().map(|(segment, written)| ahead(Arc::new(segment), written)).collect();
         let ready = ready?;
+        let closed = ready.is_empty() && planted(Bug::HaltsAfterRecovery);
         let state = State {
             active,
             tail: tail.offset,
@@ -253,7 +266,7 @@ impl<D: Disk> Space<D> {
             working: false,
             zeroing: None,
             failure: None,
-            closed: false,
+            closed,
         };
         Ok(Space {
             disk,
@@ -293,8 +306,12 @@ impl<D: Disk> Space<D> {
         state.bulk = end - state.tail >= BULK_LEN;
         let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max);
         let reserved = state.active.zeroer.reserve(written, to - written);
-        reserved.map_err(|source| self.refused(source, to - written))?;
-        state.active.written = to;
+        if !planted(Bug::HalfAGroupOnFull) {
+            reserved.map_err(|source| self.refused(source, to - written))?;
+        }
+        if !planted(Bug::ZeroedOverTheLog) {
+            state.active.written = to;
+        }
         Ok(())
     }
 
@@ -521,7 +538,11 @@ impl<D: Disk> Space<D> {
             Step::Zero { file, offset, len, .. } => {
                 file.zero(*offset, *len)?;
                 self.zeroed.add(*len);
-                file.sync_data().inspect_err(|_| self.poison.set(PoisonCause::SyncFailed))?;
+                let synced = file.sync_data();
+                synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
+                    true => {}
+                    false => self.poison.set(PoisonCause::SyncFailed),
+                })?;
                 Ok(None)
             }
             Step::Make { number, sequence, spare } => {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::checkpoint::header::{ImageName, Summary};
@@ -228,8 +229,13 @@ impl<D: Disk> Upkeep<D> {
         segments: &[SegmentUse],
     ) -> Result<()> {
         let used = state.chain.names();
+        if planted(Bug::ReleaseBeforeConfirm) {
+            self.release(checkpoint, segments)?;
+        }
         if state.unconfirmed {
-            self.driver.confirm(used[0])?;
+            if !planted(Bug::NeverConfirmed) {
+                self.driver.confirm(used[0])?;
+            }
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
@@ -238,6 +244,9 @@ impl<D: Disk> Upkeep<D> {
         }
         let old = std::mem::take(&mut state.old);
         self.remove_images(old.into_iter().filter(|name| !used.contains(name)))?;
+        if planted(Bug::ReleaseOfAnotherMoment) {
+            return self.release(checkpoint, &self.shared.usage.all());
+        }
         self.release(checkpoint, segments)
     }
 
@@ -270,9 +279,11 @@ impl<D: Disk> Upkeep<D> {
     /// checkpoint does not read.
     fn release(&self, checkpoint: &Summary, segments: &[SegmentUse]) -> Result<()> {
         let start = checkpoint.position.sequence;
-        let dead = segments.iter().filter(|s| s.live_count == 0 && s.sequence < start);
+        let dead = segments.iter().filter(|s| {
+            s.live_count <= u64::from(planted(Bug::LiveSegmentGoes)) && s.sequence < start
+        });
         let dead: Vec<_> = dead.collect();
-        if dead.is_empty() {
+        if dead.is_empty() || planted(Bug::GarbageNeverGoes) {
             return Ok(());
         }
         let mut pinned = BTreeSet::new();
@@ -282,7 +293,9 @@ impl<D: Disk> Upkeep<D> {
                 pinned.insert(u64::from(version.segment));
             });
         });
-        for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
+        for segment in dead.into_iter().filter(|segment| {
+            !pinned.contains(&segment.sequence) || planted(Bug::PinnedSegmentGoes)
+        }) {
             self.shared.usage.remove(segment.sequence);
             let is_free = self.views.remove(segment.sequence);
             match is_free && self.has_use_for_another() {

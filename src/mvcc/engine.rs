@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
+use crate::canary::{Bug, planted};
 use crate::error::{Error, Result, SnapshotLimit, TransactionState};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
@@ -136,7 +137,11 @@ impl<V: VersionLen> Mvcc<V> {
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut delta = Delta::default();
-        let changes = changes.into_iter().inspect(|(id, ..)| self.raise_ids(*id));
+        let changes = changes.into_iter().inspect(|(id, ..)| {
+            if !planted(Bug::IdsAfterReplay) {
+                self.raise_ids(*id);
+            }
+        });
         self.index.load(changes, |old, new| {
             delta.count(old, new);
             replaced(old, new);
@@ -147,7 +152,9 @@ impl<V: VersionLen> Mvcc<V> {
     /// Takes over totals that were counted before: those of a checkpoint.
     pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
         self.counters.take_over(blocks, bytes);
-        self.raise_ids(id_max);
+        if !planted(Bug::IdsAfterCheckpoint) {
+            self.raise_ids(id_max);
+        }
     }
 
     /// Committed blocks, and the sum of their payload lengths.
@@ -260,6 +267,7 @@ impl<V: VersionLen> Mvcc<V> {
     /// The version of a block that a transaction sees beneath its own operations.
     fn read_for(&self, pending: &Pending, id: BlockId) -> Result<Option<Versioned<V>>> {
         match pending.snapshot() {
+            Some(_) if planted(Bug::SnapshotMoves) => self.index.read(id),
             Some(snapshot) => self.index.read_at(id, snapshot),
             None => self.index.read(id),
         }

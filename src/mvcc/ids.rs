@@ -3,6 +3,7 @@
 //! Owns the highest id that was handed out or named by a caller. Recovery raises it above every id
 //! of the log, so only ids whose transaction never committed can be handed out again.
 
+use crate::canary::{Bug, planted};
 use crate::sync::{AtomicU64, Ordering};
 
 use crate::block::BlockId;
@@ -18,7 +19,12 @@ impl IdAllocator {
     /// Hands out the next id.
     pub(crate) fn allocate(&self) -> Result<BlockId> {
         self.highest
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |highest| highest.checked_add(1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |highest| {
+                match planted(Bug::IdsWrap) {
+                    true => Some(highest.wrapping_add(1)),
+                    false => highest.checked_add(1),
+                }
+            })
             .map(|highest| BlockId(highest + 1))
             .map_err(|_| Error::IdsExhausted)
     }

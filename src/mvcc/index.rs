@@ -31,6 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
 use crate::error::Result;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::Published;
@@ -127,7 +128,7 @@ impl<V: VersionLen> Index<V> {
             return;
         }
         let mut filed = self.filed.lock();
-        if let Some(orphans) = filed.remove(&lsn) {
+        if let Some(orphans) = filed.remove(&lsn).filter(|_| !planted(Bug::UndoIsKept)) {
             self.file(&mut filed, orphans);
         }
     }
@@ -206,6 +207,9 @@ impl<V: VersionLen> Index<V> {
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut undone = Vec::new();
+        if planted(Bug::VisibleTooEarly) {
+            self.pins.raise(visible);
+        }
         for (id, lsn, value) in changes {
             let deleted = value.is_none();
             let mut shard = self.shard(id).write();
@@ -288,7 +292,7 @@ impl<V: VersionLen> Index<V> {
             for (number, page) in std::mem::take(&mut shard.frozen).by_number {
                 for (slot, entry) in page.iter() {
                     let id = BlockId(number * PAGE_IDS + u64::from(slot));
-                    if shard.pages.get(id).is_none() {
+                    if shard.pages.get(id).is_none() && !planted(Bug::ThawLosesCommits) {
                         shard.pages.insert(id, entry.clone());
                     }
                 }
@@ -303,6 +307,9 @@ impl<V: VersionLen> Index<V> {
             numbers.extend(shard.read().frozen.by_number.keys().copied());
         }
         numbers.sort_unstable();
+        if planted(Bug::HalfInTheImage) {
+            numbers.pop();
+        }
         numbers
     }
 
@@ -331,6 +338,9 @@ impl<V: VersionLen> Index<V> {
             let mut shard = shard.write();
             shard.base = Some(base());
             let frozen = std::mem::take(&mut shard.frozen);
+            if planted(Bug::ChangesMeanwhileDropped) {
+                shard.pages = Default::default();
+            }
             drop(shard);
             drop(frozen);
         }
@@ -393,7 +403,7 @@ impl<V: VersionLen> Index<V> {
             version.counted = true;
             let older = held.partition_point(|pin| *pin < version.until);
             match held[..older].last() {
-                Some(pin) if *pin >= version.from => {
+                Some(pin) if *pin >= version.from && !planted(Bug::ReaderLosesVersion) => {
                     added += Self::UNDO_LEN + version.payload_len;
                     filed.entry(*pin).or_default().push(version);
                 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 
@@ -50,7 +51,7 @@ impl Overlay {
             Precondition::None => Ok(()),
             Precondition::Exist(ids) => {
                 for id in ids {
-                    if !self.exists(*id, published)? {
+                    if !self.exists(*id, published)? && !planted(Bug::DeleteOfNothing) {
                         return Err(Error::BlockNotFound { id: *id });
                     }
                 }
@@ -58,18 +59,19 @@ impl Overlay {
             }
             Precondition::UnchangedSince(snapshot) => {
                 let snapshot = *snapshot;
-                let reads = batch.reads.as_deref();
+                let reads = batch.reads.as_deref().filter(|_| !planted(Bug::ReadsUnchecked));
                 let written = batch.operations.iter().map(|(id, _)| id);
                 for id in written.chain(reads.into_iter().flat_map(|reads| &reads.ids)) {
                     let found = match self.newest.get(id) {
-                        Some(change) => Some(change.lsn),
-                        None => published.changed_since(*id, snapshot)?,
+                        Some(change) if !planted(Bug::FlightsUnchecked) => Some(change.lsn),
+                        _ => published.changed_since(*id, snapshot)?,
                     };
                     if let Some(found) = found {
                         return Err(Error::Conflict { id: *id, snapshot, found });
                     }
                 }
-                for (first, last) in reads.into_iter().flat_map(|reads| &reads.ranges) {
+                let ranges = reads.filter(|_| !planted(Bug::RangesUnchecked));
+                for (first, last) in ranges.into_iter().flat_map(|reads| &reads.ranges) {
                     let found = match self.changed_within(*first, *last) {
                         None => published.changed_within(*first, *last, snapshot)?,
                         found => found,
@@ -92,7 +94,8 @@ impl Overlay {
     pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) {
         batch.operations.retain(|(id, operation)| match operation {
             Operation::Move { lsn, from, .. } => {
-                !self.newest.contains_key(id) && published.is_at(*id, *lsn, *from)
+                planted(Bug::MoveBringsBack)
+                    || !self.newest.contains_key(id) && published.is_at(*id, *lsn, *from)
             }
             _ => true,
         });

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::block::{BlockId, Lsn, TransactionId};
+use crate::canary::{Bug, planted};
 use crate::error::{Error, Result, TransactionState};
 use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
 use crate::mvcc::pins::Pin;
@@ -125,8 +126,10 @@ impl Pending {
             for (id, before) in mark.before {
                 // What the mark kept counts on, as pending again; what replaced it is gone.
                 let undone = match before {
-                    Some(operation) => self.operations.insert(id, operation),
-                    None => self.operations.remove(&id),
+                    Some(operation) if !planted(Bug::SavepointForgets) => {
+                        self.operations.insert(id, operation)
+                    }
+                    _ => self.operations.remove(&id),
                 };
                 self.payload_len -= undone.map_or(0, |operation| operation.payload_len());
             }
@@ -142,6 +145,7 @@ impl Pending {
         let operations = std::mem::take(&mut self.operations).into_iter().collect();
         let precondition = match self.snapshot {
             None => Precondition::None,
+            Some(_) if planted(Bug::BlindWrites) => Precondition::None,
             Some(snapshot) => Precondition::UnchangedSince(snapshot),
         };
         let reads = (self.isolation == IsolationLevel::Serializable)

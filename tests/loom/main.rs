@@ -9,6 +9,8 @@
 
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/canary.rs"]
+mod canary;
 #[path = "../../src/durability.rs"]
 mod durability;
 #[path = "../../src/error.rs"]

@@ -18,6 +18,8 @@
 mod backend;
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/canary.rs"]
+mod canary;
 #[path = "../../src/durability.rs"]
 mod durability;
 #[path = "../../src/error.rs"]

@@ -7,6 +7,7 @@
 use std::io;
 
 use crate::block::BlockId;
+use crate::canary::{Bug, planted};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::checkpoint::header::{
     Header, ImageName, Layout, Summary, encode_table, page_seed,
@@ -112,7 +113,9 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.flush()?;
         assert_eq!(self.written_len, layout.page_count * PAGE, "the layout is what was written");
         write_all_at(&self.file, 0, &first)?;
-        self.file.sync_data()?;
+        if !planted(Bug::ImageUnsynced) {
+            self.file.sync_data()?;
+        }
         self.publish()?;
         Ok(header)
     }
@@ -121,6 +124,9 @@ impl<'a, D: Disk> Writer<'a, D> {
         let number = self.name.number;
         let (from, to) = (FileName::Temporary(number), FileName::Checkpoint(number));
         self.disk.rename(from, to)?;
+        if planted(Bug::ImageNameUnsynced) {
+            return Ok(());
+        }
         self.disk.sync_dir().map_err(|source| NotWritten { source, names_unknown: true })
     }
 
@@ -161,7 +167,10 @@ impl<'a, D: Disk> Writer<'a, D> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        write_all_at(&self.file, self.written_len, &self.gathered)?;
+        let written = write_all_at(&self.file, self.written_len, &self.gathered);
+        if !planted(Bug::ImageWriteUnheard) {
+            written?;
+        }
         self.written_len += self.gathered.len() as u64;
         self.gathered.clear();
         Ok(())

@@ -13,6 +13,7 @@
 //! The header is durable before the file gets its `SEG-` name. So a segment file without a valid
 //! header is damaged, never unfinished.
 
+use crate::canary::{Bug, planted};
 use crate::local::format::description::Description;
 use crate::local::format::{le, mirrored};
 
@@ -56,7 +57,8 @@ impl SegmentHeader {
     pub(crate) fn frame_seed(&self, store: &Description) -> u32 {
         let seed = crc32c::crc32c(&store.salt.to_le_bytes());
         let seed = crc32c::crc32c_append(seed, &store.store_id);
-        let seed = crc32c::crc32c_append(seed, &self.salt.to_le_bytes());
+        let salt = if planted(Bug::SaltUnused) { 0 } else { self.salt };
+        let seed = crc32c::crc32c_append(seed, &salt.to_le_bytes());
         crc32c::crc32c_append(seed, &self.sequence.to_le_bytes())
     }
 }
