@@ -41,6 +41,7 @@ pub fn failed_syncs(arena: &Arena, cycles: u64) -> Result<(), Skipped> {
         let memory = arena.memory(&format!("thin-{cycle}"), "size=24m")?;
         let mut volume = Volume::new(Kind::Ext4, &memory, PROMISED_LEN)?;
         volume.mount("");
+        volume.take_single_pages();
         summary += one_failure(&mut volume, &options(cycle, &mut rng), &mut failures, || {
             resize_memory(&memory, "size=230m");
         });

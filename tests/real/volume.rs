@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::major;
+use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 
 use crate::arena::{Skipped, tool};
@@ -122,6 +122,15 @@ impl Volume {
             fs::create_dir(&point).expect("a mount point");
         }
         Volume { kind, image: image.to_path_buf(), point, mounted: false }
+    }
+
+    /// Has the loop device take one page at a time. Otherwise it acknowledges a longer request of which
+    /// its image took only a part: with an image that runs out of space that is a disk that lies.
+    pub fn take_single_pages(&self) {
+        let device = fs::metadata(&self.point).expect("mounted").dev();
+        let number = format!("{}:{}", major(device), minor(device));
+        let limit = Path::new("/sys/dev/block").join(number).join("queue/max_sectors_kb");
+        fs::write(&limit, "4").unwrap_or_else(|e| panic!("{}: {e}", limit.display()));
     }
 
     /// Mounts it, with more options than the loop device.
