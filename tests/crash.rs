@@ -40,7 +40,7 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
         let case = tally.case(format!("{profile:?}/{word}/"));
         if tally.runs(&case, 1) {
             tally.count("workloads");
-            cuts::sweep(&mut tally, &case, &word, profile, 500);
+            cuts::sweep(&mut tally, &case, &word, profile, 100);
         }
     }
     // A big commit is in scripted words only.
