@@ -421,8 +421,7 @@ impl<D: Disk> Space<D> {
         let tail = state.tail;
         if state.zeroing.is_none() && state.wanted == 0 {
             let State { active, ready, appended, .. } = &mut *state;
-            let goal = (*appended).clamp(AHEAD_LEN_MIN, AHEAD_LEN_MIN);
-            let active = (active, tail + goal);
+            let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
                 if ahead.written > end {
                     let cut = ahead.zeroer.set_len(end);
