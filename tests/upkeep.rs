@@ -179,10 +179,11 @@ fn moved_block_is_read_though_a_sync_fails_that_reverts_the_cache() {
     assert!(failed > 1, "compacting syncs {failed} times: nothing was tried");
 }
 
-/// A store whose log panicked in the hands of whoever carried it.
+/// A store whose log panicked in the hands of whoever carried it. There are no other threads, whose
+/// writes the panic could hit.
 fn panicked() -> (GatedDisk, LocalBackend<GatedDisk>) {
     let disk = GatedDisk::over(SimDisk::new(5));
-    let store = open(&disk);
+    let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
     store.write_block(block(1, 1, 100)).expect("writes");
     disk.before(OperationKind::Write, is_segment, || panic!("a planned panic"));
     let error = store.write_block(block(2, 1, 100)).expect_err("the carrier panics");

@@ -8,7 +8,9 @@
 //! 2. A directory made here has mode 0700 and a file 0600, whatever the umask.
 //! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
 //!    has no second name.
-//! 4. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
+//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when the file is
+//!    removed or replaced, the file's keeps out versions that lock nothing else.
+//! 5. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
 //!
 //! Unsafe code is allowed here and in `file`, nowhere else in the crate: the call for random bytes
 //! and the call that maps a file. Does not decide what a failure means for the store.
