@@ -1,7 +1,7 @@
 //! How much is tried, what was seen, and how to try one failure again.
 //!
 //! `AEGIS_SWEEP` multiplies the share of all cases that is run: 1, the default, takes about a minute,
-//! 1000 runs every case. `AEGIS_SWEEP_ONLY` runs one case by its name.
+//! 1000 runs every case, 8 every operation and fault in one way. `AEGIS_SWEEP_ONLY` runs one case by its name.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use crate::counted;
 
 /// At this scale nothing is left out.
 const WHOLE: u64 = 1000;
+/// From this scale on, of what can be tried in several ways each is tried in one at least.
+const LONG: u64 = 8;
 
 /// What a test tries and what it has seen.
 pub struct Tally {
@@ -54,6 +56,11 @@ impl Tally {
                 runs
             }
         }
+    }
+
+    /// Whether to try everything in one way at least.
+    pub fn is_long(&self) -> bool {
+        self.scale >= LONG
     }
 
     pub fn count(&mut self, what: &'static str) {
