@@ -582,6 +582,13 @@ fn second_opener_is_locked_out_whatever_becomes_of_the_lock_file() {
         let error = LocalBackend::open(&path).expect_err("the store is open");
         assert!(matches!(&error, Error::Locked { path: named } if *named == path), "{error:?}");
         child("child_is_locked_out", &path);
+        for answer in [
+            LocalBackend::verify(&path).map(|_| ()),
+            LocalBackend::salvage(&path, path.with_extension("out")).map(|_| ()),
+            LocalBackend::repair(&path).map(|_| ()),
+        ] {
+            assert!(matches!(answer, Err(Error::Locked { .. })), "{answer:?}");
+        }
         assert_eq!(lock.exists(), replaced, "who is refused leaves the lock file alone");
         check(&store, &[]);
         store.close().expect("a clean close");

@@ -1,5 +1,6 @@
 //! What commits in the middle of a checkpoint or a compaction, and what fails there: nothing is lost,
-//! nothing counts too early, and nobody reads what may go away again.
+//! nothing counts too early, and nobody reads what may go away again. And what ends a store or disturbs its
+//! threads: a drop, a panic, a clock that jumps.
 
 mod gated;
 
@@ -7,7 +8,7 @@ use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk, SyncFailure};
 use aegis_blocks::{
     Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, PoisonCause,
-    StorageBackend,
+    StorageBackend, StorageExt,
 };
 
 use gated::GatedDisk;
@@ -177,6 +178,59 @@ fn moved_block_is_read_though_a_sync_fails_that_reverts_the_cache() {
         failed += 1;
     }
     assert!(failed > 1, "compacting syncs {failed} times: nothing was tried");
+}
+
+/// What nobody waits for is committed all the same, and nothing of the store goes on.
+#[test]
+fn store_that_is_dropped_finishes_its_commits_and_ends_its_threads() {
+    let disk = GatedDisk::over(SimDisk::new(6));
+    for round in 0..20 {
+        let store = open(&disk);
+        assert!(disk.threads_alive() > 0, "a store with threads of its own");
+        let others: Vec<_> = (0..3).map(|_| store.clone()).collect();
+        for id in 1..=30 {
+            let tx = store.begin().expect("begins");
+            tx.write(block(id, round, 500)).expect("writes");
+            drop(tx.submit().expect("handed in"));
+        }
+        let snapshot = store.snapshot().expect("held");
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop(others));
+            scope.spawn(move || drop((snapshot, store)));
+        });
+        assert_eq!(disk.threads_alive(), 0, "round {round}");
+        // The lock is free, and everything is there without a close.
+        let left = open(&GatedDisk::over(disk.sim.crash(CrashChoice::Nothing)));
+        assert!((1..=30).all(|id| version(&left, id) == round), "round {round}");
+    }
+}
+
+/// Every look at the clock finds it anywhere up to an hour ahead.
+#[test]
+fn clock_that_jumps_costs_no_commit_and_gives_up_no_snapshot() {
+    for seed in 0..20 {
+        let disk = GatedDisk::over(SimDisk::new(7));
+        disk.sim.set_clock_jumps(Some(seed));
+        let store = open(&disk);
+        let snapshot = store.snapshot().expect("held");
+        for version in 1..=4 {
+            for id in 1..=10 {
+                let durability = [Durability::Durable, Durability::Buffered][id as usize % 2];
+                store.write_block_with(block(id, version, 3000), durability).expect("writes");
+            }
+            store.checkpoint().expect("makes a checkpoint");
+            store.compact_now().expect("compacts");
+        }
+        let before = snapshot.read(BlockId(1));
+        assert!(matches!(before, Err(Error::BlockNotFound { .. })), "{before:?}");
+        let handed_in = store.begin().expect("begins");
+        handed_in.write(block(11, 4, 10)).expect("writes");
+        handed_in.submit().expect("handed in").wait().expect("answered");
+        let left = open(&GatedDisk::over(disk.sim.crash(CrashChoice::Nothing)));
+        assert!((1..=11).all(|id| version(&left, id) == 4), "seed {seed}");
+        drop(snapshot);
+        store.close().expect("closes");
+    }
 }
 
 /// A store whose log panicked in the hands of whoever carried it. There are no other threads, whose

@@ -159,6 +159,20 @@ impl OsDisk {
         Ok(file)
     }
 
+    /// Keeps everybody out who takes the store's lock, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Disk::lock`].
+    pub(crate) fn lock_directory(&self) -> Result<OsLock, LockError> {
+        // A descriptor of its own: a lock belongs to an opening, not to a file.
+        let directory = openat(&self.directory, ".", directory_flags(), Mode::empty());
+        let directory = File::from(directory.map_err(|e| LockError::Io(e.into()))?);
+        if !planted(Bug::LockIsNotTaken) && !planted(Bug::LockOfAnotherFile) {
+            try_lock(&directory)?;
+        }
+        Ok(OsLock { directory, file: None })
+    }
+
     /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all the
     /// same; `None` where it is missing on media that cannot be written.
     fn open_lock(&self) -> io::Result<Option<File>> {
@@ -265,13 +279,7 @@ impl Disk for OsDisk {
 
     /// Locks the directory itself, too: whoever removes or replaces the file lets nobody in.
     fn lock(&self) -> Result<OsLock, LockError> {
-        // A descriptor of its own: a lock belongs to an opening, not to a file.
-        let directory = openat(&self.directory, ".", directory_flags(), Mode::empty());
-        let directory = File::from(directory.map_err(|e| LockError::Io(e.into()))?);
-        if !planted(Bug::LockIsNotTaken) && !planted(Bug::LockOfAnotherFile) {
-            try_lock(&directory)?;
-        }
-        let mut locked = OsLock { directory, file: None };
+        let mut locked = self.lock_directory()?;
         let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
         if !planted(Bug::LockIsNotTaken) {
             try_lock(&file)?;

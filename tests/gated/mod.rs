@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,17 @@ struct Moment {
 pub struct GatedDisk {
     pub sim: SimDisk,
     moment: Arc<Mutex<Option<Moment>>>,
+    /// Threads of the store that run.
+    alive: Arc<AtomicU64>,
+}
+
+/// Counts a thread as alive.
+struct Alive(Arc<AtomicU64>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 pub struct GatedFile {
@@ -34,7 +46,7 @@ pub struct GatedFile {
 
 impl GatedDisk {
     pub fn over(sim: SimDisk) -> GatedDisk {
-        GatedDisk { sim, moment: Arc::default() }
+        GatedDisk { sim, moment: Arc::default(), alive: Arc::default() }
     }
 
     /// Runs `then` before the next operation of this kind on such a file.
@@ -46,6 +58,11 @@ impl GatedDisk {
     ) {
         let moment = Moment { kind, of, then: Box::new(then) };
         *self.moment.lock().expect("no panic under the lock") = Some(moment);
+    }
+
+    /// Threads that the store has started and that run.
+    pub fn threads_alive(&self) -> u64 {
+        self.alive.load(Ordering::SeqCst)
     }
 
     /// Whether the moment that was set has passed.
@@ -77,7 +94,13 @@ impl Env for GatedDisk {
     }
 
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
-        self.sim.spawn(name, body)
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        let alive = Alive(Arc::clone(&self.alive));
+        let body = move || {
+            let _alive = alive;
+            body();
+        };
+        self.sim.spawn(name, Box::new(body))
     }
 }
 
