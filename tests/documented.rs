@@ -98,6 +98,26 @@ fn every_test_that_the_document_names_exists() {
     assert!(pairs.len() > 100, "{} tests are named", pairs.len());
 }
 
+/// Every row of the tables of promises ends with tests.
+#[test]
+fn every_promise_names_its_test() {
+    let document = fs::read_to_string(root().join(DOCUMENT)).expect("the document");
+    let (_, section) = document.split_once("\n## Promises, and the tests").expect("the section");
+    let section = section.split("\n## ").next().expect("its text");
+    let programs = programs();
+    let is_row = |line: &&str| {
+        let head = ["|---", "| event |", "| promise |"].iter().any(|head| line.starts_with(head));
+        line.starts_with('|') && !head
+    };
+    let mut rows = 0;
+    for row in section.lines().filter(is_row) {
+        let tests = row.rsplit(" | ").next().expect("a last cell");
+        assert!(!named(tests, &programs).is_empty(), "no test is named in {row}");
+        rows += 1;
+    }
+    assert_eq!(rows, 8 + 13, "events and promises");
+}
+
 /// The document's table of planted bugs is that of the sources.
 #[test]
 fn every_planted_bug_is_in_the_document_with_its_test() {
