@@ -335,6 +335,9 @@ pub(crate) enum Bug {
     /// Own: a segment is emptied by moves that nobody made durable.
     /// Caught by upkeep moved_block_is_read_though_a_sync_fails_that_reverts_the_cache.
     MovesAreNotDurable = 107,
+    /// Own: recovery writes to a store whose name is not durable yet.
+    /// Caught by regressions store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery.
+    NameComesLast = 108,
 }
 
 /// Whether a bug is in the program.
