@@ -311,6 +311,7 @@ fn damaged_frame_in_the_log_costs_its_commit_and_nothing_behind_it() {
         let (store, report) = repaired(&path);
         let lsn = Lsn(before + 10);
         assert_eq!(commits_lost(&report.salvage), [(lsn, lsn)]);
+        assert!(!report.salvage.is_complete(), "its blocks are not known, that they were is");
         assert_eq!(report.salvage.losses[0].place.offset, frame);
         assert_eq!(report.salvage.losses[0].place.file, file);
         check(&store, &desk.model, &[130]);
@@ -348,6 +349,7 @@ fn damaged_checkpoint_is_rebuilt_from_the_log() {
     verified(&path, Defect::Checkpoint, checkpoint, 0);
     let (store, report) = repaired(&path);
     assert!(report.salvage.deleted_may_reappear && report.salvage.lost.is_empty(), "{report:?}");
+    assert!(!report.salvage.is_complete(), "blocks may be there that were deleted");
     let found = all_blocks(&store);
     for (id, version) in &desk.model {
         if let Some(version) = version {
@@ -371,7 +373,7 @@ fn checkpoint_that_is_gone_costs_nothing_while_the_log_is_whole() {
     flip(&path, &segment, offset);
     let (store, report) = repaired(&path);
     assert!(!report.salvage.deleted_may_reappear, "{report:?}");
-    assert_eq!(ids(&report.salvage.lost), [5]);
+    assert_eq!(ids(&report.salvage.lost), [130]);
     check(&store, &desk.model, &[130]);
 }
 
@@ -512,6 +514,34 @@ fn salvage_takes_no_directory_that_exists_or_lies_in_the_store() {
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");
     open.close().expect("closes");
     assert!(!out.exists());
+}
+
+/// Longer than the blocks, segments and commits that a store has where nobody asks for others.
+#[test]
+fn block_longer_than_the_default_is_saved_with_all_behind_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let options = || {
+        let options = LocalBackend::options().segment_len_max(128 << 20);
+        options.block_len_max(40 << 20).zero_ahead_len(0)
+    };
+    let store = options().open(&path).expect("opens");
+    let long = vec![7; 34 << 20];
+    store.write_block(Block::new(BlockId(1), BlockType::TableData, long.clone())).expect("writes");
+    for id in 2..=20 {
+        let block = Block::new(BlockId(id), BlockType::TableData, payload(id, 1));
+        store.write_block(block).expect("writes");
+    }
+    store.close().expect("closes");
+    let (file, offset) = find(&path, &payload(9, 1)).expect("stored");
+    flip(&path, &file, offset);
+    let report = LocalBackend::repair(&path).expect("repairs");
+    assert_eq!((ids(&report.salvage.lost), report.salvage.blocks), (vec![9], 19));
+    let store = options().open(&path).expect("opens");
+    assert!(store.read_block(BlockId(1)).expect("saved").data == long);
+    for id in (2..=20).filter(|id| *id != 9) {
+        assert!(store.read_block(BlockId(id)).expect("saved").data == payload(id, 1), "{id}");
+    }
 }
 
 /// It is not there again as it was before its deletion, and it is not passed over either.
