@@ -140,6 +140,11 @@ pub trait Env: Send + Sync + 'static {
     /// Returns a monotonic time. Only differences mean anything.
     fn now(&self) -> Duration;
 
+    /// Returns a time of the same clock that may be some milliseconds old, where that is cheaper to have.
+    fn recently(&self) -> Duration {
+        self.now()
+    }
+
     /// Fills `out` with random bytes, fit for salts.
     ///
     /// # Errors

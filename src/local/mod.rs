@@ -52,7 +52,7 @@ pub use report::SpaceReport;
 pub use salvage::{Loss, OlderVersion, SalvageReport};
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::{Durability, StorageStats};
+use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
@@ -68,6 +68,7 @@ use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
 use crate::mvcc::batch::Batch;
+use crate::mvcc::handles::Handles;
 use crate::mvcc::{Engine, Mvcc};
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
@@ -93,11 +94,13 @@ use crate::transaction::inclusive;
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
     inner: Arc<Inner<D>>,
+    /// `None` in those that are in there.
+    handles: Option<Arc<Handles<LocalBackend<D>>>>,
 }
 
 impl<D: Disk> Clone for LocalBackend<D> {
     fn clone(&self) -> Self {
-        LocalBackend { inner: Arc::clone(&self.inner) }
+        LocalBackend { inner: Arc::clone(&self.inner), handles: self.handles.clone() }
     }
 }
 
@@ -273,7 +276,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
         options.check()?;
         let inner = open::open(disk, options)?;
-        Ok(LocalBackend { inner: Arc::new(inner) })
+        Ok(LocalBackend { inner: Arc::new(inner), handles: Some(Arc::default()) })
     }
 
     /// What opening the store found and did.
@@ -459,6 +462,12 @@ impl<D: Disk> Engine for LocalBackend<D> {
         &self.inner.shared.mvcc
     }
 
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        let inner = &self.inner;
+        let handles = self.handles.as_ref()?;
+        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
+    }
+
     fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
         let data = match self.inner.recent.get(version) {
             Some(data) => Some(data),
@@ -504,7 +513,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn now(&self) -> Duration {
-        self.inner.disk.now()
+        self.inner.disk.recently()
     }
 
     fn help_along(&self) {

@@ -153,7 +153,7 @@ impl<D: Disk> Round<D> {
         let _working = Working(self);
         // Let go of before the worker is seen to have left.
         if let Some(inner) = self.store.upgrade() {
-            self.work(&LocalBackend { inner });
+            self.work(&LocalBackend { inner, handles: None });
         }
     }
 
