@@ -173,7 +173,7 @@ impl Options {
 
     /// Transactions and snapshots that may be open at once, commits under way among them. At the limit
     /// a begin waits or is refused ([`StorageExt::begin`](crate::StorageExt::begin),
-    /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536.
+    /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536; at most 4,194,288.
     #[must_use]
     pub fn open_transactions_max(mut self, count: u64) -> Options {
         self.open_transactions_max = count;
