@@ -148,6 +148,18 @@ pub(crate) struct Pace {
     pub(crate) gap_max: Duration,
 }
 
+impl Pace {
+    /// The pace when a group takes `flight_time` to write and sync: always less than the group that is
+    /// saved, and never long after the last arrival.
+    pub(crate) fn of(flight_time: Duration) -> Pace {
+        Pace {
+            wait_min: (flight_time / 5).min(Duration::from_micros(250)),
+            wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
+            gap_max: (flight_time / 2).min(Duration::from_micros(250)),
+        }
+    }
+}
+
 /// Limits of the core.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CoreOptions {

@@ -117,7 +117,7 @@ impl<D: Disk> Log<D> {
         let options = CoreOptions { flight_count_max: 1, group_len_max: GROUP_LEN_MAX };
         let landed_at = disk.now();
         Log {
-            core: CommitCore::new(options, pace(Duration::ZERO), last),
+            core: CommitCore::new(options, Pace::of(Duration::ZERO), last),
             disk,
             shared,
             appender,
@@ -272,7 +272,7 @@ impl<D: Disk> Log<D> {
         self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
         self.unsynced_since = None;
         self.flight_time = (self.flight_time * 7 + self.disk.now().saturating_sub(started)) / 8;
-        self.core.set_pace(pace(self.flight_time));
+        self.core.set_pace(Pace::of(self.flight_time));
         Outcome::Done
     }
 
@@ -442,16 +442,6 @@ impl<D: Disk> Load for Log<D> {
 /// Asks that everything before it be durable.
 pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
-}
-
-/// How long to wait for company when a group takes `flight_time` to write and sync: always less than
-/// the group that is saved, and never long after the last arrival.
-fn pace(flight_time: Duration) -> Pace {
-    Pace {
-        wait_min: (flight_time / 5).min(Duration::from_micros(250)),
-        wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
-        gap_max: (flight_time / 2).min(Duration::from_micros(250)),
-    }
 }
 
 /// What it means when a group could not be laid out: nothing of it was written.

@@ -14,6 +14,8 @@ mod budget;
 mod checkpoint;
 mod commit;
 mod compaction;
+#[cfg(test)]
+mod document;
 mod driver;
 mod format;
 #[cfg(feature = "fuzzing")]

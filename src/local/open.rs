@@ -44,7 +44,7 @@ const INBOX_COUNT_MAX: usize = 4096;
 const COMMAND_COUNT_MAX: usize = 64;
 
 /// The largest number in a name that is believed. Numbers count up from 1, and no store comes near.
-const FILE_NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const FILE_NUMBER_MAX: u64 = 1 << 62;
 
 /// What a directory holds.
 #[derive(Debug, Default)]

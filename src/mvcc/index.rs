@@ -194,8 +194,9 @@ impl<V: VersionLen> Index<V> {
         snapshot: Lsn,
     ) -> Result<Vec<BlockId>> {
         let mut ids = Vec::new();
+        let last_page = last.0 / PAGE_IDS;
         let mut page = self.next_page(first.0 / PAGE_IDS)?;
-        while let Some(at) = page.filter(|page| *page <= last.0 / PAGE_IDS) {
+        while let Some(at) = page.filter(|page| *page <= last_page) {
             let shard = self.shard(BlockId(at * PAGE_IDS)).read();
             let seen = shard.page_at(at, snapshot);
             drop(shard);
@@ -205,7 +206,8 @@ impl<V: VersionLen> Index<V> {
                 ids.truncate(count_max);
                 break;
             }
-            page = at.checked_add(1).map_or(Ok(None), |next| self.next_page(next))?;
+            // No page is behind that of the last id.
+            page = if at < last_page { self.next_page(at + 1)? } else { None };
         }
         Ok(ids)
     }
