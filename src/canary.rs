@@ -30,7 +30,7 @@ pub(crate) enum Bug {
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.
     PayloadUnread = 5,
     /// B6: a frame of an earlier use of the log continues it.
-    /// Not caught by a test yet.
+    /// Caught by errors segment_of_a_clone_is_named.
     ChainUnchecked = 6,
     /// B7: a file that was never finished is opened and found too short, for ever.
     /// Caught by full_disk full_disk_loses_nothing_at_reopen.
@@ -39,7 +39,7 @@ pub(crate) enum Bug {
     /// Caught by hostile end_mark_in_doubt_is_no_end_mark.
     GarbageIsDamage = 8,
     /// B9: a segment goes for what is in force when a checkpoint is done, not for what it holds.
-    /// Not caught by a test yet.
+    /// Caught by upkeep segment_replaced_behind_an_image_stays_for_the_image.
     ReleaseOfAnotherMoment = 9,
     /// B10: frames of an earlier use of a segment are taken for its own.
     /// Caught by fuzz_corpus every_corpus_is_small_and_holds_what_is_accepted_and_what_is_refused.
@@ -48,7 +48,7 @@ pub(crate) enum Bug {
     /// Caught by space segment_that_is_used_again_holds_what_is_new_and_nothing_of_before.
     SpareKeepsHeader = 11,
     /// B11: a segment gets the header of its next use while its old name may come back.
-    /// Not caught by a test yet.
+    /// Caught by space segment_that_is_used_again_has_one_name_whatever_a_power_cut_leaves.
     SpareKeepsName = 12,
     /// B12: recovery writes the first parts of an unfinished commit again, under fresh checksums.
     /// Caught by crash power_cut_in_recovery_loses_no_acknowledged_commit.
@@ -129,14 +129,14 @@ pub(crate) enum Bug {
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.
     CheckpointOfOneLess = 38,
     /// B38: what changed while an image was written goes with the frozen entries.
-    /// Not caught by a test yet.
+    /// Caught by upkeep commit_while_an_image_is_written_is_read_behind_it.
     ChangesMeanwhileDropped = 39,
     /// B39: a checkpoint leaves the last changed page out.
     /// Caught by limits blocks_up_to_the_last_page_below_four_gibibytes_are_read.
     HalfInTheImage = 40,
-    /// B39: a checkpoint holds commits that are not durable.
-    /// Not caught by a test yet.
-    FreezeBeforeDurable = 41,
+    /// B39: recovery relies on a checkpoint of which the log does not say that it counts.
+    /// Caught by crash failed_sync_is_never_taken_back.
+    UnconfirmedIsRead = 41,
     /// B40: closing reports success though its syncs failed.
     /// Caught by regressions length_of_a_closed_log_is_durable_before_use.
     CloseUnheard = 42,
@@ -165,13 +165,13 @@ pub(crate) enum Bug {
     /// Caught by crash failed_operation_never_breaks_a_promise.
     ImageWriteUnheard = 50,
     /// B48: a segment goes though a snapshot sees versions in it.
-    /// Not caught by a test yet.
+    /// Caught by space snapshot_sees_its_blocks_through_checkpoints_and_compaction.
     PinnedSegmentGoes = 51,
     /// B48: a segment goes though one block in it is in force.
     /// Caught by space store_with_checkpoints_and_compaction_equals_a_map_through_crashes_and_reopenings.
     LiveSegmentGoes = 52,
     /// B48: a segment is written again while a reader holds its bytes.
-    /// Not caught by a test yet.
+    /// Caught by space segment_that_is_used_again_holds_what_is_new_and_nothing_of_before.
     MappedIsReused = 53,
     /// B49: a checkpoint of changes leaves deletions out.
     /// Caught by space store_with_checkpoints_and_compaction_equals_a_map_through_crashes_and_reopenings.
@@ -183,7 +183,7 @@ pub(crate) enum Bug {
     /// Caught by space segment_that_is_used_again_holds_what_is_new_and_nothing_of_before.
     OldImageFirst = 56,
     /// B51: a read error in the log is taken for its end.
-    /// Not caught by a test yet.
+    /// Caught by errors read_error_in_the_log_is_not_taken_for_its_end.
     ReadErrorIsEnd = 57,
     /// B52: the table of a frame is not checked, so that a damaged deletion does nothing.
     /// Caught by errors damage_among_acknowledged_frames_is_refused_with_its_place.
@@ -261,19 +261,19 @@ pub(crate) enum Bug {
     /// Caught by full_disk full_disk_refuses_the_write_and_nothing_else.
     HalfAGroupOnFull = 82,
     /// B70: a file that is shorter than what it is to hold is mapped.
-    /// Not caught by a test yet.
+    /// Caught by errors segment_shorter_than_what_a_checkpoint_has_in_it_is_named.
     ShorterThanItsMap = 83,
     /// B71: a second opener gets in.
     /// Caught by errors second_opener_is_locked_out.
     LockIsNotTaken = 84,
-    /// B71: a lock counts though its file was replaced meanwhile.
-    /// Not caught by a test yet.
+    /// B71: a second opener gets in once somebody has removed or replaced the lock file.
+    /// Caught by errors second_opener_is_locked_out_whatever_becomes_of_the_lock_file.
     LockOfAnotherFile = 85,
     /// B72: a commit handed in beside the closing is waited for, for ever.
     /// Caught by loom a_caller_beside_the_keepers_dismissal_is_answered.
     KeeperEndsEarly = 86,
     /// B72: a caller with its answer leaves the commit of another one, who waits for it.
-    /// Not caught by a test yet.
+    /// Caught by loom a_caller_beside_a_pause_between_turns_is_answered.
     CarrierTrustsNobody = 87,
     /// B73: an id of a block that was replayed is handed out again.
     /// Caught by limits smallest_and_largest_ids_are_kept.
@@ -285,7 +285,7 @@ pub(crate) enum Bug {
     /// Caught by loom a_panic_beside_a_commit_is_named_as_the_cause.
     PanicIsClose = 90,
     /// B74: after a panic of whoever carries the log the store goes on.
-    /// Not caught by a test yet.
+    /// Caught by upkeep store_is_not_closed_cleanly_after_a_panic_of_the_carrier.
     PanicPoisonsNothing = 91,
     /// B74: a file name that is no UTF-8 ends the process.
     /// Caught by errors unknown_file_whose_name_is_no_text_is_left_alone.
@@ -306,7 +306,7 @@ pub(crate) enum Bug {
     /// Caught by crash failed_sync_is_never_taken_back.
     WorkerSyncUnheard = 97,
     /// Own: a commit is called durable in the log when it is not.
-    /// Not caught by a test yet.
+    /// Caught by upkeep mark_of_an_image_does_not_vouch_for_commits_that_are_not_durable.
     WitnessOfTooMuch = 98,
     /// Own: a group is called durable that nobody synced.
     /// Caught by lib local::commit::tests::sync_request_writes_only_when_something_is_not_durable.
@@ -333,7 +333,7 @@ pub(crate) enum Bug {
     /// Caught by space overwriting_for_ever_takes_bounded_space.
     GarbageNeverGoes = 106,
     /// Own: a segment is emptied by moves that nobody made durable.
-    /// Not caught by a test yet.
+    /// Caught by upkeep moved_block_is_read_though_a_sync_fails_that_reverts_the_cache.
     MovesAreNotDurable = 107,
 }
 

@@ -10,6 +10,8 @@
 //! `AEGIS_KILLS` sets their number, `AEGIS_SEED` replays a run: what the threads do, not how far each
 //! of them gets.
 
+mod counted;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -367,4 +369,5 @@ fn kill_leaves_what_was_acknowledged_and_whole_commits() {
         report.segments
     );
     assert!(acks > kills, "the writers got to work");
+    counted::tell("kills", kills);
 }

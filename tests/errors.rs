@@ -9,7 +9,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, Defect, Error, IoOp, LocalBackend, NotAStoreReason, Options, Place,
     Result, StorageBackend, TransactionId,
@@ -434,6 +435,114 @@ fn segment_of_another_store_is_named() {
     check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
 }
 
+fn short_segments() -> Options {
+    LocalBackend::options()
+        .single_threaded(true)
+        .segment_len_max(64 << 10)
+        .block_len_max(32 << 10)
+        .zero_ahead_len(0)
+}
+
+fn segments_of(disk: &SimDisk) -> Vec<FileName> {
+    let names = disk.files().into_iter().map(|(name, _)| name);
+    names.filter(|name| matches!(name, FileName::Segment(_))).collect()
+}
+
+/// Two stores that were one go on apart. Their segments have the same places, the same store and right
+/// checksums; only what comes before them differs.
+#[test]
+fn segment_of_a_clone_is_named() {
+    let disk = SimDisk::new(1);
+    let clone = {
+        let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+        store.write_block(block(1, payload(1))).expect("a write");
+        disk.freeze()
+    };
+    let disk = clone.freeze();
+    for (disk, what) in [(&disk, b'o'), (&clone, b'c')] {
+        let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("it opens");
+        for id in 2..=9 {
+            store.write_block(block(id, vec![what; 20 << 10])).expect("a write");
+        }
+        disk.crash_at(0, false);
+    }
+    let (disk, clone) = (disk.freeze(), clone.freeze());
+    let segments = segments_of(&disk);
+    assert_eq!(segments, segments_of(&clone), "the same files, so that they can be mixed up");
+    let mut refused = 0;
+    for segment in segments {
+        let mixed = disk.freeze();
+        mixed.copy_file_from(&clone, segment, segment);
+        match LocalBackend::open_on(mixed, short_segments()) {
+            Err(Error::Corrupt { .. }) => refused += 1,
+            Err(error) => panic!("{segment}: {error:?}"),
+            // The last one takes its place where it is the end of the log alone.
+            Ok(store) => {
+                for id in store.ids(..).expect("lists").into_iter().filter(|id| id.0 > 1) {
+                    let data = store.read_block(id).expect("an intact block").data;
+                    assert!(
+                        data.iter().all(|byte| *byte == b'o'),
+                        "{segment}: a block of the clone"
+                    );
+                }
+            }
+        }
+    }
+    assert!(refused > 1, "{refused} refused");
+}
+
+#[test]
+fn read_error_in_the_log_is_not_taken_for_its_end() {
+    let disk = SimDisk::new(2);
+    let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+    for id in 1..=12 {
+        store.write_block(block(id, vec![7; 15 << 10])).expect("a write");
+    }
+    let disk = disk.crash(CrashChoice::Nothing);
+    let mut failed = 0;
+    for segment in segments_of(&disk) {
+        for skip in 0.. {
+            let disk = disk.freeze();
+            disk.inject_on(OperationKind::Read, Some(segment), skip, FaultKind::Eio, false);
+            match LocalBackend::open_on(disk.clone(), short_segments()) {
+                Err(Error::Io { op: IoOp::Read, .. }) => failed += 1,
+                Err(error) => panic!("{segment}, read {skip}: {error:?}"),
+                Ok(store) => {
+                    assert_eq!(disk.faults_struck(), 0, "{segment}: read {skip} went unheard");
+                    assert_eq!(store.stats().total_blocks, 12);
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failed > 3, "{failed} reads of the log");
+}
+
+/// What a checkpoint names is mapped when it is read: a shorter file would end the process then.
+#[test]
+fn segment_shorter_than_what_a_checkpoint_has_in_it_is_named() {
+    let disk = SimDisk::new(3);
+    let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+    for id in 1..=12 {
+        store.write_block(block(id, vec![7; 15 << 10])).expect("a write");
+    }
+    store.checkpoint().expect("a checkpoint");
+    store.close().expect("a clean close");
+    let first = segments_of(&disk)[0];
+    let bytes = disk.contents(first).expect("a segment");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("blocks in it") as u64 + 1;
+    for len in [used - 1, used - 4096, used / 2, 1, 0] {
+        let cut = disk.freeze();
+        cut.truncate(first, len);
+        let error = LocalBackend::open_on(cut, short_segments()).expect_err("a short segment");
+        assert!(
+            matches!(&error, Error::Corrupt { place: Place { file, .. }, .. }
+                if *file == first.to_string()),
+            "cut to {len} of {used} bytes: {error:?}"
+        );
+    }
+}
+
 // Openers.
 
 #[test]
@@ -458,6 +567,34 @@ fn second_opener_is_locked_out() {
     handle.close().expect("a clean close");
     child("child_opens", &path);
     check(&LocalBackend::open(&path).expect("the store, free again"), &[]);
+}
+
+#[test]
+fn second_opener_is_locked_out_whatever_becomes_of_the_lock_file() {
+    let (_directory, path) = closed_store();
+    let lock = path.join("LOCK");
+    for replaced in [false, true] {
+        let store = LocalBackend::open(&path).expect("the first opener");
+        fs::remove_file(&lock).expect("somebody removes the lock file");
+        if replaced {
+            fs::write(&lock, "").expect("and puts another one there");
+        }
+        let error = LocalBackend::open(&path).expect_err("the store is open");
+        assert!(matches!(&error, Error::Locked { path: named } if *named == path), "{error:?}");
+        child("child_is_locked_out", &path);
+        for answer in [
+            LocalBackend::verify(&path).map(|_| ()),
+            LocalBackend::salvage(&path, path.with_extension("out")).map(|_| ()),
+            LocalBackend::repair(&path).map(|_| ()),
+        ] {
+            assert!(matches!(answer, Err(Error::Locked { .. })), "{answer:?}");
+        }
+        assert_eq!(lock.exists(), replaced, "who is refused leaves the lock file alone");
+        check(&store, &[]);
+        store.close().expect("a clean close");
+        check(&LocalBackend::open(&path).expect("free again"), &[]);
+        assert!(lock.exists(), "an opener makes the lock file anew");
+    }
 }
 
 #[test]

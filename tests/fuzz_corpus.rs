@@ -7,6 +7,8 @@
 //! AEGIS_SOAK=100 cargo test --release --test fuzz_corpus -- --nocapture
 //! ```
 
+mod counted;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -96,6 +98,8 @@ fn mutations_break_no_promise(name: &str, count: u64) {
     let total = count * soak();
     println!("{name}: {accepted} of {total} mutations accepted");
     assert!(accepted > 0 && accepted < total, "mutations of {name} try one branch only");
+    counted::tell("mutations", total);
+    counted::tell("fuzz targets", 1);
 }
 
 /// Prints the input when the target panics.

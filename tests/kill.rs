@@ -4,6 +4,8 @@
 //! writer after a seeded number of them, opens the store itself and compares. One store lives through
 //! all restarts. `AEGIS_KILLS` sets their number.
 
+mod counted;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -156,6 +158,7 @@ fn no_acknowledged_commit_is_lost_when_the_writer_is_killed() {
     let report = LocalBackend::verify(&path).expect("verifies");
     assert_eq!(report.damage, []);
     println!("{kills} kills, {} acknowledged commits, none lost", acknowledged.len());
+    counted::tell("kills", kills);
 }
 
 #[test]

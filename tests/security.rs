@@ -344,3 +344,21 @@ fn library_prints_and_logs_nothing() {
         }
     }
 }
+
+/// Nothing is decided by the time of day, which may be set back: the one clock is monotonic.
+#[test]
+fn library_asks_for_no_wall_clock() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let is_library = |path: &Path| !path.starts_with(root.join("bin"));
+    for (path, text) in sources(&root).into_iter().filter(|(path, _)| is_library(path)) {
+        for (at, line) in text.lines().enumerate() {
+            let code = !line.trim_start().starts_with("//");
+            let asks = ["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME"];
+            let found = asks.iter().any(|form| line.contains(form));
+            assert!(!(code && found), "{}:{} asks for the time of day", path.display(), at + 1);
+            let monotonic = line.contains("Instant::now");
+            let place = path == root.join("io/os.rs");
+            assert!(!(code && monotonic) || place, "{}:{} has a clock", path.display(), at + 1);
+        }
+    }
+}

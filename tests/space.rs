@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use aegis_blocks::io::FileName;
-use aegis_blocks::io::sim::{CrashChoice, OperationKind, SimDisk};
+use aegis_blocks::io::sim::{CrashChoice, OperationKind, Profile, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
 };
@@ -30,6 +30,8 @@ fn small_segments() -> Options {
         .block_len_max(SEGMENT_LEN as u32 / 2)
         .zero_ahead_len(SEGMENT_LEN)
         .checkpoint_log_len(3 * SEGMENT_LEN)
+        // Reads are of the segments, not of what is kept of them in memory.
+        .recent_len(0)
 }
 
 fn payload(id: u64, version: u64) -> Vec<u8> {
@@ -203,10 +205,21 @@ fn checkpoint_of_nothing_lets_no_segment_go() {
     check(&store, &Model::from([(1, 1)]), "after the second crash");
 }
 
-/// Cuts the power at every change of a commit that takes a segment out of use for the next one.
 #[test]
 fn segment_that_is_used_again_holds_what_is_new_and_nothing_of_before() {
+    use_again(Profile::Posix);
+}
+
+/// Here a power cut in a renaming may leave both names.
+#[test]
+fn segment_that_is_used_again_has_one_name_whatever_a_power_cut_leaves() {
+    use_again(Profile::Paranoid);
+}
+
+/// Cuts the power at every change of a commit that takes a segment out of use for the next one.
+fn use_again(profile: Profile) {
     let disk = SimDisk::new(10);
+    disk.set_profile(profile);
     let options = small_segments().space_amplification_max(4.0);
     let store = LocalBackend::open_on(disk.clone(), options.clone()).expect("opens");
     let (mut model, mut rng, mut reused) = (Model::new(), Rng(10), 0);
@@ -227,12 +240,12 @@ fn segment_that_is_used_again_holds_what_is_new_and_nothing_of_before() {
         let images = disk.take_images();
         let before = model.clone();
         model.insert(id, version);
-        if !disk.take_operations().iter().any(renamed) || reused == 12 {
+        if !disk.take_operations().iter().any(renamed) || reused == 6 {
             continue;
         }
         reused += 1;
         for image in images {
-            for choice in [CrashChoice::Nothing, CrashChoice::Everything] {
+            for choice in image.disk.crash_choices(version) {
                 let context = format!("version {version}, {:?} {choice:?}", image.operation);
                 let left = image.disk.crash(choice);
                 let store = LocalBackend::open_on(left, options.clone());

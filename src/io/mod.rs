@@ -229,7 +229,8 @@ pub trait Disk: Env {
     /// The operating system's own; which names are durable is then unknown.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// Takes the store's exclusive lock on `LOCK`, creating the file where it is missing.
+    /// Takes the store's exclusive lock on `LOCK`, creating the file where it is missing and can be made. As
+    /// long as it is held nobody else gets it, whatever becomes of the file.
     ///
     /// # Errors
     /// [`LockError::Held`] at once when somebody else has it; never waits.

@@ -8,7 +8,9 @@
 //! 2. A directory made here has mode 0700 and a file 0600, whatever the umask.
 //! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
 //!    has no second name.
-//! 4. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
+//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when the file is
+//!    removed or replaced, the file's keeps out versions that lock nothing else.
+//! 5. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
 //!
 //! Unsafe code is allowed here and in `file`, nowhere else in the crate: the call for random bytes
 //! and the call that maps a file. Does not decide what a failure means for the store.
@@ -74,7 +76,9 @@ impl Zeroing {
 /// Holds the store's lock; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct OsLock {
-    file: File,
+    directory: File,
+    /// `LOCK`; where nothing can be written there may be none.
+    file: Option<File>,
 }
 
 impl OsDisk {
@@ -154,6 +158,38 @@ impl OsDisk {
             if planted(Bug::ModesOfTheUmask) { Mode::from_bits_truncate(0o644) } else { FILE_MODE };
         fchmod(&file, mode)?;
         Ok(file)
+    }
+
+    /// Keeps everybody out who takes the store's lock, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Disk::lock`].
+    pub(crate) fn lock_directory(&self) -> Result<OsLock, LockError> {
+        // A descriptor of its own: a lock belongs to an opening, not to a file.
+        let directory = openat(&self.directory, ".", directory_flags(), Mode::empty());
+        let directory = File::from(directory.map_err(|e| LockError::Io(e.into()))?);
+        if !planted(Bug::LockIsNotTaken) && !planted(Bug::LockOfAnotherFile) {
+            try_lock(&directory)?;
+        }
+        Ok(OsLock { directory, file: None })
+    }
+
+    /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all the
+    /// same; `None` where it is missing on media that cannot be written.
+    fn open_lock(&self) -> io::Result<Option<File>> {
+        use io::ErrorKind as K;
+
+        match self.create_plain(FileName::Lock, OFlag::empty()) {
+            Err(e) if matches!(e.kind(), K::ReadOnlyFilesystem | K::PermissionDenied) => {
+                match self.open_plain(FileName::Lock, OFlag::O_RDONLY) {
+                    Err(missing) if missing.kind() == K::NotFound => {
+                        if e.kind() == K::ReadOnlyFilesystem { Ok(None) } else { Err(e) }
+                    }
+                    file => file.map(Some),
+                }
+            }
+            file => file.map(Some),
+        }
     }
 
     /// Opens past the page cache where the file system can; also tells whether it can.
@@ -242,25 +278,15 @@ impl Disk for OsDisk {
         Ok(fsync(&self.directory)?)
     }
 
+    /// Locks the directory itself, too: whoever removes or replaces the file lets nobody in.
     fn lock(&self) -> Result<OsLock, LockError> {
-        let file = self.create_plain(FileName::Lock, OFlag::empty()).map_err(LockError::Io)?;
-        let locked = if planted(Bug::LockIsNotTaken) { Ok(()) } else { file.try_lock() };
-        match locked {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held),
-            Err(TryLockError::Error(e)) => return Err(LockError::Io(e)),
+        let mut locked = self.lock_directory()?;
+        let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
+        if !planted(Bug::LockIsNotTaken) {
+            try_lock(&file)?;
         }
-        // Somebody may have put another file in place since the opening, and locked that one.
-        let ours = fstat(&file).map_err(|e| LockError::Io(e.into()))?;
-        match self.stat(c"LOCK").map_err(LockError::Io)? {
-            Some(now)
-                if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
-                    || planted(Bug::LockOfAnotherFile) =>
-            {
-                Ok(OsLock { file })
-            }
-            _ => Err(LockError::Held),
-        }
+        locked.file = Some(file);
+        Ok(locked)
     }
 
     fn free_space(&self) -> io::Result<u64> {
@@ -277,8 +303,10 @@ impl Drop for OsLock {
     fn drop(&mut self) {
         // Closing alone would not do while a child, between its fork and its exec, still has the
         // descriptor. An unlock of a lock that we hold has no way to fail.
-        let unlocked = self.file.unlock();
-        debug_assert!(unlocked.is_ok(), "the store's lock could not be released: {unlocked:?}");
+        for file in self.file.iter().chain([&self.directory]) {
+            let unlocked = file.unlock();
+            debug_assert!(unlocked.is_ok(), "the store's lock could not be released: {unlocked:?}");
+        }
     }
 }
 
@@ -354,6 +382,13 @@ fn random_some(out: &mut [u8]) -> io::Result<usize> {
 
 fn directory_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+}
+
+fn try_lock(file: &File) -> Result<(), LockError> {
+    file.try_lock().map_err(|refused| match refused {
+        TryLockError::WouldBlock => LockError::Held,
+        TryLockError::Error(e) => LockError::Io(e),
+    })
 }
 
 fn is_plain(stat: &FileStat) -> bool {

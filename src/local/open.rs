@@ -303,10 +303,14 @@ impl Listing {
 }
 
 pub(crate) fn lock<D: Disk>(disk: &D) -> Result<D::Lock> {
-    disk.lock().map_err(|error| match error {
+    disk.lock().map_err(|error| lock_error(disk, error))
+}
+
+pub(crate) fn lock_error<D: Disk>(disk: &D, error: LockError) -> Error {
+    match error {
         LockError::Held => Error::Locked { path: disk.path().to_path_buf() },
         LockError::Io(e) => Error::io(IoOp::Lock, disk.path(), e),
-    })
+    }
 }
 
 pub(crate) fn read_description<D: Disk>(disk: &D) -> Result<Description> {

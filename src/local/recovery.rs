@@ -288,6 +288,7 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(first.number), first.len, Defect::Truncated));
         }
         if let Some(head) = images.names().first()
+            && !planted(Bug::UnconfirmedIsRead)
             && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));

@@ -19,7 +19,7 @@ use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::{OsDisk, OsFile, rename_directory, swap_directories};
 use crate::io::{Disk, Entry, FileName};
 use crate::local::LocalBackend;
-use crate::local::open::{Listing, lock, look};
+use crate::local::open::{Listing, lock, lock_error, look};
 use crate::local::options::open_error;
 use crate::local::salvage::{Salvage, SalvageReport};
 use crate::local::segment::damaged;
@@ -41,7 +41,7 @@ pub struct RepairReport {
 pub(crate) fn salvage(path: &Path, out: &Path) -> Result<SalvageReport> {
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     let listing = look(&disk, false)?;
-    let _lock = lock_if_lockable(&disk)?;
+    let _lock = lock_as_it_is(&disk)?;
     check_out(path, out)?;
     copy(Salvage::plan(&disk, &listing)?, out)
 }
@@ -100,11 +100,14 @@ fn check_out(path: &Path, out: &Path) -> Result<()> {
     if parent.starts_with(path) { refuse("must not lie in the damaged store") } else { Ok(()) }
 }
 
-/// Whoever has the store open made its `LOCK`: where there is none it is not made either.
-fn lock_if_lockable(disk: &OsDisk) -> Result<Option<<OsDisk as Disk>::Lock>> {
+/// Changes nothing: where there is no `LOCK` it is not made either.
+fn lock_as_it_is(disk: &OsDisk) -> Result<<OsDisk as Disk>::Lock> {
     let entries = disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))?;
     let is_lock = |entry: &Entry| matches!(entry, Entry::File { name: FileName::Lock, .. });
-    if entries.iter().any(is_lock) { lock(disk).map(Some) } else { Ok(None) }
+    if entries.iter().any(is_lock) {
+        return lock(disk);
+    }
+    disk.lock_directory().map_err(|error| lock_error(disk, error))
 }
 
 /// Names beside the store that nothing has.

@@ -53,6 +53,10 @@ pub(crate) struct Limits {
 /// what memory holds, and room for all commits that one thread may have in flight.
 pub(crate) const OPEN_TRANSACTIONS_MAX: u64 = 1 << 16;
 
+/// Whoever reads a place that is gone looks for the new one, which is in the index before that. Without
+/// one he would look for ever.
+const UNMOVED: &str = "a segment went though somebody sees a block in it";
+
 /// What a backend does its own way.
 pub trait Engine: Send + Sync {
     /// A block's version as the index keeps it.
@@ -344,7 +348,9 @@ impl<E: Engine> StorageBackend for E {
             if let Some(block) = self.fetch(id, &version.value)? {
                 return Ok(block);
             }
-            version = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+            let next = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+            assert!(next.value.place() != version.value.place(), "{UNMOVED}");
+            version = next;
         }
     }
 
@@ -402,6 +408,7 @@ impl<E: Engine> StorageBackend for E {
         look(self)?;
         // The transaction's lock is not held while the block is fetched: that may do I/O. Its pin
         // keeps the version; should it end meanwhile, this read came before the end.
+        let mut gone = None;
         loop {
             match visible_in_tx(self.mvcc(), tx, id)? {
                 Seen::Own(block) => return Ok(block),
@@ -410,6 +417,8 @@ impl<E: Engine> StorageBackend for E {
                         self.mvcc().counters.reads.add(1);
                         return Ok(block);
                     }
+                    let place = version.value.place();
+                    assert!(gone.replace(place) != Some(place), "{UNMOVED}");
                 }
                 Seen::Nothing => return Err(Error::BlockNotFound { id }),
             }

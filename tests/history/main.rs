@@ -11,6 +11,8 @@
 
 mod black_box;
 mod by_hand;
+#[path = "../counted/mod.rs"]
+mod counted;
 mod planted;
 
 use std::time::Duration;
@@ -69,6 +71,8 @@ fn judge_windows(name: &str, store: &dyn StorageBackend, count: u64) -> Tally {
     assert!(tally.skewed > 0, "the black box saw none of {} write skews", tally.skews);
     let stats = store.stats();
     assert_eq!((stats.open_transactions, stats.undo_entries), (0, 0), "something is left behind");
+    counted::tell("transactions", tally.transactions);
+    counted::tell("transactions judged by values alone", tally.shown);
     tally
 }
 

@@ -51,6 +51,16 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || dismissal([Calls::Waits, Calls::Waits]),
     },
     Claim {
+        name: "a_caller_beside_a_pause_between_turns_is_answered",
+        preemption_count_max: None,
+        kernel: || pause(false),
+    },
+    Claim {
+        name: "a_caller_beside_a_pause_and_a_keeper_is_answered",
+        preemption_count_max: Some(3),
+        kernel: || pause(true),
+    },
+    Claim {
         name: "a_panic_in_a_turn_leaves_nobody_waiting",
         preemption_count_max: Some(2),
         kernel: panics,
@@ -228,6 +238,26 @@ fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
         other.join().expect("a caller returns");
     }
     keeper.join().expect("the keeper returns");
+}
+
+/// The main thread takes the load for something else, as a checkpoint does, while another one calls.
+fn pause(with_keeper: bool) {
+    let office = Office::new(with_keeper, false);
+    let keeper = with_keeper.then(|| {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.0.keep())
+    });
+    let other = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
+    };
+    // Somebody may look at the load meanwhile.
+    office.0.between_turns(|_| thread::yield_now());
+    other.join().expect("a caller returns");
+    office.0.dismiss();
+    if let Some(keeper) = keeper {
+        keeper.join().expect("the keeper returns");
+    }
 }
 
 fn panics() {

@@ -39,6 +39,8 @@ mod sync;
 #[path = "../../src/ticket.rs"]
 mod ticket;
 
+#[path = "../counted/mod.rs"]
+mod counted;
 mod handing_over;
 mod pinning;
 mod poisoning;
@@ -71,17 +73,29 @@ fn main() {
         }
     }));
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let claims = [handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS].concat();
-    let mut total = 0;
-    for claim in claims {
-        if filter.as_ref().is_none_or(|part| claim.name.contains(part.as_str())) {
+    let (mut total, mut whole_count) = (0, 0);
+    for claims in [handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS] {
+        let asked = |claim: &&Claim| filter.as_ref().is_none_or(|part| claim.name.contains(part));
+        let mut whole = false;
+        for claim in claims.iter().filter(asked) {
             total += claim.explore();
+            whole |= claim.preemption_count_max().is_none();
         }
+        whole_count += u64::from(whole);
     }
     println!("loom: {total} schedules");
+    counted::tell("schedules", total);
+    counted::tell("kernels with every schedule of a claim", whole_count);
 }
 
 impl Claim {
+    /// The bound that is asked for, or else the claim's own.
+    fn preemption_count_max(&self) -> Option<usize> {
+        let asked = std::env::var("AEGIS_PREEMPTIONS").ok();
+        let asked = asked.map(|count| count.parse().expect("AEGIS_PREEMPTIONS is a number"));
+        asked.or(self.preemption_count_max)
+    }
+
     /// Tries the schedules and returns their number. A schedule that breaks the claim, or in which
     /// somebody waits for ever, panics.
     fn explore(&self) -> u64 {
@@ -91,9 +105,7 @@ impl Claim {
         let started = std::time::Instant::now();
         let mut model = loom::model::Builder::new();
         model.max_branches = 10_000;
-        let asked = std::env::var("AEGIS_PREEMPTIONS").ok();
-        let asked = asked.map(|count| count.parse().expect("AEGIS_PREEMPTIONS is a number"));
-        let preemption_count_max = asked.or(self.preemption_count_max);
+        let preemption_count_max = self.preemption_count_max();
         model.preemption_bound = preemption_count_max;
         let kernel = self.kernel;
         model.check(move || {

@@ -14,6 +14,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
+use crate::counted;
+
 /// What all images and files of one test may take of the machine's memory.
 const LEN_MAX: &str = "size=600m";
 
@@ -30,6 +32,11 @@ pub struct Arena {
 pub fn say(line: &str) {
     let line = format!("{line}\n");
     std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error");
+}
+
+/// Says what a test adds up to.
+pub fn tell(what: &str, count: u64) {
+    say(&counted::line(what, count));
 }
 
 /// Reads a number from the environment.

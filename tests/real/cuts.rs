@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{LocalBackend, Options, WriteMode};
 
-use crate::arena::{Arena, Skipped, say};
+use crate::arena::{Arena, Skipped, say, tell};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Cut, Kind, Volume};
 use crate::workload::{Record, State, run};
@@ -102,6 +102,8 @@ pub fn power_cuts(arena: &Arena, kind: Kind, len: u64, cuts: u64) -> Result<(), 
     ));
     assert!(cuts < 10 || summary.kept > cuts, "the threads got to work");
     assert!(cuts < 100 || *rewritten_frames > 0, "recovery had something to do");
+    tell("power cuts", cuts);
+    tell("acknowledged commits", summary.kept);
     Ok(())
 }
 

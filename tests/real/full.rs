@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 
-use crate::arena::{Arena, Skipped, check_memory, say};
+use crate::arena::{Arena, Skipped, check_memory, say, tell};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume};
 use crate::workload::{Record, State, counter, owner, run};
@@ -120,6 +120,7 @@ pub fn full_file_systems(arena: &Arena, cycles: u64) -> Result<(), Skipped> {
         trial.end_store();
         say(&format!("{name} full {} times, seed {seed}: {:?}", cycles / 2, trial.tally));
         assert!(cycles < 20 || trial.tally.refused > cycles, "the threads met a full disk");
+        tell("full disks", cycles / 2);
     }
     Ok(())
 }

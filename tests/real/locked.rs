@@ -53,6 +53,8 @@ pub fn read_only(arena: &Arena) -> Result<(), Skipped> {
             "{error:?}"
         );
     }
+    let report = LocalBackend::verify(volume.path().join("store")).expect("a report");
+    assert_eq!((report.damage.len(), report.blocks), (0, 1), "{report:?}");
     let error = options().open(volume.path().join("new")).expect_err("read only");
     assert!(matches!(&error, Error::Io { .. }), "{error:?}");
     volume.unmount();

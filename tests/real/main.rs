@@ -15,6 +15,8 @@
 
 mod arena;
 mod blocklog;
+#[path = "../counted/mod.rs"]
+mod counted;
 mod cuts;
 mod full;
 mod locked;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{Defect, Error, LocalBackend, Options, WriteMode};
 
-use crate::arena::{Arena, Skipped, say};
+use crate::arena::{Arena, Skipped, say, tell};
 use crate::blocklog::{BlockLog, Event};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume};
@@ -113,6 +113,7 @@ pub fn crash_images(arena: &Arena, images: u64) -> Result<(), Skipped> {
         summary.kept, summary.lost_lawfully,
     ));
     assert!(images < 200 || (*torn_tails > 0 && *of_recovery > 0), "not all paths were taken");
+    tell("crash images", images);
     Ok(())
 }
 

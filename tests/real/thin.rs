@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{Error, IoOp, LocalBackend, Options, StorageBackend, WriteMode};
 
-use crate::arena::{Arena, Skipped, resize_memory, say};
+use crate::arena::{Arena, Skipped, resize_memory, say, tell};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume, unmount};
 use crate::workload::{State, run};
@@ -54,6 +54,8 @@ pub fn failed_syncs(arena: &Arena, cycles: u64) -> Result<(), Skipped> {
         summary.kept, summary.unknown_kept
     ));
     assert!(cycles < 4 || failures.contains_key("sync"), "no sync ever failed");
+    tell("failing volumes", cycles);
+    tell("failed syncs", failures.get("sync").copied().unwrap_or(0));
     Ok(())
 }
 

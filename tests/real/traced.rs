@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use aegis_blocks::{Error, LocalBackend, Lsn, Options, Result, WriteMode};
 
-use crate::arena::{Arena, Skipped, say, tool};
+use crate::arena::{Arena, Skipped, say, tell, tool};
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::thin::goes_on;
 use crate::workload::{Commit, Outcome, Record, THREADS, outcome, run};
@@ -81,6 +81,7 @@ pub fn failed_calls(arena: &Arena, depth: u64) -> std::result::Result<(), Skippe
     }
     say(&format!("{} faults, to the {depth}. call: {tally:?}", FAULTS.len()));
     assert!(tally.refused > 0 && tally.unknown > 0, "no commit failed");
+    tell("injected calls", tally.injected);
     Ok(())
 }
 

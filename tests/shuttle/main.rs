@@ -43,6 +43,8 @@ mod transaction;
 
 mod callers;
 mod claims;
+#[path = "../counted/mod.rs"]
+mod counted;
 mod disk;
 
 use std::collections::BTreeMap;
@@ -129,6 +131,7 @@ fn main() -> ExitCode {
         total += tried;
     }
     println!("shuttle: {total} schedules");
+    counted::tell("schedules", total as u64);
     ExitCode::SUCCESS
 }
 

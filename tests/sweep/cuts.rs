@@ -1,5 +1,6 @@
 //! Power cuts: before every operation that changes the disk, with everything such a cut may leave.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use aegis_blocks::io::sim::{CrashChoice, Image, Profile, SimDisk};
@@ -49,6 +50,8 @@ pub struct Tape {
     pub word: String,
     pub history: History,
     pub images: Vec<Image>,
+    /// Paths that the word took.
+    pub paths: BTreeSet<&'static str>,
 }
 
 impl Tape {
@@ -57,28 +60,35 @@ impl Tape {
         disk.set_profile(profile);
         disk.record_images();
         let mut run = Run::new(word, disk.clone());
-        run.whole(word);
+        run.whole_recorded(word);
         assert!(run.failures.is_empty(), "{word} fails by itself: {:?}", run.failures);
         let mut images = disk.take_images();
         let mark = (run.history.most() as u64) << 32 | run.history.floor() as u64;
         images.push(Image { operation: disk.operations(), mark, disk: disk.freeze() });
-        Tape { word: word.to_string(), history: run.history, images }
+        Tape { word: word.to_string(), history: run.history, images, paths: run.paths }
     }
 }
 
 /// Cuts the power in every image of a word, and checks what is left.
 pub fn sweep(tally: &mut Tally, case: &Case, word: &str, profile: Profile, share: u64) {
     let tape = Tape::record(word, profile, case.seed());
+    tape.paths.iter().for_each(|path| tally.took(path, true));
     for image in &tape.images {
         let case = case.within(image.operation);
-        for (number, cut) in cuts(&image.disk, case.seed()).enumerate() {
+        let cuts: Vec<_> = cuts(&image.disk, case.seed()).collect();
+        let (chosen, mut ran) = ((case.seed() % cuts.len() as u64) as usize, false);
+        for (number, cut) in cuts.into_iter().enumerate() {
             let case = case.within(number);
+            // A long run cuts at every operation in one way at least.
+            let share = if number == chosen && tally.is_long() { 1 } else { share };
             if tally.runs(&case, share) {
+                ran = true;
                 let _trying = case.trying(&cut);
                 let disk = cut.apply(&image.disk);
                 check_left(tally, &tape, &disk, counts(image.mark), case.seed());
             }
         }
+        tally.add("operations left out", u64::from(!ran));
     }
 }
 

@@ -191,6 +191,12 @@ fn harm(tally: &mut Tally, case: &Case, victim: &Victim, name: FileName, harm: H
     let (count, corrupt) = victim.history.check_damaged(&store, counts);
     let says_clean = store.recovery().clean && !matches!(harm, Harm::Older);
     assert!(!says_clean || count == victim.history.most(), "a loss is reported as a clean end");
+    if matches!(harm, Harm::Flip(..)) {
+        let lost = (victim.history.most() - count) as u64;
+        let closed = victim.witnessed == victim.history.most();
+        tally.add("commits lost after a close", if closed { lost } else { 0 });
+        tally.add("last commits lost after a cut", if closed { 0 } else { lost });
+    }
     tally.took("corrupt block", corrupt > 0);
     tally.took("tail lost", count < victim.history.most());
     tally.took("nothing lost", count == victim.history.most() && corrupt == 0);

@@ -105,18 +105,18 @@ impl Start {
     }
 
     /// The operations when nothing fails.
-    fn operations(&self) -> Vec<Operation> {
+    fn operations(&self, tally: &mut Tally) -> Vec<Operation> {
         let mut run = self.run();
-        run.disk.record_operations();
-        run.whole(&self.word);
+        let operations = run.whole_recorded(&self.word);
         assert!(run.failures.is_empty(), "{} fails by itself: {:?}", self.word, run.failures);
-        run.disk.take_operations()
+        run.paths.iter().for_each(|path| tally.took(path, true));
+        operations
     }
 }
 
 /// Lets every operation fail in every way.
 pub fn sweep(tally: &mut Tally, case: &Case, start: &Start, share: u64) {
-    for operation in start.operations() {
+    for operation in start.operations(tally) {
         for kind in KINDS.into_iter().filter(|kind| concerns(*kind, operation.kind)) {
             for sticky in [false, true] {
                 let fault = Fault { at_operation: operation.index, kind, sticky };
@@ -147,7 +147,7 @@ pub fn sweep_syncs(tally: &mut Tally, case: &Case, start: &Start, share: u64) {
     let is_sync = |operation: &Operation| {
         matches!(operation.kind, OperationKind::SyncData | OperationKind::SyncDir)
     };
-    for operation in start.operations().into_iter().filter(is_sync) {
+    for operation in start.operations(tally).into_iter().filter(is_sync) {
         for kind in [FaultKind::Eio, FaultKind::Enospc, FaultKind::Edquot, FaultKind::Eintr] {
             for behaviour in [SyncFailure::CacheKept, SyncFailure::CacheReverted] {
                 let fault = Fault { at_operation: operation.index, kind, sticky: false };
@@ -167,9 +167,14 @@ fn try_ends(
     behaviour: SyncFailure,
     share: u64,
 ) {
-    for (number, end) in ends(case.seed()).into_iter().enumerate() {
+    let ends = ends(case.seed());
+    let (chosen, mut ran) = ((case.seed() % ends.len() as u64) as usize, false);
+    for (number, end) in ends.into_iter().enumerate() {
         let case = case.within(number);
+        // A long run tries every fault with one end at least.
+        let share = if number == chosen && tally.is_long() { 1 } else { share };
         if tally.runs(&case, share) {
+            ran = true;
             let _trying = case.trying((struck, fault, behaviour, &end));
             let mut run = start.run();
             run.disk.set_sync_failure(behaviour);
@@ -181,6 +186,7 @@ fn try_ends(
             }
         }
     }
+    tally.add("faults left out", u64::from(!ran));
 }
 
 /// Carries a word out on a failing disk; false when nothing failed.

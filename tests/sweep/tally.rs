@@ -1,15 +1,19 @@
 //! How much is tried, what was seen, and how to try one failure again.
 //!
 //! `AEGIS_SWEEP` multiplies the share of all cases that is run: 1, the default, takes about a minute,
-//! 1000 runs every case. `AEGIS_SWEEP_ONLY` runs one case by its name.
+//! 1000 runs every case, 8 every operation and fault in one way. `AEGIS_SWEEP_ONLY` runs one case by its name.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::workload::hash;
+use crate::counted;
 
 /// At this scale nothing is left out.
 const WHOLE: u64 = 1000;
+/// From this scale on, of what can be tried in several ways each is tried in one at least.
+const LONG: u64 = 8;
 
 /// What a test tries and what it has seen.
 pub struct Tally {
@@ -18,6 +22,7 @@ pub struct Tally {
     only: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     paths: BTreeMap<&'static str, u64>,
+    left_out: Cell<u64>,
 }
 
 impl Tally {
@@ -28,7 +33,8 @@ impl Tally {
         });
         let only = std::env::var("AEGIS_SWEEP_ONLY").ok();
         let paths = paths.iter().map(|path| (*path, 0)).collect();
-        Tally { test, scale, only, counts: BTreeMap::new(), paths }
+        let (counts, left_out) = (BTreeMap::new(), Cell::new(0));
+        Tally { test, scale, only, counts, paths, left_out }
     }
 
     /// Names a case of this test.
@@ -45,13 +51,25 @@ impl Tally {
             None => {
                 let kept = self.scale.min(WHOLE);
                 let share = if kept == WHOLE { 1 } else { share.div_ceil(kept) };
-                share <= 1 || spread(&case.name).is_multiple_of(share)
+                let runs = share <= 1 || spread(&case.name).is_multiple_of(share);
+                self.left_out.set(self.left_out.get() + u64::from(!runs));
+                runs
             }
         }
     }
 
+    /// Whether to try everything in one way at least.
+    pub fn is_long(&self) -> bool {
+        self.scale >= LONG
+    }
+
     pub fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        self.add(what, 1);
+    }
+
+    /// As [`Tally::count`], for several at once, or none: a figure that is zero is printed too.
+    pub fn add(&mut self, what: &'static str, count: u64) {
+        *self.counts.entry(what).or_default() += count;
     }
 
     /// A path was taken.
@@ -71,6 +89,10 @@ impl Tally {
         println!("{}: {:?}; paths {:?}", self.test, self.counts, self.paths);
         let missed: Vec<_> = needed.iter().filter(|path| self.paths[*path] == 0).collect();
         assert!(self.only.is_some() || missed.is_empty(), "{}: never {missed:?}", self.test);
+        for (what, count) in &self.counts {
+            counted::tell(what, *count);
+        }
+        counted::tell("cases left out", self.left_out.get());
     }
 }
 

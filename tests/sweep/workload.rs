@@ -11,19 +11,23 @@
 //! | `k`    | compact                                                                            |
 //! | `r`    | close and open again                                                               |
 //! | `y`    | sync; the commits of a word with this letter are buffered                          |
+//! | `2`, `8` | so many commits, handed in together: they share a group                         |
 //!
 //! The word also decides, by its hash, how far space is made ahead and how the log is written.
 
-use aegis_blocks::io::sim::SimDisk;
+use std::collections::BTreeSet;
+
+use aegis_blocks::io::FileName;
+use aegis_blocks::io::sim::{Operation, OperationKind, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, Result, StorageBackend,
-    WriteMode,
+    Block, BlockId, BlockType, CommitTicket, Durability, Error, LocalBackend, Options, Result,
+    StorageBackend, WriteMode,
 };
 use bytes::Bytes;
 
 use super::oracle::{Changes, History, check_failure, check_files};
 
-/// The letters of short words; `b` and `y` are in the scripted ones.
+/// The letters of short words; the others are in the scripted ones.
 pub const ALPHABET: &[u8] = b"sldtckr";
 /// The shortest segment that the store makes.
 pub const SEGMENT_LEN: u64 = 64 << 10;
@@ -47,7 +51,14 @@ pub const SCRIPTED: &[&str] = &[
     "bcbrbkd",
     "yscylrkyl",
     "lllllclllllckr",
+    "s2r8d2",
+    "l8l8lcl8k",
+    "y2ly8ly",
 ];
+
+/// Paths that scripted words take, whatever becomes of the store afterwards.
+pub const PATHS: &[&str] =
+    &["zero ahead", "group of 1", "group of 2", "group of 8", "segment recycled", "compaction"];
 
 /// All words of `len` letters.
 pub fn words(len: usize) -> impl Iterator<Item = String> {
@@ -91,6 +102,8 @@ pub struct Run {
     pub failures: Vec<Error>,
     /// Whether the open store has refused a commit as poisoned, or left one unknown.
     pub poisoned: bool,
+    /// Those of [`PATHS`] that were taken.
+    pub paths: BTreeSet<&'static str>,
     options: Options,
     durable: bool,
     counter: u64,
@@ -110,6 +123,7 @@ impl Run {
             store: None,
             failures: Vec::new(),
             poisoned: false,
+            paths: BTreeSet::new(),
             options: options(word),
             durable: !word.contains('y'),
             counter,
@@ -160,7 +174,9 @@ impl Run {
             }
             b'y' => self.durably(LocalBackend::sync),
             b'c' => self.durably(LocalBackend::checkpoint),
-            b'k' => self.durably(LocalBackend::compact_now),
+            b'k' => self.compact(),
+            b'2' => self.group("group of 2", 2),
+            b'8' => self.group("group of 8", 8),
             b's' if self.counter.is_multiple_of(2) => self.commit(vec![(1, Some(100))]),
             b's' => self.commit(vec![(0, Some(77))]),
             b'l' => self.commit(vec![(40 + self.counter % 2, Some(20 << 10))]),
@@ -194,31 +210,87 @@ impl Run {
         }
     }
 
+    fn compact(&mut self) {
+        let lsn = |run: &Run| run.store.as_ref().map(|store| store.stats().visible_lsn);
+        let before = lsn(self);
+        self.durably(LocalBackend::compact_now);
+        // Nobody commits meanwhile: these are moves.
+        if lsn(self) > before {
+            self.paths.insert("compaction");
+        }
+    }
+
+    /// Hands commits in together.
+    fn group(&mut self, path: &'static str, count: usize) {
+        let Some(store) = self.store.clone() else { return };
+        let before = store.stats();
+        self.mark(count);
+        let mut handed_in = Vec::new();
+        for number in 0..count as u64 {
+            let (id, data) = (70 + number, payload(1000 * self.counter + number, 500));
+            let changes = Changes::from([(id, Some(data.clone()))]);
+            let submitted = store.begin_transaction().and_then(|tx| {
+                store.write_block_in_tx(tx, block(id, data))?;
+                store.submit_transaction(tx, None)
+            });
+            handed_in.push((changes, submitted));
+        }
+        let answer = |(changes, submitted): (Changes, Result<CommitTicket>)| {
+            (changes, submitted.and_then(CommitTicket::wait).map(|_| ()))
+        };
+        let answers: Vec<_> = handed_in.into_iter().map(answer).collect();
+        let was_poisoned = self.poisoned;
+        for (changes, answer) in answers {
+            self.settle(changes, answer, was_poisoned);
+        }
+        self.mark(0);
+        let after = store.stats();
+        let is_one = (after.commits - before.commits, after.groups - before.groups);
+        if is_one == (count as u64, 1) {
+            self.paths.insert(path);
+        }
+        if after.zeroed_bytes > 0 {
+            self.paths.insert("zero ahead");
+        }
+    }
+
     /// Commits writes of so many bytes, and deletes; an id of 0 is allocated.
     fn commit(&mut self, operations: Vec<(u64, Option<usize>)>) {
         let Some(store) = self.store.clone() else { return };
         self.mark(1);
         let mut changes = Changes::new();
+        let groups = store.stats().groups;
         let result = self.attempt(&store, &operations, &mut changes);
         match result {
-            Ok(()) => {
-                assert!(!self.poisoned, "a poisoned store takes a commit");
-                self.history.acked(changes, self.durable);
-            }
             Err(Error::BlockNotFound { .. }) if operations == [(u64::MAX, None)] => {}
-            Err(error) => {
-                match error {
-                    Error::Io { .. } => {
-                        assert!(!self.poisoned, "a poisoned store tries another commit");
-                        self.history.unknown(changes);
-                    }
-                    _ => self.history.refused(changes),
-                }
-                self.poisoned |= !matches!(error, Error::StorageFull { .. });
-                self.fail(error);
-            }
+            result => self.settle(changes, result, self.poisoned),
         }
         self.mark(0);
+        let stats = store.stats();
+        if stats.groups > groups {
+            self.paths.insert("group of 1");
+        }
+        if stats.zeroed_bytes > 0 {
+            self.paths.insert("zero ahead");
+        }
+    }
+
+    /// Notes what became of a commit. Those of one group fail together, with one outcome.
+    fn settle(&mut self, changes: Changes, answer: Result<()>, was_poisoned: bool) {
+        let Err(error) = answer else {
+            assert!(!self.poisoned, "a poisoned store takes a commit");
+            self.history.acked(changes, self.durable);
+            return;
+        };
+        match error {
+            Error::Io { .. } => {
+                assert!(!was_poisoned, "a poisoned store tries another commit");
+                self.history.unknown(changes);
+            }
+            _ => self.history.refused(changes),
+        }
+        self.poisoned |= !matches!(error, Error::StorageFull { .. });
+        self.fail(error);
     }
 
     fn attempt(
@@ -251,6 +323,21 @@ impl Run {
             }
         }
         store.commit_transaction(tx)
+    }
+
+    /// As [`Run::whole`]; returns the operations, and has their paths noted.
+    pub fn whole_recorded(&mut self, word: &str) -> Vec<Operation> {
+        self.disk.record_operations();
+        self.whole(word);
+        let operations = self.disk.take_operations();
+        let recycled = |operation: &Operation| {
+            operation.kind == OperationKind::Rename
+                && matches!(operation.name, Some(FileName::Segment(_)))
+        };
+        if operations.iter().any(recycled) {
+            self.paths.insert("segment recycled");
+        }
+        operations
     }
 
     fn fail(&mut self, error: Error) {

@@ -1,0 +1,145 @@
+//! What docs/reliability.md says is tested has a test of that name, in the program that it names.
+//!
+//! A test is named there by two words in code, one behind the other: program and name. The program is
+//! one of `tests/`, or `lib` for those beside the sources, whose names hold their modules.
+
+mod counted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DOCUMENT: &str = "docs/reliability.md";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust sources below a directory, or the one file.
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_path_buf()];
+    }
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.is_dir() || path.extension().is_some_and(|e| e == "rs")).fold(
+        Vec::new(),
+        |mut all, path| {
+            all.extend(sources(&path));
+            all
+        },
+    )
+}
+
+/// Functions, and claims of the programs that run their own, which some sources hold.
+fn names(sources: &[PathBuf]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in sources {
+        let text = fs::read_to_string(source).expect("a source");
+        for line in text.lines().map(str::trim) {
+            let rest = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn "));
+            let end = |c: char| !(c.is_alphanumeric() || c == '_');
+            names.extend(rest.and_then(|rest| rest.split(end).next()).map(str::to_string));
+            let claim = line.strip_prefix("name: \"").and_then(|rest| rest.strip_suffix("\","));
+            names.extend(claim.map(str::to_string));
+            // Tests that a macro makes: `name: arguments;`.
+            let made = line.split_once(": ").filter(|_| line.ends_with(';'));
+            names.extend(made.map(|(name, _)| name.to_string()));
+        }
+    }
+    names
+}
+
+/// The programs that hold tests, and their names.
+fn programs() -> BTreeMap<String, BTreeSet<String>> {
+    let mut programs = BTreeMap::from([("lib".to_string(), names(&sources(&root().join("src"))))]);
+    for entry in fs::read_dir(root().join("tests")).expect("the tests") {
+        let path = entry.expect("an entry").path();
+        let program = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let mut of_program = sources(&path);
+        if program == "crash" {
+            of_program.extend(sources(&root().join("tests/sweep")));
+        }
+        programs.insert(program, names(&of_program));
+    }
+    programs
+}
+
+/// Pairs of words in code with nothing but a space between, whose first one is a program.
+fn named(document: &str, programs: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, String)> {
+    let words: Vec<&str> = document.split('`').collect();
+    let mut pairs = Vec::new();
+    // Code is at odd places.
+    for at in (1..words.len().saturating_sub(2)).step_by(2) {
+        let is_name =
+            |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':');
+        if words[at + 1] == " " && programs.contains_key(words[at]) && is_name(words[at + 2]) {
+            pairs.push((words[at].to_string(), words[at + 2].to_string()));
+        }
+    }
+    pairs
+}
+
+#[test]
+fn every_test_that_the_document_names_exists() {
+    let document = fs::read_to_string(root().join(DOCUMENT)).expect("the document");
+    let programs = programs();
+    let pairs = named(&document, &programs);
+    let missing: Vec<_> = pairs
+        .iter()
+        .filter(|(program, name)| {
+            let name = name.rsplit("::").next().expect("a last part");
+            !programs[program].contains(name)
+        })
+        .collect();
+    counted::tell("tests named", pairs.len() as u64);
+    counted::tell("names of no test", missing.len() as u64);
+    assert!(missing.is_empty(), "{DOCUMENT} names what is no test: {missing:#?}");
+    assert!(pairs.len() > 100, "{} tests are named", pairs.len());
+}
+
+/// Every row of the tables of promises ends with tests.
+#[test]
+fn every_promise_names_its_test() {
+    let document = fs::read_to_string(root().join(DOCUMENT)).expect("the document");
+    let (_, section) = document.split_once("\n## Promises, and the tests").expect("the section");
+    let section = section.split("\n## ").next().expect("its text");
+    let programs = programs();
+    let is_row = |line: &&str| {
+        let head = ["|---", "| event |", "| promise |"].iter().any(|head| line.starts_with(head));
+        line.starts_with('|') && !head
+    };
+    let mut rows = 0;
+    for row in section.lines().filter(is_row) {
+        let tests = row.rsplit(" | ").next().expect("a last cell");
+        assert!(!named(tests, &programs).is_empty(), "no test is named in {row}");
+        rows += 1;
+    }
+    assert_eq!(rows, 8 + 13, "events and promises");
+}
+
+/// The document's table of planted bugs is that of the sources.
+#[test]
+fn every_planted_bug_is_in_the_document_with_its_test() {
+    let document = fs::read_to_string(root().join(DOCUMENT)).expect("the document");
+    let source = fs::read_to_string(root().join("src/canary.rs")).expect("the bugs");
+    let (mut rows, mut what, mut by) = (0, None, None);
+    for line in source.lines().map(str::trim) {
+        if let Some((tag, text)) = line.strip_prefix("/// ").and_then(|l| l.split_once(": ")) {
+            what = Some((tag.to_string(), text.trim_end_matches('.').to_string()));
+        } else if let Some(test) = line.strip_prefix("/// Caught by ") {
+            let (program, name) = test.trim_end_matches('.').split_once(' ').expect("two words");
+            by = Some(format!("`{program}` `{name}`"));
+        } else if let Some((_, number)) = line.split_once(" = ") {
+            let Some(number) = number.strip_suffix(',').filter(|n| n.parse::<u8>().is_ok()) else {
+                continue;
+            };
+            let (tag, text) = what.take().expect("a bug says what it is");
+            let by = by.take().unwrap_or_else(|| panic!("bug {number} is caught by no test"));
+            let row = format!("| {number} | {tag} | {text} | {by} |");
+            assert!(document.contains(&row), "{DOCUMENT} has no row {row}");
+            rows += 1;
+        }
+    }
+    assert!(rows > 100, "{rows} bugs");
+}
