@@ -98,12 +98,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 
 impl<D: Disk> Reserve<D> {
     /// Looks for what an earlier session left. Changes nothing.
-    pub(crate) fn open(disk: Arc<D>, segment_len: u64) -> Reserve<D> {
+    pub(crate) fn open(disk: Arc<D>, segment_len: u64, max_bytes: Option<u64>) -> Reserve<D> {
         let file = match disk.open(FileName::Reserve, How::ReadWrite) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.and_then(|file| Ok(Some((file.len()?, file)))),
         };
         let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX));
+        let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / 4 / PAGE * PAGE));
         let given_up = file.is_err();
         let (len, file) = match file.ok().flatten() {
             Some((len, file)) => (len, Some(file)),
