@@ -1,7 +1,7 @@
 //! Entries: the shared state of one open transaction, reused by the next one in its place.
 //!
-//! Owns [`Entry`] and the layout of a transaction's id. One atomic [`Word`] holds the id and the
-//! [`Phase`]; whoever changes it in one step decides what happens to the transaction:
+//! Owns [`Entry`]. One atomic [`Word`] holds id and [`Phase`]; whoever changes it in one step decides
+//! what happens to the transaction:
 //!
 //! | from                          | to           | by        | and then                                |
 //! |-------------------------------|--------------|-----------|-----------------------------------------|
@@ -17,27 +17,15 @@
 //! before the pin is released. An operation says `touched` before it looks at the word, and an end looks
 //! at `touched` after it has changed the word: either sees the other (sequentially consistent both), so
 //! an end that finds the entry untouched need not take the lock, and nothing is left behind.
-//!
-//! | bits of an id | meaning                                    |
-//! |--------------:|--------------------------------------------|
-//! |             4 | slot of threads                            |
-//! |            22 | place in it                                |
-//! |            35 | serial number of the place's transactions  |
-//!
-//! Serial numbers start at 1 and never repeat: a place that has used up its own is not used again.
 
 use std::time::Duration;
 
 use crate::block::{Lsn, TransactionId};
-use crate::error::{Error, Result, SnapshotLimit, TransactionState};
+use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::pending::Pending;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, SLOT_COUNT};
+use crate::mvcc::word::{PLACE_BITS, Phase, Word};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::transaction::IsolationLevel;
-
-const SLOT_BITS: u32 = 4;
-const PLACE_BITS: u32 = 22;
-const PHASE_BITS: u32 = 3;
-const SERIAL_MAX: u64 = (1 << (64 - PHASE_BITS - PLACE_BITS - SLOT_BITS)) - 1;
 
 /// Entries of the first chunk; each next one has twice as many.
 const CHUNK_LEN_FIRST: usize = 16;
@@ -46,27 +34,10 @@ const CHUNK_COUNT: usize = 18;
 /// Transactions that one slot of threads can have open.
 pub(crate) const PLACE_COUNT_MAX: u64 = CHUNK_LEN_FIRST as u64 * ((1 << CHUNK_COUNT) - 1);
 
-const _: () = assert!(SLOT_COUNT <= 1 << SLOT_BITS && PLACE_COUNT_MAX <= 1 << PLACE_BITS);
+const _: () = assert!(PLACE_COUNT_MAX <= 1 << PLACE_BITS);
 
 /// No snapshot: what a transaction that reads the newest commits holds.
 const NO_SNAPSHOT: u64 = u64::MAX;
-
-/// What may be done with a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Active,
-    Committing,
-    /// Over a limit; somebody may be working in it.
-    GivenUp,
-    /// Over a limit; nothing of it is held any more.
-    Unpinned,
-    Committed,
-    RolledBack,
-}
-
-/// A transaction's id and phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Word(u64);
 
 /// The shared state of a transaction.
 #[derive(Debug, Default)]
@@ -97,55 +68,6 @@ pub(crate) struct View {
     /// `None` reads the newest commits.
     pub(crate) snapshot: Option<Lsn>,
     pub(crate) isolation: IsolationLevel,
-}
-
-impl Word {
-    pub(crate) fn new(id: u64, phase: Phase) -> Word {
-        Word(id << PHASE_BITS | phase as u64)
-    }
-
-    pub(crate) fn id(self) -> u64 {
-        self.0 >> PHASE_BITS
-    }
-
-    pub(crate) fn phase(self) -> Phase {
-        const PHASES: [Phase; 6] = [
-            Phase::Active,
-            Phase::Committing,
-            Phase::GivenUp,
-            Phase::Unpinned,
-            Phase::Committed,
-            Phase::RolledBack,
-        ];
-        PHASES[(self.0 & ((1 << PHASE_BITS) - 1)) as usize]
-    }
-}
-
-impl Phase {
-    /// What its user is told.
-    pub(crate) fn state(self) -> TransactionState {
-        match self {
-            Phase::Active | Phase::GivenUp | Phase::Unpinned => TransactionState::Active,
-            Phase::Committing => TransactionState::Committing,
-            Phase::Committed => TransactionState::Committed,
-            Phase::RolledBack => TransactionState::RolledBack,
-        }
-    }
-
-    /// Whether the transaction was begun and has not ended.
-    fn is_open(self) -> bool {
-        !matches!(self, Phase::Committed | Phase::RolledBack)
-    }
-}
-
-/// The slot of threads that a transaction was begun in.
-pub(crate) fn slot_of(id: TransactionId) -> usize {
-    (id.0 & ((1 << SLOT_BITS) - 1)) as usize
-}
-
-/// A transaction's place in its slot.
-pub(crate) fn place_of(id: TransactionId) -> u32 {
-    ((id.0 >> SLOT_BITS) & ((1 << PLACE_BITS) - 1)) as u32
 }
 
 impl Entries {
@@ -179,29 +101,26 @@ impl Entry {
         view: View,
         now: Duration,
     ) -> TransactionId {
-        let before = self.word.load(Ordering::Relaxed) >> PHASE_BITS;
-        let serial = (before >> (PLACE_BITS + SLOT_BITS)) + 1;
-        debug_assert!(serial <= SERIAL_MAX, "a place that is used up is not given out");
-        let id = (serial << PLACE_BITS | u64::from(place)) << SLOT_BITS | slot as u64;
+        let word = Word::of_bits(self.word.load(Ordering::Relaxed)).next(slot, place);
         let begun_at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         // Whoever reads one of these beside the old word finds another word behind them.
         self.snapshot.store(view.snapshot.map_or(NO_SNAPSHOT, |lsn| lsn.0), Ordering::Release);
         self.begun_at.store(begun_at, Ordering::Release);
         let is_serializable = view.isolation == IsolationLevel::Serializable;
         self.is_serializable.store(is_serializable, Ordering::Release);
-        self.word.store(Word::new(id, Phase::Active).0, Ordering::Release);
-        TransactionId(id)
+        self.word.store(word.bits(), Ordering::Release);
+        TransactionId(word.id())
     }
 
     /// The phase of a transaction; `None` when the place is another's now.
     pub(crate) fn phase(&self, id: TransactionId) -> Option<Phase> {
-        let word = Word(self.word.load(Ordering::SeqCst));
+        let word = Word::of_bits(self.word.load(Ordering::SeqCst));
         (word.id() == id.0 && id.0 != 0).then(|| word.phase())
     }
 
     /// Takes a transaction from one phase to another; false when it was not in that.
     pub(crate) fn change(&self, id: TransactionId, from: Phase, to: Phase) -> bool {
-        let (from, to) = (Word::new(id.0, from).0, Word::new(id.0, to).0);
+        let (from, to) = (Word::new(id.0, from).bits(), Word::new(id.0, to).bits());
         self.word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
@@ -249,10 +168,10 @@ impl Entry {
 
     /// The open transaction in this place that holds a snapshot: id, snapshot and begin.
     pub(crate) fn pinned(&self) -> Option<(TransactionId, Lsn, Duration)> {
-        let word = Word(self.word.load(Ordering::Acquire));
+        let word = Word::of_bits(self.word.load(Ordering::Acquire));
         let snapshot = self.snapshot.load(Ordering::Acquire);
         let begun_at = Duration::from_nanos(self.begun_at.load(Ordering::Acquire));
-        let then = Word(self.word.load(Ordering::Relaxed));
+        let then = Word::of_bits(self.word.load(Ordering::Relaxed));
         let is_open = |word: Word| word.id() != 0 && word.phase().is_open();
         let is_same = word.id() == then.id() && is_open(word) && is_open(then);
         (is_same && then.phase() != Phase::Unpinned && snapshot != NO_SNAPSHOT).then_some((
@@ -291,11 +210,6 @@ impl Entry {
             Some(limit) => Error::SnapshotTooOld { id, snapshot, limit },
             None => unreachable!("the limit is set together with the phase"),
         }
-    }
-
-    /// Whether the place can hold one more transaction.
-    pub(crate) fn is_fit(id: TransactionId) -> bool {
-        id.0 >> (PLACE_BITS + SLOT_BITS) < SERIAL_MAX
     }
 }
 

@@ -8,7 +8,8 @@
 //! | `shard`        | the layers of one part of the index                                      |
 //! | `pins`         | the visible LSN and the snapshots that are held                          |
 //! | `transactions` | open transactions, and how the latest ones ended                         |
-//! | `entry`        | the shared state of one open transaction: what phase it is in            |
+//! | `word`         | a transaction's id and phase in one word                                 |
+//! | `entry`        | the shared state of one open transaction                                 |
 //! | `pending`      | what one open transaction has done so far                                |
 //! | `places`       | where a slot of threads has its open transactions; how the latest ended  |
 //! | `credits`      | how many may be open, and who waits for one to end                       |
@@ -37,5 +38,6 @@ mod places;
 mod shard;
 pub(crate) mod transactions;
 pub(crate) mod version;
+mod word;
 
 pub(crate) use engine::{Engine, Mvcc};

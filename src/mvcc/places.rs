@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use crate::mvcc::entry::{Phase, Word};
+use crate::mvcc::word::{Phase, Word};
 
 /// Ended transactions that each slot of threads remembers.
 pub(crate) const ENDED_COUNT_MAX: usize = 1024;
@@ -42,8 +42,8 @@ impl Places {
         }))
     }
 
-    /// Notes how a transaction ended. Its place is free again where it is fit for reuse.
-    pub(crate) fn give_back(&mut self, place: u32, ended: Word, is_fit: bool) {
+    /// Notes how a transaction ended. Its place is free again, unless it is used up.
+    pub(crate) fn give_back(&mut self, place: u32, ended: Word) {
         self.credits += 1;
         self.open_count -= 1;
         self.rolled_back_count += u64::from(ended.phase() == Phase::RolledBack);
@@ -51,7 +51,7 @@ impl Places {
             self.ended.pop_front();
         }
         self.ended.push_back(ended);
-        if is_fit {
+        if ended.has_next() {
             self.free.push(place);
         }
     }

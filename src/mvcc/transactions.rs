@@ -30,11 +30,10 @@ use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::Batch;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::credits::Credits;
-use crate::mvcc::entry::{
-    Entries, Entry, PLACE_COUNT_MAX, Phase, View, Word, check_active, place_of, slot_of,
-};
+use crate::mvcc::entry::{Entries, Entry, PLACE_COUNT_MAX, View, check_active};
 use crate::mvcc::pending::Pending;
 use crate::mvcc::pins::Pins;
+use crate::mvcc::word::{Phase, Word, place_of, slot_of};
 use crate::sync::{SLOT_COUNT, thread_slot};
 use crate::transaction::IsolationLevel;
 
@@ -232,7 +231,7 @@ impl TransactionTable {
         let snapshot = entry.view().snapshot.filter(|_| from != Phase::Unpinned);
         let mut guard = self.pins.lock(slot_of(id));
         let released = snapshot.map(|lsn| Released { lsn, was_last: guard.release(lsn) });
-        guard.places().give_back(place_of(id), Word::new(id.0, outcome), Entry::is_fit(id));
+        guard.places().give_back(place_of(id), Word::new(id.0, outcome));
         self.credits.look_after(&mut guard, 0);
         drop(guard);
         // Whoever waits finds the transaction gone.

@@ -24,15 +24,14 @@ mod local {
 mod mvcc {
     pub(crate) mod batch;
     pub(crate) mod counters;
-    mod entry;
     pub(crate) mod index;
     pub(crate) mod overlay;
     pub(crate) mod page;
-    mod pending;
     pub(crate) mod pins;
     mod places;
     mod shard;
     pub(crate) mod version;
+    mod word;
 }
 #[path = "../modelled/sync.rs"]
 mod sync;

@@ -276,6 +276,7 @@ fn work_and_commit(store: &MemoryBackend, tx: TransactionId) -> bool {
             .and_then(|_| read(2))
             .map(|own| assert_eq!(own, 7)),
     );
+    expect_own(read(1).map(|seen| assert_eq!(seen, 1, "a snapshot is one moment")));
     match store.commit_transaction(tx) {
         Ok(()) => {
             took("committed");
