@@ -51,6 +51,10 @@ pub struct StorageStats {
     pub zeroed_bytes: u64,
     /// Bytes of the checkpoints in use.
     pub checkpoint_bytes: u64,
+    /// Bytes that are kept for deletes, compaction and recovery on a full disk, as of now.
+    pub reserve_bytes: u64,
+    /// Bytes of them that were used since open.
+    pub reserve_drawn_bytes: u64,
     /// Log files, the active one and those prepared ahead included.
     pub segments: u64,
 }

@@ -12,7 +12,7 @@ use sweep::damage::{self, Victim};
 use sweep::faults::{self, Start};
 use sweep::tally::Tally;
 use sweep::threads;
-use sweep::workload::{SCRIPTED, words};
+use sweep::workload::{FULL, SCRIPTED, words};
 
 const PROFILES: [Profile; 3] = [Profile::Posix, Profile::Journaled, Profile::Paranoid];
 
@@ -28,7 +28,39 @@ fn power_cut_loses_no_acknowledged_commit() {
             }
         }
     }
-    tally.finish();
+    let paths: Vec<_> =
+        cuts::PATHS.iter().copied().filter(|path| *path != "reserve drawn").collect();
+    tally.finish_some(&paths);
+}
+
+#[test]
+fn power_cut_on_a_full_disk_loses_no_acknowledged_commit() {
+    let name = "power_cut_on_a_full_disk_loses_no_acknowledged_commit";
+    let mut tally = Tally::new(name, cuts::PATHS);
+    for (number, word) in FULL.iter().enumerate() {
+        let profile = PROFILES[number % 3];
+        let case = tally.case(format!("{profile:?}/{word}/"));
+        if tally.runs(&case, 1) {
+            tally.count("workloads");
+            cuts::sweep(&mut tally, &case, word, profile, 30);
+        }
+    }
+    tally.finish_some(&["reserve drawn", "torn tail cut", "checkpoint used", "commit lost"]);
+}
+
+#[test]
+fn power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit() {
+    let name = "power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit";
+    let mut tally = Tally::new(name, &["cut of a cut", "rewritten again"]);
+    for (number, word) in FULL.iter().enumerate() {
+        let profile = PROFILES[number % 3];
+        let case = tally.case(format!("{profile:?}/{word}/"));
+        if tally.runs(&case, 1) {
+            tally.count("workloads");
+            cuts::sweep_twice(&mut tally, &case, word, profile, 300);
+        }
+    }
+    tally.finish_some(&["cut of a cut"]);
 }
 
 #[test]
@@ -43,8 +75,10 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
             cuts::sweep(&mut tally, &case, &word, profile, 100);
         }
     }
-    // A big commit is in scripted words only.
-    let paths: Vec<_> = cuts::PATHS.iter().copied().filter(|path| *path != "big commit").collect();
+    // A big commit and a full disk are in other words only.
+    let elsewhere = ["big commit", "reserve drawn"];
+    let paths: Vec<_> =
+        cuts::PATHS.iter().copied().filter(|path| !elsewhere.contains(path)).collect();
     tally.finish_some(&paths);
 }
 
@@ -73,7 +107,7 @@ const FAULTED: &[&str] = &[
 #[test]
 fn failed_operation_never_breaks_a_promise() {
     let mut tally = Tally::new("failed_operation_never_breaks_a_promise", faults::PATHS);
-    for (number, word) in FAULTED.iter().chain(SCRIPTED).enumerate() {
+    for (number, word) in FAULTED.iter().chain(SCRIPTED).chain(FULL).enumerate() {
         let profile = PROFILES[number % 3];
         for crashed in [false, true] {
             let case = tally.case(format!("{profile:?}/{word}/{crashed}/"));

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::block::{Block, BlockId};
 use crate::canary::{Bug, planted};
-use crate::error::{Defect, Result};
+use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName};
 use crate::local::append::frame_len;
 use crate::local::commit::Submission;
@@ -65,6 +65,8 @@ struct Goal {
     dead_len_max: u64,
     /// Segments from this one on are left alone.
     before: u64,
+    /// And those with more than this in force: the rest of the reserve is the deletes'.
+    fits_len: u64,
 }
 
 impl SegmentUse {
@@ -106,9 +108,19 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(&mut state)?;
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before: active };
-        while let Some(victim) = self.victim(&state, goal) {
+        let most =
+            Goal { amplification_max: 1.0, dead_len_max: 0, before: active, fits_len: u64::MAX };
+        loop {
+            let goal = Goal { fits_len: self.fits_len(), ..most };
+            let Some(victim) = self.victim(&state, goal) else { break };
+            if self.shared.upkeep.is_stopped() {
+                return Err(Error::Closed);
+            }
             self.empty(&mut state, victim, false)?;
+            if self.space.reserve.is_short() {
+                self.checkpoint_with(&mut state)?;
+                drop(self.space.reserve.refill());
+            }
         }
         self.checkpoint_with(&mut state)?;
         self.shrink()
@@ -125,6 +137,7 @@ impl<D: Disk> Upkeep<D> {
             amplification_max: if is_idle { idle_max(max) } else { max },
             dead_len_max: DEAD_LEN_MIN,
             before: u64::MAX,
+            fits_len: u64::MAX,
         };
         loop {
             // What is dead as a whole needs no moves, only a checkpoint.
@@ -134,6 +147,10 @@ impl<D: Disk> Upkeep<D> {
             if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
                 self.checkpoint_with(state)?;
             }
+            if self.victim(state, goal).is_none() {
+                return Ok(());
+            }
+            let goal = Goal { fits_len: self.fits_len(), ..goal };
             let Some(victim) = self.victim(state, goal) else { return Ok(()) };
             if self.shared.upkeep.is_stopped() {
                 return Ok(());
@@ -158,13 +175,45 @@ impl<D: Disk> Upkeep<D> {
             segment.live_count > 0
                 && segment.sequence < newest.min(goal.before)
                 && !state.stuck.contains(&segment.sequence)
+                && segment.in_force() <= goal.fits_len
                 && segment.used_len - segment.in_force() > segment.used_len / 50
         });
         victims.copied().max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
     }
 
+    /// A segment to empty for want of space: it gives back at least as much as its moves take.
+    pub(super) fn victim_of_need(&self, state: &State, before: u64) -> Option<SegmentUse> {
+        let fits_len = self.fits_len();
+        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
+        // Each batch of moves takes a page, and may leave the end of a segment unused.
+        let is_worth_it = |victim: &SegmentUse| victim.in_force() <= victim.used_len * 7 / 8;
+        self.victim(state, goal).filter(is_worth_it)
+    }
+
+    /// What moves may take: what is free, and half of the reserve.
+    fn fits_len(&self) -> u64 {
+        let reserve = &self.space.reserve;
+        match self.disk.free_space() {
+            Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
+            Err(_) if reserve.is_short() => reserve.len() / 2,
+            Err(_) => u64::MAX,
+        }
+    }
+
+    /// What stands in the way of moving more: deletes need the rest of the reserve.
+    fn check_room(&self) -> Result<()> {
+        let reserve = &self.space.reserve;
+        match reserve.is_short() && reserve.len() < reserve.missing_len() {
+            true => Err(Error::StorageFull {
+                needed: reserve.missing_len(),
+                path: self.disk.path().to_path_buf(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Moves what is in force in a segment.
-    fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
+    pub(super) fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
@@ -179,6 +228,7 @@ impl<D: Disk> Upkeep<D> {
                 moves_len += operation.payload_len();
                 moves.push((id, operation));
                 if moves_len >= batch_len {
+                    self.check_room()?;
                     self.write_moves(std::mem::take(&mut moves))?;
                     if paced {
                         self.rest(&mut pace, moves_len);
@@ -190,6 +240,7 @@ impl<D: Disk> Upkeep<D> {
                 break;
             }
         }
+        self.check_room()?;
         self.write_moves(moves)?;
         let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
         if rest.is_some_and(|rest| rest.live_count > 0) && !self.shared.upkeep.is_stopped() {
@@ -283,6 +334,26 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::BlockType;
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend};
+
+    #[test]
+    fn compaction_beside_the_closing_ends() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let put = |id, byte| {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![byte; 10_000]);
+            store.write_block(block).expect("writes");
+        };
+        // The first frame of the first segment is dead, others in it are not.
+        (1..=20).for_each(|id| put(id, 1));
+        put(1, 2);
+        store.inner.shared.upkeep.stop();
+        let ended = store.compact_now();
+        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+    }
 
     #[test]
     fn pace_grants_a_byte_a_byte_and_a_little_a_second() {

@@ -119,6 +119,14 @@ impl<D: Disk> Driver<D> {
         self.handover.between_turns(|log| log.confirm(image))
     }
 
+    /// Goes on in the next segment of the log.
+    ///
+    /// # Errors
+    /// As [`Log::roll`].
+    pub(crate) fn roll(&self) -> Result<()> {
+        self.handover.between_turns(Log::roll)
+    }
+
     /// Runs `body` between two groups: nothing is written or published meanwhile.
     pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
         self.handover.between_turns(|_| body())

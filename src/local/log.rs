@@ -22,6 +22,7 @@ use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
+use crate::local::format::PAGE;
 use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::poison::Poison;
@@ -31,7 +32,7 @@ use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
 use crate::sync::channel::Receiver;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::ticket::{Reply, nobody};
 
 /// The log is idle for this long before the last group's witness is written.
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
     pub(crate) usage: Usage,
+    /// A write found no space: some may be made by emptying segments.
+    pub(crate) room_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
     pub(crate) upkeep: Call,
 }
@@ -219,7 +222,8 @@ impl<D: Disk> Log<D> {
 
     /// Writes a group and settles it.
     fn write(&mut self, group: Group<Reply>) {
-        let (outcome, mut changes) = match self.appender.lay_out(&group) {
+        let laid = self.admit(&group).and_then(|()| self.appender.lay_out(&group));
+        let (outcome, mut changes) = match laid {
             Ok(mut laid) => {
                 let outcome = self.make_so(&mut laid, group.sync);
                 (outcome, laid.changes)
@@ -234,6 +238,10 @@ impl<D: Disk> Log<D> {
         if let Some(cause) = failed {
             self.shared.poison.set(cause);
         }
+        if matches!(outcome, Outcome::Full(_)) {
+            self.shared.room_wanted.store(true, Ordering::Relaxed);
+            self.shared.upkeep.call();
+        }
         let event = Event::Landed(group, outcome);
         let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
         for group in actions.publish {
@@ -242,6 +250,18 @@ impl<D: Disk> Log<D> {
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
         }
+    }
+
+    /// Refuses a group that writes while the reserve is not whole and cannot be made so.
+    fn admit(&self, group: &Group<Reply>) -> Result<()> {
+        if group.frees() {
+            return Ok(());
+        }
+        let block_count = self.shared.mvcc.totals().0;
+        if self.appender.space().admit(block_count)? {
+            self.shared.upkeep.call();
+        }
+        Ok(())
     }
 
     fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
@@ -350,15 +370,37 @@ impl<D: Disk> Log<D> {
         self.mark(Kind::Checkpoint, self.core.durable(), &image.encode())
     }
 
+    /// Goes on in the next segment, durably, and gives back what the active one has ahead.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn roll(&mut self) -> Result<()> {
+        self.shared.poison.check()?;
+        let sealed = self.appender.position();
+        if sealed.offset == PAGE {
+            return Ok(());
+        }
+        let laid = self.appender.lay_out_roll(self.core.last_lsn(), self.core.durable())?;
+        self.write_mark(laid)?;
+        self.appender.cut_sealed(sealed)
+    }
+
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
     fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
         let last = self.core.last_lsn();
         let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
-        let mut laid = self.appender.lay_out_mark(kind, last, durable, body)?;
+        let laid = self.appender.lay_out_mark(kind, last, durable, body)?;
+        self.write_mark(laid)
+    }
+
+    fn write_mark(&mut self, mut laid: Laid<D::File>) -> Result<()> {
         let poison = &self.shared.poison;
         let written = self.appender.write(&mut laid);
         written.inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
+        for (sequence, number, end) in laid.ends() {
+            self.shared.usage.used(sequence, number, end);
+        }
         self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
         poison.check()
     }

@@ -29,6 +29,8 @@ mod recent;
 mod recovery;
 mod repair;
 mod report;
+mod reserve;
+mod room;
 mod salvage;
 mod scan;
 mod segment;
@@ -486,6 +488,10 @@ impl<D: Disk> Engine for LocalBackend<D> {
             // Nobody else looks after the store. What stands in its way need not stand in ours.
             drop(self.inner.upkeep.run_due(false));
         }
+        if batch.frees() && self.inner.space.reserve.is_low() {
+            // Without success it may still find space.
+            drop(self.inner.upkeep.make_room());
+        }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
         self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
@@ -522,6 +528,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
         stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
+        stats.reserve_bytes = self.inner.space.reserve.len();
+        stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
         stats.segments = self.inner.views.count() as u64;
     }
 }

@@ -27,6 +27,7 @@ use crate::local::log::{Log, Shared};
 use crate::local::poison::Poison;
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
+use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{MapSegment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
@@ -84,6 +85,8 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
         snapshot_pinned_max: options.snapshot_pinned_max,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
+    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max)
+        .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(map_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;
@@ -94,6 +97,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
             mvcc: &mvcc,
             views: &views,
             usage: &usage,
+            reserve: Some(&reserve),
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
         };
@@ -110,7 +114,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     remove_unfinished(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.elapsed = disk.now().saturating_sub(started);
-    start(disk, lock, options, store, space_options, mvcc, views, usage, recovered)
+    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered)
 }
 
 /// How segments are mapped that are read for the first time.
@@ -136,6 +140,7 @@ fn start<D: Disk>(
     mvcc: Mvcc<crate::local::Location>,
     views: Arc<Views>,
     usage: Usage,
+    reserve: Reserve<D>,
     recovered: Recovered<D::File>,
 ) -> Result<Inner<D>> {
     let poison = Arc::new(Poison::default());
@@ -154,6 +159,7 @@ fn start<D: Disk>(
         Arc::clone(&views),
         Arc::clone(&poison),
         pool.clone(),
+        reserve,
         tail,
         ready,
         next_number,
@@ -169,6 +175,7 @@ fn start<D: Disk>(
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
         usage,
+        room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
     let recent = Arc::new(Recent::new(if space_options.direct { options.recent_len } else { 0 }));
@@ -222,6 +229,8 @@ fn start<D: Disk>(
             Some(disk.spawn("aegis-upkeep".to_string(), body).map_err(spawn)?)
         }
     };
+    // Without space there is none for now; ordinary writes wait for it.
+    drop(space.reserve.suit(upkeep.load()));
     space.start();
     Ok(Inner {
         disk,
@@ -284,7 +293,7 @@ impl Listing {
                 self.has_meta = true;
                 return;
             }
-            FileName::Lock | FileName::Manifest => return,
+            FileName::Lock | FileName::Reserve | FileName::Manifest => return,
             FileName::Segment(number) => {
                 self.segments.insert(number, len);
                 number

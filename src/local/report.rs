@@ -30,6 +30,8 @@ pub struct SpaceReport {
     pub free_bytes: u64,
     /// Checkpoints in use.
     pub checkpoint_bytes: u64,
+    /// Kept for deletes, compaction and recovery on a full disk.
+    pub reserve_bytes: u64,
     /// Lengths of all files of the store.
     pub file_bytes: u64,
     /// How many files that is.
@@ -60,6 +62,7 @@ pub(super) fn space<D: Disk>(inner: &Inner<D>) -> Result<SpaceReport> {
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),
         checkpoint_bytes: inner.upkeep.checkpoint_len(),
+        reserve_bytes: inner.space.reserve.len(),
         file_bytes,
         files,
     })

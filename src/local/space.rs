@@ -34,6 +34,7 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::poison::Poison;
+use crate::local::reserve::{Claim, Fit, Reserve, is_full};
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -71,6 +72,7 @@ pub(crate) struct Space<D: Disk> {
     poison: Arc<Poison>,
     /// `None` in single-threaded mode: whoever needs space makes it.
     pool: Option<Arc<IoPool>>,
+    pub(crate) reserve: Reserve<D>,
     state: Mutex<State<D::File>>,
     changed: Condvar,
     zeroed: Counter,
@@ -171,6 +173,22 @@ impl<D: Disk> Space<D> {
         header: &SegmentHeader,
         source: Source<'_>,
     ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+        let made = Self::try_to_make(disk, store, options, number, header, source);
+        if made.is_err() {
+            // Unfinished, it only takes space. Open removes what is left of it.
+            drop(disk.remove(FileName::Temporary(number)));
+        }
+        made
+    }
+
+    fn try_to_make(
+        disk: &D,
+        store: &Description,
+        options: &SpaceOptions,
+        number: u64,
+        header: &SegmentHeader,
+        source: Source<'_>,
+    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
         let first_len = match source {
             Source::New(first) => first.len() as u64,
             Source::Spare(_) => 0,
@@ -239,6 +257,7 @@ impl<D: Disk> Space<D> {
         views: Arc<Views>,
         poison: Arc<Poison>,
         pool: Option<Arc<IoPool>>,
+        reserve: Reserve<D>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -275,6 +294,7 @@ impl<D: Disk> Space<D> {
             views,
             poison,
             pool,
+            reserve,
             state: Mutex::new(state),
             changed: Condvar::new(),
             zeroed: Counter::default(),
@@ -291,8 +311,22 @@ impl<D: Disk> Space<D> {
         self.options.segment_len - PAGE
     }
 
+    /// Lets ordinary writes to a store of so many blocks in, which have no business with the reserve: while
+    /// that is short, space that returns goes there first. Says whether the reserve should grow soon.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] and the disk's own.
+    pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
+        let fit = self.reserve.fit(block_count);
+        if fit == Fit::TooSmall || self.reserve.is_short() {
+            let suited = self.reserve.suit_blocks(block_count);
+            suited.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+        }
+        Ok(fit == Fit::Tight)
+    }
+
     /// Lets the log write the active segment up to `end`.
-    pub(crate) fn reserve(&self, end: u64) -> Result<()> {
+    pub(crate) fn reserve(&self, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.active.segment.sequence;
         while state.active.written < end && state.zeroing == Some(sequence) {
@@ -305,10 +339,22 @@ impl<D: Disk> Space<D> {
         // The tail has caught up. Zeroing does not touch the active segment while we hold the lock.
         state.bulk = end - state.tail >= BULK_LEN;
         let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max);
-        let reserved = state.active.zeroer.reserve(written, to - written);
-        if !planted(Bug::HalfAGroupOnFull) {
-            reserved.map_err(|source| self.refused(source, to - written))?;
-        }
+        let zeroer = &state.active.zeroer;
+        let more = (!self.reserve.is_short()).then(|| zeroer.reserve(written, to - written));
+        let to = match more {
+            Some(Ok(())) => to,
+            Some(Err(source)) if !is_full(&source) => {
+                return Err(self.refused(source, to - written));
+            }
+            // No more than has to be.
+            Some(Err(_)) | None => {
+                let reserved = self.reserve.spend(claim, || zeroer.reserve(written, end - written));
+                if !planted(Bug::HalfAGroupOnFull) {
+                    reserved.map_err(|source| self.refused(source, end - written))?;
+                }
+                end
+            }
+        };
         if !planted(Bug::ZeroedOverTheLog) {
             state.active.written = to;
         }
@@ -317,7 +363,11 @@ impl<D: Disk> Space<D> {
 
     /// The `count`-th segment behind the active one, made if it is not there yet. The log goes on
     /// with it after [`Space::activate`].
-    pub(crate) fn upcoming(self: &Arc<Self>, count: usize) -> Result<Arc<Segment<D::File>>> {
+    pub(crate) fn upcoming(
+        self: &Arc<Self>,
+        count: usize,
+        claim: Claim,
+    ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
         loop {
@@ -325,7 +375,11 @@ impl<D: Disk> Space<D> {
                 return Ok(Arc::clone(&ahead.segment));
             }
             if let Some(failure) = state.failure.take() {
-                return Err(self.failed(&failure));
+                let drawn =
+                    claim == Claim::Reserved && is_full(&failure) && self.reserve.draw(PAGE);
+                if !drawn {
+                    return Err(self.failed(&failure));
+                }
             }
             self.poison.check()?;
             if state.closed {
@@ -339,7 +393,7 @@ impl<D: Disk> Space<D> {
     }
 
     /// Lets the log write an upcoming segment up to `end`.
-    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64) -> Result<()> {
+    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.ready[count - 1].segment.sequence;
         while state.ready[count - 1].written < end && state.zeroing == Some(sequence) {
@@ -348,7 +402,8 @@ impl<D: Disk> Space<D> {
         let ahead = &mut state.ready[count - 1];
         if ahead.written < end {
             let (from, len) = (ahead.written, end - ahead.written);
-            ahead.zeroer.reserve(from, len).map_err(|source| self.refused(source, len))?;
+            let reserved = self.reserve.spend(claim, || ahead.zeroer.reserve(from, len));
+            reserved.map_err(|source| self.refused(source, len))?;
             ahead.written = end;
         }
         Ok(())
@@ -368,8 +423,26 @@ impl<D: Disk> Space<D> {
         self.start_work(&mut state, false);
     }
 
+    /// Cuts a segment that the log has left at its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file keeps its length, which does no harm.
+    pub(crate) fn cut_sealed(&self, sequence: u64, end: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.zeroing == Some(sequence) {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
+        let io = |e| Error::io(IoOp::Resize, self.disk.path(), e);
+        let Some(number) = self.views.number(sequence) else { return Ok(()) };
+        let file = self.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
+        file.set_len(end).map_err(io)
+    }
+
     /// Waits until `len` bytes behind the tail are zeroed.
     pub(crate) fn prepare(self: &Arc<Self>, len: u64) -> Result<()> {
+        let refilled = if self.reserve.is_short() { self.reserve.refill() } else { Ok(()) };
+        refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
         let mut state = self.state.lock();
         state.wanted = len;
         state.failure = None;
@@ -423,7 +496,10 @@ impl<D: Disk> Space<D> {
             let State { active, ready, appended, .. } = &mut *state;
             let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
-                if ahead.written > end {
+                // A failed attempt to zero may have made the file longer than it counts for.
+                let is_longer =
+                    self.reserve.is_short() && ahead.zeroer.len().is_ok_and(|l| l > end);
+                if ahead.written > end || (is_longer && ahead.written == end) {
                     let cut = ahead.zeroer.set_len(end);
                     cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
                     ahead.written = end;
@@ -575,7 +651,8 @@ impl<D: Disk> Space<D> {
             return Some(make_next);
         }
         let ahead_len = state.ahead_len();
-        let goal = if state.bulk { 0 } else { self.goal(state).max(state.wanted) };
+        let own = if state.bulk || self.reserve.is_short() { 0 } else { self.goal(state) };
+        let goal = own.max(if state.bulk { 0 } else { state.wanted });
         if ahead_len >= goal {
             return None;
         }
