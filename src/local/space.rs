@@ -22,22 +22,26 @@
 //! tail catches up with large groups (a bulk load), zeroing would only take bandwidth from it: the
 //! log then reserves unwritten space for itself, and zeroing pauses.
 
+mod make;
+mod work;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use make::{Source, take_back};
+
 use crate::canary::{Bug, planted};
-use crate::error::{Error, IoOp, PoisonCause, Result};
-use crate::io::pool::{Command, IoPool};
-use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
+use crate::error::{Error, IoOp, Result};
+use crate::io::pool::IoPool;
+use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::poison::Poison;
 use crate::local::reserve::{Claim, Fit, Reserve, is_full};
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex};
 
 /// Zeroed ahead in a new store, and by one step of a worker at least.
 const AHEAD_LEN_MIN: u64 = 1 << 20;
@@ -112,48 +116,6 @@ impl<F> Ahead<F> {
     }
 }
 
-/// What a worker does next.
-enum Step<F> {
-    Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64 },
-    Make { number: u64, sequence: u64, spare: Option<u64> },
-}
-
-/// What a new segment is made of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Source<'a> {
-    /// A new file, with these bytes behind its header.
-    New(&'a [u8]),
-    /// The file of a segment out of use, with this number.
-    Spare(u64),
-}
-
-/// Why there is no new segment.
-#[derive(Debug)]
-pub(crate) struct NotMade {
-    pub(crate) source: io::Error,
-    /// The segment's name may come back after a power cut. Another segment with its place in the row
-    /// would make the store unreadable: none may be made in this session.
-    left: Option<PoisonCause>,
-}
-
-impl From<io::Error> for NotMade {
-    fn from(source: io::Error) -> NotMade {
-        NotMade { source, left: None }
-    }
-}
-
-/// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
-pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
-    if planted(Bug::FailedRenameForgotten) {
-        return None;
-    }
-    match disk.remove(name) {
-        Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(_) => Some(PoisonCause::WriteFailed),
-    }
-}
-
 /// Where the log goes on.
 pub(crate) struct Tail<F> {
     pub(crate) segment: Arc<Segment<F>>,
@@ -163,91 +125,6 @@ pub(crate) struct Tail<F> {
 }
 
 impl<D: Disk> Space<D> {
-    /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
-    /// it fails, unless [`NotMade`] says otherwise.
-    pub(crate) fn make_segment(
-        disk: &D,
-        store: &Description,
-        options: &SpaceOptions,
-        number: u64,
-        header: &SegmentHeader,
-        source: Source<'_>,
-    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
-        let made = Self::try_to_make(disk, store, options, number, header, source);
-        if made.is_err() {
-            // Unfinished, it only takes space. Open removes what is left of it.
-            drop(disk.remove(FileName::Temporary(number)));
-        }
-        made
-    }
-
-    fn try_to_make(
-        disk: &D,
-        store: &Description,
-        options: &SpaceOptions,
-        number: u64,
-        header: &SegmentHeader,
-        source: Source<'_>,
-    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
-        let first_len = match source {
-            Source::New(first) => first.len() as u64,
-            Source::Spare(_) => 0,
-        };
-        if header.sequence > SEQUENCE_MAX || PAGE + first_len > LEN_MAX {
-            return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
-        }
-        let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
-        let (file, first) = match source {
-            Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
-            Source::Spare(spare) => {
-                disk.rename(FileName::Segment(spare), unfinished)?;
-                let sync_dir =
-                    || if planted(Bug::SpareKeepsName) { Ok(()) } else { disk.sync_dir() };
-                sync_dir()
-                    .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
-                (disk.open(unfinished, How::ReadWrite)?, &[][..])
-            }
-        };
-        if !matches!(source, Source::Spare(_)) || !planted(Bug::SpareKeepsHeader) {
-            write_all_at(&file, 0, &header.encode())?;
-        }
-        write_all_at(&file, PAGE, first)?;
-        if !planted(Bug::SegmentUnsynced) {
-            file.sync_data()?;
-        }
-        let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
-        drop(file);
-        let not_made = |source| NotMade { source, left: take_back(disk, finished) };
-        // It may have taken effect all the same.
-        disk.rename(unfinished, finished).map_err(not_made)?;
-        if !planted(Bug::SegmentNameUnsynced)
-            && let Err(source) = disk.sync_dir()
-        {
-            take_back(disk, finished);
-            return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
-        }
-        let file = disk.open(finished, options.how()).map_err(not_made)?;
-        let segment = Segment {
-            number,
-            sequence: header.sequence,
-            seed: header.frame_seed(store),
-            len_max: options.segment_len.max(PAGE + first.len() as u64),
-            file,
-        };
-        Ok((segment, written))
-    }
-
-    /// A header for a new use of a file.
-    pub(crate) fn new_header(
-        disk: &D,
-        store: &Description,
-        sequence: u64,
-    ) -> io::Result<SegmentHeader> {
-        let mut salt = [0; 8];
-        disk.random(&mut salt)?;
-        Ok(SegmentHeader { store_id: store.store_id, sequence, salt: u64::from_le_bytes(salt) })
-    }
-
     /// Takes over behind the tail that recovery found.
     #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
     pub(crate) fn new(
@@ -547,136 +424,6 @@ impl<D: Disk> Space<D> {
         Ok(())
     }
 
-    /// Sends a worker off, unless one is at work or nothing is to be done.
-    fn start_work(self: &Arc<Self>, state: &mut MutexGuard<'_, State<D::File>>, make: bool) {
-        if state.working || state.closed || self.next_step(state, make).is_none() {
-            return;
-        }
-        state.working = true;
-        let space = Arc::clone(self);
-        let work = Command::new("space", move || space.work(make));
-        let Some(pool) = &self.pool else {
-            return MutexGuard::unlocked(state, || work.run());
-        };
-        if pool.submit(work).is_err() {
-            state.working = false;
-            state.closed = true;
-        }
-    }
-
-    /// Runs on a worker: steps until enough is there.
-    fn work(self: Arc<Self>, mut make: bool) {
-        let _ends = EndOfWork(&self);
-        loop {
-            let mut state = self.state.lock();
-            let step = if state.closed { None } else { self.next_step(&state, make) };
-            let Some(step) = step else { return };
-            make = false;
-            if let Step::Zero { sequence, .. } = &step {
-                state.zeroing = Some(*sequence);
-            }
-            if let Step::Make { number, spare, .. } = &step {
-                state.next_number = number + 1;
-                state.spare.retain(|other| Some(*other) != *spare);
-            }
-            drop(state);
-            let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
-                left.inspect(|cause| self.poison.set(*cause));
-                source
-            });
-            let mut state = self.state.lock();
-            state.zeroing = None;
-            match (step, done) {
-                (Step::Zero { sequence, offset, len, .. }, Ok(_)) => {
-                    state.written_to(sequence, offset + len);
-                }
-                (Step::Make { sequence, .. }, Ok(Some(ahead))) => {
-                    state.next_sequence = sequence + 1;
-                    state.ready.push_back(ahead);
-                }
-                (_, Ok(None)) => {}
-                (_, Err(source)) => {
-                    state.failure = Some(Arc::new(source));
-                    return;
-                }
-            }
-            drop(state);
-            self.changed.notify_all();
-        }
-    }
-
-    fn carry_out(
-        &self,
-        step: &Step<D::File>,
-    ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
-        match step {
-            Step::Zero { file, offset, len, .. } => {
-                file.zero(*offset, *len)?;
-                self.zeroed.add(*len);
-                let synced = file.sync_data();
-                synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
-                    true => {}
-                    false => self.poison.set(PoisonCause::SyncFailed),
-                })?;
-                Ok(None)
-            }
-            Step::Make { number, sequence, spare } => {
-                let (disk, store) = (&*self.disk, &self.store);
-                let header = Self::new_header(disk, store, *sequence)?;
-                let source = spare.map_or(Source::New(&[]), Source::Spare);
-                let (segment, written) =
-                    Self::make_segment(disk, store, &self.options, *number, &header, source)?;
-                let name = FileName::Segment(*number);
-                let not_made = |source| NotMade { source, left: take_back(disk, name) };
-                let zeroer = disk.open(name, self.options.how());
-                let zeroer = zeroer.map_err(not_made)?;
-                let view = segment.file.map(segment.len_max as usize);
-                let view = view.map_err(not_made)?;
-                self.views.insert(segment.sequence, segment.number, view);
-                let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
-                Ok(Some(Ahead { segment, zeroer, written }))
-            }
-        }
-    }
-
-    fn next_step(&self, state: &State<D::File>, make: bool) -> Option<Step<D::File>> {
-        let make_next = Step::Make {
-            number: state.next_number,
-            sequence: state.next_sequence,
-            spare: state.spare.front().copied(),
-        };
-        // There is always one: it is at hand when the tail gets there, and its number in the row of
-        // segments shows when the active one before it is lost.
-        if make || state.ready.is_empty() {
-            return Some(make_next);
-        }
-        let ahead_len = state.ahead_len();
-        let own = if state.bulk || self.reserve.is_short() { 0 } else { self.goal(state) };
-        let goal = own.max(if state.bulk { 0 } else { state.wanted });
-        if ahead_len >= goal {
-            return None;
-        }
-        // Begin again only when half of it is used up, so that steps are long.
-        let missing = goal - ahead_len;
-        if missing < goal / 2 && state.wanted <= ahead_len {
-            return None;
-        }
-        let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
-        let Some(ahead) = room else { return Some(make_next) };
-        let len = missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX).min(ahead.room());
-        Some(Step::Zero {
-            sequence: ahead.segment.sequence,
-            file: Arc::clone(&ahead.zeroer),
-            offset: ahead.written,
-            len,
-        })
-    }
-
-    fn goal(&self, state: &State<D::File>) -> u64 {
-        let max = self.options.ahead_len_max;
-        state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
-    }
-
     fn failed(&self, source: &io::Error) -> Error {
         let again = match source.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code),
@@ -687,19 +434,6 @@ impl<D: Disk> Space<D> {
 
     fn refused(&self, source: io::Error, needed: u64) -> Error {
         Error::space(IoOp::Allocate, self.disk.path(), needed, source)
-    }
-}
-
-/// Ends a worker's work also when it panics, so that nobody waits for it.
-struct EndOfWork<'a, D: Disk>(&'a Space<D>);
-
-impl<D: Disk> Drop for EndOfWork<'_, D> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.working = false;
-        state.zeroing = None;
-        drop(state);
-        self.0.changed.notify_all();
     }
 }
 
