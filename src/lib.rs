@@ -33,7 +33,7 @@ pub use block::{
 };
 pub use durability::Durability;
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit, SpaceLimit,
     TransactionState,
 };
 #[cfg(feature = "fuzzing")]

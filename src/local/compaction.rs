@@ -45,6 +45,10 @@ const PACE_LEN: u64 = 32 << 20;
 /// Dead bytes that are not worth a segment's emptying.
 const DEAD_LEN_MIN: u64 = 256 << 10;
 
+/// What emptying a segment takes besides the moves: a checkpoint, its confirmation, and a page or two that
+/// are not filled.
+const MAKE_ROOM_LEN: u64 = 8 * PAGE;
+
 /// What the log holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
@@ -117,10 +121,7 @@ impl<D: Disk> Upkeep<D> {
                 return Err(Error::Closed);
             }
             self.empty(&mut state, victim, false)?;
-            if self.space.reserve.is_short() {
-                self.checkpoint_with(&mut state)?;
-                drop(self.space.reserve.refill());
-            }
+            self.let_go_if_full(&mut state)?;
         }
         self.checkpoint_with(&mut state)?;
         self.shrink()
@@ -132,11 +133,17 @@ impl<D: Disk> Upkeep<D> {
             // What is emptied could not go.
             return Ok(());
         }
+        if is_idle && state.idle_at.is_some_and(|at| self.written_len() - at < DEAD_LEN_MIN) {
+            // Blocks that do not fill pages and segments keep the log above the goal for ever.
+            return Ok(());
+        }
         let max = self.options.amplification_max;
+        // What is written from here on is as dense as it gets.
+        let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let goal = Goal {
             amplification_max: if is_idle { idle_max(max) } else { max },
             dead_len_max: DEAD_LEN_MIN,
-            before: u64::MAX,
+            before: active,
             fits_len: u64::MAX,
         };
         loop {
@@ -147,16 +154,29 @@ impl<D: Disk> Upkeep<D> {
             if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
                 self.checkpoint_with(state)?;
             }
-            if self.victim(state, goal).is_none() {
+            let victim = self.victim(state, goal).and_then(|_| {
+                // Only where there is one at all.
+                self.victim(state, Goal { fits_len: self.fits_len(), ..goal })
+            });
+            let Some(victim) = victim else {
+                state.idle_at = is_idle.then(|| self.written_len());
                 return Ok(());
-            }
-            let goal = Goal { fits_len: self.fits_len(), ..goal };
-            let Some(victim) = self.victim(state, goal) else { return Ok(()) };
+            };
             if self.shared.upkeep.is_stopped() {
                 return Ok(());
             }
             self.empty(state, victim, !is_idle)?;
+            self.let_go_if_full(state)?;
         }
+    }
+
+    /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
+    fn let_go_if_full(&self, state: &mut State) -> Result<()> {
+        if self.space.is_full() {
+            self.checkpoint_with(state)?;
+            drop(self.space.reserve.refill());
+        }
+        Ok(())
     }
 
     /// The segment to empty next, if there is too much that is dead.
@@ -186,7 +206,9 @@ impl<D: Disk> Upkeep<D> {
         let fits_len = self.fits_len();
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
         // Each batch of moves takes a page, and may leave the end of a segment unused.
-        let is_worth_it = |victim: &SegmentUse| victim.in_force() <= victim.used_len * 7 / 8;
+        let is_worth_it = |victim: &SegmentUse| {
+            victim.used_len - victim.in_force() >= (victim.used_len / 8).max(MAKE_ROOM_LEN)
+        };
         self.victim(state, goal).filter(is_worth_it)
     }
 
@@ -200,14 +222,11 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    /// What stands in the way of moving more: deletes need the rest of the reserve.
+    /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
     fn check_room(&self) -> Result<()> {
         let reserve = &self.space.reserve;
-        match reserve.is_short() && reserve.len() < reserve.missing_len() {
-            true => Err(Error::StorageFull {
-                needed: reserve.missing_len(),
-                path: self.disk.path().to_path_buf(),
-            }),
+        match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
+            true => Err(self.space.full(reserve.missing_len())),
             false => Ok(()),
         }
     }
@@ -337,6 +356,24 @@ mod tests {
     use crate::block::BlockType;
     use crate::io::sim::SimDisk;
     use crate::{LocalBackend, StorageBackend};
+
+    #[test]
+    fn idle_store_comes_to_rest_though_its_blocks_never_fill_their_segments() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(2), options).expect("opens");
+        for id in 1..=300 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000]);
+            store.write_block(block).expect("writes");
+        }
+        let upkeep = &store.inner.upkeep;
+        upkeep.run_due(true).expect("does what is due");
+        let written_len = upkeep.written_len();
+        for _ in 0..3 {
+            upkeep.run_due(true).expect("does what is due");
+        }
+        assert_eq!(upkeep.written_len(), written_len, "blocks are moved for ever");
+    }
 
     #[test]
     fn compaction_beside_the_closing_ends() {

@@ -40,8 +40,8 @@ const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
 
-/// The upkeep looks at the store after so many log bytes.
-const UPKEEP_EVERY: u64 = 4 << 20;
+/// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
+pub(crate) const UPKEEP_EVERY: u64 = 4 << 20;
 
 /// What callers send.
 #[derive(Debug)]
@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
     pub(crate) usage: Usage,
+    /// Log bytes after which the upkeep looks at the store.
+    pub(crate) look_every: u64,
     /// A write found no space: some may be made by emptying segments.
     pub(crate) room_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
@@ -409,7 +411,8 @@ impl<D: Disk> Log<D> {
     fn note_written(&self) {
         let len = self.appender.written_len;
         let before = self.shared.written_len.swap(len, Ordering::Relaxed);
-        if len / UPKEEP_EVERY != before / UPKEEP_EVERY {
+        let every = self.shared.look_every;
+        if len / every != before / every {
             self.shared.upkeep.call();
         }
     }

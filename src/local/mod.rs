@@ -8,6 +8,7 @@
 //! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
 //! [`recovery`]'s.
 
+mod alarm;
 mod append;
 mod backup;
 mod budget;
@@ -25,6 +26,7 @@ mod open;
 mod options;
 mod poison;
 mod probe;
+mod quota;
 mod recent;
 mod recovery;
 mod repair;
@@ -60,11 +62,12 @@ use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::OsDisk;
 use crate::io::pool::IoPool;
-use crate::io::{Disk, Thread};
+use crate::io::{Disk, Env, Thread};
 use crate::local::append::frame_len;
 use crate::local::commit::Submission;
 use crate::local::driver::Driver;
 use crate::local::log::{Shared, sync_request};
+use crate::local::quota::Quota;
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
@@ -94,7 +97,7 @@ use crate::transaction::inclusive;
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
-    inner: Arc<Inner<D>>,
+    inner: Arc<Inner<Quota<D>>>,
 }
 
 impl<D: Disk> Clone for LocalBackend<D> {

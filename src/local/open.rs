@@ -13,8 +13,9 @@ use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{
-    Disk, DiskFile, Entry, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at,
+    Disk, DiskFile, Entry, Env, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at,
 };
+use crate::local::alarm::Alarm;
 use crate::local::append::Appender;
 use crate::local::budget::Budget;
 use crate::local::checkpoint::Chain;
@@ -23,8 +24,9 @@ use crate::local::format::FORMAT_VERSION;
 use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
-use crate::local::log::{Log, Shared};
+use crate::local::log::{Log, Shared, UPKEEP_EVERY};
 use crate::local::poison::Poison;
+use crate::local::quota::{Quota, QuotaFile};
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::reserve::Reserve;
@@ -44,6 +46,8 @@ const INBOX_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
 
+/// The upkeep does not look at the store more often than after so many log bytes.
+const LOOK_EVERY_MIN: u64 = 64 << 10;
 /// The largest number in a name that is believed. Numbers count up from 1, and no store comes near.
 const FILE_NUMBER_MAX: u64 = 1 << 62;
 
@@ -60,7 +64,7 @@ pub(crate) struct Listing {
     pub(crate) next_number: u64,
 }
 
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
     let started = disk.now();
     if !planted(Bug::ForeignIsLocked) {
         look(&disk, options.create)?;
@@ -69,6 +73,8 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     if planted(Bug::LeftoverStopsOpen) && !look(&disk, true)?.unfinished.is_empty() {
         return Err(damaged(FileName::Lock, 0, Defect::FileNumber));
     }
+    let path = disk.path().to_path_buf();
+    let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
     let listing = look(&*disk, options.create)?;
@@ -85,7 +91,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
         snapshot_pinned_max: options.snapshot_pinned_max,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
-    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max)
+    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(map_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
@@ -132,7 +138,7 @@ pub(crate) fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
 /// Starts the threads of an open store.
 #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
 fn start<D: Disk>(
-    disk: Arc<D>,
+    disk: Arc<Quota<D>>,
     lock: D::Lock,
     options: Options,
     store: Description,
@@ -140,9 +146,9 @@ fn start<D: Disk>(
     mvcc: Mvcc<crate::local::Location>,
     views: Arc<Views>,
     usage: Usage,
-    reserve: Reserve<D>,
-    recovered: Recovered<D::File>,
-) -> Result<Inner<D>> {
+    reserve: Reserve<Quota<D>>,
+    recovered: Recovered<QuotaFile<D::File>>,
+) -> Result<Inner<Quota<D>>> {
     let poison = Arc::new(Poison::default());
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
     let pool = match options.single_threaded {
@@ -160,6 +166,7 @@ fn start<D: Disk>(
         Arc::clone(&poison),
         pool.clone(),
         reserve,
+        disk.ledger().cloned(),
         tail,
         ready,
         next_number,
@@ -175,6 +182,7 @@ fn start<D: Disk>(
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
         usage,
+        look_every: look_every(&options),
         room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
@@ -218,6 +226,7 @@ fn start<D: Disk>(
         Arc::clone(&driver),
         Arc::clone(&space),
         Arc::clone(&views),
+        Alarm::new(options.on_space_low.clone()),
         chain_of_images,
         report.bytes,
     ));
@@ -231,6 +240,7 @@ fn start<D: Disk>(
     };
     // Without space there is none for now; ordinary writes wait for it.
     drop(space.reserve.suit(upkeep.load()));
+    disk.enforce();
     space.start();
     Ok(Inner {
         disk,
@@ -246,6 +256,12 @@ fn start<D: Disk>(
         closed: AtomicBool::new(false),
         session: Mutex::new(Some(Session { keeper, caretaker, lock })),
     })
+}
+
+/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time.
+fn look_every(options: &Options) -> u64 {
+    let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
+    UPKEEP_EVERY.min((threshold / 4).max(LOOK_EVERY_MIN))
 }
 
 fn start_workers<D: Disk>(

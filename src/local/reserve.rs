@@ -101,7 +101,11 @@ impl<D: Disk> Reserve<D> {
     ///
     /// # Errors
     /// The disk's own, that of a file that somebody else may have open among them.
-    pub(crate) fn open(disk: Arc<D>, segment_len: u64) -> io::Result<Reserve<D>> {
+    pub(crate) fn open(
+        disk: Arc<D>,
+        segment_len: u64,
+        max_bytes: Option<u64>,
+    ) -> io::Result<Reserve<D>> {
         let file = match disk.open(FileName::Reserve, How::ReadWrite) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -109,6 +113,7 @@ impl<D: Disk> Reserve<D> {
         };
         let len = file.as_ref().map_or(Ok(0), DiskFile::len)?;
         let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX));
+        let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / 4 / PAGE * PAGE));
         let load = StoreLoad::default();
         let state = State { file, len, goal: len_min, load, sound: false, given_up: false };
         Ok(Reserve {

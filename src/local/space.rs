@@ -32,12 +32,13 @@ use std::sync::Arc;
 pub(crate) use make::{Source, take_back};
 
 use crate::canary::{Bug, planted};
-use crate::error::{Error, IoOp, Result};
+use crate::error::{Error, IoOp, OverQuota, Result, SpaceLimit};
 use crate::io::pool::IoPool;
 use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::poison::Poison;
+use crate::local::quota::Ledger;
 use crate::local::reserve::{Claim, Fit, Reserve, is_full};
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
@@ -77,6 +78,7 @@ pub(crate) struct Space<D: Disk> {
     /// `None` in single-threaded mode: whoever needs space makes it.
     pool: Option<Arc<IoPool>>,
     pub(crate) reserve: Reserve<D>,
+    quota: Option<Arc<Ledger>>,
     state: Mutex<State<D::File>>,
     changed: Condvar,
     zeroed: Counter,
@@ -135,6 +137,7 @@ impl<D: Disk> Space<D> {
         poison: Arc<Poison>,
         pool: Option<Arc<IoPool>>,
         reserve: Reserve<D>,
+        quota: Option<Arc<Ledger>>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -172,6 +175,7 @@ impl<D: Disk> Space<D> {
             poison,
             pool,
             reserve,
+            quota,
             state: Mutex::new(state),
             changed: Condvar::new(),
             zeroed: Counter::default(),
@@ -194,12 +198,27 @@ impl<D: Disk> Space<D> {
     /// # Errors
     /// [`Error::StorageFull`] and the disk's own.
     pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
+        if self.quota.as_ref().is_some_and(|quota| quota.is_over()) {
+            return Err(self.full(PAGE));
+        }
         let fit = self.reserve.fit(block_count);
         if fit == Fit::TooSmall || self.reserve.is_short() {
             let suited = self.reserve.suit_blocks(block_count);
             suited.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
         }
         Ok(fit == Fit::Tight)
+    }
+
+    /// Whether nothing may be taken but by what makes space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.reserve.is_short() || self.quota.as_ref().is_some_and(|quota| quota.is_over())
+    }
+
+    /// The error of what may not have so many bytes.
+    pub(crate) fn full(&self, needed: u64) -> Error {
+        let ends = self.quota.as_ref().filter(|quota| quota.left() < needed);
+        let limit = ends.map_or(SpaceLimit::Disk, |quota| SpaceLimit::MaxBytes(quota.max()));
+        Error::StorageFull { needed, path: self.disk.path().to_path_buf(), limit }
     }
 
     /// Lets the log write the active segment up to `end`.
@@ -217,7 +236,7 @@ impl<D: Disk> Space<D> {
         state.bulk = end - state.tail >= BULK_LEN;
         let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max);
         let zeroer = &state.active.zeroer;
-        let more = (!self.reserve.is_short()).then(|| zeroer.reserve(written, to - written));
+        let more = (!self.is_full()).then(|| zeroer.reserve(written, to - written));
         let to = match more {
             Some(Ok(())) => to,
             Some(Err(source)) if !is_full(&source) => {
@@ -318,8 +337,10 @@ impl<D: Disk> Space<D> {
 
     /// Waits until `len` bytes behind the tail are zeroed.
     pub(crate) fn prepare(self: &Arc<Self>, len: u64) -> Result<()> {
-        let refilled = if self.reserve.is_short() { self.reserve.refill() } else { Ok(()) };
-        refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+        if self.is_full() {
+            let refilled = self.reserve.refill();
+            refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+        }
         let mut state = self.state.lock();
         state.wanted = len;
         state.failure = None;
@@ -425,9 +446,11 @@ impl<D: Disk> Space<D> {
     }
 
     fn failed(&self, source: &io::Error) -> Error {
-        let again = match source.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => source.kind().into(),
+        let over = source.get_ref().and_then(|inner| inner.downcast_ref::<OverQuota>());
+        let again = match (source.raw_os_error(), over) {
+            (Some(code), _) => io::Error::from_raw_os_error(code),
+            (None, Some(over)) => io::Error::new(source.kind(), *over),
+            (None, None) => source.kind().into(),
         };
         self.refused(again, self.options.segment_len)
     }

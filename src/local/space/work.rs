@@ -127,7 +127,7 @@ impl<D: Disk> Space<D> {
             return Some(make_next);
         }
         let ahead_len = state.ahead_len();
-        let own = if state.bulk || self.reserve.is_short() { 0 } else { self.goal(state) };
+        let own = if state.bulk || self.is_full() { 0 } else { self.goal(state) };
         let goal = own.max(if state.bulk { 0 } else { state.wanted });
         if ahead_len >= goal {
             return None;
