@@ -27,10 +27,12 @@ use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
+use crate::local::stall::StallLog;
 use crate::local::upkeep::Call;
 use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
+use crate::stats::StallCause;
 use crate::sync::channel::Receiver;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::ticket::{Reply, nobody};
@@ -63,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
     pub(crate) usage: Usage,
+    pub(crate) stalls: Arc<StallLog>,
     /// Log bytes after which the upkeep looks at the store.
     pub(crate) look_every: u64,
     /// A write found no space: some may be made by emptying segments.
@@ -276,12 +279,14 @@ impl<D: Disk> Log<D> {
         for (sequence, number, end) in laid.ends() {
             self.shared.usage.used(sequence, number, end);
         }
+        let written = self.disk.now();
+        self.shared.stalls.note(StallCause::Write, written.saturating_sub(started));
         self.note_written();
         if !sync || planted(Bug::AckBeforeSync) {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
         }
-        let synced = match self.appender.sync() {
+        let sync_count = match self.appender.sync() {
             Ok(count) => count,
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
         };
@@ -291,9 +296,11 @@ impl<D: Disk> Log<D> {
             let source = io::ErrorKind::Other.into();
             return Outcome::Failed(cause, Error::io(IoOp::Sync, self.disk.path(), source));
         }
-        self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
+        self.shared.syncs.fetch_add(sync_count, Ordering::Relaxed);
         self.unsynced_since = None;
-        self.flight_time = (self.flight_time * 7 + self.disk.now().saturating_sub(started)) / 8;
+        let synced = self.disk.now();
+        self.shared.stalls.note(StallCause::Sync, synced.saturating_sub(written));
+        self.flight_time = (self.flight_time * 7 + synced.saturating_sub(started)) / 8;
         self.core.set_pace(pace(self.flight_time));
         Outcome::Done
     }

@@ -37,6 +37,7 @@ mod salvage;
 mod scan;
 mod segment;
 mod space;
+mod stall;
 mod together;
 mod upkeep;
 mod usage;
@@ -74,6 +75,7 @@ use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
+use crate::stats::StallCause;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::transaction::inclusive;
@@ -489,11 +491,13 @@ impl<D: Disk> Engine for LocalBackend<D> {
         }
         if self.inner.pool.is_none() {
             // Nobody else looks after the store. What stands in its way need not stand in ours.
-            drop(self.inner.upkeep.run_due(false));
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
         }
         if batch.frees() && self.inner.space.reserve.is_low() {
             // Without success it may still find space.
-            drop(self.inner.upkeep.make_room());
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));
         }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
@@ -533,6 +537,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
         stats.reserve_bytes = self.inner.space.reserve.len();
         stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
+        stats.stalls = shared.stalls.all();
         stats.segments = self.inner.views.count() as u64;
     }
 }

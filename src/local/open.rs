@@ -33,6 +33,7 @@ use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{MapSegment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
+use crate::local::stall::StallLog;
 use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
 use crate::local::usage::Usage;
 use crate::local::{Inner, Options, Session, WriteMode};
@@ -158,6 +159,8 @@ fn start<D: Disk>(
     let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
+    let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
+    let stalls = Arc::new(StallLog::new(clock));
     let space = Space::new(
         Arc::clone(&disk),
         store,
@@ -167,6 +170,7 @@ fn start<D: Disk>(
         pool.clone(),
         reserve,
         disk.ledger().cloned(),
+        Arc::clone(&stalls),
         tail,
         ready,
         next_number,
@@ -182,6 +186,7 @@ fn start<D: Disk>(
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
         usage,
+        stalls,
         look_every: look_every(&options),
         room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),

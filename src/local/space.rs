@@ -41,7 +41,9 @@ use crate::local::poison::Poison;
 use crate::local::quota::Ledger;
 use crate::local::reserve::{Claim, Fit, Reserve, is_full};
 use crate::local::segment::{Segment, Views};
+use crate::local::stall::StallLog;
 use crate::mvcc::counters::Counter;
+use crate::stats::StallCause;
 use crate::sync::{Condvar, Mutex};
 
 /// Zeroed ahead in a new store, and by one step of a worker at least.
@@ -79,6 +81,7 @@ pub(crate) struct Space<D: Disk> {
     pool: Option<Arc<IoPool>>,
     pub(crate) reserve: Reserve<D>,
     quota: Option<Arc<Ledger>>,
+    stalls: Arc<StallLog>,
     state: Mutex<State<D::File>>,
     changed: Condvar,
     zeroed: Counter,
@@ -138,6 +141,7 @@ impl<D: Disk> Space<D> {
         pool: Option<Arc<IoPool>>,
         reserve: Reserve<D>,
         quota: Option<Arc<Ledger>>,
+        stalls: Arc<StallLog>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -176,6 +180,7 @@ impl<D: Disk> Space<D> {
             pool,
             reserve,
             quota,
+            stalls,
             state: Mutex::new(state),
             changed: Condvar::new(),
             zeroed: Counter::default(),
@@ -198,12 +203,10 @@ impl<D: Disk> Space<D> {
     /// # Errors
     /// [`Error::StorageFull`] and the disk's own.
     pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
-        if self.quota.as_ref().is_some_and(|quota| quota.is_over()) {
-            return Err(self.full(PAGE));
-        }
         let fit = self.reserve.fit(block_count);
         if fit == Fit::TooSmall || self.reserve.is_short() {
-            let suited = self.reserve.suit_blocks(block_count);
+            let suit = || self.reserve.suit_blocks(block_count);
+            let suited = self.stalls.wait(StallCause::Full, suit);
             suited.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
         }
         Ok(fit == Fit::Tight)
@@ -223,6 +226,13 @@ impl<D: Disk> Space<D> {
 
     /// Lets the log write the active segment up to `end`.
     pub(crate) fn reserve(&self, end: u64, claim: Claim) -> Result<()> {
+        if end <= self.state.lock().active.written {
+            return Ok(());
+        }
+        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up(end, claim))
+    }
+
+    fn catch_up(&self, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.active.segment.sequence;
         while state.active.written < end && state.zeroing == Some(sequence) {
@@ -264,6 +274,17 @@ impl<D: Disk> Space<D> {
         count: usize,
         claim: Claim,
     ) -> Result<Arc<Segment<D::File>>> {
+        if let Some(ahead) = self.state.lock().ready.get(count - 1) {
+            return Ok(Arc::clone(&ahead.segment));
+        }
+        self.stalls.wait(StallCause::NextSegment, || self.await_upcoming(count, claim))
+    }
+
+    fn await_upcoming(
+        self: &Arc<Self>,
+        count: usize,
+        claim: Claim,
+    ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
         loop {
@@ -290,6 +311,13 @@ impl<D: Disk> Space<D> {
 
     /// Lets the log write an upcoming segment up to `end`.
     pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
+        if end <= self.state.lock().ready[count - 1].written {
+            return Ok(());
+        }
+        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up_upcoming(count, end, claim))
+    }
+
+    fn catch_up_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.ready[count - 1].segment.sequence;
         while state.ready[count - 1].written < end && state.zeroing == Some(sequence) {
