@@ -59,6 +59,8 @@ fn store_takes_no_more_than_its_quota_and_says_that_it_is_the_quota() {
         assert!(count > 40, "a quota of 1 MiB was used up by {count} blocks of 10 kB");
         assert!(taken(&disk) <= MAX, "{} bytes are taken", taken(&disk));
         holds(&store, 1..=count);
+        let error = store.prepare_space(2 * MAX).expect_err("more than the quota");
+        assert!(is_quota(&error, MAX), "{error:?}");
         let space = store.space().expect("a report");
         assert_eq!((space.max_bytes, space.file_bytes), (Some(MAX), taken(&disk)));
         assert!(space.left_bytes <= MAX - taken(&disk), "{space:?}");

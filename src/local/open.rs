@@ -92,7 +92,8 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
         snapshot_pinned_max: options.snapshot_pinned_max,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
-    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes);
+    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes)
+        .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(map_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;

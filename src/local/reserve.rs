@@ -12,7 +12,7 @@
 //! 3. It is large enough for the blocks of the store before more are written. The upkeep sees to that ahead
 //!    of time; a write that is faster does it itself. Each step is a share of the whole, so they are few.
 //! 4. Nothing is ever read from it. Losing it costs the promise and no data, so an error other than lack of
-//!    space gives it up until the next open instead of standing in the way of writes.
+//!    space that it meets in an open store gives it up until the next open, and stands in no write's way.
 //!
 //! What is drawn passes through the file system: another program that writes at that moment may take it.
 
@@ -98,21 +98,25 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 
 impl<D: Disk> Reserve<D> {
     /// Looks for what an earlier session left. Changes nothing.
-    pub(crate) fn open(disk: Arc<D>, segment_len: u64, max_bytes: Option<u64>) -> Reserve<D> {
+    ///
+    /// # Errors
+    /// The disk's own, that of a file that somebody else may have open among them.
+    pub(crate) fn open(
+        disk: Arc<D>,
+        segment_len: u64,
+        max_bytes: Option<u64>,
+    ) -> io::Result<Reserve<D>> {
         let file = match disk.open(FileName::Reserve, How::ReadWrite) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.and_then(|file| Ok(Some((file.len()?, file)))),
+            Ok(file) => Some(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
         };
+        let len = file.as_ref().map_or(Ok(0), DiskFile::len)?;
         let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX));
         let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / 4 / PAGE * PAGE));
-        let given_up = file.is_err();
-        let (len, file) = match file.ok().flatten() {
-            Some((len, file)) => (len, Some(file)),
-            None => (0, None),
-        };
         let load = StoreLoad::default();
-        let state = State { file, len, goal: len_min, load, sound: false, given_up };
-        Reserve {
+        let state = State { file, len, goal: len_min, load, sound: false, given_up: false };
+        Ok(Reserve {
             disk,
             len_min,
             segment_len,
@@ -120,7 +124,7 @@ impl<D: Disk> Reserve<D> {
             short: AtomicBool::new(false),
             block_count_max: AtomicU64::new(0),
             drawn_len: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Keeps enough for the checkpoints of a store and for emptying segments of it, at once or from the next

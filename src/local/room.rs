@@ -37,22 +37,29 @@ impl<D: Disk> Upkeep<D> {
         if state.room_made_at.is_some_and(|before| written_len() - before < ROOM_EVERY) {
             return Ok(());
         }
+        state.makes_room = true;
+        let made = self.empty_what_fits(state, is_wanted && !is_low);
+        state.makes_room = false;
         state.room_made_at = Some(written_len());
+        // What is still missing is asked for again by the next write.
+        drop(reserve.refill());
+        made
+    }
+
+    /// Empties segments: as many as are worth it, or until there is room for the next segment.
+    fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
         self.driver.roll()?;
         self.shrink()?;
         self.checkpoint_with(state)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         while let Some(victim) = self.victim_of_need(state, newest) {
-            if self.shared.upkeep.is_stopped() || (is_wanted && !is_low && self.has_room()) {
+            if self.shared.upkeep.is_stopped() || (until_room && self.has_room()) {
                 break;
             }
             self.empty(state, victim, false)?;
             self.checkpoint_with(state)?;
         }
-        state.room_made_at = Some(written_len());
-        // What is still missing is asked for again by the next write.
-        drop(reserve.refill());
         Ok(())
     }
 
@@ -61,5 +68,33 @@ impl<D: Disk> Upkeep<D> {
         let reserve = &self.space.reserve;
         let wanted_len = self.space.segment_room() + PAGE;
         reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend};
+
+    #[test]
+    fn checkpoints_of_a_full_store_leave_no_row_of_deltas() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        for id in 1..=100 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 5000]);
+            store.write_block(block).expect("writes");
+        }
+        store.checkpoint().expect("a base");
+        let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
+        for id in 1..=20 {
+            store.delete_block(BlockId(id)).expect("a delete");
+            assert!(store.inner.space.reserve.draw(PAGE), "nothing is kept");
+            store.checkpoint().expect("a checkpoint");
+            let len = upkeep.checkpoint_len();
+            assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");
+        }
     }
 }

@@ -203,9 +203,6 @@ impl<D: Disk> Space<D> {
     /// # Errors
     /// [`Error::StorageFull`] and the disk's own.
     pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
-        if self.quota.as_ref().is_some_and(|quota| quota.is_over()) {
-            return Err(self.full(PAGE));
-        }
         let fit = self.reserve.fit(block_count);
         if fit == Fit::TooSmall || self.reserve.is_short() {
             let suit = || self.reserve.suit_blocks(block_count);

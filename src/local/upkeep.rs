@@ -82,6 +82,8 @@ pub(super) struct State {
     old: BTreeSet<ImageName>,
     /// How long the log was when space was made last.
     pub(super) room_made_at: Option<u64>,
+    /// Space is being made.
+    pub(super) makes_room: bool,
     /// How long the log was when an idle store came to rest.
     pub(super) idle_at: Option<u64>,
     /// Segments that could not be emptied: something in them is damaged.
@@ -233,7 +235,7 @@ impl<D: Disk> Upkeep<D> {
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
-        let (reserve, is_tight) = (&self.space.reserve, self.space.is_full());
+        let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
         let mut more = PAGE;
         let made = loop {
             match state.chain.extend(disk, &self.store, number, index, summary, &listed, is_tight) {

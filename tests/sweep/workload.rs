@@ -61,6 +61,7 @@ pub const SCRIPTED: &[&str] = &[
 /// Paths that scripted words take, whatever becomes of the store afterwards.
 pub const PATHS: &[&str] =
     &["zero ahead", "group of 1", "group of 2", "group of 8", "segment recycled", "compaction"];
+
 /// Words that delete, compact, checkpoint and open again while the disk is full.
 pub const FULL: &[&str] = &[
     "slsfddrdkcgs",
