@@ -4,6 +4,7 @@
 //! backend need not offer has a default here: built from the calls that it must offer where that is
 //! possible, [`Error::Unsupported`] where it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::{Block, BlockId, Lsn, TransactionId};
@@ -305,6 +306,12 @@ pub trait StorageBackend: Send + Sync {
             return Err(Error::InvalidArgument { argument: "lsn", reason: "no commit has it yet" });
         }
         if lsn <= stats.durable_lsn { Ok(()) } else { self.sync() }
+    }
+
+    /// A handle to the same store for a transaction to keep, where the backend has one at hand that is
+    /// cheaper than a clone; `None` where it has not.
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        None
     }
 
     /// The oldest snapshot that an open transaction reads; older versions are kept for it. `None`

@@ -84,7 +84,7 @@ pub(crate) enum Bug {
     /// Caught by regressions length_of_a_closed_log_is_durable_before_use.
     SegmentUnsynced = 23,
     /// B22: the commit after recovery gets the number of the last one that was written again.
-    /// Caught by full_disk full_disk_loses_nothing_at_reopen.
+    /// Caught by full_disk store_that_needs_recovery_opens_and_deletes_on_a_full_disk.
     LsnGivenTwice = 24,
     /// B23: a store without its description is taken for an unfinished one, and its log removed.
     /// Caught by errors lost_description_is_named.

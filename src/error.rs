@@ -80,12 +80,14 @@ pub enum Error {
     },
     /// No space is left for this write. Nothing was written and the store is not poisoned: reads
     /// and deletes go on, and writes resume when space returns.
-    #[error("no space left: the write needs {needed} bytes on {}", path.display())]
+    #[error("no space left {limit}: the write needs {needed} bytes on {}", path.display())]
     StorageFull {
         /// Bytes that the write needed.
         needed: u64,
         /// The store's directory.
         path: PathBuf,
+        /// What there is no space left on or within.
+        limit: SpaceLimit,
     },
     /// The payload is longer than the store's limit. Split it, or open the store with a larger
     /// `block_len_max`.
@@ -308,6 +310,30 @@ pub enum SnapshotLimit {
     PinnedBytes(u64),
 }
 
+/// What sets an end to a store's space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpaceLimit {
+    /// The file system, or what it grants its user.
+    Disk,
+    /// The store's own `max_bytes`.
+    MaxBytes(u64),
+}
+
+/// The store's own quota refuses to let a file grow: inside of the [`io::Error`] that says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverQuota {
+    pub(crate) max: u64,
+}
+
+impl std::fmt::Display for OverQuota {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the store may take {} bytes", self.max)
+    }
+}
+
+impl std::error::Error for OverQuota {}
+
 /// What made the store refuse writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -331,7 +357,9 @@ impl Error {
     pub(crate) fn space(op: IoOp, directory: &Path, needed: u64, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::StorageFull { needed, path: directory.to_path_buf() }
+                let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<OverQuota>());
+                let limit = inner.map_or(SpaceLimit::Disk, |over| SpaceLimit::MaxBytes(over.max));
+                Error::StorageFull { needed, path: directory.to_path_buf(), limit }
             }
             _ => Error::io(op, directory, source),
         }
@@ -427,6 +455,15 @@ impl std::fmt::Display for SnapshotLimit {
             SnapshotLimit::PinnedBytes(max) => {
                 write!(f, "it was the oldest when snapshots kept more than {max} bytes")
             }
+        }
+    }
+}
+
+impl std::fmt::Display for SpaceLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SpaceLimit::Disk => f.write_str("on the disk"),
+            SpaceLimit::MaxBytes(max) => write!(f, "within the store's {max} bytes"),
         }
     }
 }

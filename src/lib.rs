@@ -33,7 +33,7 @@ pub use block::{
 };
 pub use durability::Durability;
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit, SpaceLimit,
     TransactionState,
 };
 #[cfg(feature = "fuzzing")]
@@ -45,7 +45,7 @@ pub use local::{
     VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
-pub use stats::{OldestSnapshot, StorageStats};
+pub use stats::{OldestSnapshot, Stall, StallCause, Stalls, StorageStats};
 pub use ticket::CommitTicket;
 pub use transaction::{
     BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,

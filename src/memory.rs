@@ -10,9 +10,10 @@ use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::error::{Error, Result};
 use crate::io::Env;
-use crate::io::os::clock;
+use crate::io::os::coarse_clock;
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::engine::{Limits, OPEN_TRANSACTIONS_MAX};
+use crate::mvcc::handles::Handles;
 use crate::mvcc::overlay::Overlay;
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::{Engine, Mvcc};
@@ -33,6 +34,8 @@ use crate::ticket::CommitTicket;
 #[derive(Clone)]
 pub struct MemoryBackend {
     inner: Arc<Inner>,
+    /// `None` in those that are in there.
+    handles: Option<Arc<Handles<MemoryBackend>>>,
 }
 
 struct Inner {
@@ -104,7 +107,7 @@ impl Default for MemoryOptions {
             snapshot_age_max: Duration::MAX,
             snapshot_pinned_max: u64::MAX,
         };
-        MemoryOptions { limits, clock: Box::new(clock) }
+        MemoryOptions { limits, clock: Box::new(coarse_clock) }
     }
 }
 
@@ -137,7 +140,7 @@ impl MemoryOptions {
     /// Takes the time from `env`, for instance a simulated one, and not from the operating system.
     #[must_use]
     pub fn clock_of(mut self, env: impl Env) -> MemoryOptions {
-        self.clock = Box::new(move || env.now());
+        self.clock = Box::new(move || env.recently());
         self
     }
 
@@ -145,7 +148,7 @@ impl MemoryOptions {
     pub fn build(self) -> MemoryBackend {
         let MemoryOptions { limits, clock } = self;
         let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default(), clock };
-        MemoryBackend { inner: Arc::new(inner) }
+        MemoryBackend { inner: Arc::new(inner), handles: Some(Arc::default()) }
     }
 }
 
@@ -180,6 +183,12 @@ impl Engine for MemoryBackend {
 
     fn mvcc(&self) -> &Mvcc<Block> {
         &self.inner.mvcc
+    }
+
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        let inner = &self.inner;
+        let handles = self.handles.as_ref()?;
+        Some(handles.get(|| MemoryBackend { inner: Arc::clone(inner), handles: None }))
     }
 
     fn fetch(&self, _id: BlockId, version: &Block) -> Result<Option<Block>> {

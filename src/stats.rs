@@ -51,8 +51,14 @@ pub struct StorageStats {
     pub zeroed_bytes: u64,
     /// Bytes of the checkpoints in use.
     pub checkpoint_bytes: u64,
+    /// Bytes that are kept for deletes, compaction and recovery on a full disk, as of now.
+    pub reserve_bytes: u64,
+    /// Bytes of them that were used since open.
+    pub reserve_drawn_bytes: u64,
     /// Log files, the active one and those prepared ahead included.
     pub segments: u64,
+    /// Waits of writers, by cause.
+    pub stalls: Stalls,
 }
 
 /// The oldest snapshot that an open transaction reads: what older versions are kept for.
@@ -62,4 +68,99 @@ pub struct OldestSnapshot {
     pub lsn: Lsn,
     /// How long ago its transaction began.
     pub age: Duration,
+}
+
+/// Why writers waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum StallCause {
+    /// As many bytes of commits were under way as may be (`in_flight_len_max`).
+    InFlight,
+    /// As many commits were handed in and not looked at as may be.
+    Queue,
+    /// The log had caught up with the space zeroed ahead: it waited for a worker, or took space itself.
+    SpaceAhead,
+    /// The next segment was not ready.
+    NextSegment,
+    /// Writing a group took long.
+    Write,
+    /// Syncing a group took long.
+    Sync,
+    /// A checkpoint or compaction held the log between two groups.
+    Upkeep,
+    /// The disk or the quota is full: room had to be made, or the reserve filled up, first.
+    Full,
+}
+
+/// How many causes there are.
+pub(crate) const STALL_CAUSE_COUNT: usize = 8;
+
+impl StallCause {
+    /// All causes.
+    pub const ALL: [StallCause; STALL_CAUSE_COUNT] = [
+        StallCause::InFlight,
+        StallCause::Queue,
+        StallCause::SpaceAhead,
+        StallCause::NextSegment,
+        StallCause::Write,
+        StallCause::Sync,
+        StallCause::Upkeep,
+        StallCause::Full,
+    ];
+}
+
+impl std::fmt::Display for StallCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            StallCause::InFlight => "bytes in flight",
+            StallCause::Queue => "full queue",
+            StallCause::SpaceAhead => "no space ahead",
+            StallCause::NextSegment => "no next segment",
+            StallCause::Write => "slow write",
+            StallCause::Sync => "slow sync",
+            StallCause::Upkeep => "upkeep",
+            StallCause::Full => "full disk",
+        })
+    }
+}
+
+/// Waits of 10 ms and more, of one cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stall {
+    /// How many there were.
+    pub count: u64,
+    /// How long they took in all.
+    pub total: Duration,
+    /// How long the longest one took.
+    pub longest: Duration,
+}
+
+/// Waits of writers of 10 ms and more since open, by cause. What holds up the log holds up everybody in its
+/// queue, and is counted once.
+///
+/// # Examples
+/// ```
+/// use aegis_blocks::{MemoryBackend, StallCause, StorageBackend};
+/// let stalls = MemoryBackend::new().stats().stalls;
+/// assert_eq!(stalls.of(StallCause::Sync).count, 0);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalls([Stall; STALL_CAUSE_COUNT]);
+
+impl Stalls {
+    pub(crate) fn from_fn(of: impl Fn(StallCause) -> Stall) -> Stalls {
+        Stalls(StallCause::ALL.map(of))
+    }
+
+    /// Those of one cause.
+    pub fn of(&self, cause: StallCause) -> Stall {
+        self.0[cause as usize]
+    }
+
+    /// The causes that there were stalls of.
+    pub fn iter(&self) -> impl Iterator<Item = (StallCause, Stall)> {
+        let all = StallCause::ALL.into_iter().zip(self.0);
+        all.filter(|(_, stall)| stall.count > 0)
+    }
 }

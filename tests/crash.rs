@@ -13,7 +13,7 @@ use sweep::damage::{self, Victim};
 use sweep::faults::{self, Start};
 use sweep::tally::Tally;
 use sweep::threads;
-use sweep::workload::{self, SCRIPTED, words};
+use sweep::workload::{self, FULL, SCRIPTED, words};
 
 const PROFILES: [Profile; 3] = [Profile::Posix, Profile::Journaled, Profile::Paranoid];
 
@@ -30,7 +30,38 @@ fn power_cut_loses_no_acknowledged_commit() {
             }
         }
     }
-    tally.finish();
+    let paths: Vec<_> = paths.into_iter().filter(|path| *path != "reserve drawn").collect();
+    tally.finish_some(&paths);
+}
+
+#[test]
+fn power_cut_on_a_full_disk_loses_no_acknowledged_commit() {
+    let name = "power_cut_on_a_full_disk_loses_no_acknowledged_commit";
+    let mut tally = Tally::new(name, &[cuts::PATHS, workload::PATHS].concat());
+    for (number, word) in FULL.iter().enumerate() {
+        let profile = PROFILES[number % 3];
+        let case = tally.case(format!("{profile:?}/{word}/"));
+        if tally.runs(&case, 1) {
+            tally.count("workloads");
+            cuts::sweep(&mut tally, &case, word, profile, 30);
+        }
+    }
+    tally.finish_some(&["reserve drawn", "torn tail cut", "checkpoint used", "commit lost"]);
+}
+
+#[test]
+fn power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit() {
+    let name = "power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit";
+    let mut tally = Tally::new(name, &["cut of a cut", "rewritten again"]);
+    for (number, word) in FULL.iter().enumerate() {
+        let profile = PROFILES[number % 3];
+        let case = tally.case(format!("{profile:?}/{word}/"));
+        if tally.runs(&case, 1) {
+            tally.count("workloads");
+            cuts::sweep_twice(&mut tally, &case, word, profile, 300);
+        }
+    }
+    tally.finish_some(&["cut of a cut"]);
 }
 
 #[test]
@@ -46,9 +77,9 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
             cuts::sweep(&mut tally, &case, &word, profile, 100);
         }
     }
-    // Big commits and groups are in scripted words only, and short ones fill no segment again.
-    let scripted = ["big commit", "group of 2", "group of 8", "segment recycled"];
-    let paths: Vec<_> = paths.into_iter().filter(|path| !scripted.contains(path)).collect();
+    // Big commits, groups and a full disk are in other words only, and short ones fill no segment again.
+    let elsewhere = ["big commit", "group of 2", "group of 8", "segment recycled", "reserve drawn"];
+    let paths: Vec<_> = paths.into_iter().filter(|path| !elsewhere.contains(path)).collect();
     tally.finish_some(&paths);
 }
 
@@ -78,7 +109,7 @@ const FAULTED: &[&str] = &[
 fn failed_operation_never_breaks_a_promise() {
     let paths = [faults::PATHS, workload::PATHS].concat();
     let mut tally = Tally::new("failed_operation_never_breaks_a_promise", &paths);
-    for (number, word) in FAULTED.iter().chain(SCRIPTED).enumerate() {
+    for (number, word) in FAULTED.iter().chain(SCRIPTED).chain(FULL).enumerate() {
         let profile = PROFILES[number % 3];
         for crashed in [false, true] {
             let case = tally.case(format!("{profile:?}/{word}/{crashed}/"));

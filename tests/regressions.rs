@@ -275,3 +275,21 @@ fn removed_lock_file_lets_nobody_in() {
     store.close().expect("closed");
     options().open(&path).expect("free again").close().expect("closed");
 }
+
+/// With the last 64 ids in a checkpoint, listing went on behind the last page: at the first one again, for
+/// ever and into more and more memory (or into a panic, where overflows are checked).
+#[test]
+fn listing_ends_behind_the_last_id_of_a_checkpoint() {
+    let store = open(&SimDisk::new(1));
+    let ids = [1, 70, u64::MAX - 1, u64::MAX];
+    for id in ids {
+        store.write_block(block(id, 10)).expect("writes");
+    }
+    store.checkpoint().expect("a checkpoint");
+    let listed = store.ids(..).expect("lists");
+    assert!(listed.iter().map(|id| id.0).eq(ids), "{listed:?}");
+    let from = store.ids(BlockId(u64::MAX)..).expect("lists");
+    assert_eq!(from, [BlockId(u64::MAX)]);
+    let blocks: Result<Vec<Block>, Error> = store.blocks(..).expect("walks").collect();
+    assert_eq!(blocks.expect("reads").len(), ids.len());
+}

@@ -30,6 +30,8 @@ pub enum FileName {
     Meta,
     /// `LOCK`: locked while the store is open, never removed.
     Lock,
+    /// `RESERVE`: takes space that is given back when the disk is full; holds nothing.
+    Reserve,
     /// `SEG-<16 hex>`: a log segment.
     Segment(u64),
     /// `CKPT-<16 hex>`: an image of the index.
@@ -46,6 +48,7 @@ impl fmt::Display for FileName {
             FileName::Meta => f.write_str("META"),
             FileName::Lock => f.write_str("LOCK"),
             FileName::Manifest => f.write_str("MANIFEST"),
+            FileName::Reserve => f.write_str("RESERVE"),
             FileName::Segment(n) => write!(f, "SEG-{n:016x}"),
             FileName::Checkpoint(n) => write!(f, "CKPT-{n:016x}"),
             FileName::Temporary(n) => write!(f, "TMP-{n:016x}"),
@@ -57,7 +60,7 @@ impl FileName {
     /// The number in the name; 0 where there is none.
     pub(crate) fn number(self) -> u64 {
         match self {
-            FileName::Meta | FileName::Lock | FileName::Manifest => 0,
+            FileName::Meta | FileName::Lock | FileName::Reserve | FileName::Manifest => 0,
             FileName::Segment(n) | FileName::Checkpoint(n) | FileName::Temporary(n) => n,
         }
     }
@@ -73,6 +76,7 @@ impl FileName {
             "META" => Some(FileName::Meta),
             "LOCK" => Some(FileName::Lock),
             "MANIFEST" => Some(FileName::Manifest),
+            "RESERVE" => Some(FileName::Reserve),
             _ => {
                 if let Some(hex) = name.strip_prefix("SEG-") {
                     number(hex).map(FileName::Segment)
@@ -139,6 +143,11 @@ pub enum LockError {
 pub trait Env: Send + Sync + 'static {
     /// Returns a monotonic time. Only differences mean anything.
     fn now(&self) -> Duration;
+
+    /// Returns a time of the same clock that may be some milliseconds old, where that is cheaper to have.
+    fn recently(&self) -> Duration {
+        self.now()
+    }
 
     /// Fills `out` with random bytes, fit for salts.
     ///

@@ -28,15 +28,16 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
+use nix::time::ClockId;
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
 use crate::canary::{Bug, planted};
@@ -314,6 +315,10 @@ impl Env for OsDisk {
         clock()
     }
 
+    fn recently(&self) -> Duration {
+        coarse_clock()
+    }
+
     fn random(&self, mut out: &mut [u8]) -> io::Result<()> {
         while !out.is_empty() {
             match random_some(out) {
@@ -340,10 +345,25 @@ pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::
     Ok(Thread::new(move || handle.join().is_ok()))
 }
 
-/// The operating system's monotonic time, since it was first asked for.
-pub(crate) fn clock() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
+/// The operating system's monotonic time.
+fn clock() -> Duration {
+    time_of(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The same as of the kernel's last tick, for a fifth of the time.
+#[cfg(target_os = "linux")]
+pub(crate) fn coarse_clock() -> Duration {
+    time_of(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn coarse_clock() -> Duration {
+    clock()
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    // Refused only for clocks that the system does not have, and that were asked for by name.
+    clock.now().map_or(Duration::ZERO, Duration::from)
 }
 
 /// Lets other threads run.

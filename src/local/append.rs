@@ -32,6 +32,7 @@ use crate::local::commit::Group;
 use crate::local::format::frame::{ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::{PAGE, page_up};
 use crate::local::recent::Recent;
+use crate::local::reserve::Claim;
 use crate::local::segment::{Location, Segment};
 use crate::local::space::{Space, Tail};
 use crate::mvcc::batch::Operation;
@@ -158,7 +159,8 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
     pub(crate) fn lay_out<T>(&mut self, group: &Group<T>) -> Result<Laid<D::File>> {
-        let mut layout = Layout::start(self, group.durable);
+        let claim = if group.frees() { Claim::Reserved } else { Claim::Ordinary };
+        let mut layout = Layout::start(self, group.durable, claim);
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
                 layout.commit(lsn, &member.submission.batch.operations)?;
@@ -178,8 +180,22 @@ impl<D: Disk> Appender<D> {
         durable: Lsn,
         body: &[u8],
     ) -> Result<Laid<D::File>> {
-        let mut layout = Layout::start(self, durable);
+        // A witness is left out rather than written for the last of the space.
+        let claim = if kind == Kind::Witness { Claim::Ordinary } else { Claim::Reserved };
+        let mut layout = Layout::start(self, durable, claim);
         layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
+        layout.finish()
+    }
+
+    /// Lays out a mark at the beginning of the next segment, so that the active one can go as soon as it
+    /// is out of use.
+    ///
+    /// # Errors
+    /// As [`Appender::lay_out`].
+    pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Laid<D::File>> {
+        let mut layout = Layout::start(self, durable, Claim::Reserved);
+        layout.roll()?;
+        layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
         layout.finish()
     }
 
@@ -205,6 +221,18 @@ impl<D: Disk> Appender<D> {
         self.tail = laid.end.clone();
         self.space.advance(laid.rolled, self.tail.offset, len);
         Ok(())
+    }
+
+    pub(crate) fn space(&self) -> &Space<D> {
+        &self.space
+    }
+
+    /// Gives back what a segment that the log has left has behind its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file keeps its length, which does no harm.
+    pub(crate) fn cut_sealed(&self, end: LogPosition) -> Result<()> {
+        self.space.cut_sealed(end.sequence, end.offset)
     }
 
     /// Where the log goes on.
@@ -294,6 +322,7 @@ fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<(
 struct Layout<'a, D: Disk> {
     appender: &'a mut Appender<D>,
     durable: Lsn,
+    claim: Claim,
     at: Position<D::File>,
     rolled: usize,
     extents: Vec<Extent<D::File>>,
@@ -314,11 +343,12 @@ struct OpenFrame {
 }
 
 impl<'a, D: Disk> Layout<'a, D> {
-    fn start(appender: &'a mut Appender<D>, durable: Lsn) -> Layout<'a, D> {
+    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: Claim) -> Layout<'a, D> {
         appender.staging.clear();
         let at = appender.tail.clone();
         Layout {
             durable,
+            claim,
             rolled: 0,
             extents: Vec::new(),
             extent_start: at.offset,
@@ -458,7 +488,7 @@ impl<'a, D: Disk> Layout<'a, D> {
     fn roll(&mut self) -> Result<()> {
         self.close_extent()?;
         self.rolled += 1;
-        self.at.segment = self.appender.space.upcoming(self.rolled)?;
+        self.at.segment = self.appender.space.upcoming(self.rolled, self.claim)?;
         self.at.offset = PAGE;
         self.extent_start = PAGE;
         Ok(())
@@ -477,8 +507,8 @@ impl<'a, D: Disk> Layout<'a, D> {
         self.staged_from = self.appender.staging.len();
         let end = self.at.offset;
         match self.rolled {
-            0 => self.appender.space.reserve(end)?,
-            count => self.appender.space.reserve_upcoming(count, end)?,
+            0 => self.appender.space.reserve(end, self.claim)?,
+            count => self.appender.space.reserve_upcoming(count, end, self.claim)?,
         }
         self.extents.push(Extent {
             segment: Arc::clone(&self.at.segment),

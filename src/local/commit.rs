@@ -16,7 +16,9 @@
 //!
 //! When a write or sync fails, every member of that group and of every later one gets the error, and
 //! the queue and all that comes after is refused. When there was no space, nothing was written: the
-//! group and later ones are refused, their LSNs are taken back, and the core goes on.
+//! group and later ones are refused, their LSNs are taken back, and the core goes on. What only deletes or
+//! moves goes back to the head of the queue instead if somebody else's write was in its group: it may find
+//! space without that.
 //!
 //! **Waiting for company.** A closed loop of T callers tends to split into groups that take turns,
 //! because the first caller back finds the log free. So after a group has landed the core expects its
@@ -78,6 +80,11 @@ pub(crate) struct Group<T> {
 }
 
 impl<T> Group<T> {
+    /// Whether none of its commits writes a block.
+    pub(crate) fn frees(&self) -> bool {
+        self.members.iter().all(|member| member.submission.batch.frees())
+    }
+
     /// Commits of users with something to write.
     pub(crate) fn user_commit_count(&self) -> usize {
         self.commit_count - self.move_count
@@ -146,6 +153,18 @@ pub(crate) struct Pace {
     pub(crate) wait_max: Duration,
     /// After the latest arrival.
     pub(crate) gap_max: Duration,
+}
+
+impl Pace {
+    /// The pace when a group takes `flight_time` to write and sync: always less than the group that is
+    /// saved, and never long after the last arrival.
+    pub(crate) fn of(flight_time: Duration) -> Pace {
+        Pace {
+            wait_min: (flight_time / 5).min(Duration::from_micros(250)),
+            wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
+            gap_max: (flight_time / 2).min(Duration::from_micros(250)),
+        }
+    }
 }
 
 /// Limits of the core.
@@ -383,7 +402,7 @@ impl<T> CommitCore<T> {
     /// Refuses every group under way with the error of the first.
     fn take_back(&mut self, actions: &mut Actions<T>) {
         let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
-        let (mut first, mut cause) = (None, None);
+        let (mut first, mut cause, mut again) = (None, None, Vec::new());
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
             if !planted(Bug::RefusedStaysInFlight) {
@@ -395,7 +414,12 @@ impl<T> CommitCore<T> {
             if let Outcome::Full(error) | Outcome::Failed(_, error) = outcome {
                 first.get_or_insert(error);
             }
+            let retries = cause.is_none() && !group.frees();
             for member in group.members {
+                if retries && member.verdict.is_ok() && member.submission.batch.frees() {
+                    again.push(member.submission);
+                    continue;
+                }
                 let own = member.verdict.err();
                 let error = own.or_else(|| first.clone()).unwrap_or(Error::Closed);
                 actions.refuse.push((member.submission, error));
@@ -404,6 +428,7 @@ impl<T> CommitCore<T> {
         if !planted(Bug::LsnsStayTaken) {
             self.last_lsn = lsn_before;
         }
+        again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
         if let Some(cause) = cause {
             self.poison(cause, actions);
         }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::block::{Block, BlockId};
 use crate::canary::{Bug, planted};
-use crate::error::{Defect, Result};
+use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName};
 use crate::local::append::frame_len;
 use crate::local::commit::Submission;
@@ -45,6 +45,10 @@ const PACE_LEN: u64 = 32 << 20;
 /// Dead bytes that are not worth a segment's emptying.
 const DEAD_LEN_MIN: u64 = 256 << 10;
 
+/// What emptying a segment takes besides the moves: a checkpoint, its confirmation, and a page or two that
+/// are not filled.
+const MAKE_ROOM_LEN: u64 = 8 * PAGE;
+
 /// What the log holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
@@ -65,6 +69,8 @@ struct Goal {
     dead_len_max: u64,
     /// Segments from this one on are left alone.
     before: u64,
+    /// And those with more than this in force: the rest of the reserve is the deletes'.
+    fits_len: u64,
 }
 
 impl SegmentUse {
@@ -106,9 +112,16 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(&mut state)?;
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before: active };
-        while let Some(victim) = self.victim(&state, goal) {
+        let most =
+            Goal { amplification_max: 1.0, dead_len_max: 0, before: active, fits_len: u64::MAX };
+        loop {
+            let goal = Goal { fits_len: self.fits_len(), ..most };
+            let Some(victim) = self.victim(&state, goal) else { break };
+            if self.shared.upkeep.is_stopped() {
+                return Err(Error::Closed);
+            }
             self.empty(&mut state, victim, false)?;
+            self.let_go_if_full(&mut state)?;
         }
         self.checkpoint_with(&mut state)?;
         self.shrink()
@@ -120,11 +133,18 @@ impl<D: Disk> Upkeep<D> {
             // What is emptied could not go.
             return Ok(());
         }
+        if is_idle && state.idle_at.is_some_and(|at| self.written_len() - at < DEAD_LEN_MIN) {
+            // Blocks that do not fill pages and segments keep the log above the goal for ever.
+            return Ok(());
+        }
         let max = self.options.amplification_max;
+        // What is written from here on is as dense as it gets.
+        let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let goal = Goal {
             amplification_max: if is_idle { idle_max(max) } else { max },
             dead_len_max: DEAD_LEN_MIN,
-            before: u64::MAX,
+            before: active,
+            fits_len: u64::MAX,
         };
         loop {
             // What is dead as a whole needs no moves, only a checkpoint.
@@ -134,12 +154,29 @@ impl<D: Disk> Upkeep<D> {
             if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
                 self.checkpoint_with(state)?;
             }
-            let Some(victim) = self.victim(state, goal) else { return Ok(()) };
+            let victim = self.victim(state, goal).and_then(|_| {
+                // Only where there is one at all.
+                self.victim(state, Goal { fits_len: self.fits_len(), ..goal })
+            });
+            let Some(victim) = victim else {
+                state.idle_at = is_idle.then(|| self.written_len());
+                return Ok(());
+            };
             if self.shared.upkeep.is_stopped() {
                 return Ok(());
             }
             self.empty(state, victim, !is_idle)?;
+            self.let_go_if_full(state)?;
         }
+    }
+
+    /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
+    fn let_go_if_full(&self, state: &mut State) -> Result<()> {
+        if self.space.is_full() {
+            self.checkpoint_with(state)?;
+            drop(self.space.reserve.refill());
+        }
+        Ok(())
     }
 
     /// The segment to empty next, if there is too much that is dead.
@@ -158,13 +195,44 @@ impl<D: Disk> Upkeep<D> {
             segment.live_count > 0
                 && segment.sequence < newest.min(goal.before)
                 && !state.stuck.contains(&segment.sequence)
+                && segment.in_force() <= goal.fits_len
                 && segment.used_len - segment.in_force() > segment.used_len / 50
         });
         victims.copied().max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
     }
 
+    /// A segment to empty for want of space: it gives back at least as much as its moves take.
+    pub(super) fn victim_of_need(&self, state: &State, before: u64) -> Option<SegmentUse> {
+        let fits_len = self.fits_len();
+        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
+        // Each batch of moves takes a page, and may leave the end of a segment unused.
+        let is_worth_it = |victim: &SegmentUse| {
+            victim.used_len - victim.in_force() >= (victim.used_len / 8).max(MAKE_ROOM_LEN)
+        };
+        self.victim(state, goal).filter(is_worth_it)
+    }
+
+    /// What moves may take: what is free, and half of the reserve.
+    fn fits_len(&self) -> u64 {
+        let reserve = &self.space.reserve;
+        match self.disk.free_space() {
+            Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
+            Err(_) if reserve.is_short() => reserve.len() / 2,
+            Err(_) => u64::MAX,
+        }
+    }
+
+    /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
+    fn check_room(&self) -> Result<()> {
+        let reserve = &self.space.reserve;
+        match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
+            true => Err(self.space.full(reserve.missing_len())),
+            false => Ok(()),
+        }
+    }
+
     /// Moves what is in force in a segment.
-    fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
+    pub(super) fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
@@ -179,6 +247,7 @@ impl<D: Disk> Upkeep<D> {
                 moves_len += operation.payload_len();
                 moves.push((id, operation));
                 if moves_len >= batch_len {
+                    self.check_room()?;
                     self.write_moves(std::mem::take(&mut moves))?;
                     if paced {
                         self.rest(&mut pace, moves_len);
@@ -190,6 +259,7 @@ impl<D: Disk> Upkeep<D> {
                 break;
             }
         }
+        self.check_room()?;
         self.write_moves(moves)?;
         let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
         if rest.is_some_and(|rest| rest.live_count > 0) && !self.shared.upkeep.is_stopped() {
@@ -283,6 +353,44 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::BlockType;
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend};
+
+    #[test]
+    fn idle_store_comes_to_rest_though_its_blocks_never_fill_their_segments() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(2), options).expect("opens");
+        for id in 1..=300 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000]);
+            store.write_block(block).expect("writes");
+        }
+        let upkeep = &store.inner.upkeep;
+        upkeep.run_due(true).expect("does what is due");
+        let written_len = upkeep.written_len();
+        for _ in 0..3 {
+            upkeep.run_due(true).expect("does what is due");
+        }
+        assert_eq!(upkeep.written_len(), written_len, "blocks are moved for ever");
+    }
+
+    #[test]
+    fn compaction_beside_the_closing_ends() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let put = |id, byte| {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![byte; 10_000]);
+            store.write_block(block).expect("writes");
+        };
+        // The first frame of the first segment is dead, others in it are not.
+        (1..=20).for_each(|id| put(id, 1));
+        put(1, 2);
+        store.inner.shared.upkeep.stop();
+        let ended = store.compact_now();
+        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+    }
 
     #[test]
     fn pace_grants_a_byte_a_byte_and_a_little_a_second() {

@@ -17,6 +17,7 @@ use crate::local::checkpoint::header::ImageName;
 use crate::local::commit::Submission;
 use crate::local::handover::{Handover, turn};
 use crate::local::log::{Frozen, Log, Message, Shared, Standing};
+use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::sync::channel::Sender;
 use crate::ticket::{Issuer, Reply, ticket};
@@ -41,17 +42,23 @@ impl<D: Disk> Driver<D> {
     /// waits for it, or nudges.
     pub(crate) fn submit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
+        let stalls = &self.shared.stalls;
         if !handover.has_keeper() {
             // Nobody else will make room.
             while handover.inbox.is_full() || !budget.try_take(submission.log_len) {
-                handover.carry_until(|| false);
+                stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
             }
         } else if !budget.try_take(submission.log_len) {
             handover.nudge();
-            budget.take(submission.log_len);
+            stalls.wait(StallCause::InFlight, || budget.take(submission.log_len));
         }
         // The inbox is as old as the log: a full one makes room, a closed log answers.
-        if let Err(refused) = handover.inbox.send(Message::Submit(submission)) {
+        let send = || handover.inbox.send(Message::Submit(submission));
+        let sent = match handover.inbox.is_full() {
+            true => stalls.wait(StallCause::Queue, send),
+            false => send(),
+        };
+        if let Err(refused) = sent {
             drop(refused);
         }
     }
@@ -78,12 +85,24 @@ impl<D: Disk> Driver<D> {
         self.handover.keep();
     }
 
+    /// Takes the log between two groups. What it takes is a stall if somebody came meanwhile.
+    fn hold<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
+        self.handover.between_turns(|log| {
+            let stalls = &self.shared.stalls;
+            let (started, result) = (stalls.now(), body(log));
+            if !self.handover.inbox.is_empty() {
+                stalls.note(StallCause::Upkeep, stalls.now().saturating_sub(started));
+            }
+            result
+        })
+    }
+
     /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
     ///
     /// # Errors
     /// [`Error::Poisoned`]; nothing is frozen.
     pub(crate) fn freeze(&self) -> Result<Frozen> {
-        self.handover.between_turns(|log| {
+        self.hold(|log| {
             log.settle();
             loop {
                 self.shared.poison.check()?;
@@ -100,7 +119,7 @@ impl<D: Disk> Driver<D> {
     /// # Errors
     /// As [`Log::stand_still`].
     pub(crate) fn stand_still(&self) -> Result<Standing> {
-        self.handover.between_turns(|log| {
+        self.hold(|log| {
             log.settle();
             loop {
                 if let Some(standing) = log.stand_still()? {
@@ -116,12 +135,20 @@ impl<D: Disk> Driver<D> {
     /// # Errors
     /// As [`Log::confirm`].
     pub(crate) fn confirm(&self, image: ImageName) -> Result<()> {
-        self.handover.between_turns(|log| log.confirm(image))
+        self.hold(|log| log.confirm(image))
+    }
+
+    /// Goes on in the next segment of the log.
+    ///
+    /// # Errors
+    /// As [`Log::roll`].
+    pub(crate) fn roll(&self) -> Result<()> {
+        self.hold(Log::roll)
     }
 
     /// Runs `body` between two groups: nothing is written or published meanwhile.
     pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
-        self.handover.between_turns(|_| body())
+        self.hold(|_| body())
     }
 }
 

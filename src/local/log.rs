@@ -22,16 +22,19 @@ use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
+use crate::local::format::PAGE;
 use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
+use crate::local::stall::StallLog;
 use crate::local::upkeep::Call;
 use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
+use crate::stats::StallCause;
 use crate::sync::channel::Receiver;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::ticket::{Reply, nobody};
 
 /// The log is idle for this long before the last group's witness is written.
@@ -39,8 +42,8 @@ const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
 
-/// The upkeep looks at the store after so many log bytes.
-const UPKEEP_EVERY: u64 = 4 << 20;
+/// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
+pub(crate) const UPKEEP_EVERY: u64 = 4 << 20;
 
 /// What callers send.
 #[derive(Debug)]
@@ -62,6 +65,11 @@ pub(crate) struct Shared {
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
     pub(crate) usage: Usage,
+    pub(crate) stalls: Arc<StallLog>,
+    /// Log bytes after which the upkeep looks at the store.
+    pub(crate) look_every: u64,
+    /// A write found no space: some may be made by emptying segments.
+    pub(crate) room_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
     pub(crate) upkeep: Call,
 }
@@ -117,7 +125,7 @@ impl<D: Disk> Log<D> {
         let options = CoreOptions { flight_count_max: 1, group_len_max: GROUP_LEN_MAX };
         let landed_at = disk.now();
         Log {
-            core: CommitCore::new(options, pace(Duration::ZERO), last),
+            core: CommitCore::new(options, Pace::of(Duration::ZERO), last),
             disk,
             shared,
             appender,
@@ -219,7 +227,8 @@ impl<D: Disk> Log<D> {
 
     /// Writes a group and settles it.
     fn write(&mut self, group: Group<Reply>) {
-        let (outcome, mut changes) = match self.appender.lay_out(&group) {
+        let laid = self.admit(&group).and_then(|()| self.appender.lay_out(&group));
+        let (outcome, mut changes) = match laid {
             Ok(mut laid) => {
                 let outcome = self.make_so(&mut laid, group.sync);
                 (outcome, laid.changes)
@@ -234,6 +243,10 @@ impl<D: Disk> Log<D> {
         if let Some(cause) = failed {
             self.shared.poison.set(cause);
         }
+        if matches!(outcome, Outcome::Full(_)) {
+            self.shared.room_wanted.store(true, Ordering::Relaxed);
+            self.shared.upkeep.call();
+        }
         let event = Event::Landed(group, outcome);
         let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
         for group in actions.publish {
@@ -242,6 +255,18 @@ impl<D: Disk> Log<D> {
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
         }
+    }
+
+    /// Refuses a group that writes while the reserve is not whole and cannot be made so.
+    fn admit(&self, group: &Group<Reply>) -> Result<()> {
+        if group.frees() {
+            return Ok(());
+        }
+        let block_count = self.shared.mvcc.totals().0;
+        if self.appender.space().admit(block_count)? {
+            self.shared.upkeep.call();
+        }
+        Ok(())
     }
 
     fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
@@ -254,12 +279,14 @@ impl<D: Disk> Log<D> {
         for (sequence, number, end) in laid.ends() {
             self.shared.usage.used(sequence, number, end);
         }
+        let written = self.disk.now();
+        self.shared.stalls.note(StallCause::Write, written.saturating_sub(started));
         self.note_written();
         if !sync || planted(Bug::AckBeforeSync) {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;
         }
-        let synced = match self.appender.sync() {
+        let sync_count = match self.appender.sync() {
             Ok(count) => count,
             Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
         };
@@ -269,10 +296,12 @@ impl<D: Disk> Log<D> {
             let source = io::ErrorKind::Other.into();
             return Outcome::Failed(cause, Error::io(IoOp::Sync, self.disk.path(), source));
         }
-        self.shared.syncs.fetch_add(synced, Ordering::Relaxed);
+        self.shared.syncs.fetch_add(sync_count, Ordering::Relaxed);
         self.unsynced_since = None;
-        self.flight_time = (self.flight_time * 7 + self.disk.now().saturating_sub(started)) / 8;
-        self.core.set_pace(pace(self.flight_time));
+        let synced = self.disk.now();
+        self.shared.stalls.note(StallCause::Sync, synced.saturating_sub(written));
+        self.flight_time = (self.flight_time * 7 + synced.saturating_sub(started)) / 8;
+        self.core.set_pace(Pace::of(self.flight_time));
         Outcome::Done
     }
 
@@ -350,15 +379,37 @@ impl<D: Disk> Log<D> {
         self.mark(Kind::Checkpoint, self.core.durable(), &image.encode())
     }
 
+    /// Goes on in the next segment, durably, and gives back what the active one has ahead.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn roll(&mut self) -> Result<()> {
+        self.shared.poison.check()?;
+        let sealed = self.appender.position();
+        if sealed.offset == PAGE {
+            return Ok(());
+        }
+        let laid = self.appender.lay_out_roll(self.core.last_lsn(), self.core.durable())?;
+        self.write_mark(laid)?;
+        self.appender.cut_sealed(sealed)
+    }
+
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
     fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
         let last = self.core.last_lsn();
         let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
-        let mut laid = self.appender.lay_out_mark(kind, last, durable, body)?;
+        let laid = self.appender.lay_out_mark(kind, last, durable, body)?;
+        self.write_mark(laid)
+    }
+
+    fn write_mark(&mut self, mut laid: Laid<D::File>) -> Result<()> {
         let poison = &self.shared.poison;
         let written = self.appender.write(&mut laid);
         written.inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
+        for (sequence, number, end) in laid.ends() {
+            self.shared.usage.used(sequence, number, end);
+        }
         self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
         poison.check()
     }
@@ -367,7 +418,8 @@ impl<D: Disk> Log<D> {
     fn note_written(&self) {
         let len = self.appender.written_len;
         let before = self.shared.written_len.swap(len, Ordering::Relaxed);
-        if len / UPKEEP_EVERY != before / UPKEEP_EVERY {
+        let every = self.shared.look_every;
+        if len / every != before / every {
             self.shared.upkeep.call();
         }
     }
@@ -442,16 +494,6 @@ impl<D: Disk> Load for Log<D> {
 /// Asks that everything before it be durable.
 pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
-}
-
-/// How long to wait for company when a group takes `flight_time` to write and sync: always less than
-/// the group that is saved, and never long after the last arrival.
-fn pace(flight_time: Duration) -> Pace {
-    Pace {
-        wait_min: (flight_time / 5).min(Duration::from_micros(250)),
-        wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
-        gap_max: (flight_time / 2).min(Duration::from_micros(250)),
-    }
 }
 
 /// What it means when a group could not be laid out: nothing of it was written.

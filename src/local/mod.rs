@@ -8,12 +8,15 @@
 //! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
 //! [`recovery`]'s.
 
+mod alarm;
 mod append;
 mod backup;
 mod budget;
 mod checkpoint;
 mod commit;
 mod compaction;
+#[cfg(test)]
+mod document;
 mod driver;
 mod format;
 #[cfg(feature = "fuzzing")]
@@ -25,14 +28,18 @@ mod open;
 mod options;
 mod poison;
 mod probe;
+mod quota;
 mod recent;
 mod recovery;
 mod repair;
 mod report;
+mod reserve;
+mod room;
 mod salvage;
 mod scan;
 mod segment;
 mod space;
+mod stall;
 mod together;
 mod upkeep;
 mod usage;
@@ -52,23 +59,26 @@ pub use report::SpaceReport;
 pub use salvage::{Loss, OlderVersion, SalvageReport};
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::{Durability, StorageStats};
+use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::os::OsDisk;
 use crate::io::pool::IoPool;
-use crate::io::{Disk, Thread};
+use crate::io::{Disk, Env, Thread};
 use crate::local::append::frame_len;
 use crate::local::commit::Submission;
 use crate::local::driver::Driver;
 use crate::local::log::{Shared, sync_request};
+use crate::local::quota::Quota;
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
 use crate::mvcc::batch::Batch;
+use crate::mvcc::handles::Handles;
 use crate::mvcc::{Engine, Mvcc};
+use crate::stats::StallCause;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::transaction::inclusive;
@@ -92,12 +102,14 @@ use crate::transaction::inclusive;
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
-    inner: Arc<Inner<D>>,
+    inner: Arc<Inner<Quota<D>>>,
+    /// `None` in those that are in there.
+    handles: Option<Arc<Handles<LocalBackend<D>>>>,
 }
 
 impl<D: Disk> Clone for LocalBackend<D> {
     fn clone(&self) -> Self {
-        LocalBackend { inner: Arc::clone(&self.inner) }
+        LocalBackend { inner: Arc::clone(&self.inner), handles: self.handles.clone() }
     }
 }
 
@@ -273,7 +285,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
         options.check()?;
         let inner = open::open(disk, options)?;
-        Ok(LocalBackend { inner: Arc::new(inner) })
+        Ok(LocalBackend { inner: Arc::new(inner), handles: Some(Arc::default()) })
     }
 
     /// What opening the store found and did.
@@ -459,6 +471,12 @@ impl<D: Disk> Engine for LocalBackend<D> {
         &self.inner.shared.mvcc
     }
 
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        let inner = &self.inner;
+        let handles = self.handles.as_ref()?;
+        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
+    }
+
     fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
         let data = match self.inner.recent.get(version) {
             Some(data) => Some(data),
@@ -484,7 +502,13 @@ impl<D: Disk> Engine for LocalBackend<D> {
         }
         if self.inner.pool.is_none() {
             // Nobody else looks after the store. What stands in its way need not stand in ours.
-            drop(self.inner.upkeep.run_due(false));
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
+        }
+        if batch.frees() && self.inner.space.reserve.is_low() {
+            // Without success it may still find space.
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));
         }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
@@ -504,7 +528,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn now(&self) -> Duration {
-        self.inner.disk.now()
+        self.inner.disk.recently()
     }
 
     fn help_along(&self) {
@@ -522,6 +546,9 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
         stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
+        stats.reserve_bytes = self.inner.space.reserve.len();
+        stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
+        stats.stalls = shared.stalls.all();
         stats.segments = self.inner.views.count() as u64;
     }
 }

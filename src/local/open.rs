@@ -13,8 +13,9 @@ use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{
-    Disk, DiskFile, Entry, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at,
+    Disk, DiskFile, Entry, Env, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at,
 };
+use crate::local::alarm::Alarm;
 use crate::local::append::Appender;
 use crate::local::budget::Budget;
 use crate::local::checkpoint::Chain;
@@ -23,13 +24,16 @@ use crate::local::format::FORMAT_VERSION;
 use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
-use crate::local::log::{Log, Shared};
+use crate::local::log::{Log, Shared, UPKEEP_EVERY};
 use crate::local::poison::Poison;
+use crate::local::quota::{Quota, QuotaFile};
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
+use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{MapSegment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
+use crate::local::stall::StallLog;
 use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
 use crate::local::usage::Usage;
 use crate::local::{Inner, Options, Session, WriteMode};
@@ -43,8 +47,10 @@ const INBOX_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
 
+/// The upkeep does not look at the store more often than after so many log bytes.
+const LOOK_EVERY_MIN: u64 = 64 << 10;
 /// The largest number in a name that is believed. Numbers count up from 1, and no store comes near.
-const FILE_NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const FILE_NUMBER_MAX: u64 = 1 << 62;
 
 /// What a directory holds.
 #[derive(Debug, Default)]
@@ -59,7 +65,7 @@ pub(crate) struct Listing {
     pub(crate) next_number: u64,
 }
 
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
     let started = disk.now();
     if !planted(Bug::ForeignIsLocked) {
         look(&disk, options.create)?;
@@ -68,6 +74,8 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     if planted(Bug::LeftoverStopsOpen) && !look(&disk, true)?.unfinished.is_empty() {
         return Err(damaged(FileName::Lock, 0, Defect::FileNumber));
     }
+    let path = disk.path().to_path_buf();
+    let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
     let listing = look(&*disk, options.create)?;
@@ -84,6 +92,8 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
         snapshot_pinned_max: options.snapshot_pinned_max,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
+    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes)
+        .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(map_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;
@@ -94,6 +104,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
             mvcc: &mvcc,
             views: &views,
             usage: &usage,
+            reserve: Some(&reserve),
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
         };
@@ -105,7 +116,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<D>> {
     remove_unfinished(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.elapsed = disk.now().saturating_sub(started);
-    start(disk, lock, options, store, space_options, mvcc, views, usage, recovered)
+    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered)
 }
 
 /// How segments are mapped that are read for the first time.
@@ -123,7 +134,7 @@ pub(crate) fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
 /// Starts the threads of an open store.
 #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
 fn start<D: Disk>(
-    disk: Arc<D>,
+    disk: Arc<Quota<D>>,
     lock: D::Lock,
     options: Options,
     store: Description,
@@ -131,8 +142,9 @@ fn start<D: Disk>(
     mvcc: Mvcc<crate::local::Location>,
     views: Arc<Views>,
     usage: Usage,
-    recovered: Recovered<D::File>,
-) -> Result<Inner<D>> {
+    reserve: Reserve<Quota<D>>,
+    recovered: Recovered<QuotaFile<D::File>>,
+) -> Result<Inner<Quota<D>>> {
     let poison = Arc::new(Poison::default());
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
     let pool = match options.single_threaded {
@@ -142,6 +154,8 @@ fn start<D: Disk>(
     let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
+    let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
+    let stalls = Arc::new(StallLog::new(clock));
     let space = Space::new(
         Arc::clone(&disk),
         store,
@@ -149,6 +163,9 @@ fn start<D: Disk>(
         Arc::clone(&views),
         Arc::clone(&poison),
         pool.clone(),
+        reserve,
+        disk.ledger().cloned(),
+        Arc::clone(&stalls),
         tail,
         ready,
         next_number,
@@ -164,6 +181,9 @@ fn start<D: Disk>(
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
         usage,
+        stalls,
+        look_every: look_every(&options),
+        room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
     let recent = Arc::new(Recent::new(if space_options.direct { options.recent_len } else { 0 }));
@@ -206,6 +226,7 @@ fn start<D: Disk>(
         Arc::clone(&driver),
         Arc::clone(&space),
         Arc::clone(&views),
+        Alarm::new(options.on_space_low.clone()),
         chain_of_images,
         report.bytes,
     ));
@@ -217,6 +238,9 @@ fn start<D: Disk>(
             Some(disk.spawn("aegis-upkeep".to_string(), body).map_err(spawn)?)
         }
     };
+    // Without space there is none for now; ordinary writes wait for it.
+    drop(space.reserve.suit(upkeep.load()));
+    disk.enforce();
     space.start();
     Ok(Inner {
         disk,
@@ -232,6 +256,12 @@ fn start<D: Disk>(
         closed: AtomicBool::new(false),
         session: Mutex::new(Some(Session { keeper, caretaker, lock })),
     })
+}
+
+/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time.
+fn look_every(options: &Options) -> u64 {
+    let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
+    UPKEEP_EVERY.min((threshold / 4).max(LOOK_EVERY_MIN))
 }
 
 fn start_workers<D: Disk>(
@@ -279,7 +309,7 @@ impl Listing {
                 self.has_meta = true;
                 return;
             }
-            FileName::Lock | FileName::Manifest => return,
+            FileName::Lock | FileName::Reserve | FileName::Manifest => return,
             FileName::Segment(number) => {
                 self.segments.insert(number, len);
                 number

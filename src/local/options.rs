@@ -54,6 +54,13 @@ pub struct OpenProgress {
 /// Watches a long open; `Break` aborts it.
 pub(crate) type OnProgress = Arc<dyn Fn(OpenProgress) -> ControlFlow<()> + Send + Sync>;
 
+/// Whom to tell when less than so much space is left.
+#[derive(Clone)]
+pub(crate) struct OnSpaceLow {
+    pub(crate) threshold: u64,
+    pub(crate) tell: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
 /// How to open a local store. Every setter takes and returns the options.
 ///
 /// # Examples
@@ -78,6 +85,8 @@ pub struct Options {
     pub(crate) recent_len: u64,
     pub(crate) checkpoint_log_len: u64,
     pub(crate) space_amplification_max: f64,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) on_space_low: Option<OnSpaceLow>,
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) single_threaded: bool,
@@ -111,6 +120,8 @@ impl Default for Options {
             recent_len: 32 << 20,
             checkpoint_log_len: 256 << 20,
             space_amplification_max: 1.4,
+            max_bytes: None,
+            on_space_low: None,
             io_threads: 2,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
@@ -173,7 +184,7 @@ impl Options {
 
     /// Transactions and snapshots that may be open at once, commits under way among them. At the limit
     /// a begin waits or is refused ([`StorageExt::begin`](crate::StorageExt::begin),
-    /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536.
+    /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536; at most 4,194,288.
     #[must_use]
     pub fn open_transactions_max(mut self, count: u64) -> Options {
         self.open_transactions_max = count;
@@ -230,6 +241,30 @@ impl Options {
     #[must_use]
     pub fn space_amplification_max(mut self, ratio: f64) -> Options {
         self.space_amplification_max = ratio;
+        self
+    }
+
+    /// Bytes that the files of the store may take, at least 1 MiB. Beyond them a write is
+    /// [`Error::StorageFull`] with [`SpaceLimit::MaxBytes`](crate::SpaceLimit); deletes, compaction and
+    /// checkpoints go on, as on a full disk, out of a reserve, which is part of it. A store that takes more already opens,
+    /// and takes no writes until enough was deleted and compacted. Default: no limit.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Options {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// Tells when less than `threshold` bytes are left, of the disk or of [`Options::max_bytes`], once each time
+    /// that it comes to that; `tell` is given the bytes left. It is called on the thread that looks after
+    /// the store, every few MiB of log and after a write that found no space, with no lock held. A panic in
+    /// it ends that call only.
+    #[must_use]
+    pub fn on_space_low(
+        mut self,
+        threshold: u64,
+        tell: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Options {
+        self.on_space_low = Some(OnSpaceLow { threshold, tell: Arc::new(tell) });
         self
     }
 
@@ -299,6 +334,9 @@ impl Options {
         if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
             return refuse("space_amplification_max", "must be more than 1");
         }
+        if self.max_bytes.is_some_and(|max| max < MAX_BYTES_MIN) {
+            return refuse("max_bytes", "must be at least 1 MiB");
+        }
         if self.io_threads == 0 {
             return refuse("io_threads", "must be at least 1");
         }
@@ -309,6 +347,8 @@ impl Options {
     }
 }
 
+/// The least quota: room for a reserve and a little more.
+const MAX_BYTES_MIN: u64 = 1 << 20;
 /// Shortest segment: room for the header and a few frames.
 const SEGMENT_LEN_MIN: u64 = 64 << 10;
 /// Longest segment: offsets and lengths in a frame are 32 bits.

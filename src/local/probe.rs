@@ -75,6 +75,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         mvcc: &mvcc,
         views: &Views::new(map_segments(disk)),
         usage: &Usage::default(),
+        reserve: None,
         next_number: listing.next_number,
         on_progress: None,
     };

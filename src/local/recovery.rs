@@ -43,9 +43,11 @@ use crate::local::checkpoint::Chain;
 use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
+use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::{Listing, name_store};
 use crate::local::options::{OnProgress, OpenPhase, OpenProgress};
+use crate::local::reserve::{Claim, Reserve};
 use crate::local::scan::{Found, Frame, Scanner, path_of};
 use crate::local::segment::{Location, Segment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail};
@@ -95,6 +97,8 @@ pub(crate) struct Recovery<'a, D: Disk> {
     pub(crate) mvcc: &'a Mvcc<Location>,
     pub(crate) views: &'a Views,
     pub(crate) usage: &'a Usage,
+    /// Space for the cut; `None` where nothing is changed.
+    pub(crate) reserve: Option<&'a Reserve<D>>,
     /// A file number that no file of the store has.
     pub(crate) next_number: u64,
     pub(crate) on_progress: Option<OnProgress>,
@@ -566,9 +570,7 @@ impl<D: Disk> Recovery<'_, D> {
         if planted(Bug::TidyBeforeCut) {
             self.tidy(segments, walk)?;
         }
-        let (disk, source) = (self.disk, Source::New(&first));
-        let made = Space::make_segment(disk, self.store, &self.options, number, &header, source);
-        let (segment, _) = made.map_err(|not_made| io(not_made.source))?;
+        let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
         let view = segment.file.map(segment.len_max as usize);
         let view = view.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.views.insert(sequence, number, view);
@@ -587,6 +589,24 @@ impl<D: Disk> Recovery<'_, D> {
             chain_of_images: Chain::default(),
             report,
         })
+    }
+
+    /// Makes the segment that begins with the cut, if need be of the reserve.
+    fn make_cut(
+        &self,
+        number: u64,
+        header: &SegmentHeader,
+        first: &[u8],
+    ) -> std::io::Result<(Segment<D::File>, u64)> {
+        let make = || {
+            let (disk, source) = (self.disk, Source::New(first));
+            let made = Space::make_segment(disk, self.store, &self.options, number, header, source);
+            made.map_err(|not_made| not_made.source)
+        };
+        match self.reserve {
+            Some(reserve) => reserve.spend(Claim::Reserved, make),
+            None => make(),
+        }
     }
 
     /// Encodes the cut and the unwitnessed frames for their new places. The frames' own places are

@@ -8,6 +8,7 @@ use crate::block::Lsn;
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, Entry};
 use crate::local::Inner;
+use crate::local::quota::Quota;
 
 /// What a store takes on disk, in bytes, and what for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,13 +31,20 @@ pub struct SpaceReport {
     pub free_bytes: u64,
     /// Checkpoints in use.
     pub checkpoint_bytes: u64,
+    /// Kept for deletes, compaction and recovery on a full disk.
+    pub reserve_bytes: u64,
+    /// The most that the store may take ([`Options::max_bytes`](crate::Options::max_bytes)), if there is
+    /// such a limit.
+    pub max_bytes: Option<u64>,
+    /// What ordinary writes may still take: of that, and of the disk.
+    pub left_bytes: u64,
     /// Lengths of all files of the store.
     pub file_bytes: u64,
     /// How many files that is.
     pub files: u64,
 }
 
-pub(super) fn space<D: Disk>(inner: &Inner<D>) -> Result<SpaceReport> {
+pub(super) fn space<D: Disk>(inner: &Inner<Quota<D>>) -> Result<SpaceReport> {
     let index = &inner.shared.mvcc.index;
     let totals = inner.upkeep.totals();
     let oldest_snapshot = index.oldest_pin();
@@ -51,6 +59,8 @@ pub(super) fn space<D: Disk>(inner: &Inner<D>) -> Result<SpaceReport> {
             files += 1;
         }
     }
+    let left = inner.disk.free_space();
+    let left_bytes = left.map_err(|e| Error::io(IoOp::List, inner.disk.path(), e))?;
     Ok(SpaceReport {
         live_bytes: totals.live_len,
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
@@ -60,6 +70,9 @@ pub(super) fn space<D: Disk>(inner: &Inner<D>) -> Result<SpaceReport> {
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),
         checkpoint_bytes: inner.upkeep.checkpoint_len(),
+        reserve_bytes: inner.space.reserve.len(),
+        max_bytes: inner.disk.ledger().map(|ledger| ledger.max()),
+        left_bytes,
         file_bytes,
         files,
     })

@@ -152,6 +152,11 @@ impl Views {
         found
     }
 
+    /// The number in the name of a segment's file.
+    pub(crate) fn number(&self, sequence: u64) -> Option<u64> {
+        self.table.read().get(&sequence).map(|readable| readable.number)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.table.read().len()
     }

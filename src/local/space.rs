@@ -22,21 +22,29 @@
 //! tail catches up with large groups (a bulk load), zeroing would only take bandwidth from it: the
 //! log then reserves unwritten space for itself, and zeroing pauses.
 
+mod make;
+mod work;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use make::{Source, take_back};
+
 use crate::canary::{Bug, planted};
-use crate::error::{Error, IoOp, PoisonCause, Result};
-use crate::io::pool::{Command, IoPool};
-use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
+use crate::error::{Error, IoOp, OverQuota, Result, SpaceLimit};
+use crate::io::pool::IoPool;
+use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::poison::Poison;
+use crate::local::quota::Ledger;
+use crate::local::reserve::{Claim, Fit, Reserve, is_full};
 use crate::local::segment::{Segment, Views};
+use crate::local::stall::StallLog;
 use crate::mvcc::counters::Counter;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::stats::StallCause;
+use crate::sync::{Condvar, Mutex};
 
 /// Zeroed ahead in a new store, and by one step of a worker at least.
 const AHEAD_LEN_MIN: u64 = 1 << 20;
@@ -71,6 +79,9 @@ pub(crate) struct Space<D: Disk> {
     poison: Arc<Poison>,
     /// `None` in single-threaded mode: whoever needs space makes it.
     pool: Option<Arc<IoPool>>,
+    pub(crate) reserve: Reserve<D>,
+    quota: Option<Arc<Ledger>>,
+    stalls: Arc<StallLog>,
     state: Mutex<State<D::File>>,
     changed: Condvar,
     zeroed: Counter,
@@ -110,48 +121,6 @@ impl<F> Ahead<F> {
     }
 }
 
-/// What a worker does next.
-enum Step<F> {
-    Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64 },
-    Make { number: u64, sequence: u64, spare: Option<u64> },
-}
-
-/// What a new segment is made of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Source<'a> {
-    /// A new file, with these bytes behind its header.
-    New(&'a [u8]),
-    /// The file of a segment out of use, with this number.
-    Spare(u64),
-}
-
-/// Why there is no new segment.
-#[derive(Debug)]
-pub(crate) struct NotMade {
-    pub(crate) source: io::Error,
-    /// The segment's name may come back after a power cut. Another segment with its place in the row
-    /// would make the store unreadable: none may be made in this session.
-    left: Option<PoisonCause>,
-}
-
-impl From<io::Error> for NotMade {
-    fn from(source: io::Error) -> NotMade {
-        NotMade { source, left: None }
-    }
-}
-
-/// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
-pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
-    if planted(Bug::FailedRenameForgotten) {
-        return None;
-    }
-    match disk.remove(name) {
-        Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(_) => Some(PoisonCause::WriteFailed),
-    }
-}
-
 /// Where the log goes on.
 pub(crate) struct Tail<F> {
     pub(crate) segment: Arc<Segment<F>>,
@@ -161,75 +130,6 @@ pub(crate) struct Tail<F> {
 }
 
 impl<D: Disk> Space<D> {
-    /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
-    /// it fails, unless [`NotMade`] says otherwise.
-    pub(crate) fn make_segment(
-        disk: &D,
-        store: &Description,
-        options: &SpaceOptions,
-        number: u64,
-        header: &SegmentHeader,
-        source: Source<'_>,
-    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
-        let first_len = match source {
-            Source::New(first) => first.len() as u64,
-            Source::Spare(_) => 0,
-        };
-        if header.sequence > SEQUENCE_MAX || PAGE + first_len > LEN_MAX {
-            return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
-        }
-        let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
-        let (file, first) = match source {
-            Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
-            Source::Spare(spare) => {
-                disk.rename(FileName::Segment(spare), unfinished)?;
-                let sync_dir =
-                    || if planted(Bug::SpareKeepsName) { Ok(()) } else { disk.sync_dir() };
-                sync_dir()
-                    .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
-                (disk.open(unfinished, How::ReadWrite)?, &[][..])
-            }
-        };
-        if !matches!(source, Source::Spare(_)) || !planted(Bug::SpareKeepsHeader) {
-            write_all_at(&file, 0, &header.encode())?;
-        }
-        write_all_at(&file, PAGE, first)?;
-        if !planted(Bug::SegmentUnsynced) {
-            file.sync_data()?;
-        }
-        let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
-        drop(file);
-        let not_made = |source| NotMade { source, left: take_back(disk, finished) };
-        // It may have taken effect all the same.
-        disk.rename(unfinished, finished).map_err(not_made)?;
-        if !planted(Bug::SegmentNameUnsynced)
-            && let Err(source) = disk.sync_dir()
-        {
-            take_back(disk, finished);
-            return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
-        }
-        let file = disk.open(finished, options.how()).map_err(not_made)?;
-        let segment = Segment {
-            number,
-            sequence: header.sequence,
-            seed: header.frame_seed(store),
-            len_max: options.segment_len.max(PAGE + first.len() as u64),
-            file,
-        };
-        Ok((segment, written))
-    }
-
-    /// A header for a new use of a file.
-    pub(crate) fn new_header(
-        disk: &D,
-        store: &Description,
-        sequence: u64,
-    ) -> io::Result<SegmentHeader> {
-        let mut salt = [0; 8];
-        disk.random(&mut salt)?;
-        Ok(SegmentHeader { store_id: store.store_id, sequence, salt: u64::from_le_bytes(salt) })
-    }
-
     /// Takes over behind the tail that recovery found.
     #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
     pub(crate) fn new(
@@ -239,6 +139,9 @@ impl<D: Disk> Space<D> {
         views: Arc<Views>,
         poison: Arc<Poison>,
         pool: Option<Arc<IoPool>>,
+        reserve: Reserve<D>,
+        quota: Option<Arc<Ledger>>,
+        stalls: Arc<StallLog>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -275,6 +178,9 @@ impl<D: Disk> Space<D> {
             views,
             poison,
             pool,
+            reserve,
+            quota,
+            stalls,
             state: Mutex::new(state),
             changed: Condvar::new(),
             zeroed: Counter::default(),
@@ -291,8 +197,42 @@ impl<D: Disk> Space<D> {
         self.options.segment_len - PAGE
     }
 
+    /// Lets ordinary writes to a store of so many blocks in, which have no business with the reserve: while
+    /// that is short, space that returns goes there first. Says whether the reserve should grow soon.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] and the disk's own.
+    pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
+        let fit = self.reserve.fit(block_count);
+        if fit == Fit::TooSmall || self.reserve.is_short() {
+            let suit = || self.reserve.suit_blocks(block_count);
+            let suited = self.stalls.wait(StallCause::Full, suit);
+            suited.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+        }
+        Ok(fit == Fit::Tight)
+    }
+
+    /// Whether nothing may be taken but by what makes space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.reserve.is_short() || self.quota.as_ref().is_some_and(|quota| quota.is_over())
+    }
+
+    /// The error of what may not have so many bytes.
+    pub(crate) fn full(&self, needed: u64) -> Error {
+        let ends = self.quota.as_ref().filter(|quota| quota.left() < needed);
+        let limit = ends.map_or(SpaceLimit::Disk, |quota| SpaceLimit::MaxBytes(quota.max()));
+        Error::StorageFull { needed, path: self.disk.path().to_path_buf(), limit }
+    }
+
     /// Lets the log write the active segment up to `end`.
-    pub(crate) fn reserve(&self, end: u64) -> Result<()> {
+    pub(crate) fn reserve(&self, end: u64, claim: Claim) -> Result<()> {
+        if end <= self.state.lock().active.written {
+            return Ok(());
+        }
+        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up(end, claim))
+    }
+
+    fn catch_up(&self, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.active.segment.sequence;
         while state.active.written < end && state.zeroing == Some(sequence) {
@@ -305,10 +245,22 @@ impl<D: Disk> Space<D> {
         // The tail has caught up. Zeroing does not touch the active segment while we hold the lock.
         state.bulk = end - state.tail >= BULK_LEN;
         let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max);
-        let reserved = state.active.zeroer.reserve(written, to - written);
-        if !planted(Bug::HalfAGroupOnFull) {
-            reserved.map_err(|source| self.refused(source, to - written))?;
-        }
+        let zeroer = &state.active.zeroer;
+        let more = (!self.is_full()).then(|| zeroer.reserve(written, to - written));
+        let to = match more {
+            Some(Ok(())) => to,
+            Some(Err(source)) if !is_full(&source) => {
+                return Err(self.refused(source, to - written));
+            }
+            // No more than has to be.
+            Some(Err(_)) | None => {
+                let reserved = self.reserve.spend(claim, || zeroer.reserve(written, end - written));
+                if !planted(Bug::HalfAGroupOnFull) {
+                    reserved.map_err(|source| self.refused(source, end - written))?;
+                }
+                end
+            }
+        };
         if !planted(Bug::ZeroedOverTheLog) {
             state.active.written = to;
         }
@@ -317,7 +269,22 @@ impl<D: Disk> Space<D> {
 
     /// The `count`-th segment behind the active one, made if it is not there yet. The log goes on
     /// with it after [`Space::activate`].
-    pub(crate) fn upcoming(self: &Arc<Self>, count: usize) -> Result<Arc<Segment<D::File>>> {
+    pub(crate) fn upcoming(
+        self: &Arc<Self>,
+        count: usize,
+        claim: Claim,
+    ) -> Result<Arc<Segment<D::File>>> {
+        if let Some(ahead) = self.state.lock().ready.get(count - 1) {
+            return Ok(Arc::clone(&ahead.segment));
+        }
+        self.stalls.wait(StallCause::NextSegment, || self.await_upcoming(count, claim))
+    }
+
+    fn await_upcoming(
+        self: &Arc<Self>,
+        count: usize,
+        claim: Claim,
+    ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
         loop {
@@ -325,7 +292,11 @@ impl<D: Disk> Space<D> {
                 return Ok(Arc::clone(&ahead.segment));
             }
             if let Some(failure) = state.failure.take() {
-                return Err(self.failed(&failure));
+                let drawn =
+                    claim == Claim::Reserved && is_full(&failure) && self.reserve.draw(PAGE);
+                if !drawn {
+                    return Err(self.failed(&failure));
+                }
             }
             self.poison.check()?;
             if state.closed {
@@ -339,7 +310,14 @@ impl<D: Disk> Space<D> {
     }
 
     /// Lets the log write an upcoming segment up to `end`.
-    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64) -> Result<()> {
+    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
+        if end <= self.state.lock().ready[count - 1].written {
+            return Ok(());
+        }
+        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up_upcoming(count, end, claim))
+    }
+
+    fn catch_up_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.ready[count - 1].segment.sequence;
         while state.ready[count - 1].written < end && state.zeroing == Some(sequence) {
@@ -348,7 +326,8 @@ impl<D: Disk> Space<D> {
         let ahead = &mut state.ready[count - 1];
         if ahead.written < end {
             let (from, len) = (ahead.written, end - ahead.written);
-            ahead.zeroer.reserve(from, len).map_err(|source| self.refused(source, len))?;
+            let reserved = self.reserve.spend(claim, || ahead.zeroer.reserve(from, len));
+            reserved.map_err(|source| self.refused(source, len))?;
             ahead.written = end;
         }
         Ok(())
@@ -368,8 +347,28 @@ impl<D: Disk> Space<D> {
         self.start_work(&mut state, false);
     }
 
+    /// Cuts a segment that the log has left at its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file keeps its length, which does no harm.
+    pub(crate) fn cut_sealed(&self, sequence: u64, end: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.zeroing == Some(sequence) {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
+        let io = |e| Error::io(IoOp::Resize, self.disk.path(), e);
+        let Some(number) = self.views.number(sequence) else { return Ok(()) };
+        let file = self.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
+        file.set_len(end).map_err(io)
+    }
+
     /// Waits until `len` bytes behind the tail are zeroed.
     pub(crate) fn prepare(self: &Arc<Self>, len: u64) -> Result<()> {
+        if self.is_full() {
+            let refilled = self.reserve.refill();
+            refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+        }
         let mut state = self.state.lock();
         state.wanted = len;
         state.failure = None;
@@ -423,7 +422,10 @@ impl<D: Disk> Space<D> {
             let State { active, ready, appended, .. } = &mut *state;
             let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
-                if ahead.written > end {
+                // A failed attempt to zero may have made the file longer than it counts for.
+                let is_longer =
+                    self.reserve.is_short() && ahead.zeroer.len().is_ok_and(|l| l > end);
+                if ahead.written > end || (is_longer && ahead.written == end) {
                     let cut = ahead.zeroer.set_len(end);
                     cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
                     ahead.written = end;
@@ -471,158 +473,18 @@ impl<D: Disk> Space<D> {
         Ok(())
     }
 
-    /// Sends a worker off, unless one is at work or nothing is to be done.
-    fn start_work(self: &Arc<Self>, state: &mut MutexGuard<'_, State<D::File>>, make: bool) {
-        if state.working || state.closed || self.next_step(state, make).is_none() {
-            return;
-        }
-        state.working = true;
-        let space = Arc::clone(self);
-        let work = Command::new("space", move || space.work(make));
-        let Some(pool) = &self.pool else {
-            return MutexGuard::unlocked(state, || work.run());
-        };
-        if pool.submit(work).is_err() {
-            state.working = false;
-            state.closed = true;
-        }
-    }
-
-    /// Runs on a worker: steps until enough is there.
-    fn work(self: Arc<Self>, mut make: bool) {
-        let _ends = EndOfWork(&self);
-        loop {
-            let mut state = self.state.lock();
-            let step = if state.closed { None } else { self.next_step(&state, make) };
-            let Some(step) = step else { return };
-            make = false;
-            if let Step::Zero { sequence, .. } = &step {
-                state.zeroing = Some(*sequence);
-            }
-            if let Step::Make { number, spare, .. } = &step {
-                state.next_number = number + 1;
-                state.spare.retain(|other| Some(*other) != *spare);
-            }
-            drop(state);
-            let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
-                left.inspect(|cause| self.poison.set(*cause));
-                source
-            });
-            let mut state = self.state.lock();
-            state.zeroing = None;
-            match (step, done) {
-                (Step::Zero { sequence, offset, len, .. }, Ok(_)) => {
-                    state.written_to(sequence, offset + len);
-                }
-                (Step::Make { sequence, .. }, Ok(Some(ahead))) => {
-                    state.next_sequence = sequence + 1;
-                    state.ready.push_back(ahead);
-                }
-                (_, Ok(None)) => {}
-                (_, Err(source)) => {
-                    state.failure = Some(Arc::new(source));
-                    return;
-                }
-            }
-            drop(state);
-            self.changed.notify_all();
-        }
-    }
-
-    fn carry_out(
-        &self,
-        step: &Step<D::File>,
-    ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
-        match step {
-            Step::Zero { file, offset, len, .. } => {
-                file.zero(*offset, *len)?;
-                self.zeroed.add(*len);
-                let synced = file.sync_data();
-                synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
-                    true => {}
-                    false => self.poison.set(PoisonCause::SyncFailed),
-                })?;
-                Ok(None)
-            }
-            Step::Make { number, sequence, spare } => {
-                let (disk, store) = (&*self.disk, &self.store);
-                let header = Self::new_header(disk, store, *sequence)?;
-                let source = spare.map_or(Source::New(&[]), Source::Spare);
-                let (segment, written) =
-                    Self::make_segment(disk, store, &self.options, *number, &header, source)?;
-                let name = FileName::Segment(*number);
-                let not_made = |source| NotMade { source, left: take_back(disk, name) };
-                let zeroer = disk.open(name, self.options.how());
-                let zeroer = zeroer.map_err(not_made)?;
-                let view = segment.file.map(segment.len_max as usize);
-                let view = view.map_err(not_made)?;
-                self.views.insert(segment.sequence, segment.number, view);
-                let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
-                Ok(Some(Ahead { segment, zeroer, written }))
-            }
-        }
-    }
-
-    fn next_step(&self, state: &State<D::File>, make: bool) -> Option<Step<D::File>> {
-        let make_next = Step::Make {
-            number: state.next_number,
-            sequence: state.next_sequence,
-            spare: state.spare.front().copied(),
-        };
-        // There is always one: it is at hand when the tail gets there, and its number in the row of
-        // segments shows when the active one before it is lost.
-        if make || state.ready.is_empty() {
-            return Some(make_next);
-        }
-        let ahead_len = state.ahead_len();
-        let goal = if state.bulk { 0 } else { self.goal(state).max(state.wanted) };
-        if ahead_len >= goal {
-            return None;
-        }
-        // Begin again only when half of it is used up, so that steps are long.
-        let missing = goal - ahead_len;
-        if missing < goal / 2 && state.wanted <= ahead_len {
-            return None;
-        }
-        let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
-        let Some(ahead) = room else { return Some(make_next) };
-        let len = missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX).min(ahead.room());
-        Some(Step::Zero {
-            sequence: ahead.segment.sequence,
-            file: Arc::clone(&ahead.zeroer),
-            offset: ahead.written,
-            len,
-        })
-    }
-
-    fn goal(&self, state: &State<D::File>) -> u64 {
-        let max = self.options.ahead_len_max;
-        state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
-    }
-
     fn failed(&self, source: &io::Error) -> Error {
-        let again = match source.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => source.kind().into(),
+        let over = source.get_ref().and_then(|inner| inner.downcast_ref::<OverQuota>());
+        let again = match (source.raw_os_error(), over) {
+            (Some(code), _) => io::Error::from_raw_os_error(code),
+            (None, Some(over)) => io::Error::new(source.kind(), *over),
+            (None, None) => source.kind().into(),
         };
         self.refused(again, self.options.segment_len)
     }
 
     fn refused(&self, source: io::Error, needed: u64) -> Error {
         Error::space(IoOp::Allocate, self.disk.path(), needed, source)
-    }
-}
-
-/// Ends a worker's work also when it panics, so that nobody waits for it.
-struct EndOfWork<'a, D: Disk>(&'a Space<D>);
-
-impl<D: Disk> Drop for EndOfWork<'_, D> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.working = false;
-        state.zeroing = None;
-        drop(state);
-        self.0.changed.notify_all();
     }
 }
 

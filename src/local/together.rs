@@ -18,8 +18,9 @@ use std::time::Duration;
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId};
 use crate::error::Result;
-use crate::io::Disk;
 use crate::io::pool::{Command, IoPool};
+use crate::io::{Disk, Env};
+use crate::local::quota::Quota;
 use crate::local::{Inner, LocalBackend};
 use crate::sync::{Condvar, Mutex, Ordering};
 
@@ -73,7 +74,7 @@ fn read_alone<D: Disk>(
 
 /// Ids that several threads read.
 struct Round<D: Disk> {
-    store: Weak<Inner<D>>,
+    store: Weak<Inner<Quota<D>>>,
     ids: Vec<BlockId>,
     /// The first id that nobody has taken.
     next: AtomicUsize,
@@ -153,7 +154,7 @@ impl<D: Disk> Round<D> {
         let _working = Working(self);
         // Let go of before the worker is seen to have left.
         if let Some(inner) = self.store.upgrade() {
-            self.work(&LocalBackend { inner });
+            self.work(&LocalBackend { inner, handles: None });
         }
     }
 

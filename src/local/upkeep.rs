@@ -24,11 +24,14 @@ use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
+use crate::local::alarm::Alarm;
 use crate::local::checkpoint::header::{ImageName, Summary};
 use crate::local::checkpoint::{Chain, NotMade};
 use crate::local::driver::Driver;
+use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
+use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
 use crate::local::space::Space;
 use crate::local::usage::SegmentUse;
@@ -60,6 +63,7 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) driver: Arc<Driver<D>>,
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
+    alarm: Alarm,
     pub(super) state: Mutex<State>,
     /// Log bytes, since open, that the newest checkpoint covers.
     covered_len: AtomicU64,
@@ -76,6 +80,12 @@ pub(super) struct State {
     unconfirmed: bool,
     /// Images that were in use before; their files go when the newest one counts.
     old: BTreeSet<ImageName>,
+    /// How long the log was when space was made last.
+    pub(super) room_made_at: Option<u64>,
+    /// Space is being made.
+    pub(super) makes_room: bool,
+    /// How long the log was when an idle store came to rest.
+    pub(super) idle_at: Option<u64>,
     /// Segments that could not be emptied: something in them is damaged.
     pub(super) stuck: BTreeSet<u64>,
     /// Backups that read files: until they are done no file is changed or goes.
@@ -92,6 +102,7 @@ impl<D: Disk> Upkeep<D> {
         driver: Arc<Driver<D>>,
         space: Arc<Space<D>>,
         views: Arc<Views>,
+        alarm: Alarm,
         chain: Chain,
         replayed_len: u64,
     ) -> Upkeep<D> {
@@ -107,6 +118,7 @@ impl<D: Disk> Upkeep<D> {
             driver,
             space,
             views,
+            alarm,
             state,
             covered_len,
             replayed_len,
@@ -147,10 +159,18 @@ impl<D: Disk> Upkeep<D> {
     /// # Errors
     /// What stands in the way of the upkeep, and of nothing else.
     pub(crate) fn run_due(&self, is_idle: bool) -> Result<()> {
+        if self.alarm.is_set()
+            && let Ok(left) = self.disk.free_space()
+        {
+            self.alarm.look(left);
+        }
         let mut state = self.state.lock();
         if self.checkpoint_is_due() {
             self.checkpoint_with(&mut state)?;
         }
+        // Without space ordinary writes wait for it.
+        drop(self.space.reserve.suit(self.load()));
+        self.make_room_with(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
         if is_idle { self.shrink() } else { Ok(()) }
     }
@@ -175,6 +195,15 @@ impl<D: Disk> Upkeep<D> {
             // All commits are durable; only the next open has a little more to do.
             Err(Error::StorageFull { .. }) => Ok(()),
             done => done,
+        }
+    }
+
+    /// What the reserve is for.
+    pub(crate) fn load(&self) -> StoreLoad {
+        StoreLoad {
+            block_count: self.shared.mvcc.totals().0,
+            log_len: self.totals().used_len,
+            checkpoint_len: self.checkpoint_len(),
         }
     }
 
@@ -206,7 +235,19 @@ impl<D: Disk> Upkeep<D> {
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
-        let made = state.chain.extend(disk, &self.store, number, index, summary, &listed);
+        let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
+        let mut more = PAGE;
+        let made = loop {
+            match state.chain.extend(disk, &self.store, number, index, summary, &listed, is_tight) {
+                Err(NotMade::Disk(e))
+                    if !e.names_unknown && is_full(&e.source) && reserve.draw(more) =>
+                {
+                    more *= 2;
+                    drop(disk.remove(FileName::Temporary(number)));
+                }
+                made => break made,
+            }
+        };
         let chain = made.map_err(|not_made| {
             index.thaw();
             self.not_made(number, not_made)
@@ -298,7 +339,7 @@ impl<D: Disk> Upkeep<D> {
         }) {
             self.shared.usage.remove(segment.sequence);
             let is_free = self.views.remove(segment.sequence);
-            match is_free && self.has_use_for_another() {
+            match is_free && !self.space.is_full() && self.has_use_for_another() {
                 true => self.space.keep(segment.number),
                 false => self.space.give_back(segment.number)?,
             }

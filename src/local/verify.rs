@@ -96,6 +96,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         mvcc: &mvcc,
         views: &views,
         usage: &usage,
+        reserve: None,
         next_number: listing.next_number,
         on_progress: None,
     };

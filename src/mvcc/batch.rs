@@ -87,6 +87,11 @@ impl Batch {
         matches!(self.operations.first(), Some((_, Operation::Move { .. })))
     }
 
+    /// Whether it makes space rather than taking it: deletes and moves only, or nothing at all.
+    pub(crate) fn frees(&self) -> bool {
+        !self.operations.iter().any(|(_, operation)| matches!(operation, Operation::Write(_)))
+    }
+
     /// No operations: what asks for a sync.
     pub(crate) fn empty() -> Batch {
         Batch {

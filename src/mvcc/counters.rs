@@ -47,7 +47,6 @@ pub(crate) struct Counters {
     pub(crate) deletes: Counter,
     pub(crate) commits: Counter,
     pub(crate) conflicts: Counter,
-    pub(crate) rollbacks: Counter,
     pub(crate) blocks_added: Counter,
     pub(crate) blocks_removed: Counter,
     pub(crate) bytes_added: Counter,

@@ -5,19 +5,20 @@
 //! blocks, ids and transactions are here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 use crate::canary::{Bug, planted};
-use crate::error::{Error, Result, SnapshotLimit, TransactionState};
+use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
 use crate::mvcc::index::{Change, Index, Versioned};
-use crate::mvcc::pending::Pending;
-use crate::mvcc::transactions::TransactionTable;
+use crate::mvcc::transactions::{Released, TransactionTable};
 use crate::mvcc::version::VersionLen;
+use crate::mvcc::word::Phase;
 use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::CommitTicket;
 use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
@@ -66,6 +67,10 @@ pub trait Engine: Send + Sync {
     #[expect(private_interfaces, reason = "sealed, as above")]
     fn mvcc(&self) -> &Mvcc<Self::Version>;
 
+    /// As [`StorageBackend::handle`].
+    #[doc(hidden)]
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>>;
+
     #[doc(hidden)]
     /// The block of a version; `None` when the version was moved and the index knows its new place.
     fn fetch(&self, id: BlockId, version: &Self::Version) -> Result<Option<Block>>;
@@ -81,7 +86,7 @@ pub trait Engine: Send + Sync {
     #[doc(hidden)]
     fn durable_lsn(&self) -> Lsn;
 
-    /// The time, of which only differences mean anything.
+    /// The time to some milliseconds, of which only differences mean anything.
     #[doc(hidden)]
     fn now(&self) -> Duration;
 
@@ -102,10 +107,12 @@ pub trait Engine: Send + Sync {
 
 impl<V: VersionLen> Mvcc<V> {
     pub(crate) fn new(limits: Limits) -> Mvcc<V> {
+        let index = Index::default();
+        let pins = Arc::clone(index.pins());
         Mvcc {
             limits,
-            index: Index::default(),
-            transactions: TransactionTable::new(limits.open_transactions_max),
+            index,
+            transactions: TransactionTable::new(limits.open_transactions_max, pins),
             ids: IdAllocator::default(),
             committed: IdAllocator::default(),
             counters: Counters::default(),
@@ -178,12 +185,15 @@ impl<V: VersionLen> Mvcc<V> {
     pub(crate) fn end_transaction(&self, tx: Option<TransactionId>, result: &Result<Lsn>) {
         let Some(tx) = tx else { return };
         let outcome = match result {
-            Ok(_) => TransactionState::Committed,
-            Err(_) => TransactionState::RolledBack,
+            Ok(_) => Phase::Committed,
+            Err(_) => Phase::RolledBack,
         };
-        self.counters.rollbacks.add(u64::from(result.is_err()));
-        if let Some(pin) = self.transactions.end(tx, outcome) {
-            self.index.unpin(pin);
+        self.release(self.transactions.end(tx, outcome));
+    }
+
+    fn release(&self, released: Option<Released>) {
+        if let Some(Released { lsn, was_last }) = released {
+            self.index.released(lsn, was_last);
         }
     }
 
@@ -195,6 +205,7 @@ impl<V: VersionLen> Mvcc<V> {
         let pinned_max = self.limits.snapshot_pinned_max;
         while self.index.pinned_len() > pinned_max
             && let Some(oldest) = self.transactions.oldest()
+            && self.index.pins_more_than(pinned_max, oldest.snapshot)
             && self.give_up(oldest.id, SnapshotLimit::PinnedBytes(pinned_max))
         {}
     }
@@ -220,8 +231,9 @@ impl<V: VersionLen> Mvcc<V> {
 
     /// False when its versions are not free yet.
     fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
-        let pin = self.transactions.give_up(id, limit);
-        pin.map(|pin| self.index.unpin(pin)).is_some()
+        let released = self.transactions.give_up(id, limit);
+        self.release(released);
+        released.is_some()
     }
 
     /// Takes the operations of a transaction for its commit. A transaction that was given up ends.
@@ -269,8 +281,8 @@ impl<V: VersionLen> Mvcc<V> {
     }
 
     /// The version of a block that a transaction sees beneath its own operations.
-    fn read_for(&self, pending: &Pending, id: BlockId) -> Result<Option<Versioned<V>>> {
-        match pending.snapshot() {
+    fn read_for(&self, snapshot: Option<Lsn>, id: BlockId) -> Result<Option<Versioned<V>>> {
+        match snapshot {
             Some(_) if planted(Bug::SnapshotMoves) => self.index.read(id),
             Some(snapshot) => self.index.read_at(id, snapshot),
             None => self.index.read(id),
@@ -304,7 +316,7 @@ impl<V: VersionLen> Mvcc<V> {
             delete_ops: c.deletes.sum(),
             commits: c.commits.sum(),
             conflicts: c.conflicts.sum(),
-            rollbacks: c.rollbacks.sum(),
+            rollbacks: self.transactions.rolled_back_count(),
             open_transactions: self.transactions.open_count(),
             visible_lsn: self.index.visible(),
             durable_lsn: self.index.visible(),
@@ -371,16 +383,14 @@ impl<E: Engine> StorageBackend for E {
         self.check_open()?;
         let mvcc = self.mvcc();
         mvcc.keep_limits(|| self.now());
-        let slots = mvcc.transactions.slots();
-        if let Err(full) = slots.try_take() {
-            if timeout.is_zero() {
-                return Err(full);
+        let begun = mvcc.transactions.begin(isolation, self.now());
+        match begun {
+            Err(Error::TooManyTransactions { .. }) if !timeout.is_zero() => {
+                self.help_along();
+                mvcc.transactions.begin_within(isolation, timeout, || self.now())
             }
-            self.help_along();
-            slots.take_within(timeout)?;
+            begun => begun,
         }
-        let pin = (isolation != IsolationLevel::ReadCommitted).then(|| mvcc.index.pin());
-        Ok(mvcc.transactions.begin(pin, isolation, self.now()))
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId> {
@@ -422,7 +432,7 @@ impl<E: Engine> StorageBackend for E {
             pending.note_read(id);
             let visible = match pending.own(id) {
                 Some(own) => matches!(own, Operation::Write(_)),
-                None => mvcc.read_for(pending, id)?.is_some(),
+                None => mvcc.read_for(pending.snapshot(), id)?.is_some(),
             };
             if !visible {
                 return Err(Error::BlockNotFound { id });
@@ -505,12 +515,12 @@ impl<E: Engine> StorageBackend for E {
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()> {
         self.check_open()?;
         let mvcc = self.mvcc();
-        let (rolled_back, pin) = mvcc.transactions.rollback(tx)?;
-        mvcc.counters.rollbacks.add(u64::from(rolled_back));
-        if let Some(pin) = pin {
-            mvcc.index.unpin(pin);
-        }
+        mvcc.release(mvcc.transactions.rollback(tx)?);
         Ok(())
+    }
+
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        Engine::handle(self)
     }
 
     fn sync(&self) -> Result<()> {
@@ -577,12 +587,21 @@ enum Seen<V> {
 }
 
 fn visible_in_tx<V: VersionLen>(mvcc: &Mvcc<V>, tx: TransactionId, id: BlockId) -> Result<Seen<V>> {
+    let committed = mvcc.transactions.with_view(tx, |view| {
+        Ok(match mvcc.read_for(view.snapshot, id)? {
+            Some(version) => Seen::Committed(version),
+            None => Seen::Nothing,
+        })
+    });
+    if let Some(seen) = committed {
+        return seen;
+    }
     mvcc.transactions.with(tx, |pending| {
         pending.note_read(id);
         Ok(match pending.own(id) {
             Some(Operation::Write(block)) => Seen::Own(block.clone()),
             Some(_) => Seen::Nothing,
-            None => match mvcc.read_for(pending, id)? {
+            None => match mvcc.read_for(pending.snapshot(), id)? {
                 Some(version) => Seen::Committed(version),
                 None => Seen::Nothing,
             },

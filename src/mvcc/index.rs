@@ -83,7 +83,7 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
 /// The index of one store.
 #[derive(Debug)]
 pub(crate) struct Index<V> {
-    pins: Pins,
+    pins: Arc<Pins>,
     shards: Box<[Padded<RwLock<Shard<V>>>]>,
     filed: Mutex<BTreeMap<Lsn, Vec<Filed>>>,
     undo_count: AtomicU64,
@@ -94,7 +94,7 @@ pub(crate) struct Index<V> {
 impl<V: VersionLen> Default for Index<V> {
     fn default() -> Self {
         Index {
-            pins: Pins::default(),
+            pins: Arc::default(),
             shards: (0..SHARD_COUNT).map(|_| Padded(RwLock::new(Shard::default()))).collect(),
             filed: Mutex::default(),
             undo_count: AtomicU64::new(0),
@@ -116,6 +116,11 @@ impl<V: VersionLen> Index<V> {
         self.pins.visible()
     }
 
+    /// The visible LSN and the snapshots that are held.
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
+        &self.pins
+    }
+
     /// Holds a snapshot of what is visible now.
     pub(crate) fn pin(&self) -> Pin {
         self.pins.take()
@@ -124,7 +129,14 @@ impl<V: VersionLen> Index<V> {
     /// Gives a snapshot back and drops the versions that only it could see.
     pub(crate) fn unpin(&self, pin: Pin) {
         let lsn = pin.lsn();
-        if !self.pins.release(pin) || self.undo_count.load(Ordering::SeqCst) == 0 {
+        let was_last = self.pins.release(pin);
+        self.released(lsn, was_last);
+    }
+
+    /// Drops the versions that only a snapshot could see which was released; `was_last` says whether
+    /// nobody of its slot holds it any more.
+    pub(crate) fn released(&self, lsn: Lsn, was_last: bool) {
+        if !was_last || self.undo_count.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut filed = self.filed.lock();
@@ -182,8 +194,9 @@ impl<V: VersionLen> Index<V> {
         snapshot: Lsn,
     ) -> Result<Vec<BlockId>> {
         let mut ids = Vec::new();
+        let last_page = last.0 / PAGE_IDS;
         let mut page = self.next_page(first.0 / PAGE_IDS)?;
-        while let Some(at) = page.filter(|page| *page <= last.0 / PAGE_IDS) {
+        while let Some(at) = page.filter(|page| *page <= last_page) {
             let shard = self.shard(BlockId(at * PAGE_IDS)).read();
             let seen = shard.page_at(at, snapshot);
             drop(shard);
@@ -193,7 +206,8 @@ impl<V: VersionLen> Index<V> {
                 ids.truncate(count_max);
                 break;
             }
-            page = at.checked_add(1).map_or(Ok(None), |next| self.next_page(next))?;
+            // No page is behind that of the last id.
+            page = if at < last_page { self.next_page(at + 1)? } else { None };
         }
         Ok(ids)
     }
@@ -378,6 +392,15 @@ impl<V: VersionLen> Index<V> {
     /// not count before it is clear who can see them.
     pub(crate) fn pinned_len(&self) -> u64 {
         self.pinned_len.load(Ordering::SeqCst)
+    }
+
+    /// Whether more bytes than that are pinned while `oldest` is the oldest snapshot. Not while a
+    /// snapshot is being released: what it alone saw is still counted then, and is nobody's fault.
+    pub(crate) fn pins_more_than(&self, len: u64, oldest: Lsn) -> bool {
+        let filed = self.filed.lock();
+        let held = self.pins.held();
+        let is_settled = filed.keys().all(|pin| held.binary_search(pin).is_ok());
+        self.pinned_len() > len && held.first() == Some(&oldest) && is_settled
     }
 
     /// Heap bytes of pages and undo versions.

@@ -8,28 +8,36 @@
 //! | `shard`        | the layers of one part of the index                                      |
 //! | `pins`         | the visible LSN and the snapshots that are held                          |
 //! | `transactions` | open transactions, and how the latest ones ended                         |
+//! | `word`         | a transaction's id and phase in one word                                 |
+//! | `entry`        | the shared state of one open transaction                                 |
 //! | `pending`      | what one open transaction has done so far                                |
-//! | `slots`        | how many may be open, and who waits for one to end                       |
+//! | `places`       | where a slot of threads has its open transactions; how the latest ended  |
+//! | `credits`      | how many may be open, and who waits for one to end                       |
 //! | `batch`        | the operations of one transaction                                        |
 //! | `ids`          | allocation of block ids                                                  |
 //! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
 //! | `counters`     | statistics                                                               |
+//! | `handles`      | what transactions keep their store open by                              |
 //! | `engine`       | the contract, written once over what a backend does its own way          |
 //!
 //! A version is generic: a block in memory, or the place of one in the log. Nothing here does I/O.
 
 pub(crate) mod batch;
 pub(crate) mod counters;
+mod credits;
 pub(crate) mod engine;
+mod entry;
+pub(crate) mod handles;
 pub(crate) mod ids;
 pub(crate) mod index;
 pub(crate) mod overlay;
 mod page;
 mod pending;
 pub(crate) mod pins;
+mod places;
 mod shard;
-mod slots;
 pub(crate) mod transactions;
 pub(crate) mod version;
+mod word;
 
 pub(crate) use engine::{Engine, Mvcc};

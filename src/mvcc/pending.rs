@@ -1,4 +1,4 @@
-//! An open transaction's own state: its operations, what it read, its savepoints, its pin.
+//! An open transaction's own state: its operations, what it read, its savepoints.
 //!
 //! Owns [`Pending`]. Invariant: `payload_len` is what the operations and the savepoints hold; a
 //! savepoint remembers, for each id that was changed between it and the next one, the operation that
@@ -9,17 +9,14 @@ use std::collections::BTreeMap;
 
 use crate::block::{BlockId, Lsn, TransactionId};
 use crate::canary::{Bug, planted};
-use crate::error::{Error, Result, TransactionState};
+use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
-use crate::mvcc::pins::Pin;
+use crate::mvcc::entry::View;
 use crate::transaction::{IsolationLevel, Savepoint};
 
-/// An open transaction: its snapshot and its operations so far.
-#[derive(Debug)]
+/// An open transaction: what it sees, and its operations so far.
+#[derive(Debug, Default)]
 pub(crate) struct Pending {
-    pub(crate) state: TransactionState,
-    /// Taken out when the transaction ends or is given up.
-    pin: Option<Pin>,
     /// `None` reads the newest commits.
     snapshot: Option<Lsn>,
     isolation: IsolationLevel,
@@ -40,18 +37,9 @@ struct Mark {
 }
 
 impl Pending {
-    pub(crate) fn new(pin: Option<Pin>, isolation: IsolationLevel) -> Pending {
-        Pending {
-            state: TransactionState::Active,
-            snapshot: pin.as_ref().map(Pin::lsn),
-            pin,
-            isolation,
-            operations: BTreeMap::new(),
-            payload_len: 0,
-            reads: Reads::default(),
-            savepoints: Vec::new(),
-            next_savepoint: 0,
-        }
+    /// Says what the transaction sees: known from its begin on, before it has operations.
+    pub(crate) fn see(&mut self, view: View) {
+        (self.snapshot, self.isolation) = (view.snapshot, view.isolation);
     }
 
     /// The snapshot that reads see; `None` for the newest commit.
@@ -138,9 +126,8 @@ impl Pending {
         Ok(())
     }
 
-    /// Takes the operations for a commit; the transaction is *committing* from here on.
+    /// Takes the operations for a commit.
     pub(crate) fn start_commit(&mut self, id: TransactionId) -> Batch {
-        self.state = TransactionState::Committing;
         self.savepoints.clear();
         let operations = std::mem::take(&mut self.operations).into_iter().collect();
         let precondition = match self.snapshot {
@@ -151,21 +138,6 @@ impl Pending {
         let reads = (self.isolation == IsolationLevel::Serializable)
             .then(|| Box::new(std::mem::take(&mut self.reads)));
         Batch { operations, precondition, reads, transaction: Some(id) }
-    }
-
-    /// Drops everything that the transaction holds, and hands out its pin. It stays open.
-    pub(crate) fn give_up(&mut self) -> Option<Pin> {
-        self.operations.clear();
-        self.savepoints.clear();
-        self.reads = Reads::default();
-        self.payload_len = 0;
-        self.pin.take()
-    }
-
-    /// Ends the transaction, and hands out its pin.
-    pub(crate) fn end(&mut self, outcome: TransactionState) -> Option<Pin> {
-        self.state = outcome;
-        self.give_up()
     }
 }
 
@@ -181,7 +153,7 @@ mod tests {
     }
 
     fn pending() -> Pending {
-        Pending::new(None, IsolationLevel::Snapshot)
+        Pending::default()
     }
 
     #[test]

@@ -1,28 +1,39 @@
 //! Pins: the visible LSN and the snapshots that readers hold.
 //!
-//! Owns the visible LSN and a multiset of pinned LSNs. Invariants:
+//! Owns the visible LSN and, for each slot of threads, a multiset of pinned LSNs. Invariants:
 //!
 //! 1. The visible LSN only grows, and is raised by one publisher at a time.
 //! 2. A pin is taken under its slot's lock together with the reading of the visible LSN. So after the
 //!    publisher has raised the visible LSN to `w`, [`Pins::held`] finds every pin below `w` that was
 //!    ever taken and not released: a pin that it misses reads `w` or more.
 //!
-//! Taking and releasing touch one lock that other threads rarely want. Does not know what versions a
-//! pin keeps: the index asks.
+//! Taking and releasing touch one lock that other threads rarely want. It guards the [`Places`] of the
+//! slot's transactions, too. Does not know what versions a pin keeps: the index asks.
 
 use crate::block::Lsn;
 use crate::mvcc::counters::Padded;
-use crate::sync::{AtomicU64, Mutex, Ordering, SLOT_COUNT, thread_slot};
+use crate::mvcc::places::Places;
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, SLOT_COUNT, thread_slot};
 
 /// The visible LSN and the pinned ones.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     visible: Padded<AtomicU64>,
-    slots: [Padded<Mutex<Held>>; SLOT_COUNT],
+    slots: [Padded<Mutex<Slot>>; SLOT_COUNT],
 }
 
-/// The pinned LSNs of one slot, ascending, with the number of their holders.
-type Held = Vec<(Lsn, u32)>;
+#[derive(Debug, Default)]
+struct Slot {
+    /// The pinned LSNs, ascending, with the number of their holders.
+    held: Vec<(Lsn, u32)>,
+    places: Places,
+}
+
+/// A slot while it is locked.
+pub(crate) struct SlotGuard<'a> {
+    visible: &'a AtomicU64,
+    slot: MutexGuard<'a, Slot>,
+}
 
 /// One hold on a snapshot. Whoever has it gives it back to [`Pins::release`].
 #[derive(Debug)]
@@ -49,40 +60,64 @@ impl Pins {
         self.visible.store(lsn.0, Ordering::SeqCst);
     }
 
+    /// Locks a slot. Nobody locks a second one but in ascending order.
+    pub(crate) fn lock(&self, slot: usize) -> SlotGuard<'_> {
+        SlotGuard { visible: &self.visible, slot: self.slots[slot].lock() }
+    }
+
     /// Holds a snapshot of what is visible now.
     pub(crate) fn take(&self) -> Pin {
         let slot = thread_slot();
-        let mut held = self.slots[slot].lock();
-        let lsn = Lsn(self.visible.load(Ordering::SeqCst));
-        match held.last_mut() {
-            Some((last, count)) if *last == lsn => *count += 1,
-            _ => held.push((lsn, 1)),
-        }
-        Pin { lsn, slot }
+        Pin { lsn: self.lock(slot).take(), slot }
     }
 
     /// Releases a pin; true when it was the last on its LSN in its slot.
     pub(crate) fn release(&self, pin: Pin) -> bool {
-        let mut held = self.slots[pin.slot].lock();
-        let at = held.partition_point(|(lsn, _)| *lsn < pin.lsn);
-        assert!(held.get(at).is_some_and(|(lsn, _)| *lsn == pin.lsn), "a pin is released once");
-        held[at].1 -= 1;
-        let last = held[at].1 == 0;
-        if last {
-            held.remove(at);
-        }
-        last
+        self.lock(pin.slot).release(pin.lsn)
     }
 
     /// The pinned LSNs, ascending, without repetition.
     pub(crate) fn held(&self) -> Vec<Lsn> {
         let mut lsns = Vec::new();
         for slot in &self.slots {
-            lsns.extend(slot.lock().iter().map(|(lsn, _)| *lsn));
+            lsns.extend(slot.lock().held.iter().map(|(lsn, _)| *lsn));
         }
         lsns.sort_unstable();
         lsns.dedup();
         lsns
+    }
+}
+
+impl SlotGuard<'_> {
+    pub(crate) fn places(&mut self) -> &mut Places {
+        &mut self.slot.places
+    }
+
+    /// Holds a snapshot of what is visible now. Whoever has it gives it back to this slot.
+    pub(crate) fn take(&mut self) -> Lsn {
+        let lsn = Lsn(self.visible.load(Ordering::SeqCst));
+        match self.slot.held.last_mut() {
+            Some((last, count)) if *last == lsn => *count += 1,
+            _ => self.slot.held.push((lsn, 1)),
+        }
+        lsn
+    }
+
+    /// Releases a hold; true when it was the last on its LSN in this slot.
+    pub(crate) fn release(&mut self, lsn: Lsn) -> bool {
+        let held = &mut self.slot.held;
+        // Most often the newest: who begins last ends first.
+        let at = match held.last() {
+            Some((last, _)) if *last == lsn => held.len() - 1,
+            _ => held.partition_point(|(held, _)| *held < lsn),
+        };
+        assert!(held.get(at).is_some_and(|(held, _)| *held == lsn), "a pin is released once");
+        held[at].1 -= 1;
+        let last = held[at].1 == 0;
+        if last {
+            held.remove(at);
+        }
+        last
     }
 }
 

@@ -12,61 +12,37 @@
 //! | unknown    | `NotFound`          | `NotFound`         | `NotFound`         |
 //!
 //! An active transaction is *given up* when its snapshot is over a limit: its pin and its operations
-//! are gone, and it keeps its slot until its owner ends it.
+//! are gone, and it keeps its place until its owner ends it.
 //!
-//! The outcome of a finished transaction is remembered until [`ENDED_COUNT_MAX`] later ones of its
-//! shard have finished, then it is unknown. So finished transactions cost a constant, however many.
+//! The states themselves are an [`entry`](super::entry)'s, how many may be open is
+//! [`credits`](super::credits)' business, and where they are is that of the [`places`](super::places),
+//! which also remember the latest outcomes of their slot of threads; older ones are unknown. A begin and
+//! an end take one lock each, that of the slot, which other threads rarely want.
 //!
-//! Lock order: a shard, then nothing; a transaction's own lock is taken with no shard locked.
+//! Lock order: who waits for a credit, then the slots of the pins. A transaction's own lock is taken with
+//! neither of them locked.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::{Lsn, TransactionId};
-use crate::error::{Error, Result, SnapshotLimit, TransactionState};
+use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::Batch;
 use crate::mvcc::counters::Padded;
-use crate::mvcc::overlay::IdHasher;
+use crate::mvcc::credits::Credits;
+use crate::mvcc::entry::{Entries, Entry, PLACE_COUNT_MAX, View, check_active};
 use crate::mvcc::pending::Pending;
-use crate::mvcc::pins::Pin;
-use crate::mvcc::slots::Slots;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::mvcc::pins::Pins;
+use crate::mvcc::word::{Phase, Word, place_of, slot_of};
+use crate::sync::{SLOT_COUNT, thread_slot};
 use crate::transaction::IsolationLevel;
-
-/// Finished transactions that each of the [`SHARD_COUNT`] shards remembers.
-const ENDED_COUNT_MAX: usize = 1024;
-const SHARD_COUNT: usize = 16;
-
-type IdMap<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
 
 /// The transactions of one open store.
 #[derive(Debug)]
 pub(crate) struct TransactionTable {
-    last: AtomicU64,
-    slots: Slots,
-    shards: [Padded<Mutex<Shard>>; SHARD_COUNT],
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    /// In order of their begins.
-    active: BTreeMap<u64, Arc<Open>>,
-    ended: IdMap<TransactionState>,
-    ended_order: VecDeque<u64>,
-}
-
-/// An open transaction.
-#[derive(Debug)]
-struct Open {
-    /// What it sees of others; with read committed it holds no snapshot.
-    snapshot: Option<Lsn>,
-    begun_at: Duration,
-    /// Cleared with the pin.
-    is_pinned: AtomicBool,
-    given_up: OnceLock<SnapshotLimit>,
-    pending: Mutex<Pending>,
+    pins: Arc<Pins>,
+    credits: Credits,
+    entries: [Padded<Entries>; SLOT_COUNT],
 }
 
 /// The transaction with the oldest snapshot.
@@ -77,158 +53,221 @@ pub(crate) struct Oldest {
     pub(crate) begun_at: Duration,
 }
 
+/// A snapshot that somebody let go of, and whether nobody of his slot of threads holds it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "what only this snapshot saw is kept until the index hears of it"]
+pub(crate) struct Released {
+    pub(crate) lsn: Lsn,
+    pub(crate) was_last: bool,
+}
+
 impl TransactionTable {
-    /// Lets `count_max` transactions be open at once.
-    pub(crate) fn new(count_max: u64) -> TransactionTable {
-        let shards = Default::default();
-        TransactionTable { last: AtomicU64::new(0), slots: Slots::new(count_max), shards }
+    /// Lets `count_max` transactions be open at once, on snapshots that `pins` hold.
+    pub(crate) fn new(count_max: u64, pins: Arc<Pins>) -> TransactionTable {
+        let credits = Credits::new(count_max.min(PLACE_COUNT_MAX));
+        TransactionTable { pins, credits, entries: Default::default() }
     }
 
-    /// Where a begin takes its slot from.
-    pub(crate) fn slots(&self) -> &Slots {
-        &self.slots
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// - [`Error::TooManyTransactions`]: as many are open as may be.
+    pub(crate) fn begin(&self, isolation: IsolationLevel, now: Duration) -> Result<TransactionId> {
+        let begun = self.try_begin(isolation, now);
+        self.credits.wake();
+        begun
     }
 
-    /// Begins a transaction, which has a slot already. It reads the newest commits without a pin.
-    pub(crate) fn begin(
+    /// Begins a transaction, waiting up to `timeout` for another to end.
+    ///
+    /// # Errors
+    /// As [`TransactionTable::begin`], none ended in time.
+    pub(crate) fn begin_within(
         &self,
-        pin: Option<Pin>,
         isolation: IsolationLevel,
-        now: Duration,
-    ) -> TransactionId {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let open = Open {
-            snapshot: pin.as_ref().map(Pin::lsn),
-            begun_at: now,
-            is_pinned: AtomicBool::new(pin.is_some()),
-            given_up: OnceLock::default(),
-            pending: Mutex::new(Pending::new(pin, isolation)),
-        };
-        self.shard(id).lock().active.insert(id, Arc::new(open));
-        TransactionId(id)
+        timeout: Duration,
+        now: impl Fn() -> Duration,
+    ) -> Result<TransactionId> {
+        self.credits.wait(timeout, || self.try_begin(isolation, now()))
     }
 
-    /// Runs `body` on an active transaction.
+    fn try_begin(&self, isolation: IsolationLevel, now: Duration) -> Result<TransactionId> {
+        let slot = thread_slot();
+        let mut guard = self.credits.locked(&self.pins, slot)?;
+        let place = guard.places().take();
+        let Some(place) = place else { unreachable!("the slot was locked with a credit in it") };
+        let snapshot = (isolation != IsolationLevel::ReadCommitted).then(|| guard.take());
+        drop(guard);
+        let view = View { snapshot, isolation };
+        Ok(self.entries[slot].make(place).begin(slot, place, view, now))
+    }
+
+    /// Runs `body` on an active transaction. Its pin holds meanwhile.
     pub(crate) fn with<R>(
         &self,
         id: TransactionId,
         body: impl FnOnce(&mut Pending) -> Result<R>,
     ) -> Result<R> {
-        let open = self.find(id)?;
-        let mut pending = open.pending.lock();
-        match (pending.state, open.given_up.get(), open.snapshot) {
-            (TransactionState::Active, Some(limit), Some(snapshot)) => {
-                Err(Error::SnapshotTooOld { id, snapshot, limit: *limit })
-            }
-            (TransactionState::Active, ..) => body(&mut pending),
-            (state, ..) => Err(Error::TransactionNotActive { id, state }),
-        }
+        let entry = self.entry(id)?;
+        let mut pending = entry.work();
+        let phase = entry.phase(id).ok_or_else(|| self.gone(id))?;
+        check_active(entry, id, phase)?;
+        pending.see(entry.view());
+        body(&mut pending)
+    }
+
+    /// Runs `body` on what an active transaction sees, if that is all that matters to a read: it has
+    /// nothing of its own, and what it reads need not be noted. `None` where `body` must have the
+    /// [whole](TransactionTable::with) transaction.
+    pub(crate) fn with_view<R>(
+        &self,
+        id: TransactionId,
+        body: impl FnOnce(View) -> Result<R>,
+    ) -> Option<Result<R>> {
+        let entry = self.entries.get(slot_of(id))?.get(place_of(id))?;
+        let result = body(entry.plain_view(id)?);
+        // The pin held all the while, if the transaction is still active.
+        (entry.phase(id) == Some(Phase::Active)).then_some(result)
     }
 
     /// Takes the operations of an active transaction, which is *committing* from here on until
     /// [`TransactionTable::end`].
     pub(crate) fn start_commit(&self, id: TransactionId) -> Result<Batch> {
-        self.with(id, |pending| Ok(pending.start_commit(id)))
+        let entry = self.entry(id)?;
+        let mut pending = entry.work();
+        while !entry.change(id, Phase::Active, Phase::Committing) {
+            let phase = entry.phase(id).ok_or_else(|| self.gone(id))?;
+            check_active(entry, id, phase)?;
+        }
+        pending.see(entry.view());
+        Ok(pending.start_commit(id))
     }
 
-    /// Ends a committing transaction; the caller releases the pin.
-    pub(crate) fn end(&self, id: TransactionId, outcome: TransactionState) -> Option<Pin> {
-        let mut shard = self.shard(id.0).lock();
-        let open = shard.active.remove(&id.0)?;
-        shard.remember(id.0, outcome);
-        drop(shard);
-        let pin = open.pending.lock().end(outcome);
-        // Whoever waits for the slot finds the transaction gone.
-        self.slots.free();
-        pin
-    }
-
-    /// Rolls back; the caller releases the pin. False when it was rolled back before.
-    pub(crate) fn rollback(&self, id: TransactionId) -> Result<(bool, Option<Pin>)> {
-        let started = self.find(id).and_then(|open| {
-            let mut pending = open.pending.lock();
-            match pending.state {
-                TransactionState::Active => {
-                    pending.state = TransactionState::Committing;
-                    Ok(())
+    /// Ends a transaction that somebody started to commit, or that was given up. The caller tells the
+    /// index what was released.
+    pub(crate) fn end(&self, id: TransactionId, outcome: Phase) -> Option<Released> {
+        let entry = self.entry(id).ok()?;
+        loop {
+            match entry.phase(id)? {
+                Phase::Committed | Phase::RolledBack => return None,
+                phase if entry.change(id, phase, outcome) => {
+                    return self.leave(entry, id, phase, outcome);
                 }
-                state => Err(Error::TransactionNotActive { id, state }),
+                _ => {}
             }
-        });
-        match started {
-            Ok(()) => Ok((true, self.end(id, TransactionState::RolledBack))),
-            Err(Error::TransactionNotActive { state: TransactionState::RolledBack, .. }) => {
-                Ok((false, None))
+        }
+    }
+
+    /// Rolls back, where that was not done before; the caller tells the index what was released.
+    pub(crate) fn rollback(&self, id: TransactionId) -> Result<Option<Released>> {
+        let entry = self.entry(id)?;
+        loop {
+            let phase = match entry.phase(id) {
+                Some(phase) => phase,
+                None => self.outcome(id).ok_or(Error::TransactionNotFound { id })?,
+            };
+            match phase {
+                Phase::RolledBack => return Ok(None),
+                Phase::Committing | Phase::Committed => {
+                    return Err(Error::TransactionNotActive { id, state: phase.state() });
+                }
+                _ if entry.change(id, phase, Phase::RolledBack) => {
+                    return Ok(self.leave(entry, id, phase, Phase::RolledBack));
+                }
+                _ => {}
             }
-            Err(error) => Err(error),
         }
     }
 
     /// The active transaction with the oldest snapshot.
     pub(crate) fn oldest(&self) -> Option<Oldest> {
-        let first = |shard: &Padded<Mutex<Shard>>| {
-            let shard = shard.lock();
-            let mut open = shard.active.iter();
-            open.find_map(|(id, open)| {
-                let snapshot = open.snapshot.filter(|_| open.is_pinned.load(Ordering::SeqCst))?;
-                Some(Oldest { id: TransactionId(*id), snapshot, begun_at: open.begun_at })
-            })
-        };
-        self.shards.iter().filter_map(first).min_by_key(|oldest| oldest.snapshot)
+        let mut oldest: Option<Oldest> = None;
+        for (slot, entries) in self.entries.iter().enumerate() {
+            let made = self.pins.lock(slot).places().made();
+            let pinned = (0..made).filter_map(|place| entries.get(place)?.pinned());
+            for (id, snapshot, begun_at) in pinned {
+                if oldest
+                    .is_none_or(|oldest| (snapshot, begun_at) < (oldest.snapshot, oldest.begun_at))
+                {
+                    oldest = Some(Oldest { id, snapshot, begun_at });
+                }
+            }
+        }
+        oldest
     }
 
-    /// Gives a transaction up for its snapshot's sake; the caller releases the pin. Without a pin
-    /// when somebody works in the transaction right now (it is given up with its next operation; try
-    /// again for the pin), or when it is ending anyway.
-    pub(crate) fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> Option<Pin> {
-        let open = self.shard(id.0).lock().active.get(&id.0).map(Arc::clone)?;
-        let Some(mut pending) = open.pending.try_lock() else {
-            open.given_up.get_or_init(|| limit);
-            return None;
-        };
-        if pending.state != TransactionState::Active {
+    /// Gives a transaction up for its snapshot's sake; the caller tells the index what was released.
+    /// `None` when somebody works in the transaction right now (it is given up with its next operation;
+    /// try again for the pin), or when it is ending anyway.
+    pub(crate) fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> Option<Released> {
+        let entry = self.entry(id).ok()?;
+        if !entry.give_up(id, limit) {
             return None;
         }
-        open.given_up.get_or_init(|| limit);
-        open.is_pinned.store(false, Ordering::SeqCst);
-        pending.give_up()
+        let lsn = entry.view().snapshot?;
+        entry.let_go(id).then(|| self.release(id, lsn))
     }
 
     /// Transactions that are open now.
     pub(crate) fn open_count(&self) -> u64 {
-        self.slots.taken()
+        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).places().open_count).sum()
     }
 
-    fn find(&self, id: TransactionId) -> Result<Arc<Open>> {
-        let shard = self.shard(id.0).lock();
-        match (shard.active.get(&id.0), shard.ended.get(&id.0)) {
-            (Some(open), _) => Ok(Arc::clone(open)),
-            (None, Some(state)) => Err(Error::TransactionNotActive { id, state: *state }),
-            (None, None) => Err(Error::TransactionNotFound { id }),
+    /// Transactions that were rolled back, by their commits too.
+    pub(crate) fn rolled_back_count(&self) -> u64 {
+        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).places().rolled_back_count).sum()
+    }
+
+    /// Gives back what an ended transaction held.
+    fn leave(
+        &self,
+        entry: &Entry,
+        id: TransactionId,
+        from: Phase,
+        outcome: Phase,
+    ) -> Option<Released> {
+        entry.clear();
+        // When it was given up, somebody else released the pin.
+        let snapshot = entry.view().snapshot.filter(|_| from != Phase::Unpinned);
+        let mut guard = self.pins.lock(slot_of(id));
+        let released = snapshot.map(|lsn| Released { lsn, was_last: guard.release(lsn) });
+        guard.places().give_back(place_of(id), Word::new(id.0, outcome));
+        self.credits.look_after(&mut guard, 0);
+        drop(guard);
+        // Whoever waits finds the transaction gone.
+        self.credits.wake();
+        released
+    }
+
+    fn release(&self, id: TransactionId, lsn: Lsn) -> Released {
+        Released { lsn, was_last: self.pins.lock(slot_of(id)).release(lsn) }
+    }
+
+    /// The entry that a transaction had or has.
+    fn entry(&self, id: TransactionId) -> Result<&Entry> {
+        let entry = self.entries.get(slot_of(id)).and_then(|entries| entries.get(place_of(id)));
+        entry.ok_or(Error::TransactionNotFound { id })
+    }
+
+    /// The error of an operation on a transaction whose place is another's.
+    fn gone(&self, id: TransactionId) -> Error {
+        match self.outcome(id) {
+            Some(phase) => Error::TransactionNotActive { id, state: phase.state() },
+            None => Error::TransactionNotFound { id },
         }
     }
 
-    fn shard(&self, id: u64) -> &Mutex<Shard> {
-        &self.shards[id as usize % SHARD_COUNT]
-    }
-}
-
-impl Shard {
-    fn remember(&mut self, id: u64, outcome: TransactionState) {
-        if self.ended_order.len() == ENDED_COUNT_MAX
-            && let Some(oldest) = self.ended_order.pop_front()
-        {
-            self.ended.remove(&oldest);
-        }
-        self.ended_order.push_back(id);
-        self.ended.insert(id, outcome);
+    fn outcome(&self, id: TransactionId) -> Option<Phase> {
+        self.pins.lock(slot_of(id)).places().outcome(id.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mvcc::pins::Pins;
+    use crate::error::TransactionState;
+    use crate::mvcc::places::ENDED_COUNT_MAX;
+    use crate::sync::{AtomicU64, Ordering};
 
     fn state_of(result: Result<impl Sized>) -> Option<TransactionState> {
         match result {
@@ -238,37 +277,32 @@ mod tests {
     }
 
     fn table() -> TransactionTable {
-        TransactionTable::new(100)
+        TransactionTable::new(100, Arc::default())
     }
 
-    fn begin(table: &TransactionTable, pins: &Pins) -> TransactionId {
-        table.slots().try_take().expect("a slot");
-        table.begin(Some(pins.take()), IsolationLevel::Snapshot, Duration::ZERO)
+    fn begin(table: &TransactionTable) -> TransactionId {
+        table.begin(IsolationLevel::Snapshot, Duration::ZERO).expect("fewer are open than may be")
     }
 
     #[test]
     fn every_cell_of_the_state_table_holds() {
-        let (pins, table) = (Pins::default(), table());
+        let table = table();
         let touch = |id| table.with(id, |_| Ok(()));
         let commit = |id| {
             let batch = table.start_commit(id);
             if batch.is_ok() {
-                table.end(id, TransactionState::Committed).map(|pin| pins.release(pin));
+                assert!(table.end(id, Phase::Committed).is_some(), "it held a snapshot");
             }
             batch
         };
-        let rollback = |id| {
-            let (rolled_back, pin) = table.rollback(id)?;
-            pin.map(|pin| pins.release(pin));
-            Ok::<bool, Error>(rolled_back)
-        };
-        let [committing, committed, rolled, given_up] = [(); 4].map(|()| begin(&table, &pins));
+        let rollback = |id| table.rollback(id);
+        let [committing, committed, rolled, given_up] = [(); 4].map(|()| begin(&table));
         touch(committing).expect("active");
         table.start_commit(committing).expect("active");
         commit(committed).expect("active");
-        assert!(rollback(rolled).expect("active"));
+        assert!(rollback(rolled).expect("active").is_some());
         let limit = SnapshotLimit::PinnedBytes(0);
-        pins.release(table.give_up(given_up, limit).expect("nobody works in it"));
+        assert!(table.give_up(given_up, limit).is_some(), "nobody works in it");
         assert!(table.give_up(committing, limit).is_none(), "it is ending anyway");
 
         for (id, state) in
@@ -280,21 +314,25 @@ mod tests {
         }
         assert_eq!(state_of(touch(rolled)), Some(TransactionState::RolledBack));
         assert_eq!(state_of(commit(rolled)), Some(TransactionState::RolledBack));
-        assert!(!rollback(rolled).expect("rolling back twice is fine"));
+        assert!(rollback(rolled).expect("rolling back twice is fine").is_none());
         let too_old =
             |result| matches!(result, Err(Error::SnapshotTooOld { id, .. }) if id == given_up);
         assert!(too_old(touch(given_up)) && too_old(commit(given_up).map(|_| ())));
-        assert!(rollback(given_up).expect("still open"));
-        let unknown = TransactionId(99);
-        assert!(matches!(touch(unknown), Err(Error::TransactionNotFound { id }) if id == unknown));
-        assert!(matches!(rollback(unknown), Err(Error::TransactionNotFound { .. })));
+        assert!(rollback(given_up).expect("still open").is_none(), "its pin was released before");
+        for unknown in [0, 99, committing.0 + (1 << 30), u64::MAX, committing.0 | 7 << 61] {
+            let unknown = TransactionId(unknown);
+            let found = touch(unknown);
+            assert!(matches!(found, Err(Error::TransactionNotFound { id }) if id == unknown));
+            assert!(matches!(rollback(unknown), Err(Error::TransactionNotFound { .. })));
+            assert!(matches!(commit(unknown), Err(Error::TransactionNotFound { .. })));
+        }
         assert_eq!(table.open_count(), 1);
     }
 
     #[test]
     fn transaction_that_is_worked_in_is_given_up_with_its_next_operation() {
-        let (pins, table) = (Pins::default(), table());
-        let id = begin(&table, &pins);
+        let table = table();
+        let id = begin(&table);
         let limit = SnapshotLimit::PinnedBytes(7);
         let busy = table.with(id, |_| Ok(table.give_up(id, limit).is_none()));
         assert!(busy.expect("it is not given up while it is worked in"));
@@ -303,20 +341,78 @@ mod tests {
             matches!(refused, Err(Error::SnapshotTooOld { limit: found, .. }) if found == limit)
         );
         assert_eq!(table.oldest().map(|oldest| oldest.id), Some(id), "its pin is still to be had");
-        pins.release(table.give_up(id, limit).expect("nobody works in it"));
-        assert!(table.oldest().is_none() && pins.held().is_empty());
+        let released = table.give_up(id, limit).expect("nobody works in it");
+        assert_eq!(released, Released { lsn: Lsn(0), was_last: true });
+        assert!(table.oldest().is_none() && table.pins.held().is_empty());
     }
 
     #[test]
     fn finished_transactions_cost_a_constant() {
-        let (pins, table) = (Pins::default(), table());
-        for _ in 0..ENDED_COUNT_MAX * SHARD_COUNT * 3 {
-            let id = begin(&table, &pins);
-            table.rollback(id).expect("active").1.map(|pin| pins.release(pin));
+        let table = table();
+        for _ in 0..ENDED_COUNT_MAX * 3 {
+            let id = begin(&table);
+            assert!(table.rollback(id).expect("active").is_some(), "it held a snapshot");
         }
-        let kept: usize = table.shards.iter().map(|shard| shard.lock().ended.len()).sum();
-        assert_eq!(kept, ENDED_COUNT_MAX * SHARD_COUNT);
-        assert!(table.shards.iter().all(|shard| shard.lock().active.is_empty()));
-        assert!(pins.held().is_empty());
+        let mut guard = table.pins.lock(thread_slot());
+        assert_eq!((guard.places().remembered(), guard.places().made()), (ENDED_COUNT_MAX, 1));
+        drop(guard);
+        assert!(table.pins.held().is_empty());
+    }
+
+    #[test]
+    fn outcome_is_known_when_its_place_is_long_another_s() {
+        let table = table();
+        let id = begin(&table);
+        assert!(table.rollback(id).expect("active").is_some(), "it held a snapshot");
+        for _ in 1..ENDED_COUNT_MAX {
+            let later = begin(&table);
+            assert_eq!(place_of(later), place_of(id));
+            assert_ne!(later, id);
+            assert!(table.end(later, Phase::Committed).is_some(), "it held a snapshot");
+        }
+        let rolled_back = Some(TransactionState::RolledBack);
+        assert_eq!(state_of(table.with(id, |_| Ok(()))), rolled_back);
+        assert!(table.rollback(id).expect("rolling back twice is fine").is_none());
+        assert!(table.end(begin(&table), Phase::Committed).is_some(), "it held a snapshot");
+        assert!(matches!(table.rollback(id), Err(Error::TransactionNotFound { .. })));
+    }
+
+    #[test]
+    fn threads_never_hold_more_than_may_be_open_and_nobody_is_left_waiting() {
+        let (table, held) = (TransactionTable::new(3, Arc::default()), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let id = table
+                            .begin_within(IsolationLevel::Snapshot, Duration::MAX, || {
+                                Duration::ZERO
+                            })
+                            .expect("it waits for ever");
+                        assert!(held.fetch_add(1, Ordering::SeqCst) < 3);
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        assert!(table.rollback(id).expect("open").is_some(), "it held a snapshot");
+                    }
+                });
+            }
+        });
+        assert_eq!(table.open_count(), 0);
+    }
+
+    #[test]
+    fn who_may_not_begin_in_time_is_told_how_many_are_open() {
+        let table = TransactionTable::new(1, Arc::default());
+        let within =
+            |timeout| table.begin_within(IsolationLevel::Snapshot, timeout, || Duration::ZERO);
+        let id = begin(&table);
+        let refused = [
+            table.begin(IsolationLevel::Snapshot, Duration::ZERO),
+            within(Duration::from_micros(1)),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::TooManyTransactions { open: 1, max: 1 })));
+        }
+        assert!(table.rollback(id).expect("open").is_some(), "it held a snapshot");
+        within(Duration::ZERO).expect("free again");
     }
 }

@@ -132,13 +132,13 @@ pub trait StorageExt {
 
 impl<B: StorageBackend + Clone + 'static> StorageExt for B {
     fn shared(&self) -> Arc<dyn StorageBackend> {
-        Arc::new(self.clone())
+        self.handle().unwrap_or_else(|| Arc::new(self.clone()))
     }
 }
 
 impl StorageExt for Arc<dyn StorageBackend> {
     fn shared(&self) -> Arc<dyn StorageBackend> {
-        Arc::clone(self)
+        (**self).handle().unwrap_or_else(|| Arc::clone(self))
     }
 }
 

@@ -28,8 +28,10 @@ mod mvcc {
     pub(crate) mod overlay;
     pub(crate) mod page;
     pub(crate) mod pins;
+    mod places;
     mod shard;
     pub(crate) mod version;
+    mod word;
 }
 #[path = "../modelled/sync.rs"]
 mod sync;

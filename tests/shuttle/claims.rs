@@ -5,7 +5,10 @@ use shuttle::thread;
 use crate::callers::{block, caller, check, check_again, is_failure, open, options, told_by};
 use crate::disk::ModelDisk;
 use crate::io::sim::{FaultKind, OperationKind};
-use crate::{BlockId, Claim, Error, StorageBackend, StorageExt, below, took};
+use crate::{
+    BlockId, Claim, Error, IsolationLevel, MemoryBackend, Result, StorageBackend, StorageExt,
+    TransactionId, below, took,
+};
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
@@ -47,6 +50,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         name: "snapshots_are_whole_and_no_update_is_lost",
         schedule: isolated,
         paths: &["Conflict", "acknowledged"],
+    },
+    Claim {
+        name: "a_transaction_that_several_end_leaves_nothing_behind",
+        schedule: ended_by_several,
+        paths: &["committed", "rolled back", "given up", "refused", "its place is another's"],
     },
 ];
 
@@ -108,7 +116,8 @@ fn failing_worker() {
 fn full_disk() {
     let disk = ModelDisk::new();
     let store = open(&disk, options());
-    disk.sim.set_capacity(Some((96 + below(64)) << 10));
+    // Next to nothing beside the reserve.
+    disk.sim.set_capacity(Some((256 + 96 + below(64)) << 10));
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 12 << 10)).collect());
     for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
         assert!(matches!(error, Error::StorageFull { .. }), "{error:?}");
@@ -210,4 +219,83 @@ fn isolated() {
     assert_eq!(number(store.read_block(BlockId(2)).expect("is there")), count);
     assert_eq!(store.stats().undo_entries, 0, "nobody holds a snapshot");
     store.close().expect("closes well");
+}
+
+/// One thread works in a transaction and commits it, one rolls it back, and one replaces what it sees,
+/// which takes its snapshot over the limit, and begins others in its place.
+fn ended_by_several() {
+    let store = MemoryBackend::options().open_transactions_max(2).snapshot_pinned_max(0).build();
+    store.write_block(block(1, 1, 8)).expect("written");
+    let tx = store.begin_transaction().expect("none is open");
+    let committer = {
+        let store = store.clone();
+        thread::spawn(move || work_and_commit(&store, tx))
+    };
+    let ender = {
+        let store = store.clone();
+        thread::spawn(move || {
+            expect_own(
+                store.read_block_in_tx(tx, BlockId(1)).map(|block| assert_eq!(block.data[0], 1)),
+            );
+            if below(2) == 0 {
+                expect_own(store.rollback_transaction(tx).inspect(|()| took("rolled back")));
+            }
+        })
+    };
+    for round in 2..4 {
+        store.write_block(block(1, round, 8)).expect("written");
+        match store.begin_transaction_at(IsolationLevel::Serializable) {
+            Ok(other) => {
+                if other.0 >> 26 > tx.0 >> 26 {
+                    took("its place is another's");
+                }
+                let ids = store.ids_in_tx(other, BlockId(2), BlockId(9)).expect("its own");
+                let is_there = store.block_exists(BlockId(2)).expect("open");
+                assert!(is_there || ids.is_empty(), "another transaction's write was seen");
+                store.rollback_transaction(other).expect("its own");
+            }
+            Err(Error::TooManyTransactions { open: 2, max: 2 }) => panic!("two were never open"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let is_committed = committer.join().expect("returns");
+    ender.join().expect("returns");
+    expect_own(store.rollback_transaction(tx));
+    assert_eq!(store.block_exists(BlockId(2)).expect("open"), is_committed);
+    let stats = store.stats();
+    assert_eq!((stats.open_transactions, stats.undo_entries, stats.pinned_bytes), (0, 0, 0));
+    assert_eq!(stats.oldest_snapshot, None);
+}
+
+/// Reads, writes, reads again and commits; true when that was acknowledged.
+fn work_and_commit(store: &MemoryBackend, tx: TransactionId) -> bool {
+    let read = |id| store.read_block_in_tx(tx, BlockId(id)).map(|block| block.data[0]);
+    expect_own(read(1).map(|seen| assert_eq!(seen, 1, "a snapshot is one moment")));
+    expect_own(
+        store
+            .write_block_in_tx(tx, block(2, 7, 8))
+            .and_then(|_| read(2))
+            .map(|own| assert_eq!(own, 7)),
+    );
+    expect_own(read(1).map(|seen| assert_eq!(seen, 1, "a snapshot is one moment")));
+    match store.commit_transaction(tx) {
+        Ok(()) => {
+            took("committed");
+            true
+        }
+        refused => {
+            expect_own(refused);
+            false
+        }
+    }
+}
+
+/// What a transaction may come to that others end.
+fn expect_own(result: Result<()>) {
+    match result {
+        Ok(()) => {}
+        Err(Error::TransactionNotActive { .. }) => took("refused"),
+        Err(Error::SnapshotTooOld { .. }) => took("given up"),
+        Err(error) => panic!("{error:?}"),
+    }
 }

@@ -61,7 +61,7 @@ pub use block::{
     Block, BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn, TransactionId,
 };
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit, SpaceLimit,
     TransactionState,
 };
 pub use local::{

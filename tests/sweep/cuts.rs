@@ -20,6 +20,7 @@ pub const PATHS: &[&str] = &[
     "half made store",
     "commit lost",
     "checkpoint used",
+    "reserve drawn",
 ];
 
 /// How a run ends.
@@ -129,6 +130,7 @@ fn note_paths(tally: &mut Tally, store: &LocalBackend<SimDisk>, made: bool, lost
     tally.took("big commit", report.bytes > 96 << 10);
     tally.took("commit lost", lost);
     tally.took("checkpoint used", report.checkpoint_lsn.0 > 0);
+    tally.took("reserve drawn", store.stats().reserve_drawn_bytes > 0);
 }
 
 /// O6: the store takes commits, never gives out an id twice, and survives another cut.
@@ -139,6 +141,7 @@ pub fn check_goes_on(
     mut history: History,
     seed: u64,
 ) {
+    disk.set_capacity(None);
     let data = payload(seed, 500);
     let id =
         store.write_block(block(0, data.clone())).expect("O6: a recovered store takes commits");

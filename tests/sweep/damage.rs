@@ -56,7 +56,7 @@ impl Victim {
 
     fn files(&self) -> Vec<(FileName, u64)> {
         let files = self.disk.files().into_iter();
-        files.filter(|(name, _)| *name != FileName::Lock).collect()
+        files.filter(|(name, _)| !matches!(name, FileName::Lock | FileName::Reserve)).collect()
     }
 }
 

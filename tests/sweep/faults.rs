@@ -302,6 +302,7 @@ fn go_on(tally: &mut Tally, run: &mut Run, struck: OperationKind, fault: Fault) 
     if run.store.is_none() {
         run.open();
     }
+    run.step(b'g');
     let (poisoned, before) = (run.poisoned, run.failures.len());
     run.step(b's');
     run.step(b'l');

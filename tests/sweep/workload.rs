@@ -12,6 +12,8 @@
 //! | `r`    | close and open again                                                               |
 //! | `y`    | sync; the commits of a word with this letter are buffered                          |
 //! | `2`, `8` | so many commits, handed in together: they share a group                         |
+//! | `f`    | the disk is full from here on: but for deletes nothing may be written              |
+//! | `g`    | the disk has space again                                                           |
 //!
 //! The word also decides, by its hash, how far space is made ahead and how the log is written.
 
@@ -59,6 +61,16 @@ pub const SCRIPTED: &[&str] = &[
 /// Paths that scripted words take, whatever becomes of the store afterwards.
 pub const PATHS: &[&str] =
     &["zero ahead", "group of 1", "group of 2", "group of 8", "segment recycled", "compaction"];
+
+/// Words that delete, compact, checkpoint and open again while the disk is full.
+pub const FULL: &[&str] = &[
+    "slsfddrdkcgs",
+    "llllfdkdcrdgl",
+    "tltlfdddddddddkrdgs",
+    "sssfrdrdgsl",
+    "yslsyfdydrkdgsyl",
+    "lllllllfdkkrdcgb",
+];
 
 /// All words of `len` letters.
 pub fn words(len: usize) -> impl Iterator<Item = String> {
@@ -190,6 +202,12 @@ impl Run {
                 self.commit(operations);
             }
             b'b' => self.commit(many(60..66, 16 << 10)),
+            b'f' => {
+                let files = self.disk.files().into_iter();
+                let pages: u64 = files.map(|(_, len)| len.div_ceil(4096)).sum();
+                self.disk.set_capacity(Some((pages + self.counter % 3) * 4096));
+            }
+            b'g' => self.disk.set_capacity(None),
             letter => panic!("no operation is called {:?}", char::from(letter)),
         }
     }

@@ -7,9 +7,13 @@
 //! |------------|---------------------------------------------------------------------|----------------|
 //! | `batch`    | `WriteBatch` of one write over `write_block`, 64 threads, commits/s | at least 0.95  |
 //! | `snapshot` | transaction that reads 4 and writes 1 over that write, CPU          | at most 1.25   |
+//! | `snapshot` | the same over 4 reads and a write without a transaction, CPU        | none           |
 //! | `tickets`  | 64 tickets of one thread over 64 threads, commits/s                 | at least 0.80  |
 //! | `views`    | begin and drop over a hot 4 KiB read, 4 million blocks, time        | at most 0.20   |
 //! | `held`     | memory that a held snapshot costs, and what is left after its drop  | in proportion  |
+//!
+//! The hot reads of `views` are random ones among 100,000 blocks, which the page cache holds, and once
+//! more among 1,000, which the processor's own cache holds.
 
 mod held;
 mod steps;
@@ -26,13 +30,16 @@ use crate::failure::{Failure, Outcome};
 use crate::payload::Payloads;
 use crate::workloads::BLOCK_LEN;
 use crate::workloads::views::median;
-use steps::{Batch, Plain, Read, SnapshotWrite, Tickets, View};
+use steps::{Batch, Plain, Read, ReadsAndWrite, SnapshotWrite, Tickets, View};
 
 /// Threads, and tickets in flight, of the ratios that have a crowd.
 const CROWD: usize = 64;
 
 /// Blocks of 4 KiB that hot reads and transactions choose from.
 pub const HOT_BLOCKS: u64 = 1000;
+
+/// Blocks of 4 KiB that the page cache holds, and the processor's cache does not.
+const WIDE_BLOCKS: u64 = 100_000;
 
 /// Shorthand for errors of our store.
 pub fn failed(error: aegis_blocks::Error) -> Failure {
@@ -44,14 +51,16 @@ pub fn failed(error: aegis_blocks::Error) -> Failure {
 struct Pace {
     slice: Duration,
     pairs: usize,
+    wide: u64,
     blocks: u64,
 }
 
 /// Measures what was asked for and prints a table.
 pub fn run(args: &OwnArgs) -> Outcome<()> {
-    let (slice, pairs, blocks) = if args.quick { (50, 3, 20_000) } else { (250, 9, 4_000_000) };
+    let (slice, pairs, wide, blocks) =
+        if args.quick { (50, 3, 10_000, 20_000) } else { (250, 9, WIDE_BLOCKS, 4_000_000) };
     let pairs = args.slices.unwrap_or(pairs);
-    let pace = Pace { slice: Duration::from_millis(slice), pairs, blocks };
+    let pace = Pace { slice: Duration::from_millis(slice), pairs, wide, blocks };
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let is_asked = |name| args.only.is_empty() || args.only.iter().any(|asked| asked == name);
     println!("| name | what | one | other | ratio (least to most) | goal | reached |");
@@ -180,6 +189,16 @@ fn snapshot(store: &LocalBackend, pace: Pace) -> Outcome<()> {
         compare(pace, &line, one, |slice| {
             sample(threads, slice, |thread| Ok(Plain::new(store, thread)))
         })?;
+        let line = Line {
+            what: format!(
+                "the same / 4 times `read_block` and `write_block`, {threads} {noun}, CPU"
+            ),
+            goal: ("none", |_| true),
+            ..line
+        };
+        compare(pace, &line, one, |slice| {
+            sample(threads, slice, |thread| Ok(ReadsAndWrite::new(store, thread)))
+        })?;
     }
     Ok(())
 }
@@ -197,14 +216,15 @@ fn tickets(store: &LocalBackend, pace: Pace) -> Outcome<()> {
 }
 
 fn views(store: &LocalBackend, pace: Pace) -> Outcome<()> {
+    fill(store, pace.wide, BLOCK_LEN)?;
     fill(store, pace.blocks, 16)?;
-    for threads in [1, 8] {
+    for (threads, among) in [(1, pace.wide), (8, pace.wide), (1, HOT_BLOCKS), (8, HOT_BLOCKS)] {
         let noun = if threads == 1 { "thread" } else { "threads" };
+        let blocks = pace.blocks;
         let line = Line {
             name: "views",
             what: format!(
-                "begin and drop / hot 4 KiB read, {threads} {noun}, {} blocks",
-                pace.blocks
+                "begin and drop / 4 KiB read among {among} of {blocks} blocks, {threads} {noun}"
             ),
             unit: "ns",
             goal: ("at most 0.20", |ratio| ratio <= 0.2),
@@ -212,7 +232,7 @@ fn views(store: &LocalBackend, pace: Pace) -> Outcome<()> {
         };
         let one = |slice| sample(threads, slice, |_| Ok(Many(View(store))));
         compare(pace, &line, one, |slice| {
-            sample(threads, slice, |thread| Ok(Many(Read::new(store, thread))))
+            sample(threads, slice, |thread| Ok(Many(Read::new(store, thread, among))))
         })?;
     }
     Ok(())

@@ -42,6 +42,7 @@ struct Stat {
     pinned_bytes: u64,
     free_bytes: u64,
     checkpoint_bytes: u64,
+    reserve_bytes: u64,
     files: u64,
 }
 
@@ -74,6 +75,7 @@ fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
         pinned_bytes: space.pinned_bytes,
         free_bytes: space.free_bytes,
         checkpoint_bytes: space.checkpoint_bytes,
+        reserve_bytes: space.reserve_bytes,
         files: space.files,
     })
 }
@@ -109,6 +111,7 @@ fn print_bars(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
         ("all dead", stat.empty_bytes),
         ("kept ahead", stat.free_bytes),
         ("checkpoints", stat.checkpoint_bytes),
+        ("reserve", stat.reserve_bytes),
     ];
     let total: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
     for (name, bytes) in parts {

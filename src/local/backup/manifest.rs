@@ -137,7 +137,7 @@ fn kind_of(name: FileName) -> u32 {
         FileName::Meta => 1,
         FileName::Segment(_) => 2,
         FileName::Checkpoint(_) => 3,
-        FileName::Lock | FileName::Temporary(_) | FileName::Manifest => {
+        FileName::Lock | FileName::Reserve | FileName::Temporary(_) | FileName::Manifest => {
             unreachable!("no backup copies {name}")
         }
     }

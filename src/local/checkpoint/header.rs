@@ -23,6 +23,7 @@
 //! |    136 |    8 | `table_page`    | first page of the segment table                              |
 //! |    144 |    8 | `segment_count` | rows of the table                                            |
 //! |    152 |    4 | `table_crc`     | of those rows                                                |
+//! |    156 |    4 | zero            | not looked at                                                |
 //! |    160 | 16 n | below           | number and salt of each image below, newest first            |
 //!
 //! A row of the segment table has `sequence`, file `number`, bytes used, payload bytes and count of

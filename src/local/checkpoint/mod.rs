@@ -34,6 +34,7 @@ use crate::local::checkpoint::header::{ImageName, Summary};
 use crate::local::checkpoint::image::{Cursor, Image};
 use crate::local::checkpoint::page::Record;
 use crate::local::checkpoint::write::{NotWritten, Writer};
+use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::segment::{Location, damaged};
 use crate::local::usage::SegmentUse;
@@ -43,6 +44,8 @@ use crate::mvcc::index::{Base, Index, Newest};
 const DELTA_SHARE: u64 = 2;
 /// Deltas above a base: each one is searched by look-ups that find nothing in those above it.
 const DELTA_COUNT_MAX: usize = 7;
+/// Header, segments, a leaf and the page above it.
+const DELTA_LEN_MIN: u64 = 4 * PAGE;
 
 const _: () = assert!(DELTA_COUNT_MAX <= header::BELOW_MAX);
 
@@ -116,10 +119,12 @@ impl Chain {
     }
 
     /// Writes the image of an index whose entries were frozen at `summary.lsn` and returns the chain
-    /// that it heads.
+    /// that it heads. With `is_full`, no delta where that would keep more than half of what a base takes:
+    /// a short one takes whole pages, too.
     ///
     /// # Errors
     /// [`NotMade::Disk`] leaves this chain as it was; [`NotMade::Damaged`]: part of it is damaged.
+    #[expect(clippy::too_many_arguments, reason = "what an image is made of, once")]
     pub(crate) fn extend<D: Disk>(
         &self,
         disk: &D,
@@ -128,9 +133,11 @@ impl Chain {
         index: &Index<Location>,
         summary: Summary,
         segments: &[SegmentUse],
+        is_full: bool,
     ) -> std::result::Result<Chain, NotMade> {
         let mut writer = Writer::start(disk, store, number)?;
-        let below = if self.takes_delta(index.frozen_count()) { &self.images[..] } else { &[] };
+        let takes_delta = self.takes_delta(index.frozen_count()) && !(is_full && self.is_wide());
+        let below = if takes_delta { &self.images[..] } else { &[] };
         let merged = if below.is_empty() { &self.images[..] } else { &[] };
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
@@ -147,6 +154,13 @@ impl Chain {
         let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
         let in_deltas: u64 = deltas.iter().map(entry_count).sum();
         deltas.len() < DELTA_COUNT_MAX && (in_deltas + count) * DELTA_SHARE <= entry_count(base)
+    }
+
+    /// Whether another delta would make the deltas take more than their share of what the base takes.
+    fn is_wide(&self) -> bool {
+        let Some((_, base_len)) = self.files().last() else { return false };
+        let deltas_len = self.file_len() - base_len;
+        (deltas_len + DELTA_LEN_MIN) * DELTA_SHARE > base_len
     }
 
     /// Merges the frozen entries with the records of `merged`, newest first.

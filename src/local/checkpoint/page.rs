@@ -44,7 +44,7 @@ pub(crate) const DENSE_MAX: usize = capacity(0);
 /// A version, or the mark of a deletion.
 pub(crate) type Record = Versioned<Option<Location>>;
 
-const fn capacity(id_len: usize) -> usize {
+pub(crate) const fn capacity(id_len: usize) -> usize {
     (PAGE_LEN - HEADER_LEN) / (RECORD_LEN + id_len)
 }
 

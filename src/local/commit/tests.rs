@@ -178,7 +178,11 @@ fn full_disk_takes_the_lsns_back_and_the_core_goes_on() {
     let mut core = core(1);
     submit(&mut core, Duration::ZERO, write(1, 1));
     let formed = group(&mut core, Duration::ZERO);
-    let full = Error::StorageFull { needed: 1, path: "store".into() };
+    let full = Error::StorageFull {
+        needed: 1,
+        path: "store".into(),
+        limit: crate::error::SpaceLimit::Disk,
+    };
     let actions = land(&mut core, FLIGHT, formed, Outcome::Full(full));
     assert!(matches!(actions.refuse[..], [(_, Error::StorageFull { .. })]));
     assert_eq!(core.last_lsn(), Lsn(10));

@@ -54,7 +54,7 @@ pub(crate) const ENTRY_LEN: usize = 32;
 /// Bytes of the body of a cut or checkpoint.
 pub(crate) const CUT_LEN: usize = 16;
 const MAGIC: [u8; 4] = *b"AGF1";
-const ALIGN: u64 = 8;
+pub(crate) const ALIGN: u64 = 8;
 const FLAG_GROUP_END: u8 = 1;
 const FLAG_LAST_PART: u8 = 2;
 

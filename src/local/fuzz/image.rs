@@ -64,6 +64,7 @@ impl Image {
         let len = u64::from(le::u32(head, 9)) % (FILE_LEN_MAX + 1);
         let name = match head[0] % 8 {
             0 => FileName::Meta,
+            1 if number == 1 => FileName::Reserve,
             1 => FileName::Lock,
             2 | 3 => FileName::Segment(number),
             4 => FileName::Temporary(number),
@@ -136,6 +137,7 @@ impl ImageWriter {
         let (kind, number) = match name {
             FileName::Meta => (0, 0),
             FileName::Lock => (1, 0),
+            FileName::Reserve => (1, 1),
             FileName::Segment(number) => (2, number),
             FileName::Temporary(number) => (4, number),
             FileName::Checkpoint(number) => (5, number),

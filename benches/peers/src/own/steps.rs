@@ -104,6 +104,35 @@ impl Worker for SnapshotWrite<'_> {
     }
 }
 
+/// The same reads and the same write, without a transaction.
+pub struct ReadsAndWrite<'a> {
+    read: Read<'a>,
+    plain: Plain<'a>,
+}
+
+impl<'a> ReadsAndWrite<'a> {
+    /// A thread's writer.
+    pub fn new(store: &'a LocalBackend, thread: usize) -> Self {
+        ReadsAndWrite {
+            read: Read::new(store, thread, HOT_BLOCKS),
+            plain: Plain::new(store, thread),
+        }
+    }
+}
+
+impl Worker for ReadsAndWrite<'_> {
+    fn step(&mut self) -> Outcome<u64> {
+        for _ in 0..4 {
+            self.read.step()?;
+        }
+        self.plain.step()
+    }
+
+    fn check(&mut self) -> Outcome<u64> {
+        self.plain.check_last()
+    }
+}
+
 /// One thread that keeps many commits in flight: a step hands one in and waits for the oldest.
 pub struct Tickets<'a> {
     plain: Plain<'a>,
@@ -153,23 +182,24 @@ impl Worker for View<'_> {
     }
 }
 
-/// Reads a random hot block.
+/// Reads a random block, among the first so many.
 pub struct Read<'a> {
     store: &'a LocalBackend,
     noise: Noise,
+    among: u64,
     hot: Payloads,
 }
 
 impl<'a> Read<'a> {
     /// A thread's reader.
-    pub fn new(store: &'a LocalBackend, thread: usize) -> Self {
-        Read { store, noise: Noise::new(thread as u64), hot: Payloads::new(1, 0, BLOCK_LEN) }
+    pub fn new(store: &'a LocalBackend, thread: usize, among: u64) -> Self {
+        Read { store, noise: Noise::new(thread as u64), among, hot: Payloads::new(1, 0, BLOCK_LEN) }
     }
 }
 
 impl Worker for Read<'_> {
     fn step(&mut self) -> Outcome<u64> {
-        let id = 1 + self.noise.below(HOT_BLOCKS);
+        let id = 1 + self.noise.below(self.among);
         let block = self.store.read_block(BlockId(id)).map_err(failed)?;
         is_filled(id, &block.data, &self.hot).map(|()| 1)
     }

@@ -1,0 +1,67 @@
+//! The alarm: tells that space is running out, before it has.
+//!
+//! Owns whether it has rung. It rings once when less is left than the threshold, and again only after more
+//! than an eighth above that was left in between, so that what is zeroed ahead and given back does not
+//! make it ring for ever. Does not look by itself: the upkeep does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::local::options::OnSpaceLow;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Tells whoever wants to know, if anybody does.
+pub(crate) struct Alarm {
+    on: Option<OnSpaceLow>,
+    rung: AtomicBool,
+}
+
+impl Alarm {
+    pub(crate) fn new(on: Option<OnSpaceLow>) -> Alarm {
+        Alarm { on, rung: AtomicBool::new(false) }
+    }
+
+    /// Whether anybody wants to know.
+    pub(crate) fn is_set(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// So much is left. Call it without locks: what it rings is the caller's own.
+    pub(crate) fn look(&self, left: u64) {
+        let Some(OnSpaceLow { threshold, tell }) = &self.on else { return };
+        if left >= threshold.saturating_add(threshold / 8) {
+            self.rung.store(false, Ordering::Relaxed);
+        }
+        if left < *threshold && !self.rung.swap(true, Ordering::Relaxed) {
+            // Its panic is nobody's business here.
+            drop(catch_unwind(AssertUnwindSafe(|| tell(left))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::Mutex;
+
+    #[test]
+    fn rings_once_for_each_time_that_space_gets_low() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let tell = {
+            let heard = Arc::clone(&heard);
+            move |left| heard.lock().push(left)
+        };
+        let alarm = Alarm::new(Some(OnSpaceLow { threshold: 800, tell: Arc::new(tell) }));
+        [1000, 800, 799, 500, 850, 700, 900, 750, 10].into_iter().for_each(|left| alarm.look(left));
+        assert_eq!(*heard.lock(), [799, 750]);
+    }
+
+    #[test]
+    fn panic_of_who_is_told_ends_there() {
+        let tell = Arc::new(|left| panic!("{left} bytes are left"));
+        let alarm = Alarm::new(Some(OnSpaceLow { threshold: 800, tell }));
+        alarm.look(10);
+        assert!(alarm.rung.load(Ordering::Relaxed));
+    }
+}

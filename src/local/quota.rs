@@ -1,0 +1,357 @@
+//! The quota: a disk that is full earlier than the one below it.
+//!
+//! Owns the count of what the files of one store take, by their lengths, and refuses what would take more
+//! than the limit, as a full disk refuses it; so the rest of the store needs to know of one kind of full
+//! only. Without a limit every call is passed on, and nothing is counted. Invariants:
+//!
+//! 1. Nothing is refused before [`Quota::enforce`]: a store that takes more than the limit opens.
+//! 2. What was there then may stay, with its reserve. So the limit in force is the larger one of the quota
+//!    and the least that the store has taken since, reserve included: deletes draw from the reserve as on a
+//!    full disk, and what is once given back below that is not taken again.
+//! 3. A write into what a file takes already costs one load of its length.
+//!
+//! A file that was removed counts no more, though a reader may hold it. Files of others do not count.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::OverQuota;
+use crate::io::{Disk, DiskFile, Entry, Env, FileName, How, LockError, Thread, View};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+/// A disk of which a store takes so much and no more.
+pub(crate) struct Quota<D> {
+    disk: D,
+    ledger: Option<Arc<Ledger>>,
+}
+
+/// What the files of a store take.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    max: u64,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    lens: HashMap<FileName, Arc<AtomicU64>>,
+    /// All files but the reserve.
+    used: u64,
+    reserve_len: u64,
+    enforced: Option<Enforced>,
+}
+
+/// Since the limit is enforced.
+#[derive(Debug, Clone, Copy)]
+struct Enforced {
+    used_least: u64,
+    reserve_len: u64,
+}
+
+impl Book {
+    fn total(&self) -> u64 {
+        self.used + self.reserve_len
+    }
+
+    fn part(&mut self, is_reserve: bool) -> &mut u64 {
+        if is_reserve { &mut self.reserve_len } else { &mut self.used }
+    }
+
+    fn note_least(&mut self) {
+        if let Some(enforced) = &mut self.enforced {
+            enforced.used_least = enforced.used_least.min(self.used);
+        }
+    }
+}
+
+impl Ledger {
+    /// The quota in bytes.
+    pub(crate) fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// Whether the store takes more than the quota.
+    pub(crate) fn is_over(&self) -> bool {
+        self.book.lock().total() > self.max
+    }
+
+    /// Bytes that may still be taken.
+    pub(crate) fn left(&self) -> u64 {
+        self.max.saturating_sub(self.book.lock().total())
+    }
+
+    fn error(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::QuotaExceeded, OverQuota { max: self.max })
+    }
+
+    /// Changes a file's length in the book.
+    fn resize(&self, len: &AtomicU64, is_reserve: bool, new: u64) -> io::Result<()> {
+        let mut book = self.book.lock();
+        let old = len.load(Ordering::Acquire);
+        if let Some(enforced) = book.enforced.filter(|_| new > old) {
+            let most = self.max.max(enforced.used_least + enforced.reserve_len);
+            if book.total() + (new - old) > most {
+                return Err(self.error());
+            }
+        }
+        len.store(new, Ordering::Release);
+        let part = book.part(is_reserve);
+        *part = *part + new - old;
+        book.note_least();
+        Ok(())
+    }
+}
+
+impl<D: Disk> Quota<D> {
+    /// Counts what is there. Nothing is refused yet.
+    ///
+    /// # Errors
+    /// The disk's own: the files could not be listed.
+    pub(crate) fn new(disk: D, max: Option<u64>) -> io::Result<Quota<D>> {
+        let ledger = max.map(|max| Arc::new(Ledger { max, book: Mutex::default() }));
+        let quota = Quota { disk, ledger };
+        quota.count().map(|()| quota)
+    }
+
+    /// From here on the limit holds.
+    pub(crate) fn enforce(&self) {
+        if let Some(ledger) = &self.ledger {
+            let mut book = ledger.book.lock();
+            let (used_least, reserve_len) = (book.used, book.reserve_len);
+            book.enforced = Some(Enforced { used_least, reserve_len });
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
+    }
+
+    /// Counts anew: at the start, and after an error that may have taken effect.
+    fn count(&self) -> io::Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let listed = self.disk.list()?;
+        let mut book = ledger.book.lock();
+        let mut before = std::mem::take(&mut book.lens);
+        (book.used, book.reserve_len) = (0, 0);
+        for entry in listed {
+            let Entry::File { name, len } = entry else { continue };
+            let meter = before.remove(&name).unwrap_or_default();
+            meter.store(len, Ordering::Release);
+            *book.part(name == FileName::Reserve) += len;
+            book.lens.insert(name, meter);
+        }
+        before.values().for_each(|gone| gone.store(0, Ordering::Release));
+        book.note_least();
+        Ok(())
+    }
+
+    /// Passes a result on; after an error what is there is counted anew.
+    fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if result.is_err() {
+            // Should that fail too, the count is as it was before the error.
+            drop(self.count());
+        }
+        result
+    }
+
+    fn forget(&self, name: FileName) {
+        if let Some(ledger) = &self.ledger {
+            let mut book = ledger.book.lock();
+            if let Some(meter) = book.lens.remove(&name) {
+                let len = meter.swap(0, Ordering::AcqRel);
+                *book.part(name == FileName::Reserve) -= len;
+                book.note_least();
+            }
+        }
+    }
+}
+
+impl<D: Disk> Disk for Quota<D> {
+    type File = QuotaFile<D::File>;
+    type Lock = D::Lock;
+
+    fn open(&self, name: FileName, how: How) -> io::Result<QuotaFile<D::File>> {
+        let opened = self.disk.open(name, how);
+        let file = if how == How::CreateNew { self.counted(opened) } else { opened }?;
+        let Some(ledger) = &self.ledger else { return Ok(QuotaFile { file, meter: None }) };
+        let len = Arc::clone(ledger.book.lock().lens.entry(name).or_default());
+        let (ledger, is_reserve) = (Arc::clone(ledger), name == FileName::Reserve);
+        Ok(QuotaFile { file, meter: Some(Meter { ledger, len, is_reserve }) })
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
+        self.counted(self.disk.rename(from, to))?;
+        if from != to {
+            self.forget(to);
+            if let Some(ledger) = &self.ledger {
+                let mut book = ledger.book.lock();
+                if let Some(meter) = book.lens.remove(&from) {
+                    book.lens.insert(to, meter);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        match self.disk.remove(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+            removed => self.counted(removed)?,
+        }
+        self.forget(name);
+        Ok(())
+    }
+
+    fn link_from(&self, other: &Self, name: FileName) -> io::Result<()> {
+        self.counted(self.disk.link_from(&other.disk, name))?;
+        self.count()
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.disk.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn lock(&self) -> Result<D::Lock, LockError> {
+        self.disk.lock()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        let free = self.disk.free_space()?;
+        Ok(self.ledger.as_ref().map_or(free, |ledger| free.min(ledger.left())))
+    }
+
+    fn path(&self) -> &Path {
+        self.disk.path()
+    }
+}
+
+impl<D: Disk> Env for Quota<D> {
+    fn now(&self) -> Duration {
+        self.disk.now()
+    }
+
+    fn recently(&self) -> Duration {
+        self.disk.recently()
+    }
+
+    fn random(&self, out: &mut [u8]) -> io::Result<()> {
+        self.disk.random(out)
+    }
+
+    fn pause(&self) {
+        self.disk.pause();
+    }
+
+    fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+        self.disk.spawn(name, body)
+    }
+}
+
+/// A file whose length counts.
+pub(crate) struct QuotaFile<F> {
+    file: F,
+    meter: Option<Meter>,
+}
+
+struct Meter {
+    ledger: Arc<Ledger>,
+    len: Arc<AtomicU64>,
+    is_reserve: bool,
+}
+
+impl Meter {
+    /// Takes what a file needs that is to reach up to `end`.
+    fn grow(&self, end: u64) -> io::Result<()> {
+        match end > self.len.load(Ordering::Acquire) {
+            true => self.ledger.resize(&self.len, self.is_reserve, end),
+            false => Ok(()),
+        }
+    }
+
+    /// The length is this, whatever was taken for it.
+    fn settle(&self, len: u64) {
+        if len < self.len.load(Ordering::Acquire) {
+            // Less is never refused.
+            drop(self.ledger.resize(&self.len, self.is_reserve, len));
+        }
+    }
+}
+
+impl<F: DiskFile> QuotaFile<F> {
+    /// Takes the space, changes the file, and gives back what was not used.
+    fn growing<T>(
+        &self,
+        end: u64,
+        change: impl FnOnce(&F) -> io::Result<T>,
+        is_whole: impl FnOnce(&T) -> bool,
+    ) -> io::Result<T> {
+        let Some(meter) = &self.meter else { return change(&self.file) };
+        if end <= meter.len.load(Ordering::Acquire) {
+            return change(&self.file);
+        }
+        meter.grow(end)?;
+        let changed = change(&self.file);
+        if !changed.as_ref().is_ok_and(is_whole)
+            && let Ok(len) = self.file.len()
+        {
+            meter.settle(len);
+        }
+        changed
+    }
+}
+
+impl<F: DiskFile> DiskFile for QuotaFile<F> {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
+        let write = |file: &F| file.write_at(offset, buf);
+        self.growing(offset + buf.len() as u64, write, |len| *len == buf.len())
+    }
+
+    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let write = |file: &F| file.write_vectored_at(offset, bufs);
+        self.growing(offset + all as u64, write, |len| *len == all)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buf)
+    }
+
+    fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
+        self.file.map(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.growing(offset + len, |file| file.zero(offset, len), |()| true)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        // A file system that reserves nothing does not make the file longer either.
+        let reserve = |file: &F| file.reserve(offset, len);
+        self.growing(offset + len, reserve, |()| {
+            self.file.len().is_ok_and(|found| found >= offset + len)
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.growing(len, |file| file.set_len(len), |()| true)?;
+        if let Some(meter) = &self.meter {
+            meter.settle(len);
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}

@@ -1,0 +1,100 @@
+//! Room: what the upkeep does while the disk is full.
+//!
+//! A delete takes space before it gives any back. So while the reserve is low, whoever deletes first has
+//! room made; so does the upkeep after a write that found no space. The log goes on in the next segment,
+//! which lets go of the space ahead in the active one; a checkpoint takes segments with nothing in force
+//! out of use, those that hold nothing but deletes among them; segments are emptied whose blocks in force
+//! fit into what is free and half of the reserve. What that gives goes to the reserve first.
+
+use crate::error::Result;
+use crate::io::Disk;
+use crate::local::format::PAGE;
+use crate::local::upkeep::{State, Upkeep};
+use crate::sync::Ordering;
+
+/// Log bytes between two attempts.
+const ROOM_EVERY: u64 = 6 * PAGE;
+
+impl<D: Disk> Upkeep<D> {
+    /// Makes room if the reserve is low.
+    ///
+    /// # Errors
+    /// As [`Upkeep::checkpoint`]; the reserve is what it was, or what is left of it.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.make_room_with(&mut self.state.lock())
+    }
+
+    /// Makes room if the reserve is low or a write found no space.
+    pub(super) fn make_room_with(&self, state: &mut State) -> Result<()> {
+        let reserve = &self.space.reserve;
+        let is_low = reserve.is_low() && reserve.refill().is_err();
+        let is_wanted = self.shared.room_wanted.swap(false, Ordering::Relaxed);
+        // While a backup reads files nothing that is emptied could go.
+        if !(is_low || is_wanted) || state.hold_count > 0 {
+            return Ok(());
+        }
+        let written_len = || self.shared.written_len.load(Ordering::Relaxed);
+        if state.room_made_at.is_some_and(|before| written_len() - before < ROOM_EVERY) {
+            return Ok(());
+        }
+        state.makes_room = true;
+        let made = self.empty_what_fits(state, is_wanted && !is_low);
+        state.makes_room = false;
+        state.room_made_at = Some(written_len());
+        // What is still missing is asked for again by the next write.
+        drop(reserve.refill());
+        made
+    }
+
+    /// Empties segments: as many as are worth it, or until there is room for the next segment.
+    fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
+        self.driver.roll()?;
+        self.shrink()?;
+        self.checkpoint_with(state)?;
+        // What is written from here on is as dense as it gets.
+        let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        while let Some(victim) = self.victim_of_need(state, newest) {
+            if self.shared.upkeep.is_stopped() || (until_room && self.has_room()) {
+                break;
+            }
+            self.empty(state, victim, false)?;
+            self.checkpoint_with(state)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the next segment of the log would find its space, the reserve left alone.
+    fn has_room(&self) -> bool {
+        let reserve = &self.space.reserve;
+        let wanted_len = self.space.segment_room() + PAGE;
+        reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend};
+
+    #[test]
+    fn checkpoints_of_a_full_store_leave_no_row_of_deltas() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        for id in 1..=100 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 5000]);
+            store.write_block(block).expect("writes");
+        }
+        store.checkpoint().expect("a base");
+        let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
+        for id in 1..=20 {
+            store.delete_block(BlockId(id)).expect("a delete");
+            assert!(store.inner.space.reserve.draw(PAGE), "nothing is kept");
+            store.checkpoint().expect("a checkpoint");
+            let len = upkeep.checkpoint_len();
+            assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Making segments: from nothing, or from the file of one that nobody needs any more.
+//!
+//! Owns the order of steps that makes a segment complete and durable under a `TMP-` name before it gets its
+//! `SEG-` name, and what is left when one of them fails: nothing, or a name that may come back ([`NotMade`]).
+
+use std::io;
+
+use super::{Space, SpaceOptions};
+use crate::canary::{Bug, planted};
+use crate::error::PoisonCause;
+use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
+use crate::local::format::PAGE;
+use crate::local::format::description::Description;
+use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
+use crate::local::segment::Segment;
+
+/// What a new segment is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// A new file, with these bytes behind its header.
+    New(&'a [u8]),
+    /// The file of a segment out of use, with this number.
+    Spare(u64),
+}
+
+/// Why there is no new segment.
+#[derive(Debug)]
+pub(crate) struct NotMade {
+    pub(crate) source: io::Error,
+    /// The segment's name may come back after a power cut. Another segment with its place in the row
+    /// would make the store unreadable: none may be made in this session.
+    pub(super) left: Option<PoisonCause>,
+}
+
+impl From<io::Error> for NotMade {
+    fn from(source: io::Error) -> NotMade {
+        NotMade { source, left: None }
+    }
+}
+
+/// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
+pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
+    if planted(Bug::FailedRenameForgotten) {
+        return None;
+    }
+    match disk.remove(name) {
+        Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(PoisonCause::WriteFailed),
+    }
+}
+
+impl<D: Disk> Space<D> {
+    /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
+    /// it fails, unless [`NotMade`] says otherwise.
+    pub(crate) fn make_segment(
+        disk: &D,
+        store: &Description,
+        options: &SpaceOptions,
+        number: u64,
+        header: &SegmentHeader,
+        source: Source<'_>,
+    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+        let made = Self::try_to_make(disk, store, options, number, header, source);
+        if made.is_err() {
+            // Unfinished, it only takes space. Open removes what is left of it.
+            drop(disk.remove(FileName::Temporary(number)));
+        }
+        made
+    }
+
+    fn try_to_make(
+        disk: &D,
+        store: &Description,
+        options: &SpaceOptions,
+        number: u64,
+        header: &SegmentHeader,
+        source: Source<'_>,
+    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+        let first_len = match source {
+            Source::New(first) => first.len() as u64,
+            Source::Spare(_) => 0,
+        };
+        if header.sequence > SEQUENCE_MAX || PAGE + first_len > LEN_MAX {
+            return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
+        }
+        let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
+        let (file, first) = match source {
+            Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
+            Source::Spare(spare) => {
+                disk.rename(FileName::Segment(spare), unfinished)?;
+                let sync_dir =
+                    || if planted(Bug::SpareKeepsName) { Ok(()) } else { disk.sync_dir() };
+                sync_dir()
+                    .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
+                (disk.open(unfinished, How::ReadWrite)?, &[][..])
+            }
+        };
+        if !matches!(source, Source::Spare(_)) || !planted(Bug::SpareKeepsHeader) {
+            write_all_at(&file, 0, &header.encode())?;
+        }
+        write_all_at(&file, PAGE, first)?;
+        if !planted(Bug::SegmentUnsynced) {
+            file.sync_data()?;
+        }
+        let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
+        drop(file);
+        let not_made = |source| NotMade { source, left: take_back(disk, finished) };
+        // It may have taken effect all the same.
+        disk.rename(unfinished, finished).map_err(not_made)?;
+        if !planted(Bug::SegmentNameUnsynced)
+            && let Err(source) = disk.sync_dir()
+        {
+            take_back(disk, finished);
+            return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
+        }
+        let file = disk.open(finished, options.how()).map_err(not_made)?;
+        let segment = Segment {
+            number,
+            sequence: header.sequence,
+            seed: header.frame_seed(store),
+            len_max: options.segment_len.max(PAGE + first.len() as u64),
+            file,
+        };
+        Ok((segment, written))
+    }
+
+    /// A header for a new use of a file.
+    pub(crate) fn new_header(
+        disk: &D,
+        store: &Description,
+        sequence: u64,
+    ) -> io::Result<SegmentHeader> {
+        let mut salt = [0; 8];
+        disk.random(&mut salt)?;
+        Ok(SegmentHeader { store_id: store.store_id, sequence, salt: u64::from_le_bytes(salt) })
+    }
+}

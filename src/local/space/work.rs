@@ -1,0 +1,168 @@
+//! The worker of [`Space`]: makes and zeroes segments, one step at a time, until enough is there.
+//!
+//! Owns the choice of the next step, and that nobody waits for a worker that has ended.
+
+use std::sync::Arc;
+
+use super::make::{NotMade, Source, take_back};
+use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, State};
+use crate::canary::{Bug, planted};
+use crate::error::PoisonCause;
+use crate::io::pool::Command;
+use crate::io::{Disk, DiskFile, FileName};
+use crate::sync::MutexGuard;
+
+/// What a worker does next.
+enum Step<F> {
+    Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64 },
+    Make { number: u64, sequence: u64, spare: Option<u64> },
+}
+
+impl<D: Disk> Space<D> {
+    /// Sends a worker off, unless one is at work or nothing is to be done.
+    pub(super) fn start_work(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State<D::File>>,
+        make: bool,
+    ) {
+        if state.working || state.closed || self.next_step(state, make).is_none() {
+            return;
+        }
+        state.working = true;
+        let space = Arc::clone(self);
+        let work = Command::new("space", move || space.work(make));
+        let Some(pool) = &self.pool else {
+            return MutexGuard::unlocked(state, || work.run());
+        };
+        if pool.submit(work).is_err() {
+            state.working = false;
+            state.closed = true;
+        }
+    }
+
+    /// Runs on a worker: steps until enough is there.
+    fn work(self: Arc<Self>, mut make: bool) {
+        let _ends = EndOfWork(&self);
+        loop {
+            let mut state = self.state.lock();
+            let step = if state.closed { None } else { self.next_step(&state, make) };
+            let Some(step) = step else { return };
+            make = false;
+            if let Step::Zero { sequence, .. } = &step {
+                state.zeroing = Some(*sequence);
+            }
+            if let Step::Make { number, spare, .. } = &step {
+                state.next_number = number + 1;
+                state.spare.retain(|other| Some(*other) != *spare);
+            }
+            drop(state);
+            let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
+                left.inspect(|cause| self.poison.set(*cause));
+                source
+            });
+            let mut state = self.state.lock();
+            state.zeroing = None;
+            match (step, done) {
+                (Step::Zero { sequence, offset, len, .. }, Ok(_)) => {
+                    state.written_to(sequence, offset + len);
+                }
+                (Step::Make { sequence, .. }, Ok(Some(ahead))) => {
+                    state.next_sequence = sequence + 1;
+                    state.ready.push_back(ahead);
+                }
+                (_, Ok(None)) => {}
+                (_, Err(source)) => {
+                    state.failure = Some(Arc::new(source));
+                    return;
+                }
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    fn carry_out(
+        &self,
+        step: &Step<D::File>,
+    ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
+        match step {
+            Step::Zero { file, offset, len, .. } => {
+                file.zero(*offset, *len)?;
+                self.zeroed.add(*len);
+                let synced = file.sync_data();
+                synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
+                    true => {}
+                    false => self.poison.set(PoisonCause::SyncFailed),
+                })?;
+                Ok(None)
+            }
+            Step::Make { number, sequence, spare } => {
+                let (disk, store) = (&*self.disk, &self.store);
+                let header = Self::new_header(disk, store, *sequence)?;
+                let source = spare.map_or(Source::New(&[]), Source::Spare);
+                let (segment, written) =
+                    Self::make_segment(disk, store, &self.options, *number, &header, source)?;
+                let name = FileName::Segment(*number);
+                let not_made = |source| NotMade { source, left: take_back(disk, name) };
+                let zeroer = disk.open(name, self.options.how());
+                let zeroer = zeroer.map_err(not_made)?;
+                let view = segment.file.map(segment.len_max as usize);
+                let view = view.map_err(not_made)?;
+                self.views.insert(segment.sequence, segment.number, view);
+                let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
+                Ok(Some(Ahead { segment, zeroer, written }))
+            }
+        }
+    }
+
+    fn next_step(&self, state: &State<D::File>, make: bool) -> Option<Step<D::File>> {
+        let make_next = Step::Make {
+            number: state.next_number,
+            sequence: state.next_sequence,
+            spare: state.spare.front().copied(),
+        };
+        // There is always one: it is at hand when the tail gets there, and its number in the row of
+        // segments shows when the active one before it is lost.
+        if make || state.ready.is_empty() {
+            return Some(make_next);
+        }
+        let ahead_len = state.ahead_len();
+        let own = if state.bulk || self.is_full() { 0 } else { self.goal(state) };
+        let goal = own.max(if state.bulk { 0 } else { state.wanted });
+        if ahead_len >= goal {
+            return None;
+        }
+        // Begin again only when half of it is used up, so that steps are long.
+        let missing = goal - ahead_len;
+        if missing < goal / 2 && state.wanted <= ahead_len {
+            return None;
+        }
+        let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
+        let Some(ahead) = room else { return Some(make_next) };
+        let len = missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX).min(ahead.room());
+        Some(Step::Zero {
+            sequence: ahead.segment.sequence,
+            file: Arc::clone(&ahead.zeroer),
+            offset: ahead.written,
+            len,
+        })
+    }
+
+    fn goal(&self, state: &State<D::File>) -> u64 {
+        let max = self.options.ahead_len_max;
+        state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
+    }
+}
+
+/// Ends a worker's work also when it panics, so that nobody waits for it.
+struct EndOfWork<'a, D: Disk>(&'a Space<D>);
+
+impl<D: Disk> Drop for EndOfWork<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.working = false;
+        state.zeroing = None;
+        drop(state);
+        self.0.changed.notify_all();
+    }
+}

@@ -1,0 +1,28 @@
+//! Handles: what transactions keep their store open by.
+//!
+//! Owns one counted handle for each slot of threads, made when it is first asked for, so that threads
+//! which begin transactions at the same time do not share a counter. A handle in here holds no
+//! [`Handles`] of its own: nothing keeps itself alive.
+
+use std::sync::Arc;
+
+use crate::sync::{OnceLock, SLOT_COUNT, thread_slot};
+
+/// The handles of one store.
+#[derive(Debug)]
+pub(crate) struct Handles<B> {
+    slots: [OnceLock<Arc<B>>; SLOT_COUNT],
+}
+
+impl<B> Default for Handles<B> {
+    fn default() -> Self {
+        Handles { slots: Default::default() }
+    }
+}
+
+impl<B> Handles<B> {
+    /// The handle of the calling thread's slot.
+    pub(crate) fn get(&self, make: impl FnOnce() -> B) -> Arc<B> {
+        Arc::clone(self.slots[thread_slot()].get_or_init(|| Arc::new(make())))
+    }
+}

@@ -1,0 +1,132 @@
+//! Words: a transaction's id and phase, in 64 bits.
+//!
+//! Owns [`Word`], [`Phase`] and the layout of an id, which names where the transaction is:
+//!
+//! | bits | meaning                                    |
+//! |-----:|--------------------------------------------|
+//! |    4 | slot of threads                            |
+//! |   22 | place in it                                |
+//! |   35 | serial number of the place's transactions  |
+//!
+//! Serial numbers start at 1 and never repeat: a place that has used up its own is not used again. What
+//! changes a phase is [`entry`](super::entry)'s.
+
+use crate::block::TransactionId;
+use crate::error::TransactionState;
+use crate::sync::SLOT_COUNT;
+
+const SLOT_BITS: u32 = 4;
+pub(crate) const PLACE_BITS: u32 = 22;
+const PHASE_BITS: u32 = 3;
+const SERIAL_MAX: u64 = (1 << (64 - PHASE_BITS - PLACE_BITS - SLOT_BITS)) - 1;
+
+const _: () = assert!(SLOT_COUNT <= 1 << SLOT_BITS);
+
+/// What may be done with a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Active,
+    Committing,
+    /// Over a limit; somebody may be working in it.
+    GivenUp,
+    /// Over a limit; nothing of it is held any more.
+    Unpinned,
+    Committed,
+    RolledBack,
+}
+
+/// A transaction's id and phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    pub(crate) fn new(id: u64, phase: Phase) -> Word {
+        Word(id << PHASE_BITS | phase as u64)
+    }
+
+    pub(crate) fn of_bits(bits: u64) -> Word {
+        Word(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The word of the next transaction in this one's place; 0 bits are before the first one.
+    pub(crate) fn next(self, slot: usize, place: u32) -> Word {
+        let serial = (self.id() >> (PLACE_BITS + SLOT_BITS)) + 1;
+        assert!(serial <= SERIAL_MAX, "a place that is used up is not given out");
+        let id = (serial << PLACE_BITS | u64::from(place)) << SLOT_BITS | slot as u64;
+        Word::new(id, Phase::Active)
+    }
+
+    /// Whether another transaction can follow in this one's place.
+    pub(crate) fn has_next(self) -> bool {
+        self.id() >> (PLACE_BITS + SLOT_BITS) < SERIAL_MAX
+    }
+
+    pub(crate) fn id(self) -> u64 {
+        self.0 >> PHASE_BITS
+    }
+
+    pub(crate) fn phase(self) -> Phase {
+        const PHASES: [Phase; 6] = [
+            Phase::Active,
+            Phase::Committing,
+            Phase::GivenUp,
+            Phase::Unpinned,
+            Phase::Committed,
+            Phase::RolledBack,
+        ];
+        PHASES[(self.0 & ((1 << PHASE_BITS) - 1)) as usize]
+    }
+}
+
+impl Phase {
+    /// What its user is told.
+    pub(crate) fn state(self) -> TransactionState {
+        match self {
+            Phase::Active | Phase::GivenUp | Phase::Unpinned => TransactionState::Active,
+            Phase::Committing => TransactionState::Committing,
+            Phase::Committed => TransactionState::Committed,
+            Phase::RolledBack => TransactionState::RolledBack,
+        }
+    }
+
+    /// Whether the transaction was begun and has not ended.
+    pub(crate) fn is_open(self) -> bool {
+        !matches!(self, Phase::Committed | Phase::RolledBack)
+    }
+}
+
+/// The slot of threads that a transaction was begun in.
+pub(crate) fn slot_of(id: TransactionId) -> usize {
+    (id.0 & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+/// A transaction's place in its slot.
+pub(crate) fn place_of(id: TransactionId) -> u32 {
+    ((id.0 >> SLOT_BITS) & ((1 << PLACE_BITS) - 1)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_name_their_place_and_never_repeat_until_it_is_used_up() {
+        let first = Word::of_bits(0).next(SLOT_COUNT - 1, (1 << PLACE_BITS) - 1);
+        let id = TransactionId(first.id());
+        assert_eq!((slot_of(id), place_of(id)), (SLOT_COUNT - 1, (1 << PLACE_BITS) - 1));
+        assert_eq!(first.phase(), Phase::Active);
+        let second = Word::new(first.id(), Phase::RolledBack).next(0, 7);
+        assert!(second.id() > first.id() && second.has_next());
+        assert_eq!(
+            (slot_of(TransactionId(second.id())), place_of(TransactionId(second.id()))),
+            (0, 7)
+        );
+        let last = Word::new(SERIAL_MAX << (PLACE_BITS + SLOT_BITS), Phase::Committed);
+        assert!(!last.has_next());
+        assert_eq!(last.id() >> (PLACE_BITS + SLOT_BITS), SERIAL_MAX);
+    }
+}
