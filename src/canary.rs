@@ -33,7 +33,7 @@ pub(crate) enum Bug {
     /// Caught by errors segment_of_a_clone_is_named.
     ChainUnchecked = 6,
     /// B7: a file that was never finished is opened and found too short, for ever.
-    /// Caught by full_disk full_disk_loses_nothing_at_reopen.
+    /// Caught by regressions void_segments_of_an_interrupted_recovery_are_removed.
     UnfinishedIsRead = 7,
     /// B8: bytes that are no frame behind the end are called damage.
     /// Caught by hostile end_mark_in_doubt_is_no_end_mark.
@@ -123,7 +123,7 @@ pub(crate) enum Bug {
     /// Caught by crash failed_sync_is_never_taken_back.
     CutBehindMarks = 36,
     /// B36: recovery removes what it will void before the cut is durable.
-    /// Caught by regressions recovery_does_not_build_on_a_name_that_may_be_lost.
+    /// Caught by crash power_cut_in_recovery_loses_no_acknowledged_commit.
     TidyBeforeCut = 37,
     /// B37: a checkpoint names the commit before the last one that it holds.
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.
@@ -335,6 +335,9 @@ pub(crate) enum Bug {
     /// Own: a segment is emptied by moves that nobody made durable.
     /// Caught by upkeep moved_block_is_read_though_a_sync_fails_that_reverts_the_cache.
     MovesAreNotDurable = 107,
+    /// Own: recovery writes to a store whose name is not durable yet.
+    /// Caught by regressions store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery.
+    NameComesLast = 108,
 }
 
 /// Whether a bug is in the program.

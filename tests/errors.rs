@@ -718,12 +718,15 @@ fn aborted_open_changes_nothing() {
 fn contradicting_options_are_refused() {
     let (directory, path) = directory();
     let options = LocalBackend::options;
-    let cases: [(&str, Options); 5] = [
+    let cases: [(&str, Options); 8] = [
         ("segment_len_max", options().segment_len_max(4096)),
         ("segment_len_max", options().segment_len_max(4 << 30)),
         ("segment_len_max", options().segment_len_max((1 << 20) + 1)),
         ("block_len_max", options().segment_len_max(1 << 20).block_len_max(1 << 20)),
         ("io_threads", options().io_threads(0)),
+        ("space_amplification_max", options().space_amplification_max(1.0)),
+        ("space_amplification_max", options().space_amplification_max(-2.0)),
+        ("space_amplification_max", options().space_amplification_max(f64::NAN)),
     ];
     for (named, options) in cases {
         let error = refused(&directory, || options.open(&path));

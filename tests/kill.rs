@@ -16,6 +16,7 @@ use aegis_blocks::{
 };
 
 const WRITER_DIR: &str = "AEGIS_KILL_WRITER_DIR";
+const WRITER_NUMBER: &str = "AEGIS_KILL_WRITER_NUMBER";
 const SEED: u64 = 0x5EED_0001;
 const WRITER_THREADS: u64 = 4;
 const BLOCKS_PER_TRANSACTION: u64 = 3;
@@ -46,17 +47,19 @@ fn payload(commit: u64) -> Vec<u8> {
 #[test]
 fn writer_started_by_the_parent() {
     let Ok(dir) = std::env::var(WRITER_DIR) else { return };
+    let number = std::env::var(WRITER_NUMBER).map_or(0, |n| n.parse().expect("a number"));
     let store = options().open(dir).expect("the writer opens the store");
     std::thread::scope(|scope| {
         for thread in 0..WRITER_THREADS {
             let store = store.clone();
-            scope.spawn(move || write_for_ever(&store, thread));
+            scope.spawn(move || write_for_ever(&store, number * WRITER_THREADS + thread));
         }
     });
 }
 
+/// No two threads of all writers write the same commits: process ids would come again.
 fn write_for_ever(store: &LocalBackend, thread: u64) {
-    let mut state = u64::from(std::process::id()) << 8 | (2 * thread + 1);
+    let mut state = (thread + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     loop {
         let commit = next(&mut state);
         let block = || Block::new(BlockId(0), BlockType::TableData, payload(commit));
@@ -75,11 +78,12 @@ fn write_for_ever(store: &LocalBackend, thread: u64) {
     }
 }
 
-/// Starts a writer, kills it after `count` acknowledgements, and returns all that it printed.
-fn acknowledged_before_a_kill(dir: &Path, count: u64) -> Vec<(u64, Vec<u64>)> {
+/// Starts the writer with this number, kills it after `count` acknowledgements, and returns all that it printed.
+fn acknowledged_before_a_kill(dir: &Path, number: u64, count: u64) -> Vec<(u64, Vec<u64>)> {
     let mut writer = Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", "writer_started_by_the_parent", "--nocapture"])
         .env(WRITER_DIR, dir)
+        .env(WRITER_NUMBER, number.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
@@ -135,7 +139,7 @@ fn no_acknowledged_commit_is_lost_when_the_writer_is_killed() {
     let path = dir.path().join("store");
     let (mut state, mut acknowledged) = (SEED, Vec::new());
     for kill in 0..kills {
-        let commits = acknowledged_before_a_kill(&path, 1 + next(&mut state) % 60);
+        let commits = acknowledged_before_a_kill(&path, kill, 1 + next(&mut state) % 60);
         let store = options().open(&path).expect("opens after a kill");
         for (commit, ids) in &commits {
             ids.iter().for_each(|id| holds(&store, *id, *commit));

@@ -1,7 +1,7 @@
 //! A story for every bug that was found: what was done, what happened, what happens now.
 
 use aegis_blocks::io::FileName;
-use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
+use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, Profile, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend, StorageExt,
 };
@@ -252,4 +252,44 @@ fn listing_ends_behind_the_last_id_of_a_checkpoint() {
     assert_eq!(from, [BlockId(u64::MAX)]);
     let blocks: Result<Vec<Block>, Error> = store.blocks(..).expect("walks").collect();
     assert_eq!(blocks.expect("reads").len(), ids.len());
+}
+
+/// The process that made a store was killed before the name of `META` was durable. Recovery saw the name,
+/// wrote a segment behind the first one, and made the name durable last: a power cut in between could take
+/// the name and leave the segment, which was then taken for a log that had lost its `META`, for ever.
+#[test]
+fn store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery() {
+    for profile in [Profile::Posix, Profile::Journaled, Profile::Paranoid] {
+        let disk = SimDisk::new(1);
+        disk.set_profile(profile);
+        disk.record_images();
+        open(&disk).close().expect("a new store is closed");
+        for killed in disk.take_images() {
+            killed.disk.record_images();
+            drop(open(&killed.disk));
+            for image in killed.disk.take_images() {
+                for choice in image.disk.crash_choices(1) {
+                    let moments = (killed.operation, image.operation);
+                    let left = LocalBackend::open_on(image.disk.crash(choice), options());
+                    let left = left.unwrap_or_else(|e| panic!("{profile:?} {moments:?}: {e}"));
+                    left.write_block(block(1, 10)).expect("it takes commits");
+                }
+            }
+        }
+    }
+}
+
+/// A lock belongs to the file that was opened, not to its name: while a store was open somebody removed
+/// its `LOCK`, the next opener made a new one, locked that and wrote beside the first.
+#[test]
+fn removed_lock_file_lets_nobody_in() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let store = options().open(&path).expect("the first opener");
+    std::fs::remove_file(path.join("LOCK")).expect("somebody removes the lock file");
+    let second = options().open(&path).expect_err("the store is open");
+    assert!(matches!(second, Error::Locked { .. }), "{second:?}");
+    store.write_block(block(1, 100)).expect("the first one goes on");
+    store.close().expect("closed");
+    options().open(&path).expect("free again").close().expect("closed");
 }

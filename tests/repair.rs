@@ -311,6 +311,7 @@ fn damaged_frame_in_the_log_costs_its_commit_and_nothing_behind_it() {
         let (store, report) = repaired(&path);
         let lsn = Lsn(before + 10);
         assert_eq!(commits_lost(&report.salvage), [(lsn, lsn)]);
+        assert!(!report.salvage.is_complete(), "its blocks are not known, that they were is");
         assert_eq!(report.salvage.losses[0].place.offset, frame);
         assert_eq!(report.salvage.losses[0].place.file, file);
         check(&store, &desk.model, &[130]);
@@ -348,6 +349,7 @@ fn damaged_checkpoint_is_rebuilt_from_the_log() {
     verified(&path, Defect::Checkpoint, checkpoint, 0);
     let (store, report) = repaired(&path);
     assert!(report.salvage.deleted_may_reappear && report.salvage.lost.is_empty(), "{report:?}");
+    assert!(!report.salvage.is_complete(), "blocks may be there that were deleted");
     let found = all_blocks(&store);
     for (id, version) in &desk.model {
         if let Some(version) = version {
@@ -512,6 +514,108 @@ fn salvage_takes_no_directory_that_exists_or_lies_in_the_store() {
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");
     open.close().expect("closes");
     assert!(!out.exists());
+}
+
+/// Longer than the blocks, segments and commits that a store has where nobody asks for others.
+#[test]
+fn block_longer_than_the_default_is_saved_with_all_behind_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let options = || {
+        let options = LocalBackend::options().segment_len_max(128 << 20);
+        options.block_len_max(40 << 20).zero_ahead_len(0)
+    };
+    let store = options().open(&path).expect("opens");
+    let long = vec![7; 34 << 20];
+    store.write_block(Block::new(BlockId(1), BlockType::TableData, long.clone())).expect("writes");
+    for id in 2..=20 {
+        let block = Block::new(BlockId(id), BlockType::TableData, payload(id, 1));
+        store.write_block(block).expect("writes");
+    }
+    store.close().expect("closes");
+    let (file, offset) = find(&path, &payload(9, 1)).expect("stored");
+    flip(&path, &file, offset);
+    let report = LocalBackend::repair(&path).expect("repairs");
+    assert_eq!((ids(&report.salvage.lost), report.salvage.blocks), (vec![9], 19));
+    let store = options().open(&path).expect("opens");
+    assert!(store.read_block(BlockId(1)).expect("saved").data == long);
+    for id in (2..=20).filter(|id| *id != 9) {
+        assert!(store.read_block(BlockId(id)).expect("saved").data == payload(id, 1), "{id}");
+    }
+}
+
+/// It is not there again as it was before its deletion, and it is not passed over either.
+#[test]
+fn block_written_again_after_its_deletion_is_lost_with_its_newest_version() {
+    let mut desk = Desk::new();
+    desk.fill();
+    desk.fill_log();
+    desk.write(150, 2);
+    desk.delete(150);
+    desk.write(150, 3);
+    desk.write(201, 1);
+    let path = desk.crashed();
+    let (file, offset) = find(&path, &payload(150, 3)).expect("stored");
+    flip(&path, &file, offset);
+    let (store, report) = repaired(&path);
+    assert_eq!(ids(&report.salvage.lost), [150]);
+    assert_eq!(report.salvage.older, []);
+    check(&store, &desk.model, &[150]);
+}
+
+/// What an interrupted repair left, and what earlier ones kept, is nobody's to overwrite.
+#[test]
+fn names_beside_the_store_that_are_taken_are_left_alone() {
+    let mut desk = Desk::new();
+    desk.fill();
+    let path = desk.closed();
+    let beside = |word: &str| path.with_file_name(format!("store.{word}"));
+    let taken = [beside("repairing-1"), beside("before-repair-2")];
+    for directory in &taken {
+        fs::create_dir(directory).expect("a directory");
+        fs::write(directory.join("letter"), "dear reader").expect("a file");
+    }
+    let (file, offset) = find(&path, &payload(5, 1)).expect("stored");
+    flip(&path, &file, offset);
+    let before = files(&path);
+    let report = LocalBackend::repair(&path).expect("repairs");
+    let copy = beside("before-repair-3").canonicalize().expect("a name that nothing had");
+    assert_eq!(report.copy.as_ref(), Some(&copy));
+    assert!(files(&copy) == before, "the copy is not what was there");
+    for directory in &taken {
+        let left = Files::from([("letter".to_string(), b"dear reader".to_vec())]);
+        assert!(files(directory) == left, "{} was changed", directory.display());
+    }
+    assert_eq!(ids(&report.salvage.lost), [5]);
+}
+
+const CHILD: &str = "AEGIS_REPAIR_CHILD";
+
+/// Directories are exchanged by their names, of which `.` is none.
+#[test]
+fn store_is_repaired_from_within_its_directory() {
+    let mut desk = Desk::new();
+    desk.fill();
+    let path = desk.closed();
+    let (file, offset) = find(&path, &payload(5, 1)).expect("stored");
+    flip(&path, &file, offset);
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this binary"));
+    child.args(["--exact", "child_repairs_where_it_is", "--nocapture"]).env(CHILD, "1");
+    let output = child.current_dir(&path).output().expect("a child process");
+    let words = String::from_utf8_lossy(&output.stdout);
+    assert!(words.contains("done: one block lost"), "{words}{output:?}");
+    let report = LocalBackend::verify(&path).expect("a report");
+    assert!(report.damage.is_empty(), "{:#?}", report.damage);
+}
+
+/// The child's half. Does nothing unless the test above has started it.
+#[test]
+fn child_repairs_where_it_is() {
+    if std::env::var_os(CHILD).is_some() {
+        let report = LocalBackend::repair(".").expect("repairs");
+        assert_eq!(ids(&report.salvage.lost), [5]);
+        println!("done: one block lost");
+    }
 }
 
 #[test]

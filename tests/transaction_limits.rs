@@ -7,7 +7,7 @@ use std::time::Duration;
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
     Block, BlockId, BlockType, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend,
-    OldestSnapshot, SnapshotLimit, StorageBackend, StorageExt,
+    OldestSnapshot, SnapshotLimit, StorageBackend, StorageExt, WriteBatch,
 };
 
 /// The limits of a store under test; each test sets those that it is about.
@@ -228,6 +228,29 @@ fn oldest_snapshot_tells_its_lsn_and_age() {
         assert_eq!(store.stats().pinned_bytes, 0);
         drop((second, newest));
     });
+}
+
+/// A batch counts what it writes in the end.
+#[test]
+fn batch_over_the_length_of_a_transaction_is_refused_as_a_whole() {
+    let options = LocalBackend::options().single_threaded(true).transaction_len_max(1000);
+    let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+    let batch = |lens: &[usize]| {
+        let mut batch = WriteBatch::new();
+        for (id, len) in (1..).zip(lens) {
+            // Written twice, and only the second time it counts.
+            batch.write(block(id, vec![1; 900])).write(block(id, vec![2; *len]));
+        }
+        batch
+    };
+    let refused = store.apply(batch(&[500, 501])).expect_err("a byte too long");
+    assert!(
+        matches!(refused, Error::TransactionTooLarge { len: 1001, len_max: 1000 }),
+        "{refused:?}"
+    );
+    assert_eq!(store.stats().total_blocks, 0);
+    store.apply(batch(&[500, 500])).expect("as long as it may be");
+    assert_eq!(store.stats().total_bytes, 1000);
 }
 
 #[test]

@@ -58,6 +58,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_does_not_fit_waits_and_what_is_larger_than_all_fits_alone() {
+        let budget = Budget::new(100);
+        assert!(budget.try_take(60) && !budget.try_take(41) && budget.try_take(40));
+        assert!(!budget.try_take(1) && !budget.try_take(1000));
+        budget.release(100);
+        assert!(budget.try_take(1000) && !budget.try_take(1));
+        budget.release(1000);
+    }
+
+    #[test]
+    fn who_waits_is_told_of_room() {
+        let budget = Budget::new(100);
+        budget.take(100);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| budget.take(1));
+            while budget.waiting_count.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // The waiter sleeps or is about to: under its lock it looked, and found nothing.
+            drop(budget.waiting.lock());
+            assert!(!waiting.is_finished());
+            budget.release(100);
+        });
+        assert_eq!(budget.used.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
     fn threads_never_hold_more_than_the_budget_and_nobody_is_left_waiting() {
         let (budget, held) = (Budget::new(100), AtomicU64::new(0));
         std::thread::scope(|scope| {

@@ -108,12 +108,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
         };
-        let mut recovered = recovery.run(&listing)?;
-        if !recovered.report.clean && mvcc.index.visible() == Lsn(0) {
-            // Whoever made the store may have failed to make its name durable.
-            name_store(&*disk, &store, recovered.next_number)?;
-            recovered.next_number += 1;
-        }
+        let recovered = recovery.run(&listing)?;
         (store, recovered)
     } else {
         create(&*disk, &listing, &space_options, &views)?
@@ -401,7 +396,7 @@ fn create<D: Disk>(
 }
 
 /// Writes `META`. Once its name is durable there is a store.
-fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
+pub(crate) fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let in_place = planted(Bug::MetaWrittenInPlace);
     let unfinished = if in_place { FileName::Meta } else { FileName::Temporary(number) };

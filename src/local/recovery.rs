@@ -45,7 +45,7 @@ use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
 use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{PAGE, page_up};
-use crate::local::open::Listing;
+use crate::local::open::{Listing, name_store};
 use crate::local::options::{OnProgress, OpenPhase, OpenProgress};
 use crate::local::reserve::{Claim, Reserve};
 use crate::local::scan::{Found, Frame, Scanner, path_of};
@@ -173,7 +173,8 @@ impl<D: Disk> Recovery<'_, D> {
         let mut recovered = if clean {
             self.resume(&segments, &walk)?
         } else {
-            self.start_over(&mut segments, &mut walk, images.names().first().copied())?
+            let number = self.name_again(&walk)?;
+            self.start_over(&mut segments, &mut walk, images.names().first().copied(), number)?
         };
         let used = images.names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
@@ -437,7 +438,7 @@ impl<D: Disk> Recovery<'_, D> {
             let lsn = Lsn(walk.last_complete().0 + 1);
             if planted(Bug::RefusedIsRepaired) {
                 walk.durable = Lsn(0);
-                self.start_over(segments, walk, None)?;
+                self.start_over(segments, walk, None, self.next_number)?;
                 return Ok(false);
             }
             return Err(segment.damage(defect, walk.offset, lsn));
@@ -542,14 +543,25 @@ impl<D: Disk> Recovery<'_, D> {
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
     }
 
+    /// Whoever made the store may have been killed before its name was durable. Without `META` nobody can
+    /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
+    /// the next file number.
+    fn name_again(&self, walk: &Walk) -> Result<u64> {
+        if walk.last_lsn > Lsn(0) || planted(Bug::NameComesLast) {
+            return Ok(self.next_number);
+        }
+        name_store(self.disk, self.store, self.next_number)?;
+        Ok(self.next_number + 1)
+    }
+
     /// Steps 4 and 5 after anything else.
     fn start_over(
         &self,
         segments: &mut Segments<D::File>,
         walk: &mut Walk,
         image: Option<ImageName>,
+        number: u64,
     ) -> Result<Recovered<D::File>> {
-        let number = self.next_number;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;

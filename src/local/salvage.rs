@@ -237,3 +237,37 @@ fn note_payload<F>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::io::sim::SimDisk;
+    use crate::local::open::look;
+
+    #[test]
+    fn payload_that_changes_after_it_was_chosen_is_not_copied() {
+        let disk = SimDisk::new(1);
+        let options = || Options::default().single_threaded(true).zero_ahead_len(0);
+        let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+        for id in 1..=4_u8 {
+            let data = vec![id; 2 << 20];
+            let block = Block::new(BlockId(id.into()), BlockType::TableData, data);
+            store.write_block(block).expect("writes");
+        }
+        store.close().expect("closes");
+        let listing = look(&disk, false).expect("a store");
+        let salvage = Salvage::plan(&disk, &listing).expect("everything is intact");
+        assert!(salvage.report.is_complete() && salvage.chosen.len() == 4);
+        let changed = salvage.chosen[0].location;
+        let name = FileName::Segment(listing.segments.keys().copied().next().expect("one"));
+        disk.flip_bit(name, u64::from(changed.offset) + 100, 1);
+        let out = LocalBackend::open_on(SimDisk::new(2), options()).expect("opens");
+        let refused = salvage.copy_to(&out).expect_err("other bytes than were chosen");
+        assert!(
+            matches!(refused, Error::Corrupt { defect: Defect::PayloadChecksum, .. }),
+            "{refused:?}"
+        );
+        assert_eq!(out.stats().total_blocks, 0);
+    }
+}
