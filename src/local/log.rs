@@ -24,6 +24,7 @@ use crate::local::commit::{
 };
 use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
+use crate::local::phases::{Phases, Took};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
 use crate::local::upkeep::Call;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) groups: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
+    pub(crate) phases: Phases,
     pub(crate) usage: Usage,
     /// Calls whoever looks after checkpoints and space.
     pub(crate) upkeep: Call,
@@ -92,6 +94,8 @@ pub(crate) struct Log<D: Disk> {
     sync_interval: Duration,
     /// Commits up to here are known durable to a reader of the log.
     witnessed: Lsn,
+    /// When the last group was written, and not synced yet.
+    written_at: Duration,
     /// When the last group landed.
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
@@ -124,6 +128,7 @@ impl<D: Disk> Log<D> {
             inbox,
             sync_interval,
             witnessed,
+            written_at: landed_at,
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,
@@ -219,6 +224,8 @@ impl<D: Disk> Log<D> {
 
     /// Writes a group and settles it.
     fn write(&mut self, group: Group<Reply>) {
+        let (begun_at, commit_count) = (self.disk.now(), group.user_commit_count());
+        self.written_at = begun_at;
         let (outcome, mut changes) = match self.appender.lay_out(&group) {
             Ok(mut laid) => {
                 let outcome = self.make_so(&mut laid, group.sync);
@@ -234,6 +241,7 @@ impl<D: Disk> Log<D> {
         if let Some(cause) = failed {
             self.shared.poison.set(cause);
         }
+        let is_done = matches!(outcome, Outcome::Done);
         let event = Event::Landed(group, outcome);
         let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
         for group in actions.publish {
@@ -241,6 +249,14 @@ impl<D: Disk> Log<D> {
         }
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
+        }
+        if is_done {
+            let took = Took {
+                write: self.written_at.saturating_sub(begun_at),
+                sync: self.landed_at.saturating_sub(self.written_at),
+                wake: self.disk.now().saturating_sub(self.landed_at),
+            };
+            self.shared.phases.add(commit_count, took);
         }
     }
 
@@ -255,6 +271,7 @@ impl<D: Disk> Log<D> {
             self.shared.usage.used(sequence, number, end);
         }
         self.note_written();
+        self.written_at = self.disk.now();
         if !sync || planted(Bug::AckBeforeSync) {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());
             return Outcome::Done;

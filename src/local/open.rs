@@ -24,6 +24,7 @@ use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
 use crate::local::log::{Log, Shared};
+use crate::local::phases::Phases;
 use crate::local::poison::Poison;
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
@@ -168,6 +169,7 @@ fn start<D: Disk>(
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
+        phases: Phases::default(),
         usage,
         upkeep: Call::default(),
     });
