@@ -30,9 +30,9 @@ use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
-use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
+use crate::local::format::{PAGE, page_up};
 use crate::local::poison::Poison;
 use crate::local::segment::{Segment, Views};
 use crate::mvcc::counters::Counter;
@@ -586,7 +586,8 @@ impl<D: Disk> Space<D> {
         }
         let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
         let Some(ahead) = room else { return Some(make_next) };
-        let len = missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX).min(ahead.room());
+        // Whole pages, whatever was asked for: direct writes take nothing else.
+        let len = page_up(missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX)).min(ahead.room());
         Some(Step::Zero {
             sequence: ahead.segment.sequence,
             file: Arc::clone(&ahead.zeroer),
