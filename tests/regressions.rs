@@ -293,3 +293,17 @@ fn removed_lock_file_lets_nobody_in() {
     store.close().expect("closed");
     options().open(&path).expect("free again").close().expect("closed");
 }
+
+/// Space was zeroed to the very byte that was asked for, and from there on: direct writes that are not whole
+/// pages. A debug build's worker panicked and the store refused writes; a release build gave up direct writes.
+#[test]
+fn space_is_prepared_in_whole_pages() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = LocalBackend::options().zero_ahead_len((2 << 20) + 77);
+    let store = options.open(dir.path().join("store")).expect("opens");
+    for len in [(3 << 20) + 1, (5 << 20) + 4095] {
+        store.prepare_space(len).expect("there is space");
+        store.write_block(block(1, 5000)).expect("writes");
+    }
+    store.close().expect("closes");
+}
