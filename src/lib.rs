@@ -45,7 +45,7 @@ pub use local::{
     VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
-pub use stats::{OldestSnapshot, Stall, StallCause, Stalls, StorageStats};
+pub use stats::{GROUP_SIZES, OldestSnapshot, Stall, StallCause, Stalls, StorageStats};
 pub use ticket::CommitTicket;
 pub use transaction::{
     BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,

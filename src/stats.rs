@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::block::Lsn;
 
+/// Sizes that groups are told apart by, in [`StorageStats::group_sizes`].
+pub const GROUP_SIZES: usize = 16;
+
 /// Counters since open, and sizes as of now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -43,6 +46,16 @@ pub struct StorageStats {
     pub oldest_snapshot_age: Duration,
     /// Commit groups written to the log.
     pub groups: u64,
+    /// Those groups by the number of their commits: of 1 commit, of 2 to 3, of 4 to 7, and so on; the
+    /// last also counts larger ones.
+    pub group_sizes: [u64; GROUP_SIZES],
+    /// What the group of each commit took to be laid out and written, summed over commits. As every commit
+    /// of a group waits for all of it, this over `commits` is a commit's share of its latency.
+    pub write_time: Duration,
+    /// What the sync of its group took, summed over commits.
+    pub sync_time: Duration,
+    /// What publishing its group and waking its callers took, summed over commits.
+    pub wake_time: Duration,
     /// Syncs of the log that commits waited for.
     pub log_syncs: u64,
     /// Bytes written to the log: frames and padding.

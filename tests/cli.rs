@@ -574,6 +574,41 @@ fn bench_reports_and_cleans_up() {
 }
 
 #[test]
+fn bench_sweeps_draws_and_compares_itself_with_an_earlier_run() {
+    let desk = Desk::new();
+    let sweep = ["bench", "--sweep", "--dir", ".", "--seconds", "0.02", "--rounds", "1"];
+    let shapes = ["--threads", "1,2", "--size", "512B,1KiB"];
+    let first = [&sweep[..], &shapes, &["--json", "first.json"]].concat();
+    let said = desk.ok(&first);
+    for shape in ["1 thread x 512 B", "2 threads x 512 B", "1 thread x 1 KiB", "2 threads x 1 KiB"]
+    {
+        assert!(said.contains(shape), "{shape} is not in {said}");
+    }
+    assert!(said.contains("groups by the number of their commits"), "{said}");
+    let figures = fs::read_to_string(desk.path("first.json")).unwrap();
+    for figure in ["wait_us", "write_us", "sync_us", "wake_us"] {
+        assert!(figures.contains(figure), "{figure} is not in {figures}");
+    }
+
+    let second = ["--html", "page.html", "--compare", "first.json"];
+    let said = desk.ok(&[&sweep[..], &["--threads", "2,3", "--size", "1KiB"], &second].concat());
+    assert!(said.contains("beside first.json"), "{said}");
+    assert!(said.contains("1 rows are not in the earlier run"), "{said}");
+    let page = fs::read_to_string(desk.path("page.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg "), "{page}");
+    assert!(page.contains("id=\"report\"") && page.contains("beside first.json"), "{page}");
+    let outside = ["http:", "https:", "src=", "href=", "@import"];
+    let page = page.replace("http://www.w3.org/2000/svg", "");
+    assert!(outside.iter().all(|word| !page.contains(word)), "the page needs another file");
+
+    fs::write(desk.path("other.json"), "[]").unwrap();
+    for file in ["other.json", "missing.json"] {
+        let refused = desk.refused(1, &[&sweep[..], &["--compare", file]].concat());
+        assert!(refused.contains(file), "{refused}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let desk = Desk::new();
     let store = LocalBackend::open(desk.path("store")).unwrap();

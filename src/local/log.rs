@@ -25,6 +25,7 @@ use crate::local::commit::{
 use crate::local::format::PAGE;
 use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
+use crate::local::phases::{Phases, Took};
 use crate::local::poison::Poison;
 use crate::local::segment::Location;
 use crate::local::stall::StallLog;
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) groups: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
+    pub(crate) phases: Phases,
     pub(crate) usage: Usage,
     pub(crate) stalls: Arc<StallLog>,
     /// Log bytes after which the upkeep looks at the store.
@@ -100,6 +102,8 @@ pub(crate) struct Log<D: Disk> {
     sync_interval: Duration,
     /// Commits up to here are known durable to a reader of the log.
     witnessed: Lsn,
+    /// When the last group was written, and not synced yet.
+    written_at: Duration,
     /// When the last group landed.
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
@@ -132,6 +136,7 @@ impl<D: Disk> Log<D> {
             inbox,
             sync_interval,
             witnessed,
+            written_at: landed_at,
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,
@@ -227,6 +232,8 @@ impl<D: Disk> Log<D> {
 
     /// Writes a group and settles it.
     fn write(&mut self, group: Group<Reply>) {
+        let (begun_at, commit_count) = (self.disk.now(), group.user_commit_count());
+        self.written_at = begun_at;
         let laid = self.admit(&group).and_then(|()| self.appender.lay_out(&group));
         let (outcome, mut changes) = match laid {
             Ok(mut laid) => {
@@ -247,6 +254,7 @@ impl<D: Disk> Log<D> {
             self.shared.room_wanted.store(true, Ordering::Relaxed);
             self.shared.upkeep.call();
         }
+        let is_done = matches!(outcome, Outcome::Done);
         let event = Event::Landed(group, outcome);
         let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
         for group in actions.publish {
@@ -254,6 +262,14 @@ impl<D: Disk> Log<D> {
         }
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
+        }
+        if is_done {
+            let took = Took {
+                write: self.written_at.saturating_sub(begun_at),
+                sync: self.landed_at.saturating_sub(self.written_at),
+                wake: self.disk.now().saturating_sub(self.landed_at),
+            };
+            self.shared.phases.add(commit_count, took);
         }
     }
 
@@ -281,6 +297,7 @@ impl<D: Disk> Log<D> {
         }
         let written = self.disk.now();
         self.shared.stalls.note(StallCause::Write, written.saturating_sub(started));
+        self.written_at = written;
         self.note_written();
         if !sync || planted(Bug::AckBeforeSync) {
             self.unsynced_since.get_or_insert_with(|| self.disk.now());

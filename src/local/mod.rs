@@ -26,6 +26,7 @@ mod handover;
 mod log;
 mod open;
 mod options;
+mod phases;
 mod poison;
 mod probe;
 mod quota;
@@ -543,6 +544,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         let shared = &self.inner.shared;
         stats.groups = shared.groups.load(Ordering::Relaxed);
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
+        shared.phases.tell(stats);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
         stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();

@@ -25,6 +25,7 @@ use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
 use crate::local::log::{Log, Shared, UPKEEP_EVERY};
+use crate::local::phases::Phases;
 use crate::local::poison::Poison;
 use crate::local::quota::{Quota, QuotaFile};
 use crate::local::recent::Recent;
@@ -180,6 +181,7 @@ fn start<D: Disk>(
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
+        phases: Phases::default(),
         usage,
         stalls,
         look_every: look_every(&options),

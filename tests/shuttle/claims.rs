@@ -116,7 +116,7 @@ fn failing_worker() {
 fn full_disk() {
     let disk = ModelDisk::new();
     let store = open(&disk, options());
-    // Next to nothing beside the reserve.
+    // Beside the reserve of a new store.
     disk.sim.set_capacity(Some((256 + 96 + below(64)) << 10));
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 12 << 10)).collect());
     for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {

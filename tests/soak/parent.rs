@@ -11,8 +11,9 @@ use crate::child::{Places, check_backup, options};
 use crate::memory::Memory;
 use crate::plan::{ACCOUNTS, Blocks, MONEY, Rng, Step, WRITERS, money, thread_of, written_by};
 
-/// Between two steps of each thread of the child that is never killed, in microseconds.
-const GENTLE_US: u64 = 1000;
+/// Between two steps of each thread of the child that is never killed, in microseconds: so long that how
+/// much it does, and so how much memory that takes, hardly depends on what else the machine does.
+const GENTLE_US: u64 = 10_000;
 /// A sample of memory is taken, and the time looked at, so often.
 const TICK: Duration = Duration::from_millis(100);
 

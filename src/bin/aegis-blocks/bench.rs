@@ -5,8 +5,11 @@
 //! changes its mood changes it for all three; the report gives medians. Owns the options of the
 //! command; measures nothing itself.
 
+mod bars;
+mod earlier;
 mod engine;
 mod machine;
+mod page;
 mod picture;
 mod report;
 mod roofline;
@@ -16,6 +19,7 @@ mod workload;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::bench::earlier::Earlier;
 use crate::bench::engine::Setup;
 use crate::bench::machine::Machine;
 use crate::bench::report::Report;
@@ -33,13 +37,15 @@ pub struct Args {
     /// files, or the current one where that lies in memory
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Numbers of threads, a row each
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64],
-          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Numbers of threads, a row each: 1,2,4,8,16,32,64, or 1,4,16,64 with --sweep
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
-    /// Length of a block
-    #[arg(long, default_value = "4KiB")]
-    size: Size,
+    /// Lengths of a block, a row each: 4KiB, or 512B,4KiB,32KiB,256KiB with --sweep
+    #[arg(long, value_delimiter = ',')]
+    size: Vec<Size>,
+    /// Measure numbers of threads by lengths of blocks, 0.4 seconds and 2 rounds each
+    #[arg(long)]
+    sweep: bool,
     /// Blocks in a commit
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -64,7 +70,18 @@ pub struct Args {
     /// Also draw throughput and latency over threads
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Also write one page with chart, tables and figures
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print the figures beside those of an earlier run, a file of --json
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
 }
+
+const THREADS: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
+const SWEEP_THREADS: [u16; 4] = [1, 4, 16, 64];
+const SIZE: Size = Size(4096);
+const SWEEP_SIZES: [Size; 4] = [Size(512), SIZE, Size(32 << 10), Size(256 << 10)];
 
 /// The row that `bench` adds when nobody asks for other shapes: one transaction of 16 x 1 MiB.
 const LARGE: Workload = Workload { threads: 1, size: 1 << 20, batch: 16, durable: true };
@@ -74,9 +91,11 @@ impl Args {
         // The payloads and queues of all threads must fit in memory.
         const IN_FLIGHT_LEN_MAX: u64 = 2 << 30;
         let mut workloads = Vec::new();
-        for threads in &self.threads {
-            let in_flight = self.size.0.checked_mul(u64::from(self.batch) * u64::from(*threads));
-            if self.size.0 == 0 || in_flight.is_none_or(|len| len > IN_FLIGHT_LEN_MAX) {
+        let (threads, sizes) = (self.threads(), self.sizes());
+        let shapes = sizes.iter().flat_map(|size| threads.iter().map(move |n| (size, n)));
+        for (size, threads) in shapes {
+            let in_flight = size.0.checked_mul(u64::from(self.batch) * u64::from(*threads));
+            if size.0 == 0 || in_flight.is_none_or(|len| len > IN_FLIGHT_LEN_MAX) {
                 return Err(Failure::usage(format!(
                     "--threads x --batch x --size must be from 1 B to {}",
                     Size(IN_FLIGHT_LEN_MAX)
@@ -84,24 +103,45 @@ impl Args {
             }
             workloads.push(Workload {
                 threads: usize::from(*threads),
-                size: self.size.0 as usize,
+                size: size.0 as usize,
                 batch: usize::from(self.batch),
                 durable: self.durability == DurabilityArg::Durable,
             });
         }
-        let is_default = self.size == Size(4096) && self.batch == 1 && self.threads.len() > 1;
+        let is_default = sizes == [SIZE] && self.batch == 1 && threads.len() > 1;
         if is_default && self.durability == DurabilityArg::Durable {
             workloads.push(LARGE);
         }
         Ok(workloads)
     }
 
+    fn threads(&self) -> &[u16] {
+        match (&self.threads[..], self.sweep) {
+            ([], true) => &SWEEP_THREADS,
+            ([], false) => &THREADS,
+            (asked, _) => asked,
+        }
+    }
+
+    fn sizes(&self) -> &[Size] {
+        match (&self.size[..], self.sweep) {
+            ([], true) => &SWEEP_SIZES,
+            ([], false) => &[SIZE],
+            (asked, _) => asked,
+        }
+    }
+
     fn rounds(&self) -> usize {
-        usize::from(self.rounds.unwrap_or(if self.quick { 3 } else { 5 }))
+        let default = match (self.sweep, self.quick) {
+            (true, _) => 2,
+            (false, true) => 3,
+            (false, false) => 5,
+        };
+        usize::from(self.rounds.unwrap_or(default))
     }
 
     fn seconds(&self) -> Result<f64, Failure> {
-        let seconds = self.seconds.unwrap_or(if self.quick { 0.4 } else { 2.0 });
+        let seconds = self.seconds.unwrap_or(if self.quick || self.sweep { 0.4 } else { 2.0 });
         if (0.01..=3600.0).contains(&seconds) {
             Ok(seconds)
         } else {
@@ -114,6 +154,7 @@ impl Args {
 pub fn run(args: &Args) -> Outcome {
     let workloads = args.workloads()?;
     let seconds = args.seconds()?;
+    let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
     let parent = args.dir.clone().unwrap_or_else(machine::default_dir);
     let failed = |e| Failure::io("cannot make a directory in", &parent, e);
     let dir = tempfile::Builder::new().prefix("aegis-blocks-bench-").tempdir_in(&parent);
@@ -148,7 +189,7 @@ pub fn run(args: &Args) -> Outcome {
     if report.rows.is_empty() {
         return Err(Failure::interrupted("nothing was measured"));
     }
-    conclude(args, &report)?;
+    conclude(args, &report, earlier.as_ref())?;
     if interrupt::requested() {
         return Err(Failure::interrupted("the medians are over fewer slices"));
     }
@@ -167,17 +208,30 @@ fn introduce(machine: &Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-fn conclude(args: &Args, report: &Report) -> Result<(), Failure> {
+fn conclude(args: &Args, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
+    let mut parts = vec![
+        ("Results", report.results().to_string()),
+        ("Costs", report.costs().to_string()),
+        ("Charts", bars::draw(report)),
+    ];
+    parts.extend(earlier.map(|earlier| ("Compared", earlier.beside(report))));
+    parts.push(("What is what", report.legend()));
     output::print(|out| {
-        write!(out, "\n{}\n{}\n{}", report.results(), report.costs(), report.legend())?;
+        for (_, text) in &parts {
+            write!(out, "\n{text}")?;
+        }
         Ok(())
     })?;
+    let json = serde_json::to_string_pretty(report).map_err(std::io::Error::from)?;
+    let svg = || picture::draw(report).to_svg();
     if let Some(file) = &args.json {
-        let json = serde_json::to_string_pretty(report).map_err(std::io::Error::from)?;
         write_file(file, &json)?;
     }
     if let Some(file) = &args.svg {
-        write_file(file, &picture::draw(report).to_svg())?;
+        write_file(file, &svg())?;
+    }
+    if let Some(file) = &args.html {
+        write_file(file, &page::write(report, &svg(), &parts, &json))?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ use crate::local::usage::SegmentUse;
 
 /// Bytes that are gathered for one write.
 const WRITE_LEN: usize = 1 << 20;
+/// Bytes that are written between two syncs: so that commits, which share the device, never wait behind
+/// the writing back of a whole image.
+const SYNC_EVERY: u64 = 2 << 20;
 
 /// An image under construction.
 pub(crate) struct Writer<'a, D: Disk> {
@@ -171,9 +174,10 @@ impl<'a, D: Disk> Writer<'a, D> {
         if !planted(Bug::ImageWriteUnheard) {
             written?;
         }
+        let steps = self.written_len / SYNC_EVERY;
         self.written_len += self.gathered.len() as u64;
         self.gathered.clear();
-        Ok(())
+        if self.written_len / SYNC_EVERY > steps { self.file.sync_data() } else { Ok(()) }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::canary::{Bug, planted};
 use crate::error::PoisonCause;
 use crate::io::pool::Command;
 use crate::io::{Disk, DiskFile, FileName};
+use crate::local::format::page_up;
 use crate::sync::MutexGuard;
 
 /// What a worker does next.
@@ -139,7 +140,8 @@ impl<D: Disk> Space<D> {
         }
         let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
         let Some(ahead) = room else { return Some(make_next) };
-        let len = missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX).min(ahead.room());
+        // Whole pages, whatever was asked for: direct writes take nothing else.
+        let len = page_up(missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX)).min(ahead.room());
         Some(Step::Zero {
             sequence: ahead.segment.sequence,
             file: Arc::clone(&ahead.zeroer),

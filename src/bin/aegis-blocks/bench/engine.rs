@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageStats};
+use aegis_blocks::{
+    Block, BlockId, BlockType, GROUP_SIZES, LocalBackend, StorageBackend, StorageStats,
+};
 
 use crate::bench::machine;
 use crate::bench::workload::{Committer, Payloads, Sample, Workload, closed_loop};
@@ -47,6 +49,10 @@ pub struct Counted {
     pub log_bytes: u64,
     /// Bytes of zeros written ahead.
     pub zeroed_bytes: u64,
+    /// Groups by size (see `StorageStats::group_sizes`).
+    pub group_sizes: [u64; GROUP_SIZES],
+    /// Writing the group, syncing it, publishing it and waking its callers: sums over commits.
+    pub phases: [Duration; 3],
 }
 
 impl Counted {
@@ -56,6 +62,12 @@ impl Counted {
             groups: after.groups - before.groups,
             log_bytes: after.log_bytes - before.log_bytes,
             zeroed_bytes: after.zeroed_bytes - before.zeroed_bytes,
+            group_sizes: std::array::from_fn(|at| after.group_sizes[at] - before.group_sizes[at]),
+            phases: [
+                after.write_time - before.write_time,
+                after.sync_time - before.sync_time,
+                after.wake_time - before.wake_time,
+            ],
         }
     }
 }

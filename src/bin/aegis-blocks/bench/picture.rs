@@ -1,5 +1,7 @@
 //! What the chart of a report shows: throughput and latency over threads, engine and rooflines.
 
+mod sweep;
+
 use crate::bench::report::{Figures, Report, Row};
 use crate::chart::{Chart, Panel, Series, Style};
 use crate::size::Size;
@@ -10,8 +12,13 @@ const LOOP: &str = "#c2570c";
 const LOOP_TAIL: &str = "#eda66b";
 const BARE: &str = "#6b7280";
 
-/// Draws the rows that have the shape of the first one.
+/// Draws the engine alone, a line for each shape, where several shapes have several numbers of threads;
+/// else the rows that have the shape of the first one, beside the rooflines.
 pub fn draw(report: &Report) -> Chart {
+    let shapes = sweep::shapes(report);
+    if shapes.len() > 1 {
+        return sweep::draw(report, &shapes);
+    }
     let first = report.rows.first();
     let rows: Vec<&Row> = report
         .rows

@@ -43,6 +43,8 @@ pub struct Row {
     pub median: Figures,
     /// What they are the medians of.
     pub slices: Vec<Figures>,
+    /// Groups by size over all slices: of 1 commit, of 2 to 3, of 4 to 7, and so on.
+    pub groups: Vec<u64>,
 }
 
 macro_rules! figures {
@@ -77,6 +79,15 @@ figures! {
         p99_us,
         /// Engine: latency of 999 in 1000.
         p999_us,
+        /// Engine: time of a commit before its group is written and after it was woken, on average: waiting
+        /// for the log, for company and for a core.
+        wait_us,
+        /// Engine: time in which a commit's group is laid out and written, on average.
+        write_us,
+        /// Engine: time in which it is synced.
+        sync_us,
+        /// Engine: time in which it is published and its callers are woken.
+        wake_us,
         /// Engine: processor time of a commit, user and system, the benchmark's own included.
         cpu_us,
         /// Engine: bytes written to the log for each user byte.
@@ -122,6 +133,7 @@ impl Figures {
         let commits = sample.commits.max(1) as f64;
         let user_bytes = commits * workload.commit_len() as f64;
         let per_s = sample.commits_per_s();
+        let phases_us = engine.counted.phases.map(|sum| sum.as_secs_f64() * 1e6 / commits);
         Figures {
             commits_per_s: per_s,
             mb_per_s: per_s * workload.commit_len() as f64 / 1e6,
@@ -130,6 +142,10 @@ impl Figures {
             p50_us: sample.latency_us(0.5),
             p99_us: sample.latency_us(0.99),
             p999_us: sample.latency_us(0.999),
+            wait_us: (sample.latency.mean() / 1e3 - phases_us.iter().sum::<f64>()).max(0.0),
+            write_us: phases_us[0],
+            sync_us: phases_us[1],
+            wake_us: phases_us[2],
             cpu_us: sample.cpu_us(),
             write_amplification: engine.counted.log_bytes as f64 / user_bytes,
             zeroed_per_byte: engine.counted.zeroed_bytes as f64 / user_bytes,
@@ -151,13 +167,13 @@ impl Figures {
 
 impl Row {
     /// Takes the medians; `slices` is not empty.
-    pub fn new(workload: &Workload, slices: Vec<Figures>) -> Row {
+    pub fn new(workload: &Workload, slices: Vec<Figures>, groups: Vec<u64>) -> Row {
         let Workload { threads, size, batch, .. } = *workload;
-        Row { threads, size, batch, median: Figures::median(&slices), slices }
+        Row { threads, size, batch, median: Figures::median(&slices), slices, groups }
     }
 
     /// How the row is called where rows differ in more than their threads.
-    fn shape(&self) -> String {
+    pub fn shape(&self) -> String {
         let size = Size(self.size as u64);
         if self.batch == 1 { size.to_string() } else { format!("{} x {size}", self.batch) }
     }
@@ -243,7 +259,7 @@ impl Report {
 }
 
 /// A latency with three digits or so.
-fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     match us {
         ..1000.0 => format!("{us:.0} us"),
         1000.0..10_000.0 => format!("{:.2} ms", us / 1e3),
@@ -268,7 +284,8 @@ mod tests {
         let workload = Workload { threads: 1, size: 4096, batch: 1, durable: true };
         let slice =
             |commits_per_s, over_loop| Figures { commits_per_s, over_loop, ..Figures::default() };
-        let row = Row::new(&workload, vec![slice(1.0, 9.0), slice(2.0, 7.0), slice(3.0, 8.0)]);
+        let slices = vec![slice(1.0, 9.0), slice(2.0, 7.0), slice(3.0, 8.0)];
+        let row = Row::new(&workload, slices, vec![]);
         assert_eq!((row.median.commits_per_s, row.median.over_loop), (2.0, 8.0));
     }
 

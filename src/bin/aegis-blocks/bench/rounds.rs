@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aegis_blocks::GROUP_SIZES;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
@@ -40,6 +41,7 @@ struct Line {
     workload: Workload,
     payloads: Arc<Payloads>,
     slices: Vec<Figures>,
+    groups: [u64; GROUP_SIZES],
     /// Commits a second to expect of the engine: how much space it will need.
     expected_per_s: f64,
 }
@@ -81,6 +83,7 @@ impl Bench {
             payloads: Arc::new(Payloads::new(&workload)),
             workload,
             slices: Vec::new(),
+            groups: [0; GROUP_SIZES],
             expected_per_s: 0.0,
         };
         Ok(Bench {
@@ -145,6 +148,9 @@ impl Bench {
             &measured
             && !interrupt::requested()
         {
+            for (sum, count) in line.groups.iter_mut().zip(&engine.counted.group_sizes) {
+                *sum += count;
+            }
             line.slices.push(Figures::new(&line.workload, engine, bare, follower));
         }
         Ok(())
@@ -197,7 +203,7 @@ impl Bench {
             .lines
             .into_iter()
             .filter(|line| !line.slices.is_empty())
-            .map(|line| Row::new(&line.workload, line.slices))
+            .map(|line| Row::new(&line.workload, line.slices, line.groups.to_vec()))
             .collect();
         (rows, self.length.as_secs_f64(), self.checked)
     }
