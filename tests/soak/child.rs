@@ -22,6 +22,9 @@ use crate::plan::{
 /// Between two backups.
 const BACKUP_PAUSE: Duration = Duration::from_millis(1500);
 
+/// Steps of each writer without a pause: caches and the allocator's arenas take their shares by then.
+const WARM_UP: u64 = 20_000;
+
 /// Where a child works.
 pub struct Places {
     pub store: PathBuf,
@@ -121,7 +124,9 @@ impl Child {
             number += 1;
             Step::new(self.seed, thread, number).run(&self.store)?;
             acks.write_all_at(&number.to_le_bytes(), thread * 8).expect("acknowledges");
-            std::thread::sleep(self.pause);
+            if number > WARM_UP {
+                std::thread::sleep(self.pause);
+            }
         }
         Ok(())
     }

