@@ -134,9 +134,14 @@ impl<D: Disk> Upkeep<D> {
     /// What the thread does until the store is closed.
     pub(crate) fn keep(&self) {
         let (mut rest, mut seen_len) = (None, 0);
-        while !self.shared.upkeep.wait(rest) {
+        loop {
+            let woken = self.shared.upkeep.wait(rest);
+            if woken == Woken::Stopped {
+                return;
+            }
             let written_len = self.shared.written_len.load(Ordering::Relaxed);
-            let is_idle = written_len == seen_len;
+            // Not because of two calls in a row: somebody writes who has just not got that far.
+            let is_idle = woken == Woken::Rested && written_len == seen_len;
             seen_len = written_len;
             let done = catch_unwind(AssertUnwindSafe(|| self.run_due(is_idle)));
             rest = match done.unwrap_or_else(|_panic| self.give_up()) {
@@ -377,6 +382,17 @@ struct Called {
     stop: bool,
 }
 
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Somebody asked for a look at the store.
+    Called,
+    /// The time is over.
+    Rested,
+    /// The thread is to end.
+    Stopped,
+}
+
 impl Call {
     /// Asks for a look at the store.
     pub(crate) fn call(&self) {
@@ -395,8 +411,8 @@ impl Call {
         self.state.lock().stop
     }
 
-    /// Waits for a call, at most so long, or now and then for nothing; true when the thread is to end.
-    pub(crate) fn wait(&self, at_most: Option<Duration>) -> bool {
+    /// Waits for a call, at most so long.
+    pub(crate) fn wait(&self, at_most: Option<Duration>) -> Woken {
         let mut state = self.state.lock();
         if !state.work && !state.stop {
             match at_most {
@@ -406,8 +422,12 @@ impl Call {
                 }
             }
         }
-        state.work = false;
-        state.stop
+        let is_called = std::mem::take(&mut state.work);
+        match (state.stop, is_called) {
+            (true, _) => Woken::Stopped,
+            (false, true) => Woken::Called,
+            (false, false) => Woken::Rested,
+        }
     }
 
     /// Rests for a while; no longer once the thread is to end.
@@ -416,5 +436,23 @@ impl Call {
         if !state.stop {
             self.changed.wait_for(&mut state, time);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle store gives back what is ahead of the tail: that must not happen between two calls.
+    #[test]
+    fn only_a_wait_that_nobody_ended_is_rest() {
+        let call = Call::default();
+        call.call();
+        call.call();
+        assert_eq!(call.wait(None), Woken::Called);
+        assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Rested);
+        call.call();
+        call.stop();
+        assert_eq!(call.wait(None), Woken::Stopped);
     }
 }
