@@ -427,6 +427,7 @@ fn limits_and_file_names_are_those_of_the_document() {
     let files = [
         FileName::Meta,
         FileName::Lock,
+        FileName::Reserve,
         FileName::Segment(0),
         FileName::Checkpoint(0),
         FileName::Temporary(0),
