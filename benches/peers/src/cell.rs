@@ -89,6 +89,11 @@ impl Spec {
         Kind::named(&self.engine)
     }
 
+    /// What a message calls it.
+    pub fn name(&self) -> String {
+        format!("{} {:?} x{}", self.engine, self.workload, self.threads)
+    }
+
     /// How long a thread goes on.
     pub fn length(&self) -> Length {
         self.steps.map_or(Length::Time(Duration::from_secs_f64(self.seconds)), Length::Steps)

@@ -1,8 +1,8 @@
 //! The driver: every cell in a process and a fresh directory of its own, cells interleaved over rounds.
 //!
 //! A round goes through all cells of a sheet, engine after engine for each number of threads, every
-//! other round backwards; so a change of the disk's mood meets all engines alike. A cell that fails
-//! fails the run.
+//! other round backwards; so a change of the disk's mood meets all engines alike. A cell that fails, or
+//! that has read back nothing of what was acknowledged, fails the run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -157,6 +157,9 @@ fn start(cell: &Cell, seconds: f64, parent: &Path) -> Outcome<Figures> {
         dir: dir.path().to_path_buf(),
     };
     let figures = in_a_process(&spec, &[])?;
+    if figures.get("checked").is_none_or(|checked| *checked < 1.0) {
+        return Err(Failure::Unchecked { cell: spec.name() });
+    }
     dir.close().map_err(Failure::io("cannot remove the store in", parent))?;
     Ok(figures)
 }
@@ -175,8 +178,7 @@ pub fn in_a_process(spec: &Spec, before: &[&str]) -> Outcome<Figures> {
         .output()
         .map_err(Failure::io("cannot run", PathBuf::from(&words[0])))?;
     if !output.status.success() {
-        let cell = format!("{} {:?} x{}", spec.engine, spec.workload, spec.threads);
-        return Err(Failure::Cell { cell, status: output.status });
+        return Err(Failure::Cell { cell: spec.name(), status: output.status });
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::engines::{aegis, bare, canopy, fjall, grouped, lmdb, redb, sqlite};
+use crate::engines::{self, aegis, bare};
 use crate::failure::{Failure, Outcome};
 
 /// One block to write.
@@ -114,6 +114,7 @@ const fn bare_kind(name: &'static str, durability: &'static str, open: Open) -> 
     Kind { name, durability, read_check: "-", role: Role::Bare, transfers: None, open }
 }
 
+#[cfg(any(feature = "lmdb", feature = "redb", feature = "sqlite"))]
 const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
     Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
 }
@@ -128,57 +129,78 @@ pub const KINDS: &[Kind] = &[
         transfers: Some("optimistic, serializable"),
         open: aegis::open,
     },
+    #[cfg(feature = "redb")]
     Kind {
         name: "redb",
         durability: "`Durability::Immediate`",
         read_check: "none",
         role: Role::Store,
         transfers: Some("one writer at a time"),
-        open: redb::open,
+        open: engines::redb::open,
     },
+    #[cfg(feature = "fjall")]
     Kind {
         name: "fjall",
         durability: "batch with `PersistMode::SyncAll`",
         read_check: "XXH3 of a block of the table when it is loaded; memtable: none",
         role: Role::Store,
         transfers: Some("optimistic, serializable"),
-        open: fjall::open,
+        open: engines::fjall::open,
     },
+    #[cfg(feature = "lmdb")]
     Kind {
         name: "lmdb",
         durability: "default: `fdatasync`, then the meta page with `O_DSYNC`",
         read_check: "none",
         role: Role::Store,
         transfers: Some("one writer at a time"),
-        open: lmdb::open,
+        open: engines::lmdb::open,
     },
+    #[cfg(feature = "sqlite")]
     Kind {
         name: "sqlite",
         durability: "WAL, `synchronous=FULL`, a connection a thread",
         read_check: "none (checksums in the WAL only)",
         role: Role::Store,
         transfers: Some("`BEGIN IMMEDIATE`"),
-        open: sqlite::open,
+        open: engines::sqlite::open,
     },
+    #[cfg(feature = "canopydb")]
     Kind {
         name: "canopydb",
         durability: "write-ahead log, `commit_with(sync)`, exclusive transactions",
         read_check: "none (page checksums are off by default)",
         role: Role::Store,
         transfers: Some("one writer at a time"),
-        open: canopy::open_exclusive,
+        open: engines::canopy::open_exclusive,
     },
+    #[cfg(feature = "canopydb")]
     Kind {
         name: "canopydb-occ",
         durability: "as canopydb, concurrent transactions",
         read_check: "none (page checksums are off by default)",
         role: Role::Store,
         transfers: Some("optimistic, snapshot (no write skew here: all that is read is written)"),
-        open: canopy::open_concurrent,
+        open: engines::canopy::open_concurrent,
     },
-    grouped_kind("lmdb+group", "lmdb, a writer thread batches callers", grouped::open_lmdb),
-    grouped_kind("redb+group", "redb, a writer thread batches callers", grouped::open_redb),
-    grouped_kind("sqlite+group", "sqlite, a writer thread batches callers", grouped::open_sqlite),
+    #[cfg(feature = "lmdb")]
+    grouped_kind(
+        "lmdb+group",
+        "lmdb, a writer thread batches callers",
+        engines::grouped::open_lmdb,
+    ),
+    #[cfg(feature = "redb")]
+    grouped_kind(
+        "redb+group",
+        "redb, a writer thread batches callers",
+        engines::grouped::open_redb,
+    ),
+    #[cfg(feature = "sqlite")]
+    grouped_kind(
+        "sqlite+group",
+        "sqlite, a writer thread batches callers",
+        engines::grouped::open_sqlite,
+    ),
     bare_kind("append", "bare: each thread appends and calls `fdatasync`", bare::open_each),
     bare_kind("append+group", "bare: leader/follower, growing file", bare::open_group),
     bare_kind(

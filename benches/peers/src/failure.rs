@@ -19,6 +19,12 @@ pub enum Failure {
         /// The block.
         id: u64,
     },
+    /// A cell ended without having read back anything, so its figures prove nothing.
+    #[error("nothing was read back of {cell}")]
+    Unchecked {
+        /// Engine, workload and threads.
+        cell: String,
+    },
     /// Transfers made or destroyed money.
     #[error("{found} units of money instead of {expected}")]
     Money {

@@ -1,6 +1,9 @@
-//! Charts: throughput and the 99th percentile over threads, for every sheet that sweeps threads.
+//! Charts: throughput and the 99th percentile over threads, for every sheet that commits at
+//! several numbers of threads.
 
+use crate::cell::Workload;
 use crate::chart::{Chart, Panel, Series, Style};
+use crate::plan::Sheet;
 use crate::report::Report;
 
 /// Lines that are drawn, with their colours: stores in full, group commits by hand beside their engine,
@@ -18,7 +21,10 @@ const LINES: &[(&str, &str, Style)] = &[
 
 /// The charts of a report, by sheet.
 pub fn draw(report: &Report) -> Vec<(&'static str, String)> {
-    let sweeps = report.sheets.iter().filter(|sheet| sheet.threads.len() > 3);
+    let is_sweep = |sheet: &&Sheet| {
+        sheet.threads.len() > 1 && matches!(sheet.workload, Workload::Commit { .. })
+    };
+    let sweeps = report.sheets.iter().filter(is_sweep);
     sweeps
         .map(|sheet| (sheet.name, chart(report, sheet.name, &sheet.title, &sheet.threads).to_svg()))
         .collect()

@@ -10,25 +10,27 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::engine::{Engine, Session, Transfer, Write};
-use crate::engines::{lmdb, redb, sqlite};
 use crate::failure::{Failure, Outcome};
 
 /// Callers whose writes share a transaction, at most.
 const GROUP_LEN_MAX: usize = 256;
 
 /// LMDB behind a writer thread.
+#[cfg(feature = "lmdb")]
 pub fn open_lmdb(dir: &Path) -> Outcome<Box<dyn Engine>> {
-    Ok(Box::new(Grouped::start(lmdb::open(dir)?)))
+    Ok(Box::new(Grouped::start(crate::engines::lmdb::open(dir)?)))
 }
 
 /// redb behind a writer thread.
+#[cfg(feature = "redb")]
 pub fn open_redb(dir: &Path) -> Outcome<Box<dyn Engine>> {
-    Ok(Box::new(Grouped::start(redb::open(dir)?)))
+    Ok(Box::new(Grouped::start(crate::engines::redb::open(dir)?)))
 }
 
 /// SQLite behind a writer thread.
+#[cfg(feature = "sqlite")]
 pub fn open_sqlite(dir: &Path) -> Outcome<Box<dyn Engine>> {
-    Ok(Box::new(Grouped::start(sqlite::open(dir)?)))
+    Ok(Box::new(Grouped::start(crate::engines::sqlite::open(dir)?)))
 }
 
 struct Request {

@@ -1,10 +1,16 @@
-//! One engine a file.
+//! One engine a file. Those of others come with the feature of their name.
 
 pub mod aegis;
 pub mod bare;
+#[cfg(feature = "canopydb")]
 pub mod canopy;
+#[cfg(feature = "fjall")]
 pub mod fjall;
+#[cfg(any(feature = "lmdb", feature = "redb", feature = "sqlite"))]
 pub mod grouped;
+#[cfg(feature = "lmdb")]
 pub mod lmdb;
+#[cfg(feature = "redb")]
 pub mod redb;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -139,6 +139,9 @@ impl Worker for Writer<'_> {
             };
             let first = self.first.iter().filter(|_| is_found);
             newest.extend(first.map(|write| (write.id, write.data.clone())));
+        } else if self.commits <= (self.first.len() + self.latest.len()) as u64 {
+            // All is remembered, so which write to a block was its last is known.
+            newest.extend(self.first.iter().map(|write| (write.id, write.data.clone())));
         }
         // From the oldest to the newest: of several writes to one block the last one holds.
         let is_full = self.latest.len() == REMEMBERED;

@@ -20,6 +20,7 @@ pub fn run(spec: &Spec, blocks: u64) -> Outcome<Figures> {
     warm(&*engine, blocks)?;
     let slice = Length::Time(Duration::from_secs_f64(spec.seconds) / (2 * SLICES));
     let (mut reads, mut views, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut checked = 0;
     for _ in 0..SLICES {
         let read = |thread| Reader::new(&*engine, thread, blocks).map(Many);
         let view = |_| Viewer::new(&*engine).map(Many);
@@ -29,12 +30,14 @@ pub fn run(spec: &Spec, blocks: u64) -> Outcome<Figures> {
         reads.push(1e9 * spec.threads as f64 / read.per_s());
         views.push(1e9 * spec.threads as f64 / view.per_s());
         ratios.push(read.per_s() / view.per_s());
+        checked += read.checked;
     }
     engine.close()?;
     Ok(Figures::from([
         ("read_ns".into(), median(&mut reads)),
         ("view_ns".into(), median(&mut views)),
         ("view_over_read".into(), median(&mut ratios)),
+        ("checked".into(), checked as f64),
     ]))
 }
 
