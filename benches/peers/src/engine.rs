@@ -183,6 +183,15 @@ pub const KINDS: &[Kind] = &[
         transfers: Some("optimistic, snapshot (no write skew here: all that is read is written)"),
         open: engines::canopy::open_concurrent,
     },
+    #[cfg(feature = "rocksdb")]
+    Kind {
+        name: "rocksdb",
+        durability: "`WriteOptions::set_sync(true)`, write-ahead log",
+        read_check: "XXH3 of a block of the table when it is loaded; memtable: none",
+        role: Role::Store,
+        transfers: Some("optimistic, serializable (all that is read is read for update)"),
+        open: engines::rocksdb::open,
+    },
     #[cfg(feature = "lmdb")]
     grouped_kind(
         "lmdb+group",

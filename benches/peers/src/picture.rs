@@ -15,6 +15,7 @@ const LINES: &[(&str, &str, Style)] = &[
     ("lmdb", "#0f766e", Style::Plain),
     ("lmdb+group", "#14a89d", Style::Plain),
     ("fjall", "#7c3aed", Style::Plain),
+    ("rocksdb", "#a21caf", Style::Plain),
     ("canopydb", "#c2570c", Style::Plain),
     ("aegis-blocks", "#0b5fd0", Style::Main),
 ];
