@@ -41,8 +41,8 @@ pub use error::{
 pub use local::fuzz;
 pub use local::{
     BackupCheck, BackupReport, CopyProgress, Damage, LocalBackend, Loss, OlderVersion, OpenPhase,
-    OpenProgress, Options, Probe, RecoveryReport, RepairReport, SalvageReport, SpaceReport,
-    VerifyReport, WriteMode,
+    OpenProgress, Options, Probe, ReadMode, RecoveryReport, RepairReport, SalvageReport,
+    SpaceReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
 pub use stats::{GROUP_SIZES, OldestSnapshot, Stall, StallCause, Stalls, StorageStats};

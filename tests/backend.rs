@@ -10,7 +10,7 @@ use std::time::Duration;
 use aegis_blocks::conformance_suite;
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
 use aegis_blocks::testkit::{Fixture, Rng, seed};
-use aegis_blocks::{Durability, LocalBackend, MemoryBackend, Options};
+use aegis_blocks::{Durability, LocalBackend, MemoryBackend, Options, ReadMode};
 use tempfile::TempDir;
 
 conformance_suite!(memory, Memory);
@@ -25,6 +25,11 @@ conformance_suite!(
     OnDisk::new(|path| short_segments().durability(Durability::Buffered).open(path))
         .payloads_up_to(SHORT_BLOCK_LEN)
 );
+conformance_suite!(
+    local_copied,
+    OnDisk::new(|path| small().read_mode(ReadMode::Copied).open(path))
+);
+conformance_suite!(local_pread, OnDisk::new(|path| small().read_mode(ReadMode::Pread).open(path)));
 conformance_suite!(simulated, Simulated::new(small(), true));
 conformance_suite!(simulated_sync_off, Simulated::new(small(), false));
 conformance_suite!(
@@ -34,6 +39,16 @@ conformance_suite!(
 conformance_suite!(
     simulated_short_segments_sync_off,
     Simulated::new(short_segments(), false).payloads_up_to(SHORT_BLOCK_LEN)
+);
+conformance_suite!(
+    simulated_short_segments_copied,
+    Simulated::new(short_segments().read_mode(ReadMode::Copied).recent_len(0), true)
+        .payloads_up_to(SHORT_BLOCK_LEN)
+);
+conformance_suite!(
+    simulated_short_segments_pread,
+    Simulated::new(short_segments().read_mode(ReadMode::Pread).recent_len(0), true)
+        .payloads_up_to(SHORT_BLOCK_LEN)
 );
 
 /// Longest block that a segment of 64 KiB may hold.

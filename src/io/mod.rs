@@ -277,6 +277,14 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own.
     fn map(&self, len: usize) -> io::Result<Box<dyn View>>;
 
+    /// Tells the system that reads will be here and there, so that it reads nothing ahead.
+    ///
+    /// # Errors
+    /// The operating system's own.
+    fn expect_random(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes written bytes, and the length needed to read them, durable.
     ///
     /// # Errors

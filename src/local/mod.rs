@@ -5,7 +5,7 @@
 //! at a ticket; whoever carries the [`log`] lets the [`commit`] core form groups, which the
 //! [`append`]er writes into space that the I/O workers made ahead ([`space`]); the index publishes
 //! them. The way of a read: the index
-//! gives a [`segment::Location`], the mapped segment the bytes, the checksum their truth. Opening is
+//! gives a [`segment::Location`], the segment the bytes ([`reading`]), the checksum their truth. Opening is
 //! [`recovery`]'s.
 
 mod alarm;
@@ -30,6 +30,7 @@ mod phases;
 mod poison;
 mod probe;
 mod quota;
+mod reading;
 mod recent;
 mod recovery;
 mod repair;
@@ -52,7 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use backup::{BackupCheck, BackupReport, CopyProgress};
-pub use options::{OpenPhase, OpenProgress, Options, WriteMode};
+pub use options::{OpenPhase, OpenProgress, Options, ReadMode, WriteMode};
 pub use probe::Probe;
 pub use recovery::RecoveryReport;
 pub use repair::RepairReport;
@@ -412,6 +413,17 @@ impl<D: Disk> LocalBackend<D> {
         report::space(&self.inner)
     }
 
+    /// Why a payload was not read. A file that ends before it is damage.
+    fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
+        match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                let place = self.inner.views.place(id, version);
+                Error::Corrupt { defect: Defect::Truncated, place }
+            }
+            _ => Error::io(IoOp::Read, self.inner.disk.path(), source),
+        }
+    }
+
     /// Waits for commits under way, makes everything durable and closes the store for all handles.
     ///
     /// # Errors
@@ -485,7 +497,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
                 .inner
                 .views
                 .bytes(version)
-                .map_err(|source| Error::io(IoOp::Read, self.inner.disk.path(), source))?,
+                .map_err(|source| self.unreadable(id, version, source))?,
         };
         // Its segment is gone: the block was moved before that, or replaced.
         let Some(data) = data else { return Ok(None) };

@@ -25,14 +25,16 @@ use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
 use crate::local::log::{Log, Shared, UPKEEP_EVERY};
+use crate::local::options::ReadMode;
 use crate::local::phases::Phases;
 use crate::local::poison::Poison;
 use crate::local::quota::{Quota, QuotaFile};
+use crate::local::reading::view_of;
 use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
-use crate::local::segment::{MapSegment, Views, damaged};
+use crate::local::segment::{ShowSegment, Views, damaged};
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
 use crate::local::stall::StallLog;
 use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
@@ -95,7 +97,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
     let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
-    let views = Arc::new(Views::new(map_segments(&disk)));
+    let views = Arc::new(Views::new(options.read_mode, show_segments(&disk, options.read_mode)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;
         let recovery = Recovery {
@@ -120,15 +122,15 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered)
 }
 
-/// How segments are mapped that are read for the first time.
-pub(crate) fn map_segments<D: Disk>(disk: &Arc<D>) -> MapSegment {
+/// How segments are shown that are read for the first time.
+pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>, mode: ReadMode) -> ShowSegment {
     let disk = Arc::clone(disk);
     Box::new(move |number, len| {
         let file = disk.open(FileName::Segment(number), How::Read)?;
-        if file.len()? < len {
+        if mode != ReadMode::Pread && file.len()? < len {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        file.map(len as usize)
+        view_of(file, len, mode)
     })
 }
 
@@ -381,8 +383,7 @@ fn create<D: Disk>(
     name_store(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
     })?;
-    let view = segment.file.map(segment.len_max as usize).map_err(io(IoOp::Map))?;
-    views.insert(1, number, view);
+    views.insert(1, number, &segment.file, segment.len_max).map_err(io(IoOp::Map))?;
     let first = crate::local::format::PAGE;
     let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
     let report = crate::local::RecoveryReport { clean: true, ..Default::default() };
@@ -391,7 +392,7 @@ fn create<D: Disk>(
         chain: 0,
         ready: Vec::new(),
         next_number: number + 2,
-        chain_of_images: Chain::default(),
+        chain_of_images: Chain::empty(views.mode()),
         report,
     };
     Ok((store, recovered))

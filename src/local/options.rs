@@ -25,6 +25,33 @@ pub enum WriteMode {
     Direct,
 }
 
+/// How payloads get from the files to the caller. Each read is verified in every mode; they differ in what
+/// a failing disk can do to the process, in what a caller holds, and in what a read costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// Nothing is copied: a block's bytes are those of the mapped file.
+    ///
+    /// - A page that the disk cannot read ends the process by `SIGBUS`, when the block is verified, or
+    ///   later, when the caller looks at it and the system has dropped the page since. So does a
+    ///   segment that somebody cuts.
+    /// - A page that was dropped is read again after it was verified: what the caller then sees is
+    ///   what the disk gives the second time.
+    /// - Bytes that are held keep their whole segment on the disk, however long ago its blocks were
+    ///   moved or deleted.
+    #[default]
+    Mapped,
+    /// Copied out of the map and then verified: what was verified is what the caller holds, nothing is
+    /// read twice, and bytes that are held keep no segment. A page that the disk cannot read still ends
+    /// the process by `SIGBUS`, while it is copied. Pages of checkpoints are used in the map.
+    Copied,
+    /// No file is mapped: bytes are read into a buffer and then verified. As `Copied`, and a page that
+    /// the disk cannot read or that is no longer there is an error of that read, never a signal. Costs
+    /// a system call a read, one more for each page of a checkpoint that it needs, and a descriptor for
+    /// each of the segments read last, at most 256.
+    Pread,
+}
+
 /// What an open is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -73,6 +100,7 @@ pub(crate) struct OnSpaceLow {
 pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) write_mode: WriteMode,
+    pub(crate) read_mode: ReadMode,
     pub(crate) create: bool,
     pub(crate) segment_len_max: u64,
     pub(crate) block_len_max: u32,
@@ -98,6 +126,7 @@ impl std::fmt::Debug for Options {
         f.debug_struct("Options")
             .field("durability", &self.durability)
             .field("write_mode", &self.write_mode)
+            .field("read_mode", &self.read_mode)
             .field("segment_len_max", &self.segment_len_max)
             .finish_non_exhaustive()
     }
@@ -108,6 +137,7 @@ impl Default for Options {
         Options {
             durability: Durability::Durable,
             write_mode: WriteMode::default(),
+            read_mode: ReadMode::default(),
             create: true,
             segment_len_max: 64 << 20,
             block_len_max: 32 << 20,
@@ -142,6 +172,13 @@ impl Options {
     #[must_use]
     pub fn write_mode(mut self, mode: WriteMode) -> Options {
         self.write_mode = mode;
+        self
+    }
+
+    /// How payloads are read. Default: [`ReadMode::Mapped`].
+    #[must_use]
+    pub fn read_mode(mut self, mode: ReadMode) -> Options {
+        self.read_mode = mode;
         self
     }
 

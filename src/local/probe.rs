@@ -11,7 +11,8 @@ use crate::error::Defect;
 use crate::error::{Error, Result};
 use crate::io::{Disk, FileName};
 use crate::local::format::PAGE;
-use crate::local::open::{lock, look, map_segments, read_description};
+use crate::local::open::{lock, look, read_description, show_segments};
+use crate::local::options::ReadMode;
 use crate::local::recovery::Recovery;
 use crate::local::segment::{Views, damaged};
 use crate::local::space::SpaceOptions;
@@ -73,7 +74,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         store: &store,
         options: SpaceOptions { segment_len: PAGE, ahead_len_max: 0, direct: false },
         mvcc: &mvcc,
-        views: &Views::new(map_segments(disk)),
+        views: &Views::new(ReadMode::Pread, show_segments(disk, ReadMode::Pread)),
         usage: &Usage::default(),
         reserve: None,
         next_number: listing.next_number,

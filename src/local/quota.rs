@@ -327,6 +327,10 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
         self.file.map(len)
     }
 
+    fn expect_random(&self) -> io::Result<()> {
+        self.file.expect_random()
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -184,7 +184,7 @@ impl<D: Disk> Recovery<'_, D> {
         let again = !walk.unwitnessed.is_empty() && planted(Bug::LsnGivenTwice);
         self.mvcc.index.finish_load(Lsn(walk.last_lsn.0 - u64::from(again)));
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
-            self.views.insert(segment.sequence, segment.number, segment.map(segment.len)?);
+            segment.show(self.views, segment.len)?;
             self.usage.used(segment.sequence, segment.number, segment.len);
         }
         let tail = &recovered.tail;
@@ -223,7 +223,7 @@ impl<D: Disk> Recovery<'_, D> {
     fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let mut first_error = None;
         for number in listing.checkpoints.iter().rev() {
-            let opened = Chain::open(self.disk, self.store, *number);
+            let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
             let surveyed = opened.and_then(|images| self.survey_from(listing, images));
             match surveyed {
                 Ok(survey) => return Ok(survey),
@@ -232,7 +232,7 @@ impl<D: Disk> Recovery<'_, D> {
             };
         }
         // Without a checkpoint the log has to be there from its beginning.
-        let whole = self.survey_from(listing, Chain::default());
+        let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
         whole.map_err(|error| match (error, first_error) {
             (Error::Corrupt { .. }, Some(first)) => first,
             (error, _) => error,
@@ -312,7 +312,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
         // A few are mapped now, so that no later failure to open a file stands in a reader's way.
         match sealed.len() <= MAPPED_COUNT_MAX {
-            true => self.views.map_all().map_err(|e| Error::io(IoOp::Map, self.disk.path(), e)),
+            true => self.views.show_all().map_err(|e| Error::io(IoOp::Map, self.disk.path(), e)),
             false => Ok(()),
         }
     }
@@ -493,7 +493,7 @@ impl<D: Disk> Recovery<'_, D> {
                 len_max: self.options.segment_len.max(page_up(segment.len)),
                 file,
             };
-            self.views.insert(segment.sequence, segment.number, segment.map(opened.len_max)?);
+            segment.show(self.views, opened.len_max)?;
             if segment.sequence == walk.sequence {
                 self.write_end_again(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.offset);
@@ -510,7 +510,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain: walk.chain,
             ready,
             next_number: self.next_number,
-            chain_of_images: Chain::default(),
+            chain_of_images: Chain::empty(self.views.mode()),
             report,
         })
     }
@@ -571,9 +571,8 @@ impl<D: Disk> Recovery<'_, D> {
             self.tidy(segments, walk)?;
         }
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
-        let view = segment.file.map(segment.len_max as usize);
-        let view = view.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        self.views.insert(sequence, number, view);
+        let shown = self.views.insert(sequence, number, &segment.file, segment.len_max);
+        shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         for (_, frame) in &walk.unwitnessed {
             self.load(sequence, frame)?;
         }
@@ -586,7 +585,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain,
             ready: Vec::new(),
             next_number: number + u64::from(!planted(Bug::NumberGivenTwice)),
-            chain_of_images: Chain::default(),
+            chain_of_images: Chain::empty(self.views.mode()),
             report,
         })
     }

@@ -16,7 +16,7 @@ use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind};
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
-use crate::local::segment::{damaged, place};
+use crate::local::segment::{Views, damaged, place};
 
 /// Read at once.
 const WINDOW_LEN: usize = 256 << 10;
@@ -115,9 +115,10 @@ impl<F: DiskFile> Scanner<F> {
         self.seed
     }
 
-    /// Maps the segment for readers.
-    pub(crate) fn map(&self, len: u64) -> Result<Box<dyn crate::io::View>> {
-        self.file.map(len as usize).map_err(|e| Error::io(IoOp::Map, &self.path, e))
+    /// Shows the first `len` bytes of the segment to readers.
+    pub(crate) fn show(&self, views: &Views, len: u64) -> Result<()> {
+        let shown = views.insert(self.sequence, self.number, &self.file, len);
+        shown.map_err(|e| Error::io(IoOp::Map, &self.path, e))
     }
 
     /// Reports what stands at `offset`.

@@ -3,7 +3,7 @@
 //! Owns [`Segment`] (what it takes to write one), [`Views`] (what it takes to read them) and
 //! [`Location`], the place of a block. Making and zeroing segments is the business of `space`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
 use std::ops::RangeInclusive;
@@ -14,10 +14,12 @@ use bytes::Bytes;
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Place};
-use crate::io::{FileName, View};
+use crate::io::{DiskFile, FileName, View};
+use crate::local::options::ReadMode;
+use crate::local::reading::map_of;
 use crate::mvcc::overlay::IdHasher;
 use crate::mvcc::version::VersionLen;
-use crate::sync::{OnceLock, RwLock};
+use crate::sync::{Mutex, OnceLock, RwLock};
 
 /// A segment that is written to.
 #[derive(Debug)]
@@ -90,24 +92,32 @@ impl VersionLen for Location {
     }
 }
 
-/// Maps a segment's file, given its number and how far.
-pub(crate) type MapSegment = Box<dyn Fn(u64, u64) -> io::Result<Box<dyn View>> + Send + Sync>;
+/// Shows a segment's file, given its number and how far.
+pub(crate) type ShowSegment = Box<dyn Fn(u64, u64) -> io::Result<Box<dyn View>> + Send + Sync>;
 
-/// Every segment's file, mapped for readers. Those that nobody has read from yet are mapped when
-/// somebody does.
+/// Files that are open at a time where they are not mapped ([`ReadMode::Pread`]).
+const OPEN_COUNT_MAX: usize = 256;
+
+/// Every segment's file, as readers see it. Those that nobody has read from yet are mapped or opened
+/// when somebody does. Files that are not mapped are closed again, the one opened first before others,
+/// when too many are open.
 pub(crate) struct Views {
-    map: MapSegment,
+    mode: ReadMode,
+    show: ShowSegment,
     table: RwLock<HashMap<u64, Readable, BuildHasherDefault<IdHasher>>>,
+    /// Sequences of the files that are open, in the order in which they were opened; locked after the
+    /// table. Empty where files are mapped.
+    open: Mutex<VecDeque<u64>>,
 }
 
 struct Readable {
     number: u64,
     len: u64,
-    view: OnceLock<Arc<Mapped>>,
+    view: OnceLock<Arc<Shown>>,
 }
 
 /// A view that the table and readers share.
-struct Mapped(Box<dyn View>);
+struct Shown(Box<dyn View>);
 
 impl std::fmt::Debug for Views {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,15 +126,31 @@ impl std::fmt::Debug for Views {
 }
 
 impl Views {
-    pub(crate) fn new(map: MapSegment) -> Views {
-        Views { map, table: RwLock::default() }
+    pub(crate) fn new(mode: ReadMode, show: ShowSegment) -> Views {
+        Views { mode, show, table: RwLock::default(), open: Mutex::default() }
     }
 
-    pub(crate) fn insert(&self, sequence: u64, number: u64, view: Box<dyn View>) {
-        let readable = OnceLock::default();
-        readable.get_or_init(|| Arc::new(Mapped(view)));
-        let view = readable;
-        self.table.write().insert(sequence, Readable { number, len: 0, view });
+    /// How files are read.
+    pub(crate) fn mode(&self) -> ReadMode {
+        self.mode
+    }
+
+    /// Adds a segment that may grow up to `len`. It is mapped by way of `file`, the writer's own; where
+    /// nothing is mapped its first reader opens it.
+    pub(crate) fn insert<F: DiskFile>(
+        &self,
+        sequence: u64,
+        number: u64,
+        file: &F,
+        len: u64,
+    ) -> io::Result<()> {
+        let view = OnceLock::default();
+        if self.mode != ReadMode::Pread {
+            let map = map_of(file, len, self.mode)?;
+            view.get_or_init(|| Arc::new(Shown(map)));
+        }
+        self.table.write().insert(sequence, Readable { number, len, view });
+        Ok(())
     }
 
     /// Adds a segment whose first `len` bytes may be read.
@@ -140,7 +166,7 @@ impl Views {
         drop(readable);
         // A reader that found the view in the table may be about to cut bytes from it.
         Arc::into_inner(view)
-            .is_some_and(|mut mapped| !mapped.0.is_shared() || planted(Bug::MappedIsReused))
+            .is_some_and(|mut shown| !shown.0.is_shared() || planted(Bug::MappedIsReused))
     }
 
     /// Sequence and file number of the segments with these places in log order.
@@ -163,27 +189,57 @@ impl Views {
 
     /// The payload at a place, not yet verified; `None` when its segment is gone.
     pub(crate) fn bytes(&self, location: &Location) -> io::Result<Option<Bytes>> {
-        let view = {
+        let sequence = u64::from(location.segment);
+        let (view, is_new) = {
             let table = self.table.read();
-            let Some(readable) = table.get(&u64::from(location.segment)) else { return Ok(None) };
+            let Some(readable) = table.get(&sequence) else { return Ok(None) };
             match readable.view.get() {
-                Some(view) => Arc::clone(view),
-                None => self.map_now(readable)?,
+                Some(view) => (Arc::clone(view), false),
+                None => (self.show_now(sequence, readable)?, true),
             }
         };
+        if is_new {
+            self.close_some();
+        }
         view.0.bytes(u64::from(location.offset), location.len as usize).map(Some)
     }
 
-    /// Maps every segment that is not mapped yet.
-    pub(crate) fn map_all(&self) -> io::Result<()> {
+    /// Maps or opens every segment that is not yet.
+    pub(crate) fn show_all(&self) -> io::Result<()> {
         let table = self.table.read();
-        let unmapped = table.values().filter(|readable| readable.view.get().is_none());
-        unmapped.into_iter().try_for_each(|readable| self.map_now(readable).map(|_| ()))
+        let unread = table.iter().filter(|(_, readable)| readable.view.get().is_none());
+        unread.into_iter().try_for_each(|(sequence, r)| self.show_now(*sequence, r).map(drop))
     }
 
-    fn map_now(&self, readable: &Readable) -> io::Result<Arc<Mapped>> {
-        let view = Mapped((self.map)(readable.number, readable.len)?);
-        Ok(Arc::clone(readable.view.get_or_init(|| Arc::new(view))))
+    fn show_now(&self, sequence: u64, readable: &Readable) -> io::Result<Arc<Shown>> {
+        let view = Shown((self.show)(readable.number, readable.len)?);
+        let shown = Arc::clone(readable.view.get_or_init(|| Arc::new(view)));
+        if self.mode == ReadMode::Pread {
+            self.open.lock().push_back(sequence);
+        }
+        Ok(shown)
+    }
+
+    /// Closes files until few enough are open, those that somebody reads from at this moment excepted: a
+    /// segment that is taken away must see all its readers.
+    fn close_some(&self) {
+        if self.open.lock().len() <= OPEN_COUNT_MAX {
+            return;
+        }
+        let mut table = self.table.write();
+        let mut open = self.open.lock();
+        for _ in 0..open.len() {
+            if open.len() <= OPEN_COUNT_MAX {
+                return;
+            }
+            let Some(sequence) = open.pop_front() else { return };
+            let Some(readable) = table.get_mut(&sequence) else { continue };
+            match readable.view.get().map(Arc::strong_count) {
+                Some(1) => readable.view = OnceLock::default(),
+                Some(_) => open.push_back(sequence),
+                None => {}
+            }
+        }
     }
 
     /// Names a place for messages.

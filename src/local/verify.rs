@@ -22,6 +22,7 @@ use crate::local::checkpoint::Chain;
 use crate::local::format::description::Description;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::{Listing, lock, look, read_description};
+use crate::local::options::ReadMode;
 use crate::local::recovery::{Recovery, first_bad_payload};
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::{Location, Views, damaged};
@@ -88,7 +89,8 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         snapshot_pinned_max: u64::MAX,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
-    let views = Views::new(Box::new(|_, _| Err(std::io::ErrorKind::Unsupported.into())));
+    let unread = Box::new(|_, _| Err(std::io::ErrorKind::Unsupported.into()));
+    let views = Views::new(ReadMode::Pread, unread);
     let recovery = Recovery {
         disk,
         store: &store,
@@ -131,13 +133,13 @@ pub(crate) fn newest_images<D: Disk>(
 ) -> Result<(Chain, Vec<Error>)> {
     let mut errors = Vec::new();
     for number in listing.checkpoints.iter().rev() {
-        match Chain::open(disk, store, *number) {
+        match Chain::open(disk, store, *number, ReadMode::Pread) {
             Ok(images) => return Ok((images, errors)),
             Err(error) if is_damage(&error) => errors.push(error),
             Err(error) => return Err(error),
         }
     }
-    Ok((Chain::default(), errors))
+    Ok((Chain::empty(ReadMode::Pread), errors))
 }
 
 /// Whether an error says that bytes or files are not there as written. The operating system says so of

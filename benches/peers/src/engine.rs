@@ -71,6 +71,8 @@ pub fn with_balance(bytes: &[u8], balance: u64) -> Vec<u8> {
 pub enum Role {
     /// A store: everything.
     Store,
+    /// A store in another way of reading: reads.
+    Reader,
     /// A store behind a group commit by hand: commits.
     Grouped,
     /// A log and nothing else: commits of new blocks.
@@ -114,6 +116,18 @@ const fn bare_kind(name: &'static str, durability: &'static str, open: Open) -> 
     Kind { name, durability, read_check: "-", role: Role::Bare, transfers: None, open }
 }
 
+const fn reader_kind(name: &'static str, open: Open) -> Kind {
+    let read_check = "CRC-32C on every read";
+    Kind {
+        name,
+        durability: "as aegis-blocks",
+        read_check,
+        role: Role::Reader,
+        transfers: None,
+        open,
+    }
+}
+
 #[cfg(any(feature = "lmdb", feature = "redb", feature = "sqlite"))]
 const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) -> Kind {
     Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
@@ -129,6 +143,8 @@ pub const KINDS: &[Kind] = &[
         transfers: Some("optimistic, serializable"),
         open: aegis::open,
     },
+    reader_kind("aegis-copied", aegis::open_copied),
+    reader_kind("aegis-pread", aegis::open_pread),
     #[cfg(feature = "redb")]
     Kind {
         name: "redb",

@@ -57,7 +57,8 @@ fn quick() -> Vec<Sheet> {
 }
 
 fn commits(sweep: &[usize]) -> Vec<Sheet> {
-    let all: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+    let writes = KINDS.iter().filter(|kind| kind.role != Role::Reader);
+    let all: Vec<_> = writes.map(|kind| kind.name).collect();
     let commit = |name, title: &str, size, batch, threads: &[usize]| Sheet {
         name,
         title: title.into(),
@@ -79,7 +80,10 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
     };
     let stores = names(|kind| kind.role == Role::Store && kind.name != "canopydb-occ");
     let tellers = names(|kind| kind.transfers.is_some());
-    let writers = names(|kind| kind.role != Role::Bare);
+    let writers = names(|kind| matches!(kind.role, Role::Store | Role::Grouped));
+    let readers = names(|kind| {
+        matches!(kind.role, Role::Store | Role::Reader) && kind.name != "canopydb-occ"
+    });
     let sheet = |name, title, workload, threads: &[usize], engines: &[&'static str]| Sheet {
         name,
         title,
@@ -111,7 +115,7 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
             format!("Hot random reads of 4 KiB, {blocks} blocks"),
             read(0),
             &[1, 2, 8],
-            &stores,
+            &readers,
         ),
         sheet(
             "read-beside-commits",

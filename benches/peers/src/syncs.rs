@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::SyncsArgs;
 use crate::cell::{Figures, Spec, Workload};
 use crate::driver::in_a_process;
-use crate::engine::{CONTROL, KINDS};
+use crate::engine::{CONTROL, KINDS, Role};
 use crate::failure::{Failure, Outcome};
 
 const COMMITS: u64 = 50;
@@ -21,7 +21,7 @@ pub fn run(args: &SyncsArgs) -> Outcome<()> {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     println!("| engine | syncs a commit by `strace` | by the benchmark's own count |");
     println!("|---|---:|---:|");
-    for kind in KINDS {
+    for kind in KINDS.iter().filter(|kind| kind.role != Role::Reader) {
         if args.engines.is_empty() || args.engines.iter().any(|name| name == kind.name) {
             check(kind.name, &dir)?;
         }

@@ -15,7 +15,9 @@ use std::sync::atomic::{Ordering, fence};
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::fcntl::{
+    FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise,
+};
 use nix::sys::uio::pwritev;
 use nix::unistd::fdatasync;
 
@@ -128,6 +130,10 @@ impl DiskFile for OsFile {
         }
         let whole = whole_of(&map);
         Ok(Box::new(OsView { map, whole, len }))
+    }
+
+    fn expect_random(&self) -> io::Result<()> {
+        Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?)
     }
 
     fn sync_data(&self) -> io::Result<()> {

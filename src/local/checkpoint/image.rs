@@ -1,8 +1,8 @@
-//! Images: checkpoint files, mapped and used in place.
+//! Images: checkpoint files, used in place.
 //!
 //! Owns [`Image`]. Opening one reads its header and segment table and nothing else; a page's checksum
-//! is verified when the page is first touched, and remembered in one bit. A damaged page is an error
-//! of the look-ups that need it, never a wrong answer.
+//! is verified when the page is first touched, and remembered in one bit; where files are not mapped, each
+//! time that it is read. A damaged page is an error of the look-ups that need it, never a wrong answer.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use crate::local::checkpoint::header::{Header, ROW_LEN, decode_table};
 use crate::local::checkpoint::page::{Page, Record};
 use crate::local::format::description::Description;
 use crate::local::format::{FORMAT_VERSION, PAGE};
+use crate::local::options::ReadMode;
+use crate::local::reading::view_of;
 use crate::local::scan::path_of;
 use crate::local::segment::damaged;
 use crate::local::usage::SegmentUse;
@@ -23,6 +25,8 @@ pub(crate) struct Image {
     pub(crate) header: Header,
     seed: u32,
     view: Box<dyn View>,
+    /// Pages are read anew each time, so each time they are verified.
+    is_read: bool,
     path: std::path::PathBuf,
     /// A bit for each page that was verified.
     verified: Box<[AtomicU64]>,
@@ -44,6 +48,7 @@ impl Image {
         disk: &D,
         store: &Description,
         number: u64,
+        mode: ReadMode,
     ) -> Result<(Image, Vec<SegmentUse>)> {
         let name = FileName::Checkpoint(number);
         let path = path_of(disk.path(), name);
@@ -74,11 +79,14 @@ impl Image {
         read_exact_at(&file, table_at, &mut rows).map_err(io(IoOp::Read))?;
         let segments = decode_table(&rows, layout);
         let segments = segments.ok_or_else(|| damaged(name, table_at, Defect::Checkpoint))?;
-        let view = file.map(len as usize).map_err(io(IoOp::Map))?;
+        let is_read = mode == ReadMode::Pread;
         let words = layout.page_count.div_ceil(64) as usize;
         let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
         let seed = header.seed(store);
-        Ok((Image { header, seed, view, path, verified }, segments))
+        // A copy of a page would be used within the call, so it would be worth nothing.
+        let mode = if is_read { mode } else { ReadMode::Mapped };
+        let view = view_of(file, len, mode).map_err(io(IoOp::Map))?;
+        Ok((Image { header, seed, view, is_read, path, verified }, segments))
     }
 
     /// What the image says of an id.
@@ -167,7 +175,7 @@ impl Image {
 
     fn page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let (word, bit) = (&self.verified[(number / 64) as usize], 1 << (number % 64));
-        if word.load(Ordering::Relaxed) & bit != 0 {
+        if word.load(Ordering::Relaxed) & bit != 0 && !self.is_read {
             return self.bytes(number);
         }
         let bytes = self.verify_page(number)?;

@@ -36,6 +36,7 @@ use crate::local::checkpoint::page::Record;
 use crate::local::checkpoint::write::{NotWritten, Writer};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
+use crate::local::options::ReadMode;
 use crate::local::segment::{Location, damaged};
 use crate::local::usage::SegmentUse;
 use crate::mvcc::index::{Base, Index, Newest};
@@ -55,26 +56,38 @@ pub(crate) struct Chain {
     images: Vec<Arc<Image>>,
     /// Segments with frames, as of the newest image.
     segments: Arc<[SegmentUse]>,
+    /// How those that come are read.
+    mode: ReadMode,
 }
 
 impl Chain {
+    /// No image yet.
+    pub(crate) fn empty(mode: ReadMode) -> Chain {
+        Chain { images: Vec::new(), segments: Arc::default(), mode }
+    }
+
     /// Opens the chain that a checkpoint heads.
     ///
     /// # Errors
     /// As [`Image::open`], for any image of the chain.
-    pub(crate) fn open<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<Chain> {
-        let (head, segments) = Image::open(disk, store, number)?;
+    pub(crate) fn open<D: Disk>(
+        disk: &D,
+        store: &Description,
+        number: u64,
+        mode: ReadMode,
+    ) -> Result<Chain> {
+        let (head, segments) = Image::open(disk, store, number, mode)?;
         let below = head.header.below.clone();
         let mut images = vec![Arc::new(head)];
         for name in below {
-            let (image, _) = Image::open(disk, store, name.number)?;
+            let (image, _) = Image::open(disk, store, name.number, mode)?;
             if image.header.name != name {
                 let file = FileName::Checkpoint(name.number);
                 return Err(damaged(file, 0, Defect::ForeignCheckpoint));
             }
             images.push(Arc::new(image));
         }
-        Ok(Chain { images, segments: segments.into() })
+        Ok(Chain { images, segments: segments.into(), mode })
     }
 
     /// Every segment that an image points into, and the one in which the log goes on.
@@ -142,10 +155,10 @@ impl Chain {
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
         writer.finish(summary, names, segments)?;
-        let (head, _) = Image::open(disk, store, number).map_err(NotMade::Damaged)?;
+        let (head, _) = Image::open(disk, store, number, self.mode).map_err(NotMade::Damaged)?;
         let mut images = vec![Arc::new(head)];
         images.extend(below.iter().cloned());
-        Ok(Chain { images, segments: segments.into() })
+        Ok(Chain { images, segments: segments.into(), mode: self.mode })
     }
 
     /// Whether so many records go into a delta rather than into a new base.

@@ -107,9 +107,9 @@ impl<D: Disk> Space<D> {
                 let not_made = |source| NotMade { source, left: take_back(disk, name) };
                 let zeroer = disk.open(name, self.options.how());
                 let zeroer = zeroer.map_err(not_made)?;
-                let view = segment.file.map(segment.len_max as usize);
-                let view = view.map_err(not_made)?;
-                self.views.insert(segment.sequence, segment.number, view);
+                let (file, len_max) = (&segment.file, segment.len_max);
+                let shown = self.views.insert(segment.sequence, segment.number, file, len_max);
+                shown.map_err(not_made)?;
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
                 Ok(Some(Ahead { segment, zeroer, written }))
             }

@@ -1,10 +1,10 @@
-//! aegis-blocks as it comes.
+//! aegis-blocks as it comes, and with its other ways of reading.
 
 use std::path::Path;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, IsolationLevel, LocalBackend, StorageBackend, StorageExt,
-    WriteBatch,
+    Block, BlockId, BlockType, Error, IsolationLevel, LocalBackend, Options, ReadMode,
+    StorageBackend, StorageExt, WriteBatch,
 };
 
 use crate::engine::{Engine, Session, Transfer, Write, balance, with_balance};
@@ -14,7 +14,21 @@ const NAME: &str = "aegis-blocks";
 
 /// Opens with default options.
 pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
-    let store = LocalBackend::open(dir.join("store")).map_err(Failure::of(NAME))?;
+    open_with(dir, LocalBackend::options())
+}
+
+/// Reads are copied out of the map.
+pub fn open_copied(dir: &Path) -> Outcome<Box<dyn Engine>> {
+    open_with(dir, LocalBackend::options().read_mode(ReadMode::Copied))
+}
+
+/// No file is mapped.
+pub fn open_pread(dir: &Path) -> Outcome<Box<dyn Engine>> {
+    open_with(dir, LocalBackend::options().read_mode(ReadMode::Pread))
+}
+
+fn open_with(dir: &Path, options: Options) -> Outcome<Box<dyn Engine>> {
+    let store = options.open(dir.join("store")).map_err(Failure::of(NAME))?;
     Ok(Box::new(Aegis { store }))
 }
 

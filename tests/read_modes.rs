@@ -1,0 +1,169 @@
+//! Ways of reading: every [`ReadMode`] answers the same, and says what is wrong with a file in its own way.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use aegis_blocks::io::sim::SimDisk;
+use aegis_blocks::testkit::{Rng, seed};
+use aegis_blocks::{
+    Block, BlockId, BlockType, Defect, Durability, Error, LocalBackend, Options, ReadMode,
+    StorageBackend, StorageExt,
+};
+
+const MODES: [ReadMode; 3] = [ReadMode::Mapped, ReadMode::Copied, ReadMode::Pread];
+const SEGMENT_LEN: u64 = 64 << 10;
+
+/// Nothing is answered out of memory, and every few blocks begin a segment.
+fn options(mode: ReadMode) -> Options {
+    let options = LocalBackend::options().read_mode(mode).recent_len(0);
+    options.segment_len_max(SEGMENT_LEN).block_len_max(16 << 10).zero_ahead_len(256 << 10)
+}
+
+fn block(id: u64, payload: Vec<u8>) -> Block {
+    Block::new(BlockId(id), BlockType::TableData, payload)
+}
+
+fn segments(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("an entry"));
+    let is_segment = |path: &PathBuf| path.to_string_lossy().contains("/SEG-");
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_segment).collect();
+    found.sort();
+    found
+}
+
+/// Overwrites, deletes, checkpoints, compaction and reopening on a simulated disk, which stops a program that
+/// changes bytes under somebody who holds them. Blocks are held over all of it.
+#[test]
+fn every_mode_answers_what_was_written_while_segments_are_given_back() {
+    for mode in MODES {
+        let seed = seed(0x2EAD);
+        println!("{mode:?}: seed {seed} (replay with AEGIS_SEED={seed})");
+        let (mut rng, disk) = (Rng::new(seed), SimDisk::new(seed));
+        let (mut model, mut held) = (std::collections::BTreeMap::new(), Vec::new());
+        for session in 0..3 {
+            let store = LocalBackend::open_on(disk.clone(), options(mode)).expect("it opens");
+            for step in 0..400_u64 {
+                let id = 1 + rng.below(40);
+                let payload = vec![rng.below(256) as u8; 1 + rng.below(9000) as usize];
+                model.insert(id, payload.clone());
+                store.write_block(block(id, payload)).expect("a write");
+                if step % 100 == 50 {
+                    store.checkpoint().expect("a checkpoint");
+                    store.compact_now().expect("a compaction");
+                }
+                let asked = 1 + rng.below(40);
+                match (store.read_block(BlockId(asked)), model.get(&asked)) {
+                    (Ok(found), Some(expected)) => {
+                        assert_eq!(found.data, *expected, "{mode:?}, session {session}");
+                        held.push((found.data, expected.clone()));
+                    }
+                    (Err(Error::BlockNotFound { .. }), None) => {}
+                    (found, _) => panic!("{mode:?}: block {asked}: {found:?}"),
+                }
+                if held.len() > 20 {
+                    held.remove(rng.below(20) as usize);
+                }
+            }
+            for (bytes, expected) in &held {
+                assert_eq!(bytes, expected, "{mode:?}: held bytes have changed");
+            }
+            let snapshot = store.snapshot().expect("a snapshot");
+            for (id, expected) in &model {
+                let found = snapshot.read(BlockId(*id)).expect("a block");
+                assert_eq!(found.data, *expected);
+            }
+            drop(snapshot);
+            store.close().expect("a clean close");
+        }
+        assert_eq!(disk.violations(), Vec::<String>::new(), "{mode:?}");
+    }
+}
+
+/// More segments than files may be open, read here and there.
+#[test]
+fn reading_without_maps_keeps_few_files_open() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let options = options(ReadMode::Pread).durability(Durability::Buffered);
+    let store = options.open(&path).expect("a new store");
+    let payload = |id: u64| vec![id as u8; 15 << 10];
+    const BLOCKS: u64 = 1500;
+    for id in 1..=BLOCKS {
+        store.write_block(block(id, payload(id))).expect("a write");
+    }
+    store.sync().expect("a sync");
+    for round in 0..2 {
+        for id in (1..=BLOCKS).map(|n| 1 + (n * 607 + round) % BLOCKS) {
+            let found = store.read_block(BlockId(id)).expect("a block");
+            assert_eq!(found.data, payload(id));
+        }
+    }
+    let files = fs::read_dir("/proc/self/fd").expect("descriptors").filter_map(|entry| {
+        let target = fs::read_link(entry.expect("a descriptor").path()).ok()?;
+        target.starts_with(&path).then_some(target)
+    });
+    let (open, all) = (files.count(), segments(&path).len());
+    assert!(all > 350, "only {all} segments");
+    assert!((100..300).contains(&open), "{open} files of {all} segments are open");
+    store.close().expect("a clean close");
+}
+
+/// What a map answers by a signal: `tests/real` cuts files under maps.
+#[test]
+fn cut_segment_is_named_and_ends_no_process_where_nothing_is_mapped() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let mut named = 0;
+    for len in (0..8).flat_map(|page| [page << 12, (page << 12) + 700]) {
+        let write = options(ReadMode::Pread).open(&path).expect("a new store");
+        for id in 1..=8 {
+            write.write_block(block(id, vec![id as u8; 3000])).expect("a write");
+        }
+        write.close().expect("a clean close");
+        let store = options(ReadMode::Pread).open(&path).expect("the store opens");
+        let file = OpenOptions::new().write(true).open(&segments(&path)[0]);
+        file.expect("a segment").set_len(len).expect("it is cut");
+        for id in 1..=8 {
+            match store.read_block(BlockId(id)) {
+                Ok(found) => assert_eq!(found.data, vec![id as u8; 3000], "cut to {len}"),
+                // The store may have made space behind its tail again: then there are zeros.
+                Err(Error::Corrupt {
+                    defect: defect @ (Defect::Truncated | Defect::PayloadChecksum),
+                    place,
+                }) => {
+                    assert_eq!(place.block, Some(BlockId(id)), "cut to {len}");
+                    named += u64::from(defect == Defect::Truncated);
+                }
+                Err(error) => panic!("cut to {len}: {error:?}"),
+            }
+        }
+        drop(store);
+        fs::remove_dir_all(&path).expect("the store is gone");
+    }
+    assert!(named > 16, "{named} errors");
+}
+
+/// A block that is changed on the disk after it was read is not changed in the hands of the reader, and is
+/// named by the next read.
+#[test]
+fn bytes_that_are_not_of_the_map_stay_as_they_were_verified() {
+    for mode in [ReadMode::Copied, ReadMode::Pread] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("store");
+        let store = options(mode).open(&path).expect("a new store");
+        store.write_block(block(1, vec![0x5A; 9000])).expect("a write");
+        let found = store.read_block(BlockId(1)).expect("the block");
+        let segment = &segments(&path)[0];
+        let mut bytes = fs::read(segment).expect("the segment");
+        let at = bytes.windows(64).position(|window| window == [0x5A; 64]).expect("the payload");
+        bytes[at + 40..at + 80].fill(0);
+        let file = OpenOptions::new().write(true).open(segment).expect("the segment");
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..at + 100], at as u64)
+            .expect("it is changed");
+        assert_eq!(found.data, vec![0x5A; 9000], "{mode:?}");
+        match store.read_block(BlockId(1)) {
+            Err(Error::Corrupt { defect: Defect::PayloadChecksum, .. }) => {}
+            other => panic!("{mode:?}: {other:?}"),
+        }
+    }
+}
