@@ -2,7 +2,7 @@
 //!
 //! Workload: 4,096 blocks of 16 KiB, read in a shuffled order (a fixed walk); 5 rounds of each, taking
 //! turns, the medians are printed. Each opens the store anew; before a cold one the kernel is told to
-//! forget the files. One thread; `read_blocks` may have the two I/O workers help.
+//! forget the files. One thread; `read_blocks` may have the two I/O workers help. Each way of reading in turn.
 //!
 //! Run with `cargo bench --bench read [-- DIR]`, where `DIR` lies on the disk to try.
 
@@ -10,12 +10,15 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend};
+use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, ReadMode, StorageBackend};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const BLOCK_COUNT: u64 = 4096;
 const BLOCK_LEN: usize = 16 << 10;
 const ROUND_COUNT: usize = 5;
+const MODES: [ReadMode; 3] = [ReadMode::Mapped, ReadMode::Copied, ReadMode::Pread];
+/// Cold or hot, one by one or together.
+const KINDS: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -26,20 +29,21 @@ fn main() -> Result<(), Failure> {
     fill(&path)?;
     // A step that shares no factor with the count visits every id once.
     let ids: Vec<BlockId> = (0..BLOCK_COUNT).map(|n| BlockId(1 + n * 1663 % BLOCK_COUNT)).collect();
-    let mut times = [const { Vec::new() }; 4];
+    let mut times = [const { Vec::new() }; 4 * MODES.len()];
     for _ in 0..ROUND_COUNT {
-        for (cold, first) in [(true, 0), (false, 2)] {
-            for (offset, together) in [false, true].into_iter().enumerate() {
-                times[first + offset].push(round(&path, &ids, cold, together)?);
+        for (kind, (cold, together)) in KINDS.into_iter().enumerate() {
+            for (i, mode) in MODES.into_iter().enumerate() {
+                times[kind * MODES.len() + i].push(round(&path, &ids, mode, cold, together)?);
             }
         }
     }
     let names = ["cold, one by one", "cold, read_blocks", "hot, one by one", "hot, read_blocks"];
-    for (name, times) in names.iter().zip(&mut times) {
+    let names = names.into_iter().flat_map(|name| MODES.map(|mode| (name, mode)));
+    for ((name, mode), times) in names.zip(&mut times) {
         times.sort_unstable();
         let median = times[ROUND_COUNT / 2];
-        let per_block = median / BLOCK_COUNT as u32;
-        println!("{name:18} {:8.1} ms {per_block:10.1?} a block", median.as_secs_f64() * 1e3);
+        let (ms, per_block) = (median.as_secs_f64() * 1e3, median / BLOCK_COUNT as u32);
+        println!("{name:18} {:8} {ms:8.1} ms {per_block:10.1?} a block", format!("{mode:?}"));
     }
     Ok(())
 }
@@ -55,8 +59,14 @@ fn fill(path: &Path) -> Result<(), Failure> {
 }
 
 /// Opens the store, reads every block and returns how long the reads took.
-fn round(path: &Path, ids: &[BlockId], cold: bool, together: bool) -> Result<Duration, Failure> {
-    let store = LocalBackend::open(path)?;
+fn round(
+    path: &Path,
+    ids: &[BlockId],
+    mode: ReadMode,
+    cold: bool,
+    together: bool,
+) -> Result<Duration, Failure> {
+    let store = LocalBackend::options().read_mode(mode).open(path)?;
     if cold {
         // After the opening, which has walked over the files.
         for entry in std::fs::read_dir(path)? {

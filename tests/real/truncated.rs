@@ -3,14 +3,15 @@
 //! Nobody but the store has a reason to write in its directory, which has mode 0700 and is locked. If
 //! somebody does all the same, a read beyond the new end ends the process by SIGBUS, as with every
 //! mapped file, and a read within the last page of the file finds zeros there, which the checksum
-//! names. Other bytes than were written are never answered. Each cut is tried in a child.
+//! names. Without maps every read is answered or names what is wrong. Other bytes than were written are
+//! never answered. Each cut is tried in a child.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, ReadMode, StorageBackend};
 use nix::libc::SIGBUS;
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -18,6 +19,7 @@ use crate::arena::say;
 
 const STORE: &str = "AEGIS_TRUNCATED_STORE";
 const LEN: &str = "AEGIS_TRUNCATED_LEN";
+const UNMAPPED: &str = "AEGIS_TRUNCATED_UNMAPPED";
 const BLOCKS: u64 = 8;
 
 fn payload(id: u64) -> Vec<u8> {
@@ -33,6 +35,19 @@ fn segment(path: &Path) -> PathBuf {
 
 #[test]
 fn segment_cut_under_its_map_answers_no_wrong_bytes() {
+    let (killed, named) = cuts(ReadMode::Mapped);
+    assert!(killed > 0 && named > 0, "not all paths were taken");
+}
+
+#[test]
+fn segment_cut_under_a_store_without_maps_ends_no_process() {
+    let (killed, named) = cuts(ReadMode::Pread);
+    assert!(killed == 0 && named > 0, "{killed} were killed, {named} errors named");
+}
+
+/// Cuts a segment at many places. Returns how many readers were ended by a signal, and how many errors the
+/// others named.
+fn cuts(mode: ReadMode) -> (u64, usize) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store");
     let (mut killed, mut named) = (0, 0);
@@ -47,6 +62,9 @@ fn segment_cut_under_its_map_answers_no_wrong_bytes() {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args(["--exact", "truncated::reader_started_by_a_test", "--nocapture"]);
         command.env(STORE, &path).env(LEN, len.to_string());
+        if mode == ReadMode::Pread {
+            command.env(UNMAPPED, "yes");
+        }
         let output = command.output().expect("its end");
         let words = String::from_utf8_lossy(&output.stdout);
         assert!(words.contains("opened"), "cut to {len}: {words}");
@@ -57,9 +75,9 @@ fn segment_cut_under_its_map_answers_no_wrong_bytes() {
         fs::remove_dir_all(&path).expect("the store is gone");
     }
     say(&format!(
-        "16 cuts of a mapped segment: {killed} readers ended by SIGBUS, {named} errors named"
+        "16 cuts of a segment, {mode:?}: {killed} readers ended by SIGBUS, {named} errors named"
     ));
-    assert!(killed > 0 && named > 0, "not all paths were taken");
+    (killed, named)
 }
 
 /// The reader's half. Does nothing unless the test has started it.
@@ -68,7 +86,8 @@ fn reader_started_by_a_test() {
     let Some(path) = std::env::var_os(STORE).map(PathBuf::from) else { return };
     let len: u64 = std::env::var(LEN).expect("a length").parse().expect("a number");
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("no core file");
-    let store = LocalBackend::open(&path).expect("the store opens");
+    let mode = std::env::var_os(UNMAPPED).map_or(ReadMode::Mapped, |_| ReadMode::Pread);
+    let store = LocalBackend::options().read_mode(mode).open(&path).expect("the store opens");
     println!("opened");
     let cut = OpenOptions::new().write(true).open(segment(&path));
     cut.and_then(|file: File| file.set_len(len)).expect("the segment is cut");
