@@ -26,7 +26,8 @@ pub enum WriteMode {
 }
 
 /// How payloads get from the files to the caller. Each read is verified in every mode; they differ in what
-/// a failing disk can do to the process, in what a caller holds, and in what a read costs.
+/// a failing disk can do to the process, in what a caller holds, and in what a read costs. The latest bytes
+/// ([`Options::recent_len`]) come from memory in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReadMode {
