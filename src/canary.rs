@@ -338,6 +338,15 @@ pub(crate) enum Bug {
     /// Own: recovery writes to a store whose name is not durable yet.
     /// Caught by regressions store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery.
     NameComesLast = 108,
+    /// Own: two groups are synced at once, and one's success hides what the other's failure forgot.
+    /// Caught by shuttle a_failed_sync_beside_another_ones_is_not_taken_back.
+    SyncsOverlap = 109,
+    /// Own: a group is acknowledged while one before it is still on its way.
+    /// Caught by lib local::commit::tests::groups_that_overlap_are_published_in_order_and_each_vouches_for_those_before_it.
+    LaterGroupComesFirst = 110,
+    /// Own: a group's sync vouches for another one's bytes that are still being written.
+    /// Caught by lib local::commit::tests::group_that_is_not_synced_flies_alone.
+    UnsyncedIsFollowed = 111,
 }
 
 /// Whether a bug is in the program.

@@ -54,6 +54,8 @@ pub struct StorageStats {
     pub write_time: Duration,
     /// What the sync of its group took, summed over commits.
     pub sync_time: Duration,
+    /// Groups that started while another one was on its way to the disk.
+    pub overlapped_groups: u64,
     /// What publishing its group and waking its callers took, summed over commits.
     pub wake_time: Duration,
     /// Syncs of the log that commits waited for.

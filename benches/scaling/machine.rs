@@ -36,6 +36,8 @@ const GROUP: Duration = Duration::from_nanos(12_000);
 const COMMIT_LEN: u64 = 4096 + 96;
 const PAGE_LEN: u64 = 4096;
 const GROUP_LEN_MAX: u64 = 8 << 20;
+const FLIGHT_COUNT_MAX: usize = 2;
+const CROWD_MIN: usize = 12;
 
 /// What is tried.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +45,8 @@ pub struct Setup {
     pub device: Device,
     pub callers: usize,
     pub cores: usize,
-    /// Groups under way at once.
-    pub flights: usize,
+    /// Groups under way at once, from so many callers on; the product's choice if none is given.
+    pub flights: Option<(usize, usize)>,
     /// The waits for company, over the product's.
     pub patience: f64,
 }
@@ -115,7 +117,8 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(setup: Setup, seed: u64) -> Machine {
-        let options = CoreOptions { flight_count_max: setup.flights, group_len_max: GROUP_LEN_MAX };
+        let (flight_count_max, crowd_min) = setup.flights.unwrap_or((FLIGHT_COUNT_MAX, CROWD_MIN));
+        let options = CoreOptions { flight_count_max, crowd_min, group_len_max: GROUP_LEN_MAX };
         Machine {
             setup,
             rng: Rng(seed),
@@ -245,9 +248,9 @@ impl Machine {
         self.group_count += 1;
         self.flying.insert(number, (group, laid_out));
         self.at(landed, Happening::Flown(number));
-        // With one group under way the carrier sleeps in the sync, with several it goes on.
+        // With one group under way the carrier keeps the log in the sync, with several it puts it down.
         self.busy = true;
-        if self.setup.flights > 1 {
+        if self.core.is_shared_out() {
             self.at(laid_out, Happening::LetGo);
         }
     }
@@ -255,12 +258,13 @@ impl Machine {
     fn land(&mut self, number: u64) {
         let (group, started) = self.flying.remove(&number).expect("it flew");
         self.flight_time = (self.flight_time * 7 + (self.now - started)) / 8;
-        let Pace { wait_min, wait_max, gap_max } = Pace::of(self.flight_time);
+        let pace = Pace::of(self.flight_time);
         let patience = self.setup.patience;
         self.core.set_pace(Pace {
-            wait_min: wait_min.mul_f64(patience),
-            wait_max: wait_max.mul_f64(patience),
-            gap_max: gap_max.mul_f64(patience),
+            wait_min: pace.wait_min.mul_f64(patience),
+            wait_max: pace.wait_max.mul_f64(patience),
+            gap_max: pace.gap_max.mul_f64(patience),
+            flight_count: self.setup.flights.map_or(pace.flight_count, |(count, _)| count),
         });
         let actions = self.step(Event::Landed(group, Outcome::Done));
         for group in actions.publish {

@@ -55,7 +55,7 @@ fn run(setup: Setup) -> Outcomes {
 
 /// A product's setting.
 fn plain(device: Device, callers: usize, cores: usize) -> Setup {
-    Setup { device, callers, cores, flights: 1, patience: 1.0 }
+    Setup { device, callers, cores, flights: None, patience: 1.0 }
 }
 
 fn time(time: Duration) -> String {
@@ -87,8 +87,9 @@ fn over_callers(device: Device, cores: usize) {
 
 /// Other settings over the product's: throughput, and the median latency in brackets.
 fn variants(cores: usize) {
-    let names = ["no wait", "half", "twice", "2 flights", "4 flights"];
-    let others = [(0.0, 1), (0.5, 1), (2.0, 1), (1.0, 2), (1.0, 4)];
+    let names = ["no wait", "half", "twice", "1 flight", "2 from 4 on", "4 flights"];
+    let (one, two, four) = (Some((1, 1)), Some((2, 4)), Some((4, 12)));
+    let others = [(0.0, None), (0.5, None), (2.0, None), (1.0, one), (1.0, two), (1.0, four)];
     println!("\nothers over the product's commits/s (its p99), {cores} cores");
     print!("{:>8} {:>8}", "device", "callers");
     names.iter().for_each(|name| print!(" {name:>14}"));

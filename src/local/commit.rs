@@ -25,6 +25,12 @@
 //! members, and those that queued meanwhile, to come back, and holds the next group for them: never
 //! longer than [`Pace::wait_max`] after the landing, nor than [`Pace::gap_max`] after the latest
 //! arrival. A lone caller expects only itself and never waits.
+//!
+//! **Several groups under way.** While one group is on its way to the disk, another one can be formed
+//! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
+//! many shares as groups may be under way ([`Pace::flight_count`]), and a group starts when its share is
+//! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
+//! written.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -75,11 +81,18 @@ pub(crate) struct Group<T> {
     pub(crate) last_lsn: Lsn,
     /// The newest LSN known durable when the group was formed.
     pub(crate) durable: Lsn,
+    /// Whether another group was under way.
+    pub(crate) follows: bool,
     commit_count: usize,
     move_count: usize,
 }
 
 impl<T> Group<T> {
+    /// Which of all groups it is.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether none of its commits writes a block.
     pub(crate) fn frees(&self) -> bool {
         self.members.iter().all(|member| member.submission.batch.frees())
@@ -153,13 +166,19 @@ pub(crate) struct Pace {
     pub(crate) wait_max: Duration,
     /// After the latest arrival.
     pub(crate) gap_max: Duration,
+    /// Groups under way at once, if there is a crowd to fill them.
+    pub(crate) flight_count: usize,
 }
+
+/// A device that takes longer than this for a group does not gain by a second one.
+const FAST_FLIGHT: Duration = Duration::from_millis(3);
 
 impl Pace {
     /// The pace when a group takes `flight_time` to write and sync: always less than the group that is
     /// saved, and never long after the last arrival.
     pub(crate) fn of(flight_time: Duration) -> Pace {
         Pace {
+            flight_count: if flight_time < FAST_FLIGHT { 2 } else { 1 },
             wait_min: (flight_time / 5).min(Duration::from_micros(250)),
             wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
             gap_max: (flight_time / 2).min(Duration::from_micros(250)),
@@ -172,6 +191,8 @@ impl Pace {
 pub(crate) struct CoreOptions {
     /// Groups that may be under way at once.
     pub(crate) flight_count_max: usize,
+    /// Callers from which on they are shared out among several groups.
+    pub(crate) crowd_min: usize,
     /// Log bytes after which a group takes no further member.
     pub(crate) group_len_max: u64,
 }
@@ -196,17 +217,29 @@ pub(crate) struct CommitCore<T> {
 struct Flight<T> {
     number: u64,
     lsn_before: Lsn,
+    sync: bool,
+    member_count: usize,
     landed: Option<(Group<T>, Outcome)>,
 }
 
 /// Callers expected back.
 #[derive(Debug, Default)]
 struct Company {
-    expected: usize,
+    /// Answered and not back yet.
+    awaited: usize,
     /// Since the landing.
     arrival_count: usize,
     landed_at: Duration,
     arrived_at: Duration,
+}
+
+/// What to do about those who wait in the queue.
+enum Start {
+    Now,
+    /// Their company is waited for until then.
+    At(Duration),
+    /// When a group that is under way has landed.
+    OnLanding,
 }
 
 impl<T> CommitCore<T> {
@@ -241,7 +274,12 @@ impl<T> CommitCore<T> {
         self.queue.is_empty() && self.flights.is_empty()
     }
 
-    /// Forgets groups that will never land.
+    /// Whether some group is under way.
+    pub(crate) fn is_flying(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Forgets groups that are under way: a group that lands nevertheless is refused.
     pub(crate) fn forget_flights(&mut self) {
         self.flights.clear();
     }
@@ -278,21 +316,24 @@ impl<T> CommitCore<T> {
         }
         self.company.arrived_at = now;
         self.company.arrival_count += 1;
+        self.company.awaited = self.company.awaited.saturating_sub(1);
     }
 
     fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
-        let full = self.flights.len() >= self.options.flight_count_max;
-        // A group was refused: wait until every later one is back, then reuse its LSNs.
-        let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
-        let draining = self.flights.iter().any(refused);
-        if self.queue.is_empty() || full || draining {
+        if self.queue.is_empty() {
             return;
         }
-        if let Some(until) = self.wait_for_company(now) {
-            actions.wait_until = Some(until);
-            return;
+        match self.start(now) {
+            Start::Now => {}
+            Start::At(until) => {
+                actions.wait_until = Some(until);
+                return;
+            }
+            Start::OnLanding => return,
         }
-        let group = self.form(published);
+        let mut group = self.form(published);
+        // Its commits may be done while those before them are not durable yet.
+        group.sync |= group.follows;
         let unsynced = group.sync && self.durable < group.last_lsn && !planted(Bug::SyncIsSkipped);
         if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
             actions.publish.push(group);
@@ -301,23 +342,74 @@ impl<T> CommitCore<T> {
         self.flights.push_back(Flight {
             number: group.number,
             lsn_before: Lsn(group.last_lsn.0 - group.commit_count as u64),
+            sync: group.sync,
+            member_count: group.members.len(),
             landed: None,
         });
-        actions.write = Some(group);
+        match group.commit_count {
+            // Nothing to write: it is done when those before it are.
+            0 if group.follows => self.land(now, group, Outcome::Done, actions),
+            _ => actions.write = Some(group),
+        }
     }
 
-    fn wait_for_company(&self, now: Duration) -> Option<Duration> {
-        let company = &self.company;
-        if self.queue.len() >= company.expected {
-            return None;
+    /// Callers at work, as far as the core knows.
+    fn crowd(&self) -> usize {
+        let flying: usize = self.flights.iter().map(|flight| flight.member_count).sum();
+        flying + self.company.awaited + self.queue.len()
+    }
+
+    /// Groups that may be under way at once.
+    fn shares(&self) -> usize {
+        let count_max = self.options.flight_count_max.min(self.pace.flight_count);
+        if self.crowd() < self.options.crowd_min { 1 } else { count_max }
+    }
+
+    /// Whether another group may follow the one under way.
+    pub(crate) fn is_shared_out(&self) -> bool {
+        self.shares() > 1
+    }
+
+    /// How many more have to come for another group to follow the one under way; 0 when none is.
+    pub(crate) fn missing(&self) -> usize {
+        match self.is_flying() {
+            false => 0,
+            true if self.flights.len() >= self.shares() => usize::MAX,
+            true => self.crowd().div_ceil(self.shares()).saturating_sub(self.queue.len()),
+        }
+    }
+
+    fn start(&mut self, now: Duration) -> Start {
+        let Company { awaited, arrival_count, landed_at, arrived_at } = self.company;
+        let (crowd, shares) = (self.crowd(), self.shares());
+        // A group was refused: wait until every later one is back, then reuse its LSNs.
+        let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
+        let unsynced = |f: &Flight<T>| !f.sync && !planted(Bug::UnsyncedIsFollowed);
+        let alone = |f: &Flight<T>| unsynced(f) || refused(f);
+        let synced = || self.queue.iter().any(|submission| submission.durable);
+        let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
+        if self.is_flying() && (is_full || !synced()) {
+            return Start::OnLanding;
+        }
+        let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
+        if self.queue.len() >= share {
+            return Start::Now;
+        }
+        if self.is_flying() {
+            return Start::OnLanding;
         }
         // The arrivals so far took `now - landed_at`; the queue waits as long again, as a whole, for
         // as many more. That pays while it is less than a flight.
-        let (arrived, waiting) = (company.arrival_count as u32 + 1, self.queue.len() as u32);
+        let (arrived, waiting) = (arrival_count as u32 + 1, self.queue.len() as u32);
         let worth = (self.pace.wait_max * arrived / waiting).max(self.pace.wait_min);
-        let until = (company.landed_at + worth.min(self.pace.wait_max))
-            .min(company.arrived_at.max(company.landed_at) + self.pace.gap_max);
-        (now < until).then_some(until)
+        let until = (landed_at + worth.min(self.pace.wait_max))
+            .min(arrived_at.max(landed_at) + self.pace.gap_max);
+        if now < until {
+            return Start::At(until);
+        }
+        // Who has not come by now is not coming.
+        self.company.awaited = 0;
+        Start::Now
     }
 
     fn form(&mut self, published: &impl Published) -> Group<T> {
@@ -327,6 +419,7 @@ impl<T> CommitCore<T> {
             sync: false,
             last_lsn: self.last_lsn,
             durable: self.durable,
+            follows: self.is_flying(),
             commit_count: 0,
             move_count: 0,
         };
@@ -361,17 +454,24 @@ impl<T> CommitCore<T> {
     }
 
     fn land(&mut self, now: Duration, group: Group<T>, outcome: Outcome, actions: &mut Actions<T>) {
-        self.company.landed_at = now;
-        self.company.arrival_count = 0;
-        self.company.expected = group.members.len() + self.queue.len();
-        let flight = self.flights.iter_mut().find(|flight| flight.number == group.number);
-        let flight = flight.expect("a group lands once, after it was formed");
+        let Some(flight) = self.flights.iter_mut().find(|f| f.number == group.number) else {
+            let cause = self.poison.unwrap_or(PoisonCause::ThreadPanicked);
+            let members = group.members.into_iter();
+            actions.refuse.extend(members.map(|m| (m.submission, Error::Poisoned { cause })));
+            return;
+        };
+        if planted(Bug::LaterGroupComesFirst) && matches!(outcome, Outcome::Done) {
+            self.durable = group.last_lsn;
+            self.flights.retain(|flight| flight.number != group.number);
+            actions.publish.push(group);
+            return;
+        }
         flight.landed = Some((group, outcome));
-        self.settle(actions);
+        self.settle(now, actions);
     }
 
     /// Settles landed groups in LSN order.
-    fn settle(&mut self, actions: &mut Actions<T>) {
+    fn settle(&mut self, now: Duration, actions: &mut Actions<T>) {
         while let Some(flight) = self.flights.front_mut() {
             match flight.landed.take() {
                 None => return,
@@ -380,6 +480,7 @@ impl<T> CommitCore<T> {
                     if group.sync || planted(Bug::DurableBeforeSync) {
                         self.durable = group.last_lsn;
                     }
+                    self.expect(now, group.members.len());
                     actions.publish.push(group);
                 }
                 Some((mut group, Outcome::Failed(_, error))) if planted(Bug::FollowersHearOk) => {
@@ -397,6 +498,13 @@ impl<T> CommitCore<T> {
                 }
             }
         }
+    }
+
+    /// So many callers are answered, and may be back soon.
+    fn expect(&mut self, now: Duration, count: usize) {
+        let company = &mut self.company;
+        (company.landed_at, company.arrival_count) = (now, 0);
+        company.awaited += count;
     }
 
     /// Refuses every group under way with the error of the first.

@@ -3,44 +3,65 @@
 //! Owns the inbox's sending end, the lock around the load (in the product the log) and the keeper's
 //! sleep. Whoever hands something in tries for the load. If it is free he carries it until he has what
 //! he wants; if it is taken, somebody who came before is carrying it and will find it in the inbox.
+//! What takes long is an *errand*: the carrier puts the load down meanwhile, for others to take turns.
 //!
-//! Invariant: whoever lets go of the load looks at the inbox once more. What arrived too late for the
-//! carrier and found the load taken is thereby seen; the *keeper*, a thread that sleeps otherwise, is
-//! called for it. The keeper also does what is due while nobody hands anything in. Where there is none,
-//! because it was dismissed or never was (single-threaded mode, for deterministic tests), the carrier
-//! himself goes on until nothing is left.
+//! Invariants:
 //!
-//! Lock order: the load, then the keeper's call. `tests/loom` tries every schedule of this.
+//! 1. Whoever lets go of the load looks at the inbox once more. What arrived too late for the carrier
+//!    and found the load taken is thereby seen; the *keeper*, a thread that sleeps otherwise, is called
+//!    for it. Where there is none, because it was dismissed or never was (single-threaded mode, for
+//!    deterministic tests), the carrier himself goes on until nothing is left.
+//! 2. Who is on an errand that the load is `away` for takes a turn when he is back, and then 1 holds for
+//!    him. So others may leave what has to wait for that to him.
+//! 3. Who wants the load between turns ([`Handover::between_turns`]) is waited for: nobody begins a turn
+//!    while he waits or holds it, and he looks at the inbox when he is done.
+//!
+//! The keeper also does what is due while nobody hands anything in. Lock order: the load, then the
+//! keeper's call. `tests/loom` tries every schedule of this.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::canary::{Bug, planted};
 use crate::sync::channel::Sender;
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 
 /// The keeper looks at a busy load this often.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// How a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+/// What follows from a turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn<E> {
     /// Take another one.
     More,
+    /// Do this with the load put down, and bring it back.
+    Errand(E),
     /// Nothing is left to do.
     Idle,
 }
 
 /// What one thread at a time carries.
 pub(crate) trait Load {
+    /// What is done while others take turns.
+    type Errand;
+
     /// Takes what the inbox holds and does the next piece of work.
-    fn turn(&mut self) -> Turn;
+    fn turn(&mut self) -> Turn<Self::Errand>;
+    /// Runs an errand.
+    fn run(errand: &mut Self::Errand);
+    /// Takes an errand back, which a panic may have cut short.
+    fn back(&mut self, errand: Self::Errand) -> Turn<Self::Errand>;
+    /// Whether somebody is on an errand that what is left may have to wait for.
+    fn is_away(&self) -> bool;
+    /// While somebody is away, how many have to come before a turn is of use: he takes the next one
+    /// anyway.
+    fn missing(&self) -> usize;
     /// Does what is due while nothing comes in, and returns how long nothing will be due: `None` for
     /// ever.
     fn rest(&mut self) -> Option<Duration>;
     /// Whether nothing that was taken is unfinished.
     fn is_idle(&self) -> bool;
-    /// After a panic in a turn: refuses everybody who waits.
+    /// After a panic in a turn or an errand: refuses everybody who waits.
     fn give_up(&mut self);
 }
 
@@ -48,6 +69,12 @@ pub(crate) trait Load {
 pub(crate) struct Handover<L, M> {
     pub(crate) inbox: Sender<M>,
     load: Mutex<L>,
+    /// Those who want the load between turns, or have it.
+    holding: AtomicU64,
+    /// Somebody is back from an errand.
+    landed: Condvar,
+    /// What [`Load::missing`] said last.
+    missing: AtomicU64,
     keeper: Option<Keeper>,
 }
 
@@ -71,7 +98,9 @@ struct Call {
 impl<L: Load, M> Handover<L, M> {
     pub(crate) fn new(inbox: Sender<M>, load: L, with_keeper: bool) -> Handover<L, M> {
         let keeper = with_keeper.then(Keeper::default);
-        Handover { inbox, load: Mutex::new(load), keeper }
+        let (holding, landed) = (AtomicU64::new(0), Condvar::new());
+        let missing = AtomicU64::new(0);
+        Handover { inbox, load: Mutex::new(load), holding, landed, missing, keeper }
     }
 
     /// Whether somebody works while no caller does.
@@ -83,8 +112,11 @@ impl<L: Load, M> Handover<L, M> {
     pub(crate) fn keep(&self) {
         let Some(keeper) = &self.keeper else { return };
         loop {
-            let carried = self.load.try_lock().map(|mut load| {
-                while turn(&mut *load) == Turn::More {}
+            let carried = self.try_carry().map(|mut load| {
+                let mut more = true;
+                while more && !self.is_wanted() {
+                    (load, more) = self.take_turn(load);
+                }
                 let due = rest(&mut *load);
                 // Set while we hold the load: who carries it next sees it, and calls.
                 keeper.asleep.store(due.is_none(), Ordering::SeqCst);
@@ -127,16 +159,16 @@ impl<L: Load, M> Handover<L, M> {
     pub(crate) fn carry_until(&self, enough: impl Fn() -> bool) {
         let mut alone = false;
         loop {
-            let Some(mut load) = self.load.try_lock() else { return };
-            let mut last = Turn::More;
-            while last == Turn::More && (alone || !enough()) {
-                last = turn(&mut *load);
+            let Some(mut load) = self.try_carry() else { return };
+            let mut more = true;
+            while more && !self.is_wanted() && (alone || !enough()) {
+                (load, more) = self.take_turn(load);
             }
-            let idle = load.is_idle();
+            let (idle, away) = (load.is_idle(), load.is_away());
             drop(load);
-            let left = !idle || !self.inbox.is_empty();
+            let left = !away && (!idle || !self.inbox.is_empty());
             let asleep = self.keeper.as_ref().is_some_and(|k| k.asleep.load(Ordering::SeqCst));
-            let heard = (left || asleep) && self.call_keeper();
+            let heard = (left || (asleep && !away)) && self.call_keeper();
             if !left || heard {
                 return;
             }
@@ -145,10 +177,45 @@ impl<L: Load, M> Handover<L, M> {
         }
     }
 
-    /// Takes the load for `body`, when its carrier lets go of it.
+    /// The load, if nobody has it or is to have it first, and it can be of use.
+    fn try_carry(&self) -> Option<MutexGuard<'_, L>> {
+        let missing = self.missing.load(Ordering::SeqCst);
+        let is_useless = self.is_wanted() || (missing > 0 && (self.inbox.len() as u64) < missing);
+        if is_useless { None } else { self.load.try_lock() }
+    }
+
+    /// Whether somebody wants the load between turns, who sees to what is left when he is done.
+    fn is_wanted(&self) -> bool {
+        self.holding.load(Ordering::SeqCst) > 0
+    }
+
+    /// One turn, with the load put down for errands. Says whether to take another one. A panic in it
+    /// ends the load's work instead of the caller.
+    fn take_turn<'a>(&'a self, mut load: MutexGuard<'a, L>) -> (MutexGuard<'a, L>, bool) {
+        let mut turn = guarded(&mut *load, Load::turn).unwrap_or(Turn::Idle);
+        while let Turn::Errand(mut errand) = turn {
+            self.missing.store(load.missing() as u64, Ordering::SeqCst);
+            drop(load);
+            let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
+            load = self.load.lock();
+            turn = take_back(&mut *load, errand, ran.is_ok());
+            if self.is_wanted() {
+                self.landed.notify_all();
+            }
+        }
+        self.missing.store(load.missing() as u64, Ordering::SeqCst);
+        (load, matches!(turn, Turn::More))
+    }
+
+    /// Takes the load for `body` between two turns, with nobody away from it.
     pub(crate) fn between_turns<R>(&self, body: impl FnOnce(&mut L) -> R) -> R {
+        self.holding.fetch_add(1, Ordering::SeqCst);
         let mut load = self.load.lock();
+        while load.is_away() {
+            self.landed.wait(&mut load);
+        }
         let result = body(&mut load);
+        self.holding.fetch_sub(1, Ordering::SeqCst);
         drop(load);
         // Somebody may have found it taken, and trusts in us.
         if !planted(Bug::CarrierTrustsNobody) {
@@ -159,8 +226,9 @@ impl<L: Load, M> Handover<L, M> {
 
     /// Says that something was handed in for which nobody waits yet.
     pub(crate) fn announce(&self) {
-        // Whoever carries the load now looks at the inbox when he lets go of it.
-        let free = self.keeper.is_some() && self.load.try_lock().is_some();
+        // Whoever carries the load now, or is away from it, looks at the inbox before he leaves it.
+        let is_free = || self.try_carry().is_some_and(|load| !load.is_away());
+        let free = self.keeper.is_some() && is_free();
         if free && !self.call_keeper() {
             self.carry_until(|| false);
         }
@@ -180,9 +248,20 @@ impl<L: Load, M> Handover<L, M> {
     }
 }
 
-/// One turn. A panic in it ends the load's work instead of the caller.
-pub(crate) fn turn<L: Load>(load: &mut L) -> Turn {
-    guarded(load, Load::turn).unwrap_or(Turn::Idle)
+/// One turn, errands included, for who has the load between turns.
+pub(crate) fn turn<L: Load>(load: &mut L) {
+    let mut turn = guarded(load, Load::turn).unwrap_or(Turn::Idle);
+    while let Turn::Errand(mut errand) = turn {
+        let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
+        turn = take_back(load, errand, ran.is_ok());
+    }
+}
+
+fn take_back<L: Load>(load: &mut L, errand: L::Errand, is_done: bool) -> Turn<L::Errand> {
+    if !is_done {
+        load.give_up();
+    }
+    guarded(load, |load| load.back(errand)).unwrap_or(Turn::Idle)
 }
 
 /// What is due. A panic in it ends the load's work instead of the keeper.

@@ -1,14 +1,14 @@
 //! The log: carries out what the commit core decides.
 //!
 //! Owns the core, the appender and the receiving end of the inbox. One turn: take everything that
-//! callers have handed in, let the core form a group, write and sync it, publish it in the index, wake
-//! its callers. Who takes the turns, and when, is the `driver`'s business. A few milliseconds after the
-//! last group comes the *witness* of that group, so that recovery can tell a torn tail from damage to
-//! acknowledged data.
+//! callers have handed in, let the core form a group, lay it out. Then the log is put down and the group
+//! is written and synced (see `errand`); back from there it is published in the index and, with the log
+//! put down again, its callers are woken. Who takes the turns, and when, is the `driver`'s business. A few
+//! milliseconds after the last group comes the *witness* of that group, so that recovery can tell a torn
+//! tail from damage to acknowledged data.
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,32 +16,39 @@ use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
-use crate::local::append::{Appender, Changes, Laid};
+use crate::local::append::Appender;
 use crate::local::budget::Budget;
 use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
+use crate::local::errand::{Answers, Errand, Landing, Trip};
+use crate::local::flight::{Changes, Flight};
 use crate::local::format::PAGE;
 use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::phases::{Phases, Took};
 use crate::local::poison::Poison;
+use crate::local::recent::Recent;
 use crate::local::segment::Location;
 use crate::local::stall::StallLog;
 use crate::local::upkeep::Call;
 use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
-use crate::stats::StallCause;
 use crate::sync::channel::Receiver;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::ticket::{Reply, nobody};
 
 /// The log is idle for this long before the last group's witness is written.
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
+/// Groups on their way to the disk at once.
+const FLIGHT_COUNT_MAX: usize = 2;
+/// Callers from which on that many groups are formed of them. Fewer do better in one group on 2 cores:
+/// at 8, both gave the same, with more processor time for two.
+pub(crate) const CROWD_MIN: usize = 12;
 
 /// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
 pub(crate) const UPKEEP_EVERY: u64 = 4 << 20;
@@ -61,8 +68,13 @@ pub(crate) struct Shared {
     pub(crate) mvcc: Mvcc<Location>,
     pub(crate) poison: Arc<Poison>,
     pub(crate) budget: Budget,
+    pub(crate) recent: Recent,
+    /// Held while the log is synced.
+    pub(crate) sync_turn: Mutex<()>,
     pub(crate) durable: AtomicU64,
     pub(crate) groups: AtomicU64,
+    /// Groups that started while another one was on its way.
+    pub(crate) overlapped: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
     pub(crate) phases: Phases,
@@ -102,18 +114,29 @@ pub(crate) struct Log<D: Disk> {
     sync_interval: Duration,
     /// Commits up to here are known durable to a reader of the log.
     witnessed: Lsn,
-    /// When the last group was written, and not synced yet.
-    written_at: Duration,
+    /// Bytes of frames since open, and those of groups that have landed and are not published yet.
+    written_len: u64,
+    landed: Vec<Landed<D>>,
+    /// Published, to be told to their callers with the log put down.
+    published: Vec<Answers>,
     /// When the last group landed.
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
     unsynced_since: Option<Duration>,
     /// A moving average of what writing and syncing a group takes.
     flight_time: Duration,
-    /// Bytes of the budget that commits taken from the inbox hold until they are answered.
+    /// Bytes of the budget that commits taken from the inbox hold until they are published; those of a
+    /// group that is on its way are not counted meanwhile.
     held_len: u64,
     closing: Option<Reply>,
     closed: bool,
+}
+
+/// A group that is written, and synced if that was asked for.
+struct Landed<D: Disk> {
+    number: u64,
+    flight: Flight<D::File>,
+    took: Took,
 }
 
 impl<D: Disk> Log<D> {
@@ -122,11 +145,13 @@ impl<D: Disk> Log<D> {
         shared: Arc<Shared>,
         appender: Appender<D>,
         inbox: Receiver<Message>,
+        crowd_min: usize,
         sync_interval: Duration,
         witnessed: Lsn,
     ) -> Log<D> {
         let last = shared.mvcc.index.visible();
-        let options = CoreOptions { flight_count_max: 1, group_len_max: GROUP_LEN_MAX };
+        let (flight_count_max, group_len_max) = (FLIGHT_COUNT_MAX, GROUP_LEN_MAX);
+        let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
         let landed_at = disk.now();
         Log {
             core: CommitCore::new(options, Pace::of(Duration::ZERO), last),
@@ -136,7 +161,9 @@ impl<D: Disk> Log<D> {
             inbox,
             sync_interval,
             witnessed,
-            written_at: landed_at,
+            written_len: 0,
+            landed: Vec::new(),
+            published: Vec::new(),
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,
@@ -207,10 +234,10 @@ impl<D: Disk> Log<D> {
         let now = self.disk.now();
         if let Some(cause) = self.shared.poison.cause() {
             let actions = self.core.step(now, Event::Poison(cause), &self.shared.mvcc.index);
-            self.carry_out(actions);
+            self.settle_all(actions);
         }
         let actions = self.core.step(now, Event::Submit(submission), &self.shared.mvcc.index);
-        self.carry_out(actions);
+        self.settle_all(actions);
     }
 
     /// Asks for a sync that nobody waits for.
@@ -218,58 +245,94 @@ impl<D: Disk> Log<D> {
         self.submit(sync_request(nobody()));
     }
 
-    fn carry_out(&mut self, actions: Actions<Reply>) {
+    /// Publishes and refuses.
+    fn settle_all(&mut self, actions: Actions<Reply>) {
         for group in actions.publish {
-            self.publish(group, Changes::default());
+            self.publish(group);
         }
         for (reply, error) in actions.refuse {
             self.refuse(reply, error);
-        }
-        if let Some(group) = actions.write {
-            self.write(group);
         }
     }
 
-    /// Writes a group and settles it.
-    fn write(&mut self, group: Group<Reply>) {
-        let (begun_at, commit_count) = (self.disk.now(), group.user_commit_count());
-        self.written_at = begun_at;
+    /// Prepares a group's trip to the disk, or refuses it.
+    fn take_off(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
+        let begun_at = self.disk.now();
         let laid = self.admit(&group).and_then(|()| self.appender.lay_out(&group));
-        let (outcome, mut changes) = match laid {
-            Ok(mut laid) => {
-                let outcome = self.make_so(&mut laid, group.sync);
-                (outcome, laid.changes)
+        match laid {
+            Ok(flight) => {
+                self.shared.overlapped.fetch_add(u64::from(group.follows), Ordering::Relaxed);
+                Some(Trip { group, flight, begun_at, landing: None })
             }
-            Err(error) => (refusal(error), Changes::default()),
-        };
-        self.landed_at = self.disk.now();
-        let failed = match &outcome {
-            Outcome::Failed(cause, _) => Some(*cause),
-            _ => None,
-        };
-        if let Some(cause) = failed {
-            self.shared.poison.set(cause);
+            Err(error) => {
+                self.arrive(group, refusal(error));
+                None
+            }
         }
-        if matches!(outcome, Outcome::Full(_)) {
-            self.shared.room_wanted.store(true, Ordering::Relaxed);
-            self.shared.upkeep.call();
+    }
+
+    /// Takes a trip back that has ended.
+    fn land(&mut self, mut trip: Trip<D>) {
+        let cut_short = || {
+            let cause = PoisonCause::ThreadPanicked;
+            let outcome = Outcome::Failed(cause, Error::Poisoned { cause });
+            Landing { outcome, written_at: self.landed_at, landed_at: self.landed_at }
+        };
+        let landing = trip.landing.take().unwrap_or_else(cut_short);
+        if matches!(landing.outcome, Outcome::Done) {
+            let took = trip.took(&landing);
+            match trip.group.sync && !planted(Bug::AckBeforeSync) {
+                true => {
+                    self.unsynced_since = None;
+                    self.flight_time = (self.flight_time * 7 + took.write + took.sync) / 8;
+                    self.core.set_pace(Pace::of(self.flight_time));
+                }
+                false => {
+                    self.unsynced_since.get_or_insert(landing.landed_at);
+                }
+            }
+            self.note_written(trip.flight.len());
+            self.landed.push(Landed { number: trip.group.number(), flight: trip.flight, took });
         }
-        let is_done = matches!(outcome, Outcome::Done);
+        self.landed_at = landing.landed_at;
+        self.arrive(trip.group, landing.outcome);
+    }
+
+    /// Tells the core what became of a group.
+    fn arrive(&mut self, group: Group<Reply>, outcome: Outcome) {
+        match &outcome {
+            Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
+            Outcome::Full(_) => {
+                self.shared.room_wanted.store(true, Ordering::Relaxed);
+                self.shared.upkeep.call();
+            }
+            Outcome::Done => {}
+        }
         let event = Event::Landed(group, outcome);
-        let actions = self.core.step(self.landed_at, event, &self.shared.mvcc.index);
-        for group in actions.publish {
-            self.publish(group, std::mem::take(&mut changes));
+        let actions = self.core.step(self.disk.now(), event, &self.shared.mvcc.index);
+        self.settle_all(actions);
+    }
+
+    /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
+    /// can make use of it, else at once.
+    fn go_on(&mut self, trip: Option<Trip<D>>) -> Turn<Errand<D>> {
+        if trip.is_none() && self.published.is_empty() {
+            return Turn::More;
         }
-        for (reply, error) in actions.refuse {
-            self.refuse(reply, error);
+        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
+        let answers = std::mem::take(&mut self.published);
+        let mut errand = Errand { disk, shared, answers, trip };
+        if self.core.is_shared_out() {
+            self.held_len -= errand.held_len();
+            return Turn::Errand(errand);
         }
-        if is_done {
-            let took = Took {
-                write: self.written_at.saturating_sub(begun_at),
-                sync: self.landed_at.saturating_sub(self.written_at),
-                wake: self.disk.now().saturating_sub(self.landed_at),
-            };
-            self.shared.phases.add(commit_count, took);
+        errand.run();
+        match errand.trip {
+            None => Turn::More,
+            Some(trip) => {
+                self.land(trip);
+                self.go_on(None)
+            }
         }
     }
 
@@ -285,45 +348,18 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn make_so(&mut self, laid: &mut Laid<D::File>, sync: bool) -> Outcome {
-        let started = self.disk.now();
-        if let Err(error) = self.appender.write(laid)
-            && !planted(Bug::WriteErrorUnheard)
-        {
-            return Outcome::Failed(PoisonCause::WriteFailed, error);
+    /// Puts a group in the index; its callers are to be woken then.
+    fn publish(&mut self, group: Group<Reply>) {
+        let at = self.landed.iter().position(|landed| landed.number == group.number());
+        let (mut changes, mut took) = (Changes::default(), Took::default());
+        if let Some(mut landed) = at.map(|at| self.landed.swap_remove(at)) {
+            landed.flight.show(&self.shared.recent);
+            for (sequence, number, end) in landed.flight.ends() {
+                self.shared.usage.used(sequence, number, end);
+            }
+            (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
+            self.appender.land(landed.flight, group.sync && !planted(Bug::AckBeforeSync));
         }
-        for (sequence, number, end) in laid.ends() {
-            self.shared.usage.used(sequence, number, end);
-        }
-        let written = self.disk.now();
-        self.shared.stalls.note(StallCause::Write, written.saturating_sub(started));
-        self.written_at = written;
-        self.note_written();
-        if !sync || planted(Bug::AckBeforeSync) {
-            self.unsynced_since.get_or_insert_with(|| self.disk.now());
-            return Outcome::Done;
-        }
-        let sync_count = match self.appender.sync() {
-            Ok(count) => count,
-            Err(error) => return Outcome::Failed(PoisonCause::SyncFailed, error),
-        };
-        // A worker's failed sync of the same file must not be overtaken by our success.
-        // The group may be there at the next open: not the answer of one that was never tried.
-        if let Some(cause) = self.shared.poison.cause() {
-            let source = io::ErrorKind::Other.into();
-            return Outcome::Failed(cause, Error::io(IoOp::Sync, self.disk.path(), source));
-        }
-        self.shared.syncs.fetch_add(sync_count, Ordering::Relaxed);
-        self.unsynced_since = None;
-        let synced = self.disk.now();
-        self.shared.stalls.note(StallCause::Sync, synced.saturating_sub(written));
-        self.flight_time = (self.flight_time * 7 + synced.saturating_sub(started)) / 8;
-        self.core.set_pace(Pace::of(self.flight_time));
-        Outcome::Done
-    }
-
-    /// Puts a group in the index and wakes its callers.
-    fn publish(&mut self, group: Group<Reply>, changes: Changes) {
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // What was moved is still the newest: a later operation on it comes later in the group.
         for (id, lsn, place) in changes.moved {
@@ -339,13 +375,11 @@ impl<D: Disk> Log<D> {
         let has_commits = group.user_commit_count() > 0;
         self.shared.groups.fetch_add(u64::from(has_commits), Ordering::Relaxed);
         let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
-        for member in actions.answer.into_iter().flat_map(|group| group.members) {
-            self.held_len -= member.submission.log_len;
-            self.shared.budget.release(member.submission.log_len);
-            let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
-            mvcc.counters.conflicts.add(u64::from(conflict));
-            mvcc.end_transaction(member.submission.batch.transaction, &member.verdict);
-            member.submission.tag.send(member.verdict);
+        if let Some(group) = actions.answer {
+            let held_len = group.members.iter().map(|member| member.submission.log_len).sum();
+            self.held_len -= held_len;
+            self.shared.budget.release(held_len);
+            self.published.push(Answers { group, took, landed_at: self.landed_at });
         }
     }
 
@@ -375,8 +409,10 @@ impl<D: Disk> Log<D> {
             self.shared.poison.check()?;
         }
         if self.core.durable() < self.core.last_lsn() {
-            let synced = self.appender.sync();
+            let flight = self.appender.lay_out_sync();
+            let synced = flight.sync(self.disk.path());
             let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
+            self.appender.land(flight, true);
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.mark(Kind::End, self.core.last_lsn(), &[]) {
@@ -419,59 +455,92 @@ impl<D: Disk> Log<D> {
         self.write_mark(laid)
     }
 
-    fn write_mark(&mut self, mut laid: Laid<D::File>) -> Result<()> {
-        let poison = &self.shared.poison;
-        let written = self.appender.write(&mut laid);
-        written.inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
-        self.appender.sync().inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
-        for (sequence, number, end) in laid.ends() {
+    /// Writes and syncs a mark. Nothing else is on its way.
+    fn write_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
+        let (poison, dir) = (&self.shared.poison, self.disk.path());
+        mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
+        mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
+        for (sequence, number, end) in mark.ends() {
             self.shared.usage.used(sequence, number, end);
         }
-        self.shared.written_len.store(self.appender.written_len, Ordering::Relaxed);
-        poison.check()
+        self.written_len += mark.len();
+        self.shared.written_len.store(self.written_len, Ordering::Relaxed);
+        self.appender.land(mark, true);
+        self.shared.poison.check()
     }
 
     /// Tells the upkeep now and then how far the log has grown.
-    fn note_written(&self) {
-        let len = self.appender.written_len;
-        let before = self.shared.written_len.swap(len, Ordering::Relaxed);
+    fn note_written(&mut self, len: u64) {
+        self.written_len += len;
+        let before = self.shared.written_len.swap(self.written_len, Ordering::Relaxed);
         let every = self.shared.look_every;
-        if len / every != before / every {
+        if self.written_len / every != before / every {
             self.shared.upkeep.call();
         }
     }
 }
 
 impl<D: Disk> Load for Log<D> {
+    type Errand = Errand<D>;
+
     /// Takes one turn.
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self) -> Turn<Errand<D>> {
         self.take_waiting();
         let now = self.disk.now();
         if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
             self.unsynced_since = None;
             self.submit_sync();
         }
-        let actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
-        let (wrote, waits) = (actions.write.is_some(), actions.wait_until.is_some());
-        self.carry_out(actions);
+        let mut actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
+        let (group, waits) = (actions.write.take(), actions.wait_until.is_some());
+        self.settle_all(actions);
+        let took_off = group.is_some();
+        let trip = group.and_then(|group| self.take_off(group));
+        if trip.is_some() || !self.published.is_empty() {
+            return self.go_on(trip);
+        }
         if waits {
             self.disk.pause();
         }
-        if wrote || waits || !self.core.is_idle() {
-            return Turn::More;
-        }
-        if let Some(reply) = self.closing.take() {
+        if self.core.is_idle()
+            && let Some(reply) = self.closing.take()
+        {
             self.closed = true;
             let ended = self.end();
             reply.send(ended);
             return Turn::More;
         }
-        Turn::Idle
+        // What waits for a landing is the business of whoever is away for it.
+        let goes_on = took_off || waits || !(self.core.is_idle() || self.core.is_flying());
+        if goes_on { Turn::More } else { Turn::Idle }
+    }
+
+    fn run(errand: &mut Errand<D>) {
+        errand.run();
+    }
+
+    fn back(&mut self, errand: Errand<D>) -> Turn<Errand<D>> {
+        self.held_len += errand.held_len();
+        if let Some(trip) = errand.trip {
+            self.land(trip);
+        }
+        self.go_on(None)
+    }
+
+    fn is_away(&self) -> bool {
+        self.core.is_flying()
+    }
+
+    fn missing(&self) -> usize {
+        self.core.missing()
     }
 
     /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
     /// ever.
     fn rest(&mut self) -> Option<Duration> {
+        if self.core.is_flying() {
+            return Some(WITNESS_AFTER);
+        }
         let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
         let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
             .then(|| self.landed_at + WITNESS_AFTER);
@@ -502,8 +571,10 @@ impl<D: Disk> Load for Log<D> {
         for (submission, error) in actions.refuse {
             self.refuse(submission, error);
         }
-        // A group that was under way went down with the panic; its callers have been told.
+        // A group that was at hand went down with the panic, and its callers have been told. Those that
+        // are on their way are refused when they are back.
         self.core.forget_flights();
+        self.landed.clear();
         self.shared.budget.release(std::mem::take(&mut self.held_len));
     }
 }

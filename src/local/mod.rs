@@ -18,6 +18,8 @@ mod compaction;
 #[cfg(test)]
 mod document;
 mod driver;
+mod errand;
+mod flight;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -73,7 +75,6 @@ use crate::local::commit::Submission;
 use crate::local::driver::Driver;
 use crate::local::log::{Shared, sync_request};
 use crate::local::quota::Quota;
-use crate::local::recent::Recent;
 use crate::local::segment::{Location, Views};
 use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
@@ -128,7 +129,6 @@ struct Inner<D: Disk> {
     disk: Arc<D>,
     shared: Arc<Shared>,
     views: Arc<Views>,
-    recent: Arc<Recent>,
     space: Arc<Space<D>>,
     pool: Option<Arc<IoPool>>,
     driver: Arc<Driver<D>>,
@@ -491,7 +491,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
-        let data = match self.inner.recent.get(version) {
+        let data = match self.inner.shared.recent.get(version) {
             Some(data) => Some(data),
             None => self
                 .inner
@@ -555,6 +555,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     fn add_stats(&self, stats: &mut StorageStats) {
         let shared = &self.inner.shared;
         stats.groups = shared.groups.load(Ordering::Relaxed);
+        stats.overlapped_groups = shared.overlapped.load(Ordering::Relaxed);
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
         shared.phases.tell(stats);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);

@@ -179,8 +179,11 @@ fn start<D: Disk>(
         mvcc,
         poison,
         budget: Budget::new(options.in_flight_len_max),
+        recent: Recent::new(if space_options.direct { options.recent_len } else { 0 }),
+        sync_turn: Mutex::new(()),
         durable: AtomicU64::new(visible.0),
         groups: AtomicU64::new(0),
+        overlapped: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
         phases: Phases::default(),
@@ -190,15 +193,7 @@ fn start<D: Disk>(
         room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
-    let recent = Arc::new(Recent::new(if space_options.direct { options.recent_len } else { 0 }));
-    let appender = Appender::new(
-        Arc::clone(&disk),
-        Arc::clone(&space),
-        space_options.direct,
-        Arc::clone(&recent),
-        tail_again,
-        chain,
-    );
+    let appender = Appender::new(Arc::clone(&space), space_options.direct, tail_again, chain);
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     // Frames that were written again are durable now, and no frame says so yet.
     let witnessed = if report.rewritten_frames > 0 { Lsn(0) } else { visible };
@@ -207,6 +202,7 @@ fn start<D: Disk>(
         Arc::clone(&shared),
         appender,
         received,
+        options.crowd_min,
         options.sync_interval,
         witnessed,
     );
@@ -250,7 +246,6 @@ fn start<D: Disk>(
         disk,
         shared,
         views,
-        recent,
         space,
         pool,
         driver,

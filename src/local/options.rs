@@ -10,6 +10,7 @@ use crate::error::{Error, IoOp, NotAStoreReason, Result};
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
 use crate::local::format::PAGE;
+use crate::local::log::CROWD_MIN;
 use crate::mvcc::engine::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
@@ -119,6 +120,7 @@ pub struct Options {
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) single_threaded: bool,
+    pub(crate) crowd_min: usize,
     pub(crate) on_progress: Option<OnProgress>,
 }
 
@@ -156,6 +158,7 @@ impl Default for Options {
             io_threads: 2,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
+            crowd_min: CROWD_MIN,
             on_progress: None,
         }
     }
@@ -327,6 +330,15 @@ impl Options {
     #[must_use]
     pub fn single_threaded(mut self, single: bool) -> Options {
         self.single_threaded = single;
+        self
+    }
+
+    /// From how many callers on a group may follow another one that is still on its way to the disk. For
+    /// tests of that with few threads. Default: 12.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn crowd_min(mut self, callers: usize) -> Options {
+        self.crowd_min = callers;
         self
     }
 

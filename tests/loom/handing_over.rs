@@ -53,17 +53,52 @@ pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
         name: "a_caller_beside_a_pause_between_turns_is_answered",
         preemption_count_max: None,
-        kernel: || pause(false),
+        kernel: || pause(false, Trips::None),
     },
     Claim {
         name: "a_caller_beside_a_pause_and_a_keeper_is_answered",
         preemption_count_max: Some(3),
-        kernel: || pause(true),
+        kernel: || pause(true, Trips::None),
     },
     Claim {
         name: "a_panic_in_a_turn_leaves_nobody_waiting",
         preemption_count_max: Some(2),
-        kernel: panics,
+        kernel: || panics(Trips::None),
+    },
+    Claim {
+        name: "two_callers_without_a_keeper_whose_trips_overlap_are_answered",
+        preemption_count_max: Some(3),
+        kernel: || travellers(false, Trips::Two, [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "a_caller_who_comes_while_another_one_is_away_is_answered",
+        preemption_count_max: Some(3),
+        kernel: || travellers(false, Trips::One, [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "three_callers_who_share_two_trips_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || travellers(false, Trips::Two, [Calls::Waits, Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "two_callers_with_a_keeper_whose_trips_overlap_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || travellers(true, Trips::Two, [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "a_callback_is_called_beside_a_caller_who_is_away",
+        preemption_count_max: Some(2),
+        kernel: || travellers(true, Trips::One, [Calls::Back, Calls::Waits]),
+    },
+    Claim {
+        name: "whoever_wants_the_load_between_turns_meets_nobody_away",
+        preemption_count_max: Some(3),
+        kernel: || pause(false, Trips::Two),
+    },
+    Claim {
+        name: "a_panic_on_a_trip_leaves_nobody_waiting",
+        preemption_count_max: Some(2),
+        kernel: || panics(Trips::Two),
     },
 ];
 
@@ -76,21 +111,47 @@ enum Calls {
     Back,
 }
 
-/// A log of two steps, as the real one: a turn takes what the inbox holds and answers all of it.
+/// How many may be away from the load at once.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Trips {
+    None,
+    One,
+    Two,
+}
+
+/// A log as the real one: a turn takes what the inbox holds and answers all of it, at once or, like a
+/// sync, with the load put down.
 struct Post {
     inbox: Receiver<Reply>,
     taken: Vec<Reply>,
     last: u64,
     panics: bool,
+    trips: Trips,
+    away_count: usize,
+}
+
+/// Calls on their way, and whether a panic ends that.
+struct Trip {
+    calls: Vec<Reply>,
+    panics: bool,
 }
 
 impl Load for Post {
-    fn turn(&mut self) -> Turn {
+    type Errand = Trip;
+
+    fn turn(&mut self) -> Turn<Trip> {
         while let Ok(reply) = self.inbox.try_recv() {
             self.taken.push(reply);
         }
-        if self.taken.is_empty() {
+        if self.taken.is_empty() || (self.away_count > 0 && self.away_count >= self.trips as usize)
+        {
             return Turn::Idle;
+        }
+        if self.trips != Trips::None {
+            self.away_count += 1;
+            let (calls, panics) =
+                (std::mem::take(&mut self.taken), std::mem::take(&mut self.panics));
+            return Turn::Errand(Trip { calls, panics });
         }
         if std::mem::take(&mut self.panics) {
             let _lost = self.taken.pop();
@@ -101,6 +162,34 @@ impl Load for Post {
             reply.send(Ok(Lsn(self.last)));
         }
         Turn::More
+    }
+
+    fn run(trip: &mut Trip) {
+        if trip.panics {
+            trip.calls.pop();
+            std::panic::panic_any(PLANNED);
+        }
+    }
+
+    fn back(&mut self, trip: Trip) -> Turn<Trip> {
+        self.away_count -= 1;
+        for reply in trip.calls {
+            self.last += 1;
+            reply.send(Ok(Lsn(self.last)));
+        }
+        Turn::More
+    }
+
+    fn is_away(&self) -> bool {
+        self.away_count > 0
+    }
+
+    fn missing(&self) -> usize {
+        match (self.away_count, self.trips) {
+            (0, _) => 0,
+            (1, Trips::Two) => 1,
+            _ => usize::MAX,
+        }
     }
 
     fn rest(&mut self) -> Option<Duration> {
@@ -119,9 +208,9 @@ impl Load for Post {
 struct Office(Handover<Post, Reply>);
 
 impl Office {
-    fn new(with_keeper: bool, panics: bool) -> Arc<Office> {
+    fn new(with_keeper: bool, panics: bool, trips: Trips) -> Arc<Office> {
         let (sender, inbox) = bounded(8);
-        let post = Post { inbox, taken: Vec::new(), last: 0, panics };
+        let post = Post { inbox, taken: Vec::new(), last: 0, panics, trips, away_count: 0 };
         Arc::new(Office(Handover::new(sender, post, with_keeper)))
     }
 
@@ -197,9 +286,13 @@ impl Heard {
     }
 }
 
-/// The first caller is the main thread.
 fn callers<const COUNT: usize>(with_keeper: bool, calls: [Calls; COUNT]) {
-    let office = Office::new(with_keeper, false);
+    travellers(with_keeper, Trips::None, calls);
+}
+
+/// The first caller is the main thread.
+fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls; COUNT]) {
+    let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.keep())
@@ -224,7 +317,7 @@ fn callers<const COUNT: usize>(with_keeper: bool, calls: [Calls; COUNT]) {
 
 /// The main thread dismisses the keeper while others call.
 fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
-    let office = Office::new(true, false);
+    let office = Office::new(true, false, Trips::None);
     let keeper = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.keep())
@@ -241,8 +334,8 @@ fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
 }
 
 /// The main thread takes the load for something else, as a checkpoint does, while another one calls.
-fn pause(with_keeper: bool) {
-    let office = Office::new(with_keeper, false);
+fn pause(with_keeper: bool, trips: Trips) {
+    let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.keep())
@@ -252,7 +345,11 @@ fn pause(with_keeper: bool) {
         thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
     };
     // Somebody may look at the load meanwhile.
-    office.0.between_turns(|_| thread::yield_now());
+    office.0.between_turns(|post| {
+        assert_eq!(post.away_count, 0);
+        thread::yield_now();
+        assert_eq!(post.away_count, 0);
+    });
     other.join().expect("a caller returns");
     office.0.dismiss();
     if let Some(keeper) = keeper {
@@ -260,8 +357,8 @@ fn pause(with_keeper: bool) {
     }
 }
 
-fn panics() {
-    let office = Office::new(true, true);
+fn panics(trips: Trips) {
+    let office = Office::new(true, true, trips);
     let keeper = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.keep())

@@ -70,7 +70,9 @@ impl Writer {
 }
 
 impl Load for Writer {
-    fn turn(&mut self) -> Turn {
+    type Errand = ();
+
+    fn turn(&mut self) -> Turn<()> {
         let Ok(reply) = self.inbox.try_recv() else { return Turn::Idle };
         if std::mem::take(&mut self.panics) {
             std::panic::panic_any(PLANNED);
@@ -83,6 +85,20 @@ impl Load for Writer {
         let done = self.write_and_sync(self.last);
         reply.send(done.map(|()| Lsn(self.last)));
         Turn::More
+    }
+
+    fn run(_: &mut ()) {}
+
+    fn back(&mut self, (): ()) -> Turn<()> {
+        Turn::More
+    }
+
+    fn is_away(&self) -> bool {
+        false
+    }
+
+    fn missing(&self) -> usize {
+        0
     }
 
     fn rest(&mut self) -> Option<Duration> {

@@ -2,9 +2,9 @@
 
 use shuttle::thread;
 
-use crate::callers::{block, caller, check, check_again, is_failure, open, options, told_by};
+use crate::callers::{Told, block, caller, check, check_again, is_failure, open, options, told_by};
 use crate::disk::ModelDisk;
-use crate::io::sim::{FaultKind, OperationKind};
+use crate::io::sim::{CrashChoice, FaultKind, OperationKind};
 use crate::{
     BlockId, Claim, Error, IsolationLevel, MemoryBackend, Result, StorageBackend, StorageExt,
     TransactionId, below, took,
@@ -14,12 +14,17 @@ pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
         name: "what_is_acknowledged_survives",
         schedule: acknowledged,
-        paths: &["acknowledged", "commits shared a group"],
+        paths: &["acknowledged", "commits shared a group", "groups overlapped"],
     },
     Claim {
         name: "a_failed_sync_is_every_members_failure",
         schedule: failed_sync,
-        paths: &["acknowledged", "Io", "Poisoned", "Io for several"],
+        paths: &["acknowledged", "Io", "Poisoned", "Io for several", "groups overlapped"],
+    },
+    Claim {
+        name: "a_failed_sync_beside_another_ones_is_not_taken_back",
+        schedule: failed_sync_beside_another,
+        paths: &["Io", "groups overlapped"],
     },
     Claim {
         name: "a_failing_worker_loses_nothing_acknowledged",
@@ -67,6 +72,9 @@ fn acknowledged() {
     if store.stats().groups < 6 {
         took("commits shared a group");
     }
+    if store.stats().overlapped_groups > 0 {
+        took("groups overlapped");
+    }
     if below(2) == 0 {
         store.close().expect("closes well");
         check_again(&disk, &told, true);
@@ -94,8 +102,33 @@ fn failed_sync() {
     if told.iter().filter(|told| matches!(told.answer, Err(Error::Io { .. }))).count() > 1 {
         took("Io for several");
     }
+    if store.stats().overlapped_groups > 0 {
+        took("groups overlapped");
+    }
     let closed = store.close();
     check_again(&disk, &told, closed.is_ok());
+}
+
+/// Two groups are on their way, the first sync fails, and what that forgot is gone.
+fn failed_sync_beside_another() {
+    let disk = ModelDisk::new();
+    let store = open(&disk, options().crowd_min(1));
+    store.write_block(block(1, 1, 8)).expect("written before anything fails");
+    disk.sim.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
+    let callers = [101, 201].map(|id| {
+        let store = store.clone();
+        thread::spawn(move || {
+            let answer = store.write_block(block(id, id, 8)).map(|_| ());
+            vec![Told { ids: vec![BlockId(id)], durable: true, answer }]
+        })
+    });
+    let told = told_by(callers.into());
+    if store.stats().overlapped_groups > 0 {
+        took("groups overlapped");
+    }
+    drop(store);
+    let left = disk.crash_with(CrashChoice::Nothing);
+    check(&open(&left, options().single_threaded(true)), &told, false);
 }
 
 fn failing_worker() {

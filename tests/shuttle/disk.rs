@@ -37,6 +37,11 @@ impl ModelDisk {
             1 => CrashChoice::Everything,
             _ => CrashChoice::Random { seed: below(u64::MAX), garbage: false },
         };
+        self.crash_with(choice)
+    }
+
+    /// The disk after a power cut that leaves this of what was never synced.
+    pub(crate) fn crash_with(&self, choice: CrashChoice) -> ModelDisk {
         ModelDisk { sim: self.sim.crash(choice), writes_to_panic: Arc::default() }
     }
 
@@ -151,7 +156,9 @@ impl DiskFile for ModelFile {
         thread::yield_now();
         let synced = self.file.sync_data();
         self.disk.sim.advance(Duration::from_micros(100));
-        thread::yield_now();
+        // Bad news may take longer than good ones.
+        let steps = if synced.is_err() { 1 + below(8) } else { 1 };
+        (0..steps).for_each(|_| thread::yield_now());
         synced
     }
 

@@ -11,20 +11,27 @@ use super::tally::{Case, Tally};
 use super::workload::{SEGMENT_LEN, block, payload};
 
 /// Paths that a smoke test must take.
-pub const PATHS: &[&str] = &["acknowledged", "cut short", "witness", "witness after recovery"];
+pub const PATHS: &[&str] =
+    &["acknowledged", "cut short", "groups overlapped", "witness", "witness after recovery"];
 
 const THREAD_COUNT: u64 = 4;
 const COMMIT_COUNT: u64 = 25;
 
-fn options() -> Options {
+/// Few callers are shared out among groups that overlap, or many only.
+fn options(crowd_min: u64) -> Options {
     LocalBackend::options()
+        .crowd_min(crowd_min as usize)
         .segment_len_max(SEGMENT_LEN)
         .block_len_max(SEGMENT_LEN as u32 / 2)
         .zero_ahead_len(2 * SEGMENT_LEN)
 }
 
 fn open(disk: &SimDisk) -> LocalBackend<SimDisk> {
-    LocalBackend::open_on(disk.clone(), options()).expect("O1: the store opens")
+    open_with(disk, 12)
+}
+
+fn open_with(disk: &SimDisk, crowd_min: u64) -> LocalBackend<SimDisk> {
+    LocalBackend::open_on(disk.clone(), options(crowd_min)).expect("O1: the store opens")
 }
 
 fn data(id: u64) -> bytes::Bytes {
@@ -36,7 +43,7 @@ pub fn smoke(tally: &mut Tally, case: &Case) {
     let _trying = case.trying("threads");
     let mut rng = Rng::new(case.seed());
     let disk = SimDisk::new(case.seed());
-    let store = open(&disk);
+    let store = open_with(&disk, [1, 12][rng.below(2) as usize]);
     let at_operation = disk.operations() + rng.below(250);
     if rng.once_in(2) {
         disk.crash_at(at_operation, rng.once_in(2));
@@ -61,6 +68,7 @@ pub fn smoke(tally: &mut Tally, case: &Case) {
     let acked = acked.into_inner().expect("no panic");
     tally.count("threaded runs");
     tally.took("acknowledged", acked.iter().any(|count| *count > 0));
+    tally.took("groups overlapped", store.stats().overlapped_groups > 0);
     tally.took("cut short", acked.iter().any(|count| *count < COMMIT_COUNT));
     let choice = match rng.below(3) {
         0 => CrashChoice::Nothing,

@@ -28,8 +28,13 @@ impl Published for Empty {
 const FLIGHT: Duration = Duration::from_micros(100);
 
 fn core(flight_count_max: usize) -> CommitCore<u32> {
-    let options = CoreOptions { flight_count_max, group_len_max: 1000 };
-    let pace = Pace { wait_min: FLIGHT / 5, wait_max: FLIGHT, gap_max: FLIGHT / 2 };
+    let options = CoreOptions { flight_count_max, crowd_min: 4, group_len_max: 1000 };
+    let pace = Pace {
+        wait_min: FLIGHT / 5,
+        wait_max: FLIGHT,
+        gap_max: FLIGHT / 2,
+        flight_count: flight_count_max,
+    };
     CommitCore::new(options, pace, Lsn(10))
 }
 
@@ -151,12 +156,8 @@ fn refusal_is_told_with_the_group_whose_member_caused_it() {
 #[test]
 fn failed_sync_reaches_every_member_and_everything_after_it() {
     let mut core = core(2);
-    submit(&mut core, Duration::ZERO, write(1, 1));
-    submit(&mut core, Duration::ZERO, write(2, 2));
-    let first = group(&mut core, Duration::ZERO);
-    submit(&mut core, Duration::ZERO, write(3, 3));
-    let second = group(&mut core, Duration::ZERO);
-    submit(&mut core, Duration::ZERO, write(4, 4));
+    let (first, second) = two_groups(&mut core);
+    submit(&mut core, Duration::ZERO, write(5, 5));
     // The later group lands well, but behind a hole: it is not told before the first is known.
     let actions = land(&mut core, FLIGHT, second, Outcome::Done);
     assert!(actions.publish.is_empty() && actions.refuse.is_empty());
@@ -166,11 +167,135 @@ fn failed_sync_reaches_every_member_and_everything_after_it() {
         .iter()
         .map(|(submission, error)| (submission.tag, matches!(error, Error::Io { .. })))
         .collect();
-    assert_eq!(told, [(1, true), (2, true), (3, true), (4, false)]);
+    assert_eq!(told, [(1, true), (2, true), (3, true), (4, true), (5, false)]);
     assert_eq!(core.durable(), Lsn(10));
-    let refused = core.step(FLIGHT, Event::Submit(write(5, 5)), &Empty).refuse;
+    let refused = core.step(FLIGHT, Event::Submit(write(6, 6)), &Empty).refuse;
     let cause = PoisonCause::SyncFailed;
     assert!(matches!(refused[..], [(_, Error::Poisoned { cause: found })] if found == cause));
+}
+
+/// Two groups under way, of callers 1 and 2 and of callers 3 and 4.
+fn two_groups(core: &mut CommitCore<u32>) -> (Group<u32>, Group<u32>) {
+    let mut both = [(1, 2), (3, 4)].map(|(one, other)| {
+        submit(core, Duration::ZERO, write(one, u64::from(one)));
+        submit(core, Duration::ZERO, write(other, u64::from(other)));
+        Some(group(core, Duration::ZERO))
+    });
+    let mut take = |at: usize| both[at].take().expect("there are two");
+    (take(0), take(1))
+}
+
+#[test]
+fn groups_that_overlap_are_published_in_order_and_each_vouches_for_those_before_it() {
+    let mut core = core(2);
+    let (first, second) = two_groups(&mut core);
+    assert_eq!((first.last_lsn, second.last_lsn), (Lsn(12), Lsn(14)));
+    assert_eq!((first.durable, second.durable), (Lsn(10), Lsn(10)), "nothing is known of either");
+    assert!(land(&mut core, FLIGHT, second, Outcome::Done).publish.is_empty());
+    assert_eq!(core.durable(), Lsn(10), "what comes before is not known to be durable");
+    let published = land(&mut core, FLIGHT, first, Outcome::Done).publish;
+    assert_eq!(published.iter().map(tags).collect::<Vec<_>>(), [[1, 2], [3, 4]]);
+    assert_eq!(core.durable(), Lsn(14));
+}
+
+#[test]
+fn crowd_is_shared_out_and_the_second_group_starts_with_its_share() {
+    let mut core = core(2);
+    let (first, second) = two_groups(&mut core);
+    for tag in 5..9 {
+        submit(&mut core, Duration::ZERO, write(tag, u64::from(tag)));
+        assert!(tick(&mut core, FLIGHT).write.is_none(), "no third one");
+    }
+    land(&mut core, FLIGHT, first, Outcome::Done);
+    // Callers 1 and 2 are awaited, 3 and 4 under way, 5 to 8 in the queue: half of them may go.
+    assert_eq!(core.missing(), 0);
+    let third = group(&mut core, FLIGHT);
+    assert_eq!(tags(&third), [5, 6, 7, 8]);
+    land(&mut core, FLIGHT, second, Outcome::Done);
+    for tag in 1..4 {
+        submit(&mut core, FLIGHT, write(tag, u64::from(tag)));
+        assert!(tick(&mut core, FLIGHT).wait_until.is_none(), "it waits for the landing");
+        assert!(core.is_flying() && core.missing() > 0);
+    }
+    submit(&mut core, FLIGHT, write(4, 4));
+    assert_eq!(tags(&group(&mut core, FLIGHT)), [1, 2, 3, 4]);
+}
+
+#[test]
+fn few_callers_are_not_shared_out() {
+    let mut core = core(2);
+    submit(&mut core, Duration::ZERO, write(1, 1));
+    let first = group(&mut core, Duration::ZERO);
+    submit(&mut core, Duration::ZERO, write(2, 2));
+    submit(&mut core, Duration::ZERO, write(3, 3));
+    assert!(tick(&mut core, FLIGHT).write.is_none());
+    assert!(!core.is_shared_out() && core.missing() == usize::MAX);
+    land(&mut core, FLIGHT, first, Outcome::Done);
+    submit(&mut core, FLIGHT, write(1, 1));
+    assert_eq!(group(&mut core, FLIGHT).members.len(), 3);
+}
+
+#[test]
+fn group_that_is_not_synced_flies_alone() {
+    let mut core = core(2);
+    let buffered = |tag| Submission { durable: false, ..write(tag, u64::from(tag)) };
+    (1..5).for_each(|tag| submit(&mut core, Duration::ZERO, buffered(tag)));
+    let first = group(&mut core, Duration::ZERO);
+    assert!(!first.sync);
+    (5..11).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, u64::from(tag))));
+    assert!(tick(&mut core, FLIGHT).write.is_none(), "nothing follows what is only written");
+    land(&mut core, FLIGHT, first, Outcome::Done);
+    let second = group(&mut core, FLIGHT * 3);
+    assert!(second.sync);
+    (11..20).for_each(|tag| submit(&mut core, FLIGHT * 3, buffered(tag)));
+    assert!(tick(&mut core, FLIGHT * 3).write.is_none(), "and that follows nothing");
+    land(&mut core, FLIGHT * 4, second, Outcome::Done);
+    assert!(!group(&mut core, FLIGHT * 9).sync);
+}
+
+#[test]
+fn group_without_writes_is_done_when_those_before_it_are() {
+    let mut core = core(2);
+    (1..3).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, u64::from(tag))));
+    let first = group(&mut core, Duration::ZERO);
+    let request = |tag| Submission { batch: Batch::empty(), durable: true, log_len: 0, tag };
+    (3..5).for_each(|tag| submit(&mut core, Duration::ZERO, request(tag)));
+    let actions = tick(&mut core, Duration::ZERO);
+    assert!(actions.write.is_none() && actions.publish.is_empty());
+    let published = land(&mut core, FLIGHT, first, Outcome::Done).publish;
+    assert_eq!(published.iter().map(tags).collect::<Vec<_>>(), [[1, 2], [3, 4]]);
+    assert!(core.is_idle());
+}
+
+#[test]
+fn full_disk_behind_a_group_under_way_takes_back_its_own_lsns_only() {
+    let mut core = core(2);
+    let (first, second) = two_groups(&mut core);
+    let path = "store".into();
+    let full = Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk };
+    assert!(land(&mut core, FLIGHT, second, Outcome::Full(full)).refuse.is_empty());
+    submit(&mut core, FLIGHT, write(5, 5));
+    assert!(tick(&mut core, FLIGHT * 9).write.is_none(), "the lsns are not settled yet");
+    let actions = land(&mut core, FLIGHT, first, Outcome::Done);
+    assert_eq!(actions.publish.iter().map(tags).collect::<Vec<_>>(), [[1, 2]]);
+    assert_eq!(actions.refuse.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!((core.durable(), core.last_lsn()), (Lsn(12), Lsn(12)));
+}
+
+#[test]
+fn group_that_lands_after_the_core_gave_up_is_refused() {
+    let mut core = core(2);
+    let (first, second) = two_groups(&mut core);
+    core.step(FLIGHT, Event::Poison(PoisonCause::ThreadPanicked), &Empty);
+    core.forget_flights();
+    for group in [first, second] {
+        let actions = land(&mut core, FLIGHT, group, Outcome::Done);
+        assert!(actions.publish.is_empty());
+        let cause = PoisonCause::ThreadPanicked;
+        let refused = |(_, error): &(_, Error)| matches!(error, Error::Poisoned { cause: found } if *found == cause);
+        assert!(actions.refuse.len() == 2 && actions.refuse.iter().all(refused));
+    }
+    assert_eq!(core.durable(), Lsn(10));
 }
 
 #[test]
