@@ -60,6 +60,9 @@ pub struct StorageStats {
     pub log_syncs: u64,
     /// Bytes written to the log: frames and padding.
     pub log_bytes: u64,
+    /// Payload bytes of blocks that compaction has written to the log again; part of `log_bytes`, which has
+    /// their headers too.
+    pub moved_bytes: u64,
     /// Bytes of zeros written ahead of the log's tail, outside the way of commits.
     pub zeroed_bytes: u64,
     /// Bytes of the checkpoints in use.

@@ -279,3 +279,68 @@ fn id_of_a_block_in_a_checkpoint_is_not_given_out_again() {
     let id = store.write_block(block(0, 10)).expect("writes");
     assert!(!written.contains(&id), "{id:?} was given out before");
 }
+
+/// Overwrites blocks at random, so that what is dead is everywhere.
+fn overwrite(store: &LocalBackend<SimDisk>, model: &mut Model, rng: &mut Rng, count: u64) {
+    for version in 1..=count {
+        let id = rng.below(200) + 1;
+        store.write_block(block(id, version)).expect("writes");
+        model.insert(id, version);
+    }
+}
+
+#[test]
+fn paused_store_moves_nothing_and_catches_up_when_the_last_pause_ends() {
+    let disk = SimDisk::new(12);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let mut model = Model::new();
+    let write = |model: &mut Model, version, ids: &mut dyn Iterator<Item = u64>| {
+        for id in ids {
+            store.write_block(block(id, version)).expect("writes");
+            model.insert(id, version);
+        }
+    };
+    store.pause_compaction().expect("pauses");
+    store.clone().pause_compaction().expect("pauses again, through another handle");
+    write(&mut model, 1, &mut (1..=1000));
+    store.resume_compaction().expect("ends one of two pauses");
+    // Of each segment a fifth stays in force.
+    write(&mut model, 2, &mut (1..=1000).filter(|id| id % 5 != 0));
+    let space = store.space().expect("a report");
+    let (live, dead) = (space.live_bytes as f64, space.dead_bytes as f64);
+    assert!(dead > 0.7 * live, "{dead} bytes are dead beside {live}: too little to move");
+    assert_eq!(store.stats().moved_bytes, 0, "a paused store has moved blocks");
+    store.resume_compaction().expect("ends the last pause");
+    // What one turn writes is left alone by that turn.
+    (3..8).for_each(|version| write(&mut model, version, &mut (1..=1)));
+    let dead = store.space().expect("a report").dead_bytes as f64;
+    // The segment that is written to is left alone.
+    assert!(dead < 0.4 * live + SEGMENT_LEN as f64, "{dead} bytes are dead beside {live}");
+    assert!(store.stats().moved_bytes > 0, "nothing was moved after the resume");
+    check(&store, &model, "after a resume");
+}
+
+#[test]
+fn resume_too_many_takes_no_later_pause_away() {
+    let disk = SimDisk::new(13);
+    let store = LocalBackend::open_on(disk, small_segments()).expect("opens");
+    store.resume_compaction().expect("has nothing to end");
+    store.pause_compaction().expect("pauses");
+    overwrite(&store, &mut Model::new(), &mut Rng(13), 3000);
+    assert_eq!(store.stats().moved_bytes, 0);
+}
+
+#[test]
+fn compact_now_moves_blocks_of_a_paused_store_and_leaves_it_paused() {
+    let disk = SimDisk::new(14);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let (mut model, mut rng) = (Model::new(), Rng(14));
+    store.pause_compaction().expect("pauses");
+    overwrite(&store, &mut model, &mut rng, 3000);
+    store.compact_now().expect("compacts");
+    let (live, len, moved) = (store.stats().total_bytes, log_len(&disk), store.stats().moved_bytes);
+    assert!(moved > 0 && len < live * 5 / 4 + 3 * SEGMENT_LEN, "{len} bytes of log for {live}");
+    overwrite(&store, &mut model, &mut rng, 3000);
+    assert_eq!(store.stats().moved_bytes, moved, "compact_now ended the pause");
+    check(&store, &model, "after another pause");
+}

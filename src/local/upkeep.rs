@@ -31,6 +31,7 @@ use crate::local::driver::Driver;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
+use crate::local::pause::Pauses;
 use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
 use crate::local::space::Space;
@@ -64,6 +65,8 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
     alarm: Alarm,
+    pub(super) pauses: Pauses,
+    pub(super) moved_len: AtomicU64,
     pub(super) state: Mutex<State>,
     /// Log bytes, since open, that the newest checkpoint covers.
     covered_len: AtomicU64,
@@ -119,6 +122,8 @@ impl<D: Disk> Upkeep<D> {
             space,
             views,
             alarm,
+            pauses: Pauses::default(),
+            moved_len: AtomicU64::new(0),
             state,
             covered_len,
             replayed_len,
@@ -129,6 +134,11 @@ impl<D: Disk> Upkeep<D> {
     /// Bytes of the checkpoint files in use.
     pub(crate) fn checkpoint_len(&self) -> u64 {
         self.checkpoint_len.load(Ordering::Relaxed)
+    }
+
+    /// Payload bytes moved since open.
+    pub(crate) fn moved_len(&self) -> u64 {
+        self.moved_len.load(Ordering::Relaxed)
     }
 
     /// What the thread does until the store is closed.
