@@ -40,6 +40,7 @@ mod room;
 mod salvage;
 mod scan;
 mod segment;
+mod shares;
 mod space;
 mod stall;
 mod together;
@@ -596,6 +597,9 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.reserve_bytes = self.inner.space.reserve.len();
         stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
         stats.stalls = shared.stalls.all();
+        stats.recent_bytes = self.inner.recent.len();
+        stats.in_flight_bytes = shared.budget.used_len();
+        stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
         stats.segments = self.inner.views.count() as u64;
     }
 }

@@ -32,8 +32,10 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
 use crate::local::pause::Pauses;
+use crate::local::recent::Recent;
 use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
+use crate::local::shares::Shares;
 use crate::local::space::Space;
 use crate::local::usage::SegmentUse;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
@@ -53,6 +55,8 @@ pub(crate) struct UpkeepOptions {
     pub(crate) checkpoint_log_len: u64,
     /// Log bytes over bytes in force, above which segments are emptied.
     pub(crate) amplification_max: f64,
+    /// What memory is for.
+    pub(crate) shares: Shares,
 }
 
 /// Looks after one store.
@@ -64,6 +68,7 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) driver: Arc<Driver<D>>,
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
+    recent: Arc<Recent>,
     alarm: Alarm,
     pub(super) pauses: Pauses,
     pub(super) moved_len: AtomicU64,
@@ -105,6 +110,7 @@ impl<D: Disk> Upkeep<D> {
         driver: Arc<Driver<D>>,
         space: Arc<Space<D>>,
         views: Arc<Views>,
+        recent: Arc<Recent>,
         alarm: Alarm,
         chain: Chain,
         replayed_len: u64,
@@ -121,6 +127,7 @@ impl<D: Disk> Upkeep<D> {
             driver,
             space,
             views,
+            recent,
             alarm,
             pauses: Pauses::default(),
             moved_len: AtomicU64::new(0),
@@ -180,9 +187,13 @@ impl<D: Disk> Upkeep<D> {
             self.alarm.look(left);
         }
         let mut state = self.state.lock();
-        if self.checkpoint_is_due() {
-            self.checkpoint_with(&mut state)?;
-        }
+        let made = match self.checkpoint_is_due() {
+            true => self.checkpoint_with(&mut state),
+            false => Ok(()),
+        };
+        let shares = &self.options.shares;
+        self.recent.limit(shares.recent_len_beside(self.shared.mvcc.index.heap_len()));
+        made?;
         // Without space ordinary writes wait for it.
         drop(self.space.reserve.suit(self.load()));
         self.make_room_with(&mut state)?;
@@ -223,7 +234,9 @@ impl<D: Disk> Upkeep<D> {
     }
 
     fn checkpoint_is_due(&self) -> bool {
+        let index = &self.shared.mvcc.index;
         self.uncovered_len() >= self.options.checkpoint_log_len
+            || self.options.shares.is_short(index.entries_len(), index.undo_len())
     }
 
     /// Log bytes that the newest checkpoint does not cover.
