@@ -19,7 +19,7 @@ use crate::local::{Options, WriteMode};
 /// versions take the rest of it then.
 const WORTH_SHARE: u64 = 8;
 /// Looks at the store while a share fills up.
-const LOOK_SHARE: u64 = 8;
+const LOOK_SHARE: u64 = 16;
 
 /// The shares of one store, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,8 @@ impl Shares {
         }
     }
 
-    /// Log bytes after which a share may be full: an entry takes less than four times the log of its
-    /// commit, unless it is a delete far from any other.
+    /// Log bytes between two looks: the dearest entry, of an empty block far from any other, takes about six
+    /// times the log of its commit.
     pub(crate) fn look_every(&self) -> u64 {
         self.index_len_max / LOOK_SHARE
     }
