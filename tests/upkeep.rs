@@ -184,7 +184,7 @@ fn moved_block_is_read_though_a_sync_fails_that_reverts_the_cache() {
     assert!(failed > 1, "compacting syncs {failed} times: nothing was tried");
 }
 
-/// A segment that was left half emptied is no damaged one: it is emptied later.
+/// Of the store as a whole; that the very segment which was left is emptied later is not looked at.
 #[test]
 fn pause_in_the_middle_of_a_segment_ends_its_moves_and_a_resume_takes_them_up_again() {
     let disk = GatedDisk::over(SimDisk::new(8));
