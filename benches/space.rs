@@ -4,6 +4,12 @@
 //! closes and opens it, overwrites each block ten times on average at random, lets it settle, kills a
 //! process that has written 250 MiB more, and opens what that left. Prints one line a step. Files are
 //! counted by the blocks that the file system gave them. Seed: [`SEED`].
+//!
+//! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is written for
+//! each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7): after a
+//! turn of five overwrites a block, which is not counted, two of five that are. Zipf: the rank `r` of a block
+//! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed probabilities (L.
+//! Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2); which block has which rank is shuffled.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,11 +17,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, LocalBackend, Result, StorageBackend, WriteBatch,
+    Block, BlockId, BlockType, Durability, LocalBackend, Options, Result, StorageBackend,
+    WriteBatch,
 };
 
 const SEED: u64 = 0x1357_9bdf_2468_ace1;
 const BATCH_COUNT: u64 = 100;
+const ZIPF_EXPONENT: f64 = 0.99;
+/// Bytes in force for each one of the log, where what is written over that is measured.
+const UTILISATION: f64 = 0.7;
 const KILLED_LEN: u64 = 250 << 20;
 /// Tells the child process what it is.
 const CHILD: &str = "AEGIS_BENCH_CHILD";
@@ -32,18 +42,60 @@ impl Rng {
     }
 }
 
+/// Which blocks are overwritten.
+enum Draw {
+    Uniform(u64),
+    /// Summed weights by rank, and the block of each rank.
+    Zipf(Vec<f64>, Vec<u64>),
+}
+
+impl Draw {
+    fn zipf(count: u64, rng: &mut Rng) -> Draw {
+        let mut sum = 0.0;
+        let sums = (1..=count).map(|rank| {
+            sum += (rank as f64).powf(-ZIPF_EXPONENT);
+            sum
+        });
+        let sums = sums.collect();
+        let mut ids: Vec<u64> = (1..=count).collect();
+        for n in (1..ids.len()).rev() {
+            ids.swap(n, rng.below(n as u64 + 1) as usize);
+        }
+        Draw::Zipf(sums, ids)
+    }
+
+    fn id(&self, rng: &mut Rng) -> u64 {
+        match self {
+            Draw::Uniform(count) => rng.below(*count) + 1,
+            Draw::Zipf(sums, ids) => {
+                let unit = rng.below(1 << 53) as f64 / (1_u64 << 53) as f64;
+                let at = unit * sums[sums.len() - 1];
+                ids[sums.partition_point(|sum| *sum <= at).min(ids.len() - 1)]
+            }
+        }
+    }
+}
+
 struct Bench {
     count: u64,
     len: usize,
+    segment_len: Option<u64>,
     path: std::path::PathBuf,
 }
 
 impl Bench {
     fn open(&self) -> Result<(LocalBackend, Duration)> {
         let started = Instant::now();
-        let options = LocalBackend::options().durability(Durability::Buffered);
-        let store = options.open(&self.path)?;
+        let store = self.options().open(&self.path)?;
         Ok((store, started.elapsed()))
+    }
+
+    fn options(&self) -> Options {
+        let options = LocalBackend::options().durability(Durability::Buffered);
+        match self.segment_len {
+            Some(len) => options.segment_len_max(len).block_len_max((len / 2) as u32),
+            None => options,
+        }
     }
 
     /// Writes batches of these blocks and returns the most that the files took meanwhile.
@@ -105,6 +157,32 @@ impl Bench {
         store.close()
     }
 
+    /// What is written for each byte that is overwritten.
+    fn amplify(&self, draw: &Draw, rng: &mut Rng) -> Result<()> {
+        let options = self.options().space_amplification_max(1.0 / UTILISATION);
+        let store = options.open(&self.path)?;
+        self.write(&store, 1..=self.count)?;
+        let live = store.stats().total_bytes;
+        for turn in ["not counted", "first", "second"] {
+            let before = store.stats();
+            let started = Instant::now();
+            let peak = self.write(&store, (0..5 * self.count).map(|_| draw.id(rng)))?;
+            let after = store.stats();
+            // A batch that draws a block twice writes it once.
+            let user_len = (after.write_ops - before.write_ops) * self.len as u64;
+            let over = |written: u64| written as f64 / user_len as f64;
+            println!(
+                "{turn} turn: {:.2} to the log and {:.2} zeros for each byte, peak {:.2} of the blocks, {:.1?}",
+                over(after.log_bytes - before.log_bytes),
+                over(after.zeroed_bytes - before.zeroed_bytes),
+                peak as f64 / live as f64,
+                started.elapsed()
+            );
+            after.stalls.iter().for_each(|(cause, stall)| println!("  {cause}: {stall:?}"));
+        }
+        store.close()
+    }
+
     fn say(&self, what: &str, store: &LocalBackend, disk_len: u64, live: u64) {
         let ratio = disk_len as f64 / live as f64;
         println!(
@@ -144,10 +222,17 @@ fn main() -> Result<()> {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let count = numbers.next().unwrap_or(100_000);
     let len = numbers.next().unwrap_or(4096) as usize;
+    let segment_len = numbers.next();
     if let Some(path) = std::env::var_os(CHILD) {
-        return Bench { count, len, path: path.into() }.write_and_die();
+        return Bench { count, len, segment_len, path: path.into() }.write_and_die();
     }
     let dir = tempfile::tempdir().expect("a directory");
     println!("{count} blocks of {len} bytes, seed {SEED:#x}");
-    Bench { count, len, path: dir.path().join("store") }.run()
+    let bench = Bench { count, len, segment_len, path: dir.path().join("store") };
+    let mut rng = Rng(SEED);
+    match std::env::var("AEGIS_SPACE").as_deref() {
+        Ok("uniform") => bench.amplify(&Draw::Uniform(count), &mut rng),
+        Ok("zipf") => bench.amplify(&Draw::zipf(count, &mut rng), &mut rng),
+        _ => bench.run(),
+    }
 }

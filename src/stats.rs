@@ -33,8 +33,14 @@ pub struct StorageStats {
     pub visible_lsn: Lsn,
     /// The newest commit that survives power loss.
     pub durable_lsn: Lsn,
-    /// Heap bytes of the index, measured from its own allocations.
+    /// Heap bytes of the index, measured from its own allocations, older versions included.
     pub index_bytes: u64,
+    /// Bytes of the log's end that are kept in memory for readers.
+    pub recent_bytes: u64,
+    /// Bytes of commits on their way to the disk.
+    pub in_flight_bytes: u64,
+    /// The three together: what a local store counts against its `memory_len_max`. 0 for others.
+    pub memory_bytes: u64,
     /// Older versions kept for open transactions and snapshots.
     pub undo_entries: u64,
     /// What keeping those versions costs in bytes: their payloads (memory, or space of the log that
@@ -62,6 +68,9 @@ pub struct StorageStats {
     pub log_syncs: u64,
     /// Bytes written to the log: frames and padding.
     pub log_bytes: u64,
+    /// Payload bytes of blocks that compaction has written to the log again; part of `log_bytes`, which has
+    /// their headers too.
+    pub moved_bytes: u64,
     /// Bytes of zeros written ahead of the log's tail, outside the way of commits.
     pub zeroed_bytes: u64,
     /// Bytes of the checkpoints in use.

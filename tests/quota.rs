@@ -243,3 +243,43 @@ fn quota_counts_the_files_of_a_real_directory() {
     store.compact_now().expect("compacts");
     store.write_block(filling(1)).expect("there is space again");
 }
+
+#[test]
+fn paused_store_is_refused_at_the_quota_by_name_moves_nothing_and_takes_writes_when_resumed() {
+    for single in [true, false] {
+        let disk = SimDisk::new(8);
+        let store = open(&disk, short().single_threaded(single).max_bytes(MAX));
+        store.pause_compaction().expect("pauses");
+        let (count, _) = fill(&store);
+        let mut refused = 0;
+        for round in 0..3 {
+            // No segment is dead as a whole.
+            for id in (1..=count).filter(|id| id % 5 > round) {
+                match store.write_block(filling(id)) {
+                    Ok(_) => {}
+                    Err(error) if is_quota(&error, MAX) => refused += 1,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+        assert!(refused > 0, "the quota was never reached");
+        for id in (1..=count).filter(|id| id % 5 > 1) {
+            if let Err(error) = store.delete_block(BlockId(id)) {
+                assert!(is_quota(&error, MAX), "{error:?}");
+            }
+        }
+        assert!(store.stats().total_blocks < count, "no delete found room in the reserve");
+        assert_eq!(store.stats().moved_bytes, 0, "a paused store has made room by moving");
+        assert!(taken(&disk) <= MAX, "{} bytes are taken", taken(&disk));
+        store.resume_compaction().expect("resumes");
+        for id in (1..=count).filter(|id| id % 5 > 1) {
+            match store.delete_block(BlockId(id)) {
+                Ok(()) | Err(Error::BlockNotFound { .. }) => {}
+                Err(error) => panic!("a delete at the quota after a resume: {error:?}"),
+            }
+        }
+        store.compact_now().expect("compacts");
+        store.write_block(filling(count + 1)).expect("a write into what was freed");
+        assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+    }
+}

@@ -279,3 +279,146 @@ fn id_of_a_block_in_a_checkpoint_is_not_given_out_again() {
     let id = store.write_block(block(0, 10)).expect("writes");
     assert!(!written.contains(&id), "{id:?} was given out before");
 }
+
+/// Overwrites blocks at random, so that what is dead is everywhere.
+fn overwrite(store: &LocalBackend<SimDisk>, model: &mut Model, rng: &mut Rng, count: u64) {
+    for version in 1..=count {
+        let id = rng.below(200) + 1;
+        store.write_block(block(id, version)).expect("writes");
+        model.insert(id, version);
+    }
+}
+
+#[test]
+fn paused_store_moves_nothing_and_catches_up_when_the_last_pause_ends() {
+    let disk = SimDisk::new(12);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let mut model = Model::new();
+    let write = |model: &mut Model, version, ids: &mut dyn Iterator<Item = u64>| {
+        for id in ids {
+            store.write_block(block(id, version)).expect("writes");
+            model.insert(id, version);
+        }
+    };
+    store.pause_compaction().expect("pauses");
+    store.clone().pause_compaction().expect("pauses again, through another handle");
+    write(&mut model, 1, &mut (1..=1000));
+    store.resume_compaction().expect("ends one of two pauses");
+    // Of each segment a fifth stays in force.
+    write(&mut model, 2, &mut (1..=1000).filter(|id| id % 5 != 0));
+    let space = store.space().expect("a report");
+    let (live, dead) = (space.live_bytes as f64, space.dead_bytes as f64);
+    assert!(dead > 0.7 * live, "{dead} bytes are dead beside {live}: too little to move");
+    assert_eq!(store.stats().moved_bytes, 0, "a paused store has moved blocks");
+    store.resume_compaction().expect("ends the last pause");
+    // What one turn writes is left alone by that turn.
+    (3..8).for_each(|version| write(&mut model, version, &mut (1..=1)));
+    let dead = store.space().expect("a report").dead_bytes as f64;
+    // The segment that is written to is left alone.
+    assert!(dead < 0.4 * live + SEGMENT_LEN as f64, "{dead} bytes are dead beside {live}");
+    assert!(store.stats().moved_bytes > 0, "nothing was moved after the resume");
+    check(&store, &model, "after a resume");
+}
+
+#[test]
+fn resume_too_many_takes_no_later_pause_away() {
+    let disk = SimDisk::new(13);
+    let store = LocalBackend::open_on(disk, small_segments()).expect("opens");
+    store.resume_compaction().expect("has nothing to end");
+    store.pause_compaction().expect("pauses");
+    overwrite(&store, &mut Model::new(), &mut Rng(13), 3000);
+    assert_eq!(store.stats().moved_bytes, 0);
+}
+
+#[test]
+fn compact_now_moves_blocks_of_a_paused_store_and_leaves_it_paused() {
+    let disk = SimDisk::new(14);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let (mut model, mut rng) = (Model::new(), Rng(14));
+    store.pause_compaction().expect("pauses");
+    overwrite(&store, &mut model, &mut rng, 3000);
+    store.compact_now().expect("compacts");
+    let (live, len, moved) = (store.stats().total_bytes, log_len(&disk), store.stats().moved_bytes);
+    assert!(moved > 0 && len < live * 5 / 4 + 3 * SEGMENT_LEN, "{len} bytes of log for {live}");
+    overwrite(&store, &mut model, &mut rng, 3000);
+    assert_eq!(store.stats().moved_bytes, moved, "compact_now ended the pause");
+    check(&store, &model, "after another pause");
+}
+
+/// The budgets are small enough for every share of them to be used up many times.
+#[test]
+fn store_stays_within_its_memory_though_it_grows_and_is_overwritten_at_random() {
+    const MEMORY: u64 = 1 << 20;
+    for seed in 1..=4_u64 {
+        let disk = SimDisk::new(seed);
+        let options = LocalBackend::options().single_threaded(true).memory_len_max(MEMORY);
+        let store = LocalBackend::open_on(disk, options).expect("opens");
+        let (mut rng, mut peak, mut count) = (Rng(seed), 0, 500);
+        let (mut checkpoints, mut checkpoint_bytes) = (0, 0);
+        for _ in 0..400 {
+            let mut batch = WriteBatch::new();
+            for _ in 0..100 {
+                count += rng.below(2);
+                // Each in a page of its own: the dearest entries.
+                let id = BlockId((rng.below(count) + 1) * 64);
+                batch.write(Block::new(id, BlockType::TableData, vec![1; rng.below(100) as usize]));
+            }
+            // A commit begins with a turn of the upkeep.
+            store.apply(batch).expect("applies");
+            let stats = store.stats();
+            let parts = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
+            assert_eq!(stats.memory_bytes, parts, "seed {seed}");
+            assert!(stats.memory_bytes <= MEMORY, "seed {seed}: {stats:?}");
+            peak = peak.max(stats.memory_bytes);
+            checkpoints += u64::from(stats.checkpoint_bytes != checkpoint_bytes);
+            checkpoint_bytes = stats.checkpoint_bytes;
+        }
+        println!("seed {seed}: {peak} bytes of memory at most, {checkpoints} checkpoints");
+        assert!(checkpoints > 5 && peak > MEMORY / 2, "seed {seed}: the budget was never used up");
+    }
+}
+
+#[test]
+fn store_with_default_memory_makes_no_checkpoint_for_the_sake_of_it() {
+    let disk = SimDisk::new(1);
+    let options = LocalBackend::options().single_threaded(true);
+    let store = LocalBackend::open_on(disk, options).expect("opens");
+    for first in (1..50_000).step_by(1000) {
+        let mut batch = WriteBatch::new();
+        (first..first + 1000).for_each(|n| {
+            batch.write(block(n * 64, 1));
+        });
+        store.apply(batch).expect("applies");
+    }
+    let stats = store.stats();
+    assert_eq!(stats.checkpoint_bytes, 0, "{stats:?}");
+    assert!(stats.recent_bytes > 30 << 20, "{stats:?}");
+}
+
+/// Old versions are the snapshot's: no checkpoint drops them, and none is tried with every commit.
+#[test]
+fn recent_bytes_give_way_to_old_versions_and_come_back() {
+    let disk = SimDisk::new(2);
+    let options = LocalBackend::options().single_threaded(true).memory_len_max(1 << 20);
+    let store = LocalBackend::open_on(disk, options).expect("opens");
+    let write_all = || {
+        for first in (1..=8000).step_by(100) {
+            let mut batch = WriteBatch::new();
+            (first..first + 100).for_each(|id| {
+                batch.write(Block::new(BlockId(id), BlockType::TableData, vec![1; 50]));
+            });
+            store.apply(batch).expect("applies");
+        }
+    };
+    write_all();
+    let snapshot = store.snapshot().expect("held");
+    assert!(store.stats().recent_bytes > 100 << 10, "{:?}", store.stats());
+    write_all();
+    let stats = store.stats();
+    assert!(stats.undo_entries == 8000 && stats.recent_bytes == 0, "{stats:?}");
+    assert!(snapshot.read(BlockId(1)).is_ok(), "a snapshot was given up for want of memory");
+    drop(snapshot);
+    write_all();
+    let stats = store.stats();
+    assert!(stats.recent_bytes > 100 << 10 && stats.memory_bytes <= 1 << 20, "{stats:?}");
+}

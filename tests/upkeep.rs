@@ -34,6 +34,10 @@ fn is_image(name: FileName) -> bool {
     matches!(name, FileName::Checkpoint(_))
 }
 
+fn is_sealed(name: FileName) -> bool {
+    matches!(name, FileName::Segment(_))
+}
+
 fn is_segment(name: FileName) -> bool {
     // The log writes on in the file that it made under an unfinished name.
     matches!(name, FileName::Segment(_) | FileName::Temporary(_))
@@ -178,6 +182,38 @@ fn moved_block_is_read_though_a_sync_fails_that_reverts_the_cache() {
         failed += 1;
     }
     assert!(failed > 1, "compacting syncs {failed} times: nothing was tried");
+}
+
+/// Of the store as a whole; that the very segment which was left is emptied later is not looked at.
+#[test]
+fn pause_in_the_middle_of_a_segment_ends_its_moves_and_a_resume_takes_them_up_again() {
+    let disk = GatedDisk::over(SimDisk::new(8));
+    let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+    store.pause_compaction().expect("pauses");
+    for id in 1..=240 {
+        store.write_block(block(id, 1, LONG / 5)).expect("writes");
+    }
+    for id in (1..=240).filter(|id| id % 6 != 0) {
+        store.delete_block(BlockId(id)).expect("deletes");
+    }
+    store.checkpoint().expect("makes a checkpoint");
+    let space = store.space().expect("a report");
+    assert!(space.dead_bytes > space.live_bytes, "there is nothing to empty: {space:?}");
+    let handle = store.clone();
+    // The first one to be opened is the one to be emptied.
+    disk.before(OperationKind::Open, is_sealed, move || {
+        handle.pause_compaction().expect("pauses");
+    });
+    store.resume_compaction().expect("resumes");
+    store.write_block(block(241, 1, 100)).expect("writes");
+    assert!(disk.has_passed(), "no segment was to be emptied");
+    assert_eq!(store.stats().moved_bytes, 0, "moves went on after the pause");
+    store.resume_compaction().expect("resumes");
+    store.write_block(block(241, 2, 100)).expect("writes");
+    let after = store.space().expect("a report");
+    assert!(store.stats().moved_bytes > 0, "{after:?}");
+    assert!(after.dead_bytes < space.dead_bytes / 2, "what was left was forgotten: {after:?}");
+    assert!((6..=240).step_by(6).all(|id| version(&store, id) == 1));
 }
 
 /// What nobody waits for is committed all the same, and nothing of the store goes on.

@@ -47,6 +47,11 @@ impl Budget {
         }
     }
 
+    /// Bytes taken now.
+    pub(crate) fn used_len(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn try_take(&self, len: u64) -> bool {
         let fits = |used: u64| (used == 0 || used + len <= self.len_max).then_some(used + len);
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()

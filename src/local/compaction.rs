@@ -60,6 +60,19 @@ pub(crate) struct Totals {
     pub(crate) dead_len: u64,
 }
 
+/// What a segment is emptied for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Somebody called for it, and goes on though compaction is paused.
+    Told,
+    /// Too much is dead, while others write.
+    Due,
+    /// Too much is dead, while nobody writes.
+    Idle,
+    /// There is no space.
+    Need,
+}
+
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
 struct Goal {
@@ -120,7 +133,7 @@ impl<D: Disk> Upkeep<D> {
             if self.shared.upkeep.is_stopped() {
                 return Err(Error::Closed);
             }
-            self.empty(&mut state, victim, false)?;
+            self.empty(&mut state, victim, Cause::Told)?;
             self.let_go_if_full(&mut state)?;
         }
         self.checkpoint_with(&mut state)?;
@@ -147,13 +160,7 @@ impl<D: Disk> Upkeep<D> {
             fits_len: u64::MAX,
         };
         loop {
-            // What is dead as a whole needs no moves, only a checkpoint.
-            let totals = self.totals();
-            let share = totals.live_len as f64 * (idle_max(max) - 1.0);
-            let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
-            if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
-                self.checkpoint_with(state)?;
-            }
+            self.drop_dead(state, is_idle)?;
             let victim = self.victim(state, goal).and_then(|_| {
                 // Only where there is one at all.
                 self.victim(state, Goal { fits_len: self.fits_len(), ..goal })
@@ -162,12 +169,29 @@ impl<D: Disk> Upkeep<D> {
                 state.idle_at = is_idle.then(|| self.written_len());
                 return Ok(());
             };
-            if self.shared.upkeep.is_stopped() {
+            let cause = if is_idle { Cause::Idle } else { Cause::Due };
+            if self.must_stop(cause) {
                 return Ok(());
             }
-            self.empty(state, victim, !is_idle)?;
+            self.empty(state, victim, cause)?;
             self.let_go_if_full(state)?;
         }
+    }
+
+    /// Lets segments go that are dead as a whole: that needs no moves, only a checkpoint.
+    fn drop_dead(&self, state: &mut State, is_idle: bool) -> Result<()> {
+        let totals = self.totals();
+        let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
+        let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
+        if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
+            self.checkpoint_with(state)?;
+        }
+        Ok(())
+    }
+
+    /// Whether what moves blocks for that cause has to end.
+    pub(super) fn must_stop(&self, cause: Cause) -> bool {
+        self.shared.upkeep.is_stopped() || (cause != Cause::Told && self.pauses.is_on())
     }
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
@@ -232,7 +256,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Moves what is in force in a segment.
-    pub(super) fn empty(&self, state: &mut State, victim: SegmentUse, paced: bool) -> Result<()> {
+    pub(super) fn empty(&self, state: &mut State, victim: SegmentUse, cause: Cause) -> Result<()> {
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
@@ -249,20 +273,20 @@ impl<D: Disk> Upkeep<D> {
                 if moves_len >= batch_len {
                     self.check_room()?;
                     self.write_moves(std::mem::take(&mut moves))?;
-                    if paced {
+                    if cause == Cause::Due {
                         self.rest(&mut pace, moves_len);
                     }
                     moves_len = 0;
                 }
             }
-            if self.shared.upkeep.is_stopped() {
-                break;
+            if self.must_stop(cause) {
+                return Ok(());
             }
         }
         self.check_room()?;
         self.write_moves(moves)?;
         let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
-        if rest.is_some_and(|rest| rest.live_count > 0) && !self.shared.upkeep.is_stopped() {
+        if rest.is_some_and(|rest| rest.live_count > 0) {
             state.stuck.insert(victim.sequence);
         }
         Ok(())
@@ -296,6 +320,7 @@ impl<D: Disk> Upkeep<D> {
         }
         self.shared.poison.check()?;
         let log_len = frame_len(&moves);
+        let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
         let (tag, waiter) = ticket(Some(self.driver.clone()));
         let batch = Batch::moves(moves);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
@@ -305,7 +330,9 @@ impl<D: Disk> Upkeep<D> {
             log_len,
             tag,
         });
-        waiter.wait().map(|_| ())
+        waiter.wait()?;
+        self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
+        Ok(())
     }
 
     fn written_len(&self) -> u64 {

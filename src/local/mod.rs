@@ -28,6 +28,7 @@ mod handover;
 mod log;
 mod open;
 mod options;
+mod pause;
 mod phases;
 mod poison;
 mod probe;
@@ -42,6 +43,7 @@ mod room;
 mod salvage;
 mod scan;
 mod segment;
+mod shares;
 mod space;
 mod stall;
 mod together;
@@ -342,6 +344,49 @@ impl<D: Disk> LocalBackend<D> {
         self.inner.upkeep.compact_now()
     }
 
+    /// Keeps compaction from moving blocks by itself until [`LocalBackend::resume_compaction`]: for a time
+    /// in which the disk belongs to something else. Returns at once; up to 512 KiB of moves that are under
+    /// way are finished. Pauses are counted, over all handles: blocks are moved again after as many resumes.
+    /// None outlasts the store's closing.
+    ///
+    /// What is dead takes space meanwhile, however much that is, except for segments with nothing in force,
+    /// which still go with a checkpoint. On a full disk, or at [`Options::max_bytes`], writes are refused as
+    /// ever, and no room is made by moving: deletes may be refused too, once the reserve is used up.
+    /// [`LocalBackend::compact_now`] does what it is told all the same.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: the store was closed; nothing is paused.
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{LocalBackend, StorageBackend};
+    /// # let dir = tempfile::tempdir().map_err(|_| aegis_blocks::Error::Closed)?;
+    /// let store = LocalBackend::open(dir.path().join("store"))?;
+    /// store.pause_compaction()?;
+    /// // An hour of heavy reading.
+    /// assert_eq!(store.stats().moved_bytes, 0);
+    /// store.resume_compaction()?;
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    pub fn pause_compaction(&self) -> Result<()> {
+        self.check_open()?;
+        self.inner.upkeep.pauses.begin();
+        Ok(())
+    }
+
+    /// Ends one [`LocalBackend::pause_compaction`]. After the last one the store is looked at at once, and
+    /// what has become due is done beside commits, at the usual pace. Without a pause it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: the store was closed.
+    pub fn resume_compaction(&self) -> Result<()> {
+        self.check_open()?;
+        if self.inner.upkeep.pauses.end() {
+            self.inner.shared.upkeep.call();
+        }
+        Ok(())
+    }
+
     /// Copies the store as of one commit into a directory that is empty or missing, while commits go on.
     /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
     /// second name where the file system has such, so that both backups together are hardly larger than
@@ -560,10 +605,14 @@ impl<D: Disk> Engine for LocalBackend<D> {
         shared.phases.tell(stats);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
+        stats.moved_bytes = self.inner.upkeep.moved_len();
         stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
         stats.reserve_bytes = self.inner.space.reserve.len();
         stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
         stats.stalls = shared.stalls.all();
+        stats.recent_bytes = self.inner.shared.recent.len();
+        stats.in_flight_bytes = shared.budget.used_len();
+        stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
         stats.segments = self.inner.views.count() as u64;
     }
 }

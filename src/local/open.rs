@@ -35,6 +35,7 @@ use crate::local::recovery::{Recovered, Recovery};
 use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{ShowSegment, Views, damaged};
+use crate::local::shares::Shares;
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
 use crate::local::stall::StallLog;
 use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
@@ -175,11 +176,12 @@ fn start<D: Disk>(
     );
     let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
     let visible = mvcc.index.visible();
+    let shares = Shares::of(&options);
     let shared = Arc::new(Shared {
         mvcc,
         poison,
-        budget: Budget::new(options.in_flight_len_max),
-        recent: Recent::new(if space_options.direct { options.recent_len } else { 0 }),
+        budget: Budget::new(shares.in_flight_len_max),
+        recent: Recent::new(shares.recent_len),
         sync_turn: Mutex::new(()),
         durable: AtomicU64::new(visible.0),
         groups: AtomicU64::new(0),
@@ -189,7 +191,7 @@ fn start<D: Disk>(
         phases: Phases::default(),
         usage,
         stalls,
-        look_every: look_every(&options),
+        look_every: look_every(&options, &shares),
         room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
@@ -221,6 +223,7 @@ fn start<D: Disk>(
         UpkeepOptions {
             checkpoint_log_len: options.checkpoint_log_len,
             amplification_max: options.space_amplification_max,
+            shares,
         },
         Arc::clone(&shared),
         Arc::clone(&driver),
@@ -257,10 +260,11 @@ fn start<D: Disk>(
     })
 }
 
-/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time.
-fn look_every(options: &Options) -> u64 {
+/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before
+/// the memory's shares are full.
+fn look_every(options: &Options, shares: &Shares) -> u64 {
     let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
-    UPKEEP_EVERY.min((threshold / 4).max(LOOK_EVERY_MIN))
+    UPKEEP_EVERY.min((threshold / 4).min(shares.look_every()).max(LOOK_EVERY_MIN))
 }
 
 fn start_workers<D: Disk>(

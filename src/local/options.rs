@@ -107,12 +107,15 @@ pub struct Options {
     pub(crate) segment_len_max: u64,
     pub(crate) block_len_max: u32,
     pub(crate) transaction_len_max: u64,
-    pub(crate) in_flight_len_max: u64,
+    pub(crate) memory_len_max: u64,
+    /// `None`: a share of the memory.
+    pub(crate) in_flight_len_max: Option<u64>,
     pub(crate) open_transactions_max: u64,
     pub(crate) snapshot_age_max: Duration,
     pub(crate) snapshot_pinned_max: u64,
     pub(crate) zero_ahead_len: u64,
-    pub(crate) recent_len: u64,
+    /// `None`: a share of the memory.
+    pub(crate) recent_len: Option<u64>,
     pub(crate) checkpoint_log_len: u64,
     pub(crate) space_amplification_max: f64,
     pub(crate) max_bytes: Option<u64>,
@@ -145,12 +148,13 @@ impl Default for Options {
             segment_len_max: 64 << 20,
             block_len_max: 32 << 20,
             transaction_len_max: 1 << 30,
-            in_flight_len_max: 64 << 20,
+            memory_len_max: 256 << 20,
+            in_flight_len_max: None,
             open_transactions_max: OPEN_TRANSACTIONS_MAX,
             snapshot_age_max: Duration::MAX,
             snapshot_pinned_max: u64::MAX,
             zero_ahead_len: 64 << 20,
-            recent_len: 32 << 20,
+            recent_len: None,
             checkpoint_log_len: 256 << 20,
             space_amplification_max: 1.4,
             max_bytes: None,
@@ -215,11 +219,34 @@ impl Options {
         self
     }
 
+    /// Bytes of memory that the store takes for what it counts ([`StorageStats::memory_bytes`]): the index's
+    /// entries since the last checkpoint, old versions that snapshots need, recent bytes and commits in flight;
+    /// at least 1 MiB. Default: 256 MiB.
+    ///
+    /// A quarter are commits in flight, an eighth recent bytes; [`Options::in_flight_len_max`] and
+    /// [`Options::recent_len`] say otherwise, and win. When entries and old versions outgrow their half a
+    /// checkpoint is made early, and what they still take beyond it the recent bytes give up, down to none.
+    /// The store looks at this on the thread that looks after it, several times while that half fills.
+    ///
+    /// Nothing is refused and no snapshot is given up for want of memory, so this may be exceeded: by
+    /// old versions, which [`Options::snapshot_pinned_max`] limits; by one commit larger than all in flight
+    /// may be; by what commits add while a checkpoint is written; while the disk is too full for one; and
+    /// after a crash until the first checkpoint. Not counted: mapped segments and checkpoints, which the
+    /// system takes back as it likes; blocks that callers hold; operations of open transactions
+    /// ([`Options::transaction_len_max`]); buffers of the log and of a checkpoint, a few MiB.
+    ///
+    /// [`StorageStats::memory_bytes`]: crate::StorageStats::memory_bytes
+    #[must_use]
+    pub fn memory_len_max(mut self, bytes: u64) -> Options {
+        self.memory_len_max = bytes;
+        self
+    }
+
     /// Payload bytes of commits on their way to the disk; callers beyond it wait. One commit larger
-    /// than this goes alone. Default: 64 MiB.
+    /// than this goes alone. Default: a quarter of [`Options::memory_len_max`], 64 MiB.
     #[must_use]
     pub fn in_flight_len_max(mut self, bytes: u64) -> Options {
-        self.in_flight_len_max = bytes;
+        self.in_flight_len_max = Some(bytes);
         self
     }
 
@@ -260,10 +287,10 @@ impl Options {
     }
 
     /// Bytes at the end of the log that are kept in memory for readers with [`WriteMode::Direct`].
-    /// Default: 32 MiB.
+    /// Default: an eighth of [`Options::memory_len_max`], 32 MiB.
     #[must_use]
     pub fn recent_len(mut self, bytes: u64) -> Options {
-        self.recent_len = bytes;
+        self.recent_len = Some(bytes);
         self
     }
 
@@ -384,6 +411,9 @@ impl Options {
         if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
             return refuse("space_amplification_max", "must be more than 1");
         }
+        if self.memory_len_max < MEMORY_LEN_MIN {
+            return refuse("memory_len_max", "must be at least 1 MiB");
+        }
         if self.max_bytes.is_some_and(|max| max < MAX_BYTES_MIN) {
             return refuse("max_bytes", "must be at least 1 MiB");
         }
@@ -397,6 +427,8 @@ impl Options {
     }
 }
 
+/// The least memory: less would make a checkpoint every few thousand commits.
+const MEMORY_LEN_MIN: u64 = 1 << 20;
 /// The least quota: room for a reserve and a little more.
 const MAX_BYTES_MIN: u64 = 1 << 20;
 /// Shortest segment: room for the header and a few frames.

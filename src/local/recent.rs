@@ -11,12 +11,12 @@ use bytes::Bytes;
 
 use crate::canary::{Bug, planted};
 use crate::local::segment::Location;
-use crate::sync::RwLock;
+use crate::sync::{AtomicU64, Ordering, RwLock};
 
 /// The end of the log in memory.
 #[derive(Debug)]
 pub(crate) struct Recent {
-    len_max: u64,
+    len_max: AtomicU64,
     spans: RwLock<Spans>,
 }
 
@@ -36,12 +36,24 @@ struct Span {
 impl Recent {
     /// Keeps up to `len_max` bytes; with 0 nothing.
     pub(crate) fn new(len_max: u64) -> Recent {
-        Recent { len_max, spans: RwLock::default() }
+        Recent { len_max: AtomicU64::new(len_max), spans: RwLock::default() }
     }
 
     /// Whether anything is kept at all.
     pub(crate) fn is_on(&self) -> bool {
-        self.len_max > 0
+        self.len_max.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps up to so many bytes from now on.
+    pub(crate) fn limit(&self, len_max: u64) {
+        if self.len_max.swap(len_max, Ordering::Relaxed) > len_max {
+            self.spans.write().trim(len_max);
+        }
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn len(&self) -> u64 {
+        self.spans.read().len
     }
 
     /// Adds bytes that were written behind all others.
@@ -49,11 +61,7 @@ impl Recent {
         let mut spans = self.spans.write();
         spans.len += bytes.len() as u64;
         spans.queue.push_back(Span { place: (segment, offset), bytes });
-        while spans.len > self.len_max
-            && let Some(oldest) = spans.queue.pop_front()
-        {
-            spans.len -= oldest.bytes.len() as u64;
-        }
+        spans.trim(self.len_max.load(Ordering::Relaxed));
     }
 
     /// The payload at a place, if it is kept.
@@ -70,6 +78,17 @@ impl Recent {
         let found = from.checked_add(len).is_some_and(|to| to <= span.bytes.len());
         let from = if planted(Bug::RecentOfAnother) { 0 } else { from };
         found.then(|| span.bytes.slice(from..from + len))
+    }
+}
+
+impl Spans {
+    /// Forgets the oldest spans until no more bytes than that are left.
+    fn trim(&mut self, len_max: u64) {
+        while self.len > len_max
+            && let Some(oldest) = self.queue.pop_front()
+        {
+            self.len -= oldest.bytes.len() as u64;
+        }
     }
 }
 
@@ -97,6 +116,21 @@ mod tests {
         recent.push(2, 60, Bytes::from_static(b"k"));
         assert_eq!(recent.get(&at(1, 102, 3)), None);
         assert_eq!(recent.get(&at(2, 60, 1)).as_deref(), Some(&b"k"[..]));
+    }
+
+    #[test]
+    fn lower_limit_holds_at_once_and_a_higher_one_from_the_next_bytes_on() {
+        let recent = Recent::new(20);
+        recent.push(1, 100, Bytes::from_static(b"0123456789"));
+        recent.push(1, 110, Bytes::from_static(b"abcdefghij"));
+        recent.limit(19);
+        assert_eq!((recent.get(&at(1, 100, 3)), recent.len()), (None, 10));
+        recent.limit(0);
+        assert!(!recent.is_on() && recent.len() == 0);
+        recent.limit(20);
+        assert_eq!(recent.get(&at(1, 110, 3)), None);
+        recent.push(1, 120, Bytes::from_static(b"k"));
+        assert_eq!(recent.get(&at(1, 120, 1)).as_deref(), Some(&b"k"[..]));
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! room made; so does the upkeep after a write that found no space. The log goes on in the next segment,
 //! which lets go of the space ahead in the active one; a checkpoint takes segments with nothing in force
 //! out of use, those that hold nothing but deletes among them; segments are emptied whose blocks in force
-//! fit into what is free and half of the reserve. What that gives goes to the reserve first.
+//! fit into what is free and half of the reserve, unless compaction is paused. What that gives goes to the reserve first.
 
 use crate::error::Result;
 use crate::io::Disk;
+use crate::local::compaction::Cause;
 use crate::local::format::PAGE;
 use crate::local::upkeep::{State, Upkeep};
 use crate::sync::Ordering;
@@ -54,10 +55,10 @@ impl<D: Disk> Upkeep<D> {
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         while let Some(victim) = self.victim_of_need(state, newest) {
-            if self.shared.upkeep.is_stopped() || (until_room && self.has_room()) {
+            if self.must_stop(Cause::Need) || (until_room && self.has_room()) {
                 break;
             }
-            self.empty(state, victim, false)?;
+            self.empty(state, victim, Cause::Need)?;
             self.checkpoint_with(state)?;
         }
         Ok(())

@@ -31,8 +31,10 @@ use crate::local::driver::Driver;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
+use crate::local::pause::Pauses;
 use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
+use crate::local::shares::Shares;
 use crate::local::space::Space;
 use crate::local::usage::SegmentUse;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
@@ -52,6 +54,8 @@ pub(crate) struct UpkeepOptions {
     pub(crate) checkpoint_log_len: u64,
     /// Log bytes over bytes in force, above which segments are emptied.
     pub(crate) amplification_max: f64,
+    /// What memory is for.
+    pub(crate) shares: Shares,
 }
 
 /// Looks after one store.
@@ -64,6 +68,8 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
     alarm: Alarm,
+    pub(super) pauses: Pauses,
+    pub(super) moved_len: AtomicU64,
     pub(super) state: Mutex<State>,
     /// Log bytes, since open, that the newest checkpoint covers.
     covered_len: AtomicU64,
@@ -119,6 +125,8 @@ impl<D: Disk> Upkeep<D> {
             space,
             views,
             alarm,
+            pauses: Pauses::default(),
+            moved_len: AtomicU64::new(0),
             state,
             covered_len,
             replayed_len,
@@ -129,6 +137,11 @@ impl<D: Disk> Upkeep<D> {
     /// Bytes of the checkpoint files in use.
     pub(crate) fn checkpoint_len(&self) -> u64 {
         self.checkpoint_len.load(Ordering::Relaxed)
+    }
+
+    /// Payload bytes moved since open.
+    pub(crate) fn moved_len(&self) -> u64 {
+        self.moved_len.load(Ordering::Relaxed)
     }
 
     /// What the thread does until the store is closed.
@@ -170,9 +183,13 @@ impl<D: Disk> Upkeep<D> {
             self.alarm.look(left);
         }
         let mut state = self.state.lock();
-        if self.checkpoint_is_due() {
-            self.checkpoint_with(&mut state)?;
-        }
+        let made = match self.checkpoint_is_due() {
+            true => self.checkpoint_with(&mut state),
+            false => Ok(()),
+        };
+        let shares = &self.options.shares;
+        self.shared.recent.limit(shares.recent_len_beside(self.shared.mvcc.index.heap_len()));
+        made?;
         // Without space ordinary writes wait for it.
         drop(self.space.reserve.suit(self.load()));
         self.make_room_with(&mut state)?;
@@ -213,7 +230,9 @@ impl<D: Disk> Upkeep<D> {
     }
 
     fn checkpoint_is_due(&self) -> bool {
+        let index = &self.shared.mvcc.index;
         self.uncovered_len() >= self.options.checkpoint_log_len
+            || self.options.shares.is_short(index.entries_len(), index.undo_len())
     }
 
     /// Log bytes that the newest checkpoint does not cover.

@@ -403,16 +403,23 @@ impl<V: VersionLen> Index<V> {
         self.pinned_len() > len && held.first() == Some(&oldest) && is_settled
     }
 
-    /// Heap bytes of pages and undo versions.
+    /// Heap bytes of entries and undo versions.
     pub(crate) fn heap_len(&self) -> u64 {
+        self.entries_len() + self.undo_len()
+    }
+
+    /// Heap bytes of undo versions.
+    pub(crate) fn undo_len(&self) -> u64 {
+        self.undo_count() * Self::UNDO_LEN
+    }
+
+    /// Heap bytes of entries.
+    pub(crate) fn entries_len(&self) -> u64 {
         // A tree node holds 11 keys and values and is about two thirds full.
         let page_len = (size_of::<u64>() + size_of::<Page<Newest<V>>>()) * 3 / 2;
-        let undo_len = size_of::<BlockId>() + size_of::<Vec<Undo<V>>>() + size_of::<Undo<V>>() + 1;
         let shard_len = |shard: &Shard<V>| {
             let pages = [&shard.pages, &shard.frozen];
-            let entries_len: usize =
-                pages.iter().map(|p| p.heap_len + p.by_number.len() * page_len).sum();
-            entries_len + shard.undo.len() * undo_len
+            pages.iter().map(|p| p.heap_len + p.by_number.len() * page_len).sum::<usize>()
         };
         self.shards.iter().map(|shard| shard_len(&shard.read()) as u64).sum()
     }
