@@ -288,6 +288,8 @@ impl Machine {
             self.begin(caller, from, switch);
         }
         self.busy = true;
-        self.at(done, Happening::LetGo);
+        // A crowd forms its next group while the carrier is still waking.
+        let free = if self.core.is_shared_out() { first } else { done };
+        self.at(free, Happening::LetGo);
     }
 }

@@ -227,6 +227,8 @@ struct Flight<T> {
 struct Company {
     /// Answered and not back yet.
     awaited: usize,
+    /// The most that were at work lately.
+    crowd: usize,
     /// Since the landing.
     arrival_count: usize,
     landed_at: Duration,
@@ -331,6 +333,7 @@ impl<T> CommitCore<T> {
             }
             Start::OnLanding => return,
         }
+        self.company.crowd = self.crowd().max(self.company.crowd * 7 / 8);
         let mut group = self.form(published);
         // Its commits may be done while those before them are not durable yet.
         group.sync |= group.follows;
@@ -362,7 +365,7 @@ impl<T> CommitCore<T> {
     /// Groups that may be under way at once.
     fn shares(&self) -> usize {
         let count_max = self.options.flight_count_max.min(self.pace.flight_count);
-        if self.crowd() < self.options.crowd_min { 1 } else { count_max }
+        if self.crowd().max(self.company.crowd) < self.options.crowd_min { 1 } else { count_max }
     }
 
     /// Whether another group may follow the one under way.
@@ -380,7 +383,7 @@ impl<T> CommitCore<T> {
     }
 
     fn start(&mut self, now: Duration) -> Start {
-        let Company { awaited, arrival_count, landed_at, arrived_at } = self.company;
+        let Company { awaited, arrival_count, landed_at, arrived_at, .. } = self.company;
         let (crowd, shares) = (self.crowd(), self.shares());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
         let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));

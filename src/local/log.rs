@@ -114,8 +114,11 @@ pub(crate) struct Log<D: Disk> {
     sync_interval: Duration,
     /// Commits up to here are known durable to a reader of the log.
     witnessed: Lsn,
-    /// Bytes of frames since open, and those of groups that have landed and are not published yet.
+    /// Bytes of frames since open.
     written_len: u64,
+    /// Bytes written and bytes no longer in force since the upkeep was called.
+    unseen_len: u64,
+    /// Groups that have landed and are not published yet.
     landed: Vec<Landed<D>>,
     /// Published, to be told to their callers with the log put down.
     published: Vec<Answers>,
@@ -162,6 +165,7 @@ impl<D: Disk> Log<D> {
             sync_interval,
             witnessed,
             written_len: 0,
+            unseen_len: 0,
             landed: Vec::new(),
             published: Vec::new(),
             landed_at,
@@ -291,7 +295,9 @@ impl<D: Disk> Log<D> {
                     self.unsynced_since.get_or_insert(landing.landed_at);
                 }
             }
-            self.note_written(trip.flight.len());
+            self.written_len += trip.flight.len();
+            self.shared.written_len.store(self.written_len, Ordering::Relaxed);
+            self.note(trip.flight.len());
             self.landed.push(Landed { number: trip.group.number(), flight: trip.flight, took });
         }
         self.landed_at = landing.landed_at;
@@ -368,7 +374,11 @@ impl<D: Disk> Log<D> {
             });
             assert!(moved, "a move was checked when it was given its place");
         }
-        let count = |old: Option<&Location>, new: Option<&Location>| usage.count(old, new);
+        let mut freed_len = 0;
+        let count = |old: Option<&Location>, new: Option<&Location>| {
+            usage.count(old, new);
+            freed_len += old.map_or(0, |old| u64::from(old.len));
+        };
         mvcc.publish(changes.changed, group.last_lsn, count);
         mvcc.counters.commits.add(group.user_commit_count() as u64);
         self.shared.durable.store(self.core.durable().0, Ordering::Release);
@@ -381,6 +391,7 @@ impl<D: Disk> Log<D> {
             self.shared.budget.release(held_len);
             self.published.push(Answers { group, took, landed_at: self.landed_at });
         }
+        self.note(freed_len);
     }
 
     fn refuse(&mut self, refused: Submission<Reply>, error: Error) {
@@ -469,12 +480,11 @@ impl<D: Disk> Log<D> {
         self.shared.poison.check()
     }
 
-    /// Tells the upkeep now and then how far the log has grown.
-    fn note_written(&mut self, len: u64) {
-        self.written_len += len;
-        let before = self.shared.written_len.swap(self.written_len, Ordering::Relaxed);
-        let every = self.shared.look_every;
-        if self.written_len / every != before / every {
+    /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
+    fn note(&mut self, len: u64) {
+        self.unseen_len += len;
+        if self.unseen_len >= self.shared.look_every {
+            self.unseen_len = 0;
             self.shared.upkeep.call();
         }
     }

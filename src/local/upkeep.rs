@@ -461,6 +461,32 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::sim::SimDisk;
+    use crate::local::log::UPKEEP_EVERY;
+    use crate::{LocalBackend, StorageBackend, WriteBatch};
+
+    /// Deletes hardly lengthen the log, and give much of it back.
+    #[test]
+    fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let ids = 1..=(UPKEEP_EVERY >> 16);
+        for id in ids.clone() {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 1 << 16]);
+            store.write_block(block).expect("writes");
+        }
+        let call = &store.inner.shared.upkeep;
+        call.wait(Some(Duration::ZERO));
+        let mut deletes = WriteBatch::new();
+        ids.for_each(|id| {
+            deletes.delete(BlockId(id));
+        });
+        store.apply(deletes).expect("deletes");
+        assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Called);
+        store.write_block(Block::empty(BlockId(1), BlockType::TableData)).expect("writes");
+        assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Rested, "not for every commit");
+    }
 
     /// An idle store gives back what is ahead of the tail: that must not happen between two calls.
     #[test]

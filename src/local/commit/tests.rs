@@ -236,6 +236,29 @@ fn few_callers_are_not_shared_out() {
 }
 
 #[test]
+fn crowd_is_remembered_for_some_groups_and_costs_a_lone_caller_no_wait() {
+    let mut core = core(2);
+    let both = [0, 8].map(|first| {
+        (first..first + 8).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, 1)));
+        group(&mut core, Duration::ZERO)
+    });
+    let mut now = FLIGHT;
+    both.map(|group| land(&mut core, now, group, Outcome::Done));
+    // The others do not come back; for the first group they were waited for.
+    let mut shared_out = Vec::new();
+    for round in 0..12 {
+        submit(&mut core, now, write(1, 1));
+        now += if round == 0 { FLIGHT * 2 } else { Duration::ZERO };
+        let formed = group(&mut core, now);
+        shared_out.push(core.is_shared_out());
+        now += FLIGHT;
+        land(&mut core, now, formed, Outcome::Done);
+    }
+    assert_eq!(shared_out.first(), Some(&true));
+    assert_eq!(shared_out.last(), Some(&false));
+}
+
+#[test]
 fn group_that_is_not_synced_flies_alone() {
     let mut core = core(2);
     let buffered = |tag| Submission { durable: false, ..write(tag, u64::from(tag)) };
