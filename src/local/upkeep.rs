@@ -88,6 +88,9 @@ pub(super) struct State {
     old: BTreeSet<ImageName>,
     /// How long the log was when space was made last.
     pub(super) room_made_at: Option<u64>,
+    /// How long the log was when the bytes of the index's entries were counted last, and how many those
+    /// were.
+    entries_seen: Option<(u64, u64)>,
     /// Space is being made.
     pub(super) makes_room: bool,
     /// How long the log was when an idle store came to rest.
@@ -183,12 +186,12 @@ impl<D: Disk> Upkeep<D> {
             self.alarm.look(left);
         }
         let mut state = self.state.lock();
-        let made = match self.checkpoint_is_due() {
+        let made = match self.checkpoint_is_due(&mut state) {
             true => self.checkpoint_with(&mut state),
             false => Ok(()),
         };
-        let shares = &self.options.shares;
-        self.shared.recent.limit(shares.recent_len_beside(self.shared.mvcc.index.heap_len()));
+        let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
+        self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
         made?;
         // Without space ordinary writes wait for it.
         drop(self.space.reserve.suit(self.load()));
@@ -229,10 +232,24 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    fn checkpoint_is_due(&self) -> bool {
-        let index = &self.shared.mvcc.index;
+    fn checkpoint_is_due(&self, state: &mut State) -> bool {
+        let (entries_len, undo_len) = (self.entries_len(state), self.shared.mvcc.index.undo_len());
         self.uncovered_len() >= self.options.checkpoint_log_len
-            || self.options.shares.is_short(index.entries_len(), index.undo_len())
+            || self.options.shares.is_short(entries_len, undo_len)
+    }
+
+    /// Heap bytes of the index's entries, not counted again before the log has grown a little.
+    fn entries_len(&self, state: &mut State) -> u64 {
+        let written_len = self.shared.written_len.load(Ordering::Relaxed);
+        let valid_len = self.options.shares.look_every() / 2;
+        if let Some((at, len)) = state.entries_seen
+            && written_len - at < valid_len
+        {
+            return len;
+        }
+        let len = self.shared.mvcc.index.entries_len();
+        state.entries_seen = Some((written_len, len));
+        len
     }
 
     /// Log bytes that the newest checkpoint does not cover.
@@ -277,6 +294,7 @@ impl<D: Disk> Upkeep<D> {
             self.not_made(number, not_made)
         })?;
         index.install(|| Arc::new(chain.clone()));
+        state.entries_seen = None;
         self.covered_len.store(written_len, Ordering::Relaxed);
         self.replayed_len.store(0, Ordering::Relaxed);
         self.checkpoint_len.store(chain.file_len(), Ordering::Relaxed);

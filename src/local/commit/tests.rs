@@ -243,7 +243,9 @@ fn crowd_is_remembered_for_some_groups_and_costs_a_lone_caller_no_wait() {
         group(&mut core, Duration::ZERO)
     });
     let mut now = FLIGHT;
-    both.map(|group| land(&mut core, now, group, Outcome::Done));
+    for group in both {
+        land(&mut core, now, group, Outcome::Done);
+    }
     // The others do not come back; for the first group they were waited for.
     let mut shared_out = Vec::new();
     for round in 0..12 {
