@@ -280,7 +280,8 @@ pub enum NotAStoreReason {
     ForeignFiles,
     /// A file of the store is not a plain file (a link, pipe or directory stands in its place).
     UnsafeFile,
-    /// It is a backup, which is to stay as it is: restore it and open that.
+    /// It is a backup, which is to stay as it is, or what an interrupted restore left: restore to an empty
+    /// directory and open that.
     Backup,
     /// A backup is wanted, and this has no manifest: it is none, or was not finished.
     NoManifest,
@@ -431,7 +432,7 @@ display_words!(NotAStoreReason {
     Missing => "it does not exist",
     ForeignFiles => "it holds other files and no META",
     UnsafeFile => "a link or special file stands in place of one of its files",
-    Backup => "it is a backup; restore it and open that",
+    Backup => "it is a backup, or a restore that was interrupted; restore to an empty directory and open that",
     NoManifest => "it has no MANIFEST, so it is no backup or not a finished one",
 });
 

@@ -518,6 +518,7 @@ fn failed_restore_on_a_simulated_disk_leaves_no_store() {
     store.backup_on(&backup, None, &on).unwrap();
     let whole = SimDisk::new(seed);
     LocalBackend::restore_on(&backup, &whole, &on).unwrap();
+    let (mut whole_count, mut refused_count) = (0, 0);
     for operation in 0..whole.operations() {
         let to = SimDisk::new(seed);
         to.crash_at(operation, true);
@@ -529,19 +530,27 @@ fn failed_restore_on_a_simulated_disk_leaves_no_store() {
                 .unwrap()
                 .iter()
                 .any(|entry| matches!(entry, Entry::File { name: FileName::Meta, .. }));
-            // A whole store, damage that open names, or nothing: never a store with something missing.
-            match LocalBackend::open_on(left, single_threaded().create(false)) {
+            // What has no name yet was never begun.
+            let unfinished =
+                |entry: &Entry| matches!(entry, Entry::File { name: FileName::Temporary(_), .. });
+            let is_empty = left.list().unwrap().iter().all(unfinished);
+            // The whole store, or none: never one with something missing, and no new one in its place.
+            match LocalBackend::open_on(left, single_threaded().create(!is_empty)) {
                 Ok(opened) => {
-                    // Less than a page of a segment is what an interrupted creation leaves, too.
-                    let count = if has_meta { 40 } else { 0 };
-                    assert_eq!(opened.ids(..).unwrap().len(), count, "{operation}, {choice:?}");
+                    assert!(has_meta && !is_empty, "{operation}, {choice:?}");
+                    assert_eq!(opened.ids(..).unwrap().len(), 40, "{operation}, {choice:?}");
+                    whole_count += 1;
                 }
-                Err(Error::Corrupt { place, .. }) => assert_eq!(place.file, "META", "{operation}"),
-                Err(Error::NotAStore { .. }) => assert!(!has_meta, "{operation}, {choice:?}"),
+                Err(Error::NotAStore { reason: NotAStoreReason::Backup, .. }) => refused_count += 1,
+                Err(Error::NotAStore { reason: NotAStoreReason::Missing, .. }) => {
+                    assert!(is_empty, "{operation}, {choice:?}");
+                }
                 Err(error) => panic!("power cut at {operation}, {choice:?}: {error}"),
             }
         }
     }
+    println!("{whole_count} times the whole store, {refused_count} times none");
+    assert!(whole_count > 0 && refused_count > 50, "{whole_count} {refused_count}");
 }
 
 #[test]

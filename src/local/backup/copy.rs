@@ -105,6 +105,16 @@ impl<'a, T: Disk> Copying<'a, T> {
         self.sync_names()
     }
 
+    /// Removes a file, durably.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn remove(&self, name: FileName) -> Result<()> {
+        let removed = self.target.remove(name);
+        removed.map_err(|e| Error::io(IoOp::Remove, path_of(self.target.path(), name), e))?;
+        self.sync_names()
+    }
+
     /// Makes the names so far durable.
     pub(super) fn sync_names(&self) -> Result<()> {
         self.target.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.target.path(), e))

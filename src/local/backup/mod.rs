@@ -227,7 +227,12 @@ pub(crate) fn restore<S: Disk, T: Disk>(
     let manifest = read_manifest(backup)?;
     check_empty(target)?;
     let mut copying = Copying::start(target, watch, manifest.total_len());
-    let done = copy_all(backup, &manifest, &mut copying);
+    // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
+    let marked = copying.publish(FileName::Manifest, &manifest.encode());
+    let done = marked.and_then(|()| {
+        copy_all(backup, &manifest, &mut copying)?;
+        copying.remove(FileName::Manifest)
+    });
     if done.is_err() {
         copying.take_back();
     }
