@@ -294,6 +294,16 @@ impl<D: Disk> Reserve<D> {
         true
     }
 
+    /// Gives so much back, and asks for twice as much the next time; false when there was nothing, or
+    /// all of it was given back before. Somebody else may refill it meanwhile, on a disk that is full
+    /// for this purpose only (a thin volume takes a file and then fails its sync for lack of space).
+    pub(crate) fn draw_again(&self, step: &mut u64) -> bool {
+        let all = self.state.lock().goal;
+        let drawn = *step <= 2 * all && self.draw(*step);
+        *step *= 2;
+        drawn
+    }
+
     /// Tries something until it finds space or the reserve is empty, giving back more from one time to the
     /// next. For an ordinary claim, once.
     ///
@@ -307,7 +317,8 @@ impl<D: Disk> Reserve<D> {
         let mut step = STEP_LEN;
         loop {
             match attempt() {
-                Err(e) if claim == Claim::Reserved && is_full(&e) && self.draw(step) => step *= 2,
+                Err(e) if claim == Claim::Reserved && is_full(&e) && self.draw_again(&mut step) => {
+                }
                 done => return done,
             }
         }

@@ -79,6 +79,22 @@ mod tests {
     use crate::io::sim::SimDisk;
     use crate::{LocalBackend, StorageBackend};
 
+    /// A thin volume takes every byte, and has no space for them when they are synced.
+    #[test]
+    fn reserve_that_somebody_refills_meanwhile_is_not_drawn_from_for_ever() {
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let reserve = &store.inner.space.reserve;
+        let (before, mut step, mut count) = (reserve.len(), PAGE, 0);
+        while reserve.draw_again(&mut step) {
+            assert!(reserve.len() < before, "something was given back");
+            reserve.refill().expect("there is space");
+            count += 1;
+            assert!(count < 64, "no end");
+        }
+        assert!(count > 1 && reserve.len() == before, "{count}");
+    }
+
     #[test]
     fn checkpoints_of_a_full_store_leave_no_row_of_deltas() {
         let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);

@@ -287,13 +287,15 @@ impl<D: Disk> Space<D> {
     ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
+        let mut step = PAGE;
         loop {
             if let Some(ahead) = state.ready.get(count - 1) {
                 return Ok(Arc::clone(&ahead.segment));
             }
             if let Some(failure) = state.failure.take() {
-                let drawn =
-                    claim == Claim::Reserved && is_full(&failure) && self.reserve.draw(PAGE);
+                let drawn = claim == Claim::Reserved
+                    && is_full(&failure)
+                    && self.reserve.draw_again(&mut step);
                 if !drawn {
                     return Err(self.failed(&failure));
                 }

@@ -281,9 +281,8 @@ impl<D: Disk> Upkeep<D> {
         let made = loop {
             match state.chain.extend(disk, &self.store, number, index, summary, &listed, is_tight) {
                 Err(NotMade::Disk(e))
-                    if !e.names_unknown && is_full(&e.source) && reserve.draw(more) =>
+                    if !e.names_unknown && is_full(&e.source) && reserve.draw_again(&mut more) =>
                 {
-                    more *= 2;
                     drop(disk.remove(FileName::Temporary(number)));
                 }
                 made => break made,
