@@ -63,7 +63,7 @@ pub(crate) enum Bug {
     /// Caught by regressions length_of_a_closed_log_is_durable_before_use.
     SyncIsRetried = 16,
     /// B16: the first member of a group hears of its failure, the others hear that all is well.
-    /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.
+    /// Caught by shuttle a_failed_sync_is_every_members_failure.
     FollowersHearOk = 17,
     /// B17: of a group that spans segments only the last one is synced.
     /// Caught by crash power_cut_loses_no_acknowledged_commit.
@@ -96,7 +96,7 @@ pub(crate) enum Bug {
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.
     WriteErrorUnheard = 27,
     /// B25: the end of a closed log is left to the page cache after the next opening.
-    /// Caught by crash power_cut_in_recovery_loses_no_acknowledged_commit.
+    /// Caught by regressions end_of_a_closed_log_is_durable_before_the_next_segment_is_used.
     EndUnsynced = 28,
     /// B26: a checkpoint is renamed and its directory not synced.
     /// Caught by crash failed_sync_is_never_taken_back.

@@ -165,6 +165,27 @@ fn length_of_a_closed_log_is_durable_before_use() {
     assert!(store.block_exists(BlockId(1)).expect("an answer"));
 }
 
+/// The same where the next session goes on in the next segment: its syncs do not cover the page of the
+/// end mark, so opening has to.
+#[test]
+fn end_of_a_closed_log_is_durable_before_the_next_segment_is_used() {
+    let mut rolled_count = 0;
+    for count in 1..=8 {
+        let disk = SimDisk::new(count);
+        let store = open(&disk);
+        (1..=count).for_each(|id| drop(store.write_block(block(id, 8000)).expect("written")));
+        disk.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
+        store.close().expect_err("the end mark is not durable");
+        let store = open(&disk);
+        let before = store.stats().segments;
+        store.write_block(block(100, 8000)).expect("written");
+        rolled_count += store.stats().segments - before;
+        let store = open(&disk.crash(CrashChoice::Nothing));
+        assert!(store.block_exists(BlockId(100)).expect("an answer"), "{count} blocks before");
+    }
+    assert!(rolled_count > 0, "the next segment was used");
+}
+
 /// A segment made ahead was cut within its first page, behind the header: it was taken for one written
 /// as far as nothing, a subtraction went below zero, and with checks off its header would have been zeroed.
 #[test]
