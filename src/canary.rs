@@ -105,7 +105,7 @@ pub(crate) enum Bug {
     /// Caught by crash failed_operation_never_breaks_a_promise.
     MetaNameUnsynced = 30,
     /// B28: a segment whose renaming failed is left alone though it may have its name.
-    /// Caught by crash failed_sync_is_never_taken_back.
+    /// Caught by regressions segment_whose_renaming_failed_is_not_made_twice.
     FailedRenameForgotten = 31,
     /// B29: a checkpoint gets its name before its bytes are durable.
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.

@@ -151,6 +151,27 @@ fn segment_is_never_made_twice() {
     fail_syncs_of_names(&disk, 6);
 }
 
+/// The renaming of a new segment failed, or so it was reported: it had its name. Another one was made for
+/// the same place in the row.
+#[test]
+fn segment_whose_renaming_failed_is_not_made_twice() {
+    for kind in [FaultKind::EioAfterEffect, FaultKind::Eio] {
+        for skip in 0..4 {
+            let disk = SimDisk::new(skip);
+            let store = open(&disk);
+            disk.inject_on(OperationKind::Rename, None, skip, kind, false);
+            // Others are made in its place, and nobody hears of it.
+            (1..=40).for_each(|id| drop(store.write_block(block(id, 8000)).expect("written")));
+            assert_eq!(disk.faults_struck(), 1, "{kind:?} at {skip}");
+            drop(store);
+            for choice in [CrashChoice::Nothing, CrashChoice::Everything] {
+                let store = open(&disk.crash(choice));
+                assert_eq!(store.ids(..).expect("open").len(), 40, "{kind:?} at {skip}");
+            }
+        }
+    }
+}
+
 /// The sync of the end mark failed, and with it that of the file's length. The next session wrote into
 /// the length that the cache showed; a power cut made the file as short as it had been.
 #[test]
