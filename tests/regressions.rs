@@ -161,7 +161,9 @@ fn segment_whose_renaming_failed_is_not_made_twice() {
             let store = open(&disk);
             disk.inject_on(OperationKind::Rename, None, skip, kind, false);
             // Others are made in its place, and nobody hears of it.
-            (1..=40).for_each(|id| drop(store.write_block(block(id, 8000)).expect("written")));
+            for id in 1..=40 {
+                store.write_block(block(id, 8000)).expect("written");
+            }
             assert_eq!(disk.faults_struck(), 1, "{kind:?} at {skip}");
             drop(store);
             for choice in [CrashChoice::Nothing, CrashChoice::Everything] {
@@ -194,7 +196,9 @@ fn end_of_a_closed_log_is_durable_before_the_next_segment_is_used() {
     for count in 1..=8 {
         let disk = SimDisk::new(count);
         let store = open(&disk);
-        (1..=count).for_each(|id| drop(store.write_block(block(id, 8000)).expect("written")));
+        for id in 1..=count {
+            store.write_block(block(id, 8000)).expect("written");
+        }
         disk.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
         store.close().expect_err("the end mark is not durable");
         let store = open(&disk);

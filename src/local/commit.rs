@@ -378,6 +378,7 @@ impl<T> CommitCore<T> {
         match self.is_flying() {
             false => 0,
             true if self.flights.len() >= self.shares() => usize::MAX,
+            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
             true => self.crowd().div_ceil(self.shares()).saturating_sub(self.queue.len()),
         }
     }
@@ -527,7 +528,10 @@ impl<T> CommitCore<T> {
             }
             let retries = cause.is_none() && !group.frees();
             for member in group.members {
-                if retries && member.verdict.is_ok() && member.submission.batch.frees() {
+                let batch = &member.submission.batch;
+                // A request to sync needs no space, whatever was in its group.
+                let is_request = cause.is_none() && batch.operations.is_empty();
+                if member.verdict.is_ok() && (is_request || (retries && batch.frees())) {
                     again.push(member.submission);
                     continue;
                 }

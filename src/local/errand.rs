@@ -2,8 +2,10 @@
 //! group meanwhile.
 //!
 //! An [`Errand`] answers the callers of groups that were published, and takes the next group to the disk
-//! (a [`Trip`]). Syncs take turns: one starts when the one before it has succeeded, or has poisoned the
-//! store. A disk may forget what it could not sync and then report a success, to somebody else.
+//! (a [`Trip`]). The log's syncs take turns: one starts when the one before it has succeeded, or has
+//! poisoned the store. A disk may forget what it could not sync and then report a success, to somebody
+//! else. The workers' syncs of zeros do not wait for their turn: a page cache tells each descriptor of its
+//! own failure, and the poison is looked at once more behind each sync.
 
 use std::io;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub(crate) struct Landing {
     pub(crate) outcome: Outcome,
     pub(crate) written_at: Duration,
     pub(crate) landed_at: Duration,
+    /// What the disk alone took for it.
+    pub(crate) flight_time: Duration,
 }
 
 impl<D: Disk> Errand<D> {
@@ -69,7 +73,7 @@ impl<D: Disk> Errand<D> {
 }
 
 impl Answers {
-    fn send(self, env: &impl Env, shared: &Shared) {
+    pub(crate) fn send(self, env: &impl Env, shared: &Shared) {
         let commit_count = self.group.user_commit_count();
         for member in self.group.members {
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
@@ -93,15 +97,15 @@ impl<D: Disk> Trip<D> {
     }
 
     fn go(&mut self, disk: &D, shared: &Shared) {
-        let mut written_at = self.begun_at;
-        let outcome = match self.make_so(disk, shared, &mut written_at) {
+        let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
+        let outcome = match self.make_so(disk, shared, &mut written_at, &mut flight_time) {
             Ok(()) => Outcome::Done,
             Err((cause, error)) => {
                 shared.poison.set(cause);
                 Outcome::Failed(cause, error)
             }
         };
-        self.landing = Some(Landing { outcome, written_at, landed_at: disk.now() });
+        self.landing = Some(Landing { outcome, written_at, landed_at: disk.now(), flight_time });
     }
 
     fn make_so(
@@ -109,6 +113,7 @@ impl<D: Disk> Trip<D> {
         disk: &D,
         shared: &Shared,
         written_at: &mut Duration,
+        flight_time: &mut Duration,
     ) -> Result<(), (PoisonCause, Error)> {
         let started = disk.now();
         if let Err(error) = self.flight.write(disk.path())
@@ -124,6 +129,7 @@ impl<D: Disk> Trip<D> {
         if !self.group.sync || planted(Bug::AckBeforeSync) {
             return Ok(());
         }
+        *flight_time = written_at.saturating_sub(started);
         let turn = (!planted(Bug::SyncsOverlap)).then(|| shared.sync_turn.lock());
         // It may be there at the next open: not the answer of one that was never tried.
         let poisoned = || match shared.poison.cause() {
@@ -136,10 +142,13 @@ impl<D: Disk> Trip<D> {
         if !planted(Bug::SyncsOverlap) {
             poisoned()?;
         }
+        let begun_at = disk.now();
         let sync_count = self.flight.sync(disk.path()).map_err(|error| {
+            // While it is still our turn: nobody may sync who does not know.
             shared.poison.set(PoisonCause::SyncFailed);
             (PoisonCause::SyncFailed, error)
         })?;
+        *flight_time += disk.now().saturating_sub(begun_at);
         drop(turn);
         // A worker's failed sync of the same file must not be overtaken by our success.
         poisoned()?;

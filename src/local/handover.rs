@@ -19,7 +19,7 @@
 //! The keeper also does what is due while nobody hands anything in. Lock order: the load, then the
 //! keeper's call. `tests/loom` tries every schedule of this.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::canary::{Bug, planted};
@@ -207,21 +207,25 @@ impl<L: Load, M> Handover<L, M> {
         (load, matches!(turn, Turn::More))
     }
 
-    /// Takes the load for `body` between two turns, with nobody away from it.
+    /// Takes the load for `body` between two turns, with nobody away from it. A panic of `body` ends the
+    /// load's work and goes on to the caller.
     pub(crate) fn between_turns<R>(&self, body: impl FnOnce(&mut L) -> R) -> R {
         self.holding.fetch_add(1, Ordering::SeqCst);
         let mut load = self.load.lock();
         while load.is_away() {
             self.landed.wait(&mut load);
         }
-        let result = body(&mut load);
+        let result = catch_unwind(AssertUnwindSafe(|| body(&mut load)));
+        if result.is_err() {
+            load.give_up();
+        }
         self.holding.fetch_sub(1, Ordering::SeqCst);
         drop(load);
         // Somebody may have found it taken, and trusts in us.
         if !planted(Bug::CarrierTrustsNobody) {
             self.carry_until(|| true);
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Says that something was handed in for which nobody waits yet.

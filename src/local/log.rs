@@ -131,6 +131,8 @@ pub(crate) struct Log<D: Disk> {
     /// Bytes of the budget that commits taken from the inbox hold until they are published; those of a
     /// group that is on its way are not counted meanwhile.
     held_len: u64,
+    /// Trips that are out.
+    away_count: usize,
     closing: Option<Reply>,
     closed: bool,
 }
@@ -172,6 +174,7 @@ impl<D: Disk> Log<D> {
             unsynced_since: None,
             flight_time: Duration::ZERO,
             held_len: 0,
+            away_count: 0,
             closing: None,
             closed: false,
         }
@@ -280,7 +283,8 @@ impl<D: Disk> Log<D> {
         let cut_short = || {
             let cause = PoisonCause::ThreadPanicked;
             let outcome = Outcome::Failed(cause, Error::Poisoned { cause });
-            Landing { outcome, written_at: self.landed_at, landed_at: self.landed_at }
+            let (now, flight_time) = (self.landed_at, Duration::ZERO);
+            Landing { outcome, written_at: now, landed_at: now, flight_time }
         };
         let landing = trip.landing.take().unwrap_or_else(cut_short);
         if matches!(landing.outcome, Outcome::Done) {
@@ -288,7 +292,7 @@ impl<D: Disk> Log<D> {
             match trip.group.sync && !planted(Bug::AckBeforeSync) {
                 true => {
                     self.unsynced_since = None;
-                    self.flight_time = (self.flight_time * 7 + took.write + took.sync) / 8;
+                    self.flight_time = (self.flight_time * 7 + landing.flight_time) / 8;
                     self.core.set_pace(Pace::of(self.flight_time));
                 }
                 false => {
@@ -327,9 +331,12 @@ impl<D: Disk> Log<D> {
         }
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
         let answers = std::mem::take(&mut self.published);
+        // One that follows another must not keep that one's callers waiting.
+        let follows = trip.as_ref().is_some_and(|trip| trip.group.follows);
         let mut errand = Errand { disk, shared, answers, trip };
-        if self.core.is_shared_out() {
+        if follows || self.core.is_shared_out() {
             self.held_len -= errand.held_len();
+            self.away_count += usize::from(errand.trip.is_some());
             return Turn::Errand(errand);
         }
         errand.run();
@@ -513,6 +520,7 @@ impl<D: Disk> Load for Log<D> {
             self.disk.pause();
         }
         if self.core.is_idle()
+            && !self.is_away()
             && let Some(reply) = self.closing.take()
         {
             self.closed = true;
@@ -521,7 +529,7 @@ impl<D: Disk> Load for Log<D> {
             return Turn::More;
         }
         // What waits for a landing is the business of whoever is away for it.
-        let goes_on = took_off || waits || !(self.core.is_idle() || self.core.is_flying());
+        let goes_on = took_off || waits || !(self.core.is_idle() || self.is_away());
         if goes_on { Turn::More } else { Turn::Idle }
     }
 
@@ -532,13 +540,14 @@ impl<D: Disk> Load for Log<D> {
     fn back(&mut self, errand: Errand<D>) -> Turn<Errand<D>> {
         self.held_len += errand.held_len();
         if let Some(trip) = errand.trip {
+            self.away_count -= 1;
             self.land(trip);
         }
         self.go_on(None)
     }
 
     fn is_away(&self) -> bool {
-        self.core.is_flying()
+        self.away_count > 0
     }
 
     fn missing(&self) -> usize {
@@ -548,7 +557,7 @@ impl<D: Disk> Load for Log<D> {
     /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
     /// ever.
     fn rest(&mut self) -> Option<Duration> {
-        if self.core.is_flying() {
+        if self.is_away() {
             return Some(WITNESS_AFTER);
         }
         let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
@@ -580,6 +589,10 @@ impl<D: Disk> Load for Log<D> {
         let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
         for (submission, error) in actions.refuse {
             self.refuse(submission, error);
+        }
+        // These are committed, and only have not been told.
+        for answers in std::mem::take(&mut self.published) {
+            answers.send(&*self.disk, &self.shared);
         }
         // A group that was at hand went down with the panic, and its callers have been told. Those that
         // are on their way are refused when they are back.

@@ -96,6 +96,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || pause(false, Trips::Two),
     },
     Claim {
+        name: "a_panic_between_turns_leaves_nobody_waiting",
+        preemption_count_max: Some(3),
+        kernel: panic_between_turns,
+    },
+    Claim {
         name: "a_panic_on_a_trip_leaves_nobody_waiting",
         preemption_count_max: Some(2),
         kernel: || panics(Trips::Two),
@@ -355,6 +360,21 @@ fn pause(with_keeper: bool, trips: Trips) {
     if let Some(keeper) = keeper {
         keeper.join().expect("the keeper returns");
     }
+}
+
+/// As [`pause`], with a panic while the load is held.
+fn panic_between_turns() {
+    let office = Office::new(false, false, Trips::Two);
+    let other = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).is_ok())
+    };
+    let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        office.0.between_turns(|_| std::panic::panic_any(PLANNED));
+    }));
+    assert!(held.is_err(), "whoever held it hears of it");
+    other.join().expect("a caller returns");
+    office.call(Calls::Waits).expect("the next one is answered");
 }
 
 fn panics(trips: Trips) {

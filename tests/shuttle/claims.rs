@@ -67,6 +67,7 @@ fn acknowledged() {
     let disk = ModelDisk::new();
     let store = open(&disk, options());
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
+    assert_eq!(store.stats().in_flight_bytes, 0, "everybody is answered");
     assert!(told.iter().all(|told| told.answer.is_ok()));
     check(&store, &told, true);
     if store.stats().groups < 6 {
@@ -91,6 +92,7 @@ fn failed_sync() {
     let operation = [OperationKind::SyncData, OperationKind::Write][below(2) as usize];
     disk.sim.inject_on(operation, None, below(4), kind, below(2) == 0);
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
+    assert_eq!(store.stats().in_flight_bytes, 0, "everybody is answered");
     for of_one in told.chunks(2) {
         let failed = of_one.iter().position(|told| told.answer.is_err());
         let later = &of_one[failed.map_or(of_one.len(), |at| at + 1)..];
@@ -187,7 +189,9 @@ fn panicking() {
     for error in told.iter().filter_map(|told| told.answer.as_ref().err()) {
         assert!(is_failure(error), "{error:?}");
     }
+    let handle = store.clone();
     let closed = store.close();
+    assert_eq!(handle.stats().in_flight_bytes, 0, "nobody's bytes are held for ever");
     check_again(&disk, &told, closed.is_ok());
 }
 

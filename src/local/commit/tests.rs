@@ -308,6 +308,27 @@ fn full_disk_behind_a_group_under_way_takes_back_its_own_lsns_only() {
 }
 
 #[test]
+fn request_to_sync_is_not_refused_with_deletes_that_found_no_space() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, Submission { durable: false, ..write(1, 1) });
+    let formed = group(&mut core, Duration::ZERO);
+    land(&mut core, FLIGHT, formed, Outcome::Done);
+    let mut delete = write(2, 2);
+    delete.batch = Batch::delete(BlockId(2));
+    delete.batch.precondition = Precondition::None;
+    submit(&mut core, FLIGHT, delete);
+    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 3 };
+    submit(&mut core, FLIGHT, request);
+    let formed = group(&mut core, FLIGHT * 3);
+    let path = "store".into();
+    let full = Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk };
+    let refused = land(&mut core, FLIGHT * 3, formed, Outcome::Full(full)).refuse;
+    assert_eq!(refused.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [2]);
+    let formed = group(&mut core, FLIGHT * 9);
+    assert!(formed.sync && tags(&formed) == [3]);
+}
+
+#[test]
 fn group_that_lands_after_the_core_gave_up_is_refused() {
     let mut core = core(2);
     let (first, second) = two_groups(&mut core);
