@@ -4,6 +4,7 @@ use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, Profile, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend, StorageExt,
+    WriteBatch,
 };
 
 fn options() -> Options {
@@ -222,6 +223,23 @@ fn segment_cut_within_its_first_page_is_damaged() {
     disk.truncate(ahead, 362);
     let error = LocalBackend::open_on(disk.clone(), options()).expect_err("damaged");
     assert!(matches!(error, Error::Corrupt { defect: Defect::Truncated, .. }), "{error:?}");
+}
+
+/// Behind a bulk load nothing is zeroed ahead until a short commit comes. Who asked for space in between
+/// waited for ever, and kept everybody else waiting.
+#[test]
+fn space_is_prepared_behind_a_bulk_load() {
+    let options = LocalBackend::options().single_threaded(true);
+    let store = LocalBackend::open_on(SimDisk::new(1), options).expect("the store opens");
+    let mut load = WriteBatch::new();
+    for id in 1..=16 {
+        load.write(block(id, 1 << 20));
+    }
+    store.apply(load).expect("written");
+    let before = store.stats().zeroed_bytes;
+    store.prepare_space(8 << 20).expect("prepared");
+    assert!(store.stats().zeroed_bytes >= before + (7 << 20));
+    store.write_block(block(100, 100)).expect("written");
 }
 
 /// A commit handed in while the store was being closed waited for ever: the keeper ended without looking at

@@ -384,6 +384,8 @@ impl<D: Disk> Space<D> {
                 return Err(self.failed(&failure));
             }
             self.poison.check()?;
+            // Who asks for zeros is not in the middle of a bulk load any more.
+            state.bulk = false;
             self.start_work(&mut state, false);
             if state.working {
                 self.changed.wait(&mut state);
