@@ -11,9 +11,11 @@ const PAYLOADS_PER_THREAD_MAX: usize = 32;
 pub struct Noise(u64);
 
 impl Noise {
-    /// Starts at a seed.
+    /// Starts at a seed. Each seed has a place of its own in the one sequence there is, far from those of
+    /// its neighbours: threads that follow each other through it would meet at the same blocks.
     pub fn new(seed: u64) -> Noise {
-        Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        let mut place = Noise(seed);
+        Noise(place.next())
     }
 
     /// The next number.
@@ -61,6 +63,16 @@ impl Payloads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_seeds_share_no_number() {
+        let drawn = |seed| {
+            let mut noise = Noise::new(seed);
+            (0..1000).map(move |_| noise.next())
+        };
+        let all: std::collections::HashSet<u64> = (0..64).flat_map(drawn).collect();
+        assert_eq!(all.len(), 64 * 1000);
+    }
 
     #[test]
     fn payloads_are_as_long_as_asked_and_differ() {
