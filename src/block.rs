@@ -26,6 +26,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::checksum;
 use crate::error::{Defect, Error, Place, Result};
 
 /// Names a block. `BlockId(0)` never names one: on a write it asks the store to allocate an id.
@@ -179,7 +180,7 @@ impl Block {
                 encryption: Encryption::None,
                 data_size,
                 uncompressed_size: data_size,
-                checksum: crc32c::crc32c(&data),
+                checksum: checksum::crc32c(&data),
                 version: 0,
                 flags: 0,
             },
@@ -195,7 +196,7 @@ impl Block {
     /// Returns whether the header's length and checksum match the payload.
     pub fn verify_checksum(&self) -> bool {
         self.header.data_size as usize == self.data.len()
-            && self.header.checksum == crc32c::crc32c(&self.data)
+            && self.header.checksum == checksum::crc32c_cold(&self.data)
     }
 
     /// Returns the length in bytes of the block when serialised.
@@ -232,7 +233,7 @@ impl Block {
         out.put_u16_le(h.flags);
         out.put_u8(h.encryption.code());
         out.put_bytes(0, 3);
-        let header_crc = crc32c::crc32c(&out[..CHECKED_LEN]);
+        let header_crc = checksum::crc32c(&out[..CHECKED_LEN]);
         out.put_u32_le(header_crc);
         out.put_slice(&self.data);
         Ok(out.freeze())
@@ -279,7 +280,7 @@ fn decode_header(data: &[u8]) -> Result<BlockHeader> {
     let known = data[..4] == MAGIC
         && word16(4) == ENCODING_VERSION
         && data[33..CHECKED_LEN] == [0, 0, 0]
-        && word32(CHECKED_LEN) == crc32c::crc32c(&data[..CHECKED_LEN]);
+        && word32(CHECKED_LEN) == checksum::crc32c(&data[..CHECKED_LEN]);
     if !known {
         return Err(malformed(0, Defect::BlockEncoding));
     }
@@ -348,7 +349,7 @@ mod tests {
     fn lengths_that_disagree_without_compression_are_refused() {
         let mut bytes = sample().to_bytes().expect("encodes").to_vec();
         bytes[20] += 1;
-        let crc = crc32c::crc32c(&bytes[..CHECKED_LEN]);
+        let crc = checksum::crc32c(&bytes[..CHECKED_LEN]);
         bytes[CHECKED_LEN..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
         let error = Block::from_bytes(&bytes).expect_err("to_bytes writes no such block");
         assert!(matches!(error, Error::Corrupt { defect: Defect::BlockEncoding, .. }), "{error:?}");

@@ -15,6 +15,7 @@ pub mod io;
 mod backend;
 mod block;
 mod canary;
+mod checksum;
 mod durability;
 mod error;
 mod local;

@@ -10,6 +10,8 @@
 mod block;
 #[path = "../../src/canary.rs"]
 mod canary;
+#[path = "../../src/checksum.rs"]
+mod checksum;
 #[path = "../../src/error.rs"]
 mod error;
 #[path = "../../src/local"]

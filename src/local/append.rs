@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::block::{BlockId, Lsn};
+use crate::checksum;
 use crate::error::Result;
 use crate::io::{AlignedBuf, Disk, PAGE_LEN};
 use crate::local::checkpoint::header::LogPosition;
@@ -278,7 +279,7 @@ impl<'a, D: Disk> Layout<'a, D> {
             durable: self.durable,
             op_count: row_count as u32,
             previous: 0,
-            table_crc: crc32c::crc32c(&table),
+            table_crc: checksum::crc32c(&table),
             part,
             payload_len,
         };

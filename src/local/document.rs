@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
+use crate::checksum;
 use crate::io::FileName;
 use crate::local::backup::manifest::{Identity, Manifest, Row};
 use crate::local::checkpoint::header::{
@@ -366,7 +367,7 @@ fn codes_are_those_of_the_document() {
     for code in (0..=255_u8).filter(|code| !kinds.iter().any(|kind| *kind as u8 == *code)) {
         let mut bytes = FrameHeader::mark(Kind::Witness, Lsn(1), Lsn(1), 0).encode(0, 0).0;
         bytes[8] = code;
-        let sum = crc32c::crc32c_append(crc32c::crc32c_append(0, &[0; 8]), &bytes[8..]);
+        let sum = checksum::crc32c_append(checksum::crc32c_append(0, &[0; 8]), &bytes[8..]);
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(FrameHeader::decode(&bytes, 0, 0), None, "kind {code}");
     }

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use crate::block::{BlockId, Lsn};
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, write_all_at};
 use crate::local::checkpoint::Chain;
@@ -621,7 +622,7 @@ impl<D: Disk> Recovery<'_, D> {
         let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
         let mut header = FrameHeader::mark(Kind::Cut, lsn, lsn, end.chain);
         header.frame_len = (HEADER_LEN + cut.len()) as u32;
-        header.table_crc = crc32c::crc32c(&cut);
+        header.table_crc = checksum::crc32c(&cut);
         let (bytes, mut chain) = header.encode(seed, PAGE);
         let mut out = [&bytes[..], &cut].concat();
         out.resize(PAGE as usize, 0);
@@ -798,7 +799,7 @@ pub(crate) fn first_bad_payload<F: DiskFile>(
                 if planted(Bug::PaddedChecksum) { header.data_size.wrapping_neg() % 8 } else { 0 };
             let payload = segment.payload(offset, header.data_size + pad)?;
             if payload.len() != (header.data_size + pad) as usize
-                || crc32c::crc32c(payload) != header.checksum
+                || checksum::crc32c(payload) != header.checksum
             {
                 return Ok(Some((offset, *entry)));
             }

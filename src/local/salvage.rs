@@ -15,6 +15,7 @@
 mod evidence;
 
 use crate::block::{Block, BlockId, BlockType, Lsn};
+use crate::checksum;
 use crate::error::{Defect, Place, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::page_up;
@@ -168,7 +169,7 @@ impl<F: DiskFile> Salvage<F> {
         let offset = u64::from(location.offset);
         let payload = scanner.payload(offset, location.len)?.to_vec();
         // Whoever reads the damaged store may change it under us.
-        match crc32c::crc32c(&payload) == location.checksum {
+        match checksum::crc32c(&payload) == location.checksum {
             true => Ok(payload),
             false => Err(scanner.damage(Defect::PayloadChecksum, offset, Lsn(0))),
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
 use crate::local::checkpoint::header::ImageName;
@@ -136,7 +137,7 @@ impl<F: DiskFile> Scanner<F> {
         }
         let table = self.bytes(offset + HEADER_LEN as u64, header.table_len())?;
         if table.len() != header.table_len()
-            || crc32c::crc32c(table) != header.table_crc && !planted(Bug::TableUnchecked)
+            || checksum::crc32c(table) != header.table_crc && !planted(Bug::TableUnchecked)
         {
             return Ok(Found::BadTable(header));
         }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::block::{BlockId, Lsn};
+use crate::checksum;
 use crate::error::{Defect, Error, Place, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::checkpoint::Chain;
@@ -430,5 +431,5 @@ pub(crate) fn is_intact<F: DiskFile>(
     location: &Location,
 ) -> Result<bool> {
     let payload = scanner.payload(u64::from(location.offset), location.len)?;
-    Ok(payload.len() == location.len as usize && crc32c::crc32c(payload) == location.checksum)
+    Ok(payload.len() == location.len as usize && checksum::crc32c(payload) == location.checksum)
 }

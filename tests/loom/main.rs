@@ -11,6 +11,8 @@
 mod block;
 #[path = "../../src/canary.rs"]
 mod canary;
+#[path = "../../src/checksum.rs"]
+mod checksum;
 #[path = "../../src/durability.rs"]
 mod durability;
 #[path = "../../src/error.rs"]

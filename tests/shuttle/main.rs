@@ -20,6 +20,8 @@ mod backend;
 mod block;
 #[path = "../../src/canary.rs"]
 mod canary;
+#[path = "../../src/checksum.rs"]
+mod checksum;
 #[path = "../../src/durability.rs"]
 mod durability;
 #[path = "../../src/error.rs"]

@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::backup::CopyProgress;
@@ -193,7 +194,7 @@ fn each_chunk<S: Disk>(
         let chunk = &mut buffer[..CHUNK_LEN.min((len - offset) as usize)];
         let read = crate::io::read_exact_at(&file, offset, chunk);
         read.map_err(|e| Error::io(IoOp::Read, &path, e))?;
-        crc = crc32c::crc32c_append(crc, chunk);
+        crc = checksum::crc32c_append(crc, chunk);
         each(offset, chunk)?;
         offset += chunk.len() as u64;
     }

@@ -26,6 +26,7 @@
 //! length have the same content, because a segment is only ever appended to and an image is written once.
 
 use crate::block::Lsn;
+use crate::checksum;
 use crate::io::FileName;
 use crate::local::format::{FORMAT_VERSION, le};
 
@@ -148,7 +149,7 @@ fn put(out: &mut Vec<u8>, words: &[u64]) {
 }
 
 fn checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
+    checksum::crc32c_append(checksum::crc32c(&bytes[..12]), &bytes[16..])
 }
 
 #[cfg(test)]

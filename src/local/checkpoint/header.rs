@@ -32,6 +32,7 @@
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::io::PAGE_LEN;
 use crate::local::format::description::Description;
 use crate::local::format::frame::CUT_LEN;
@@ -207,10 +208,10 @@ impl Layout {
 
 /// The seed of the checksums of an image's pages: binds them to the store and to the image.
 pub(crate) fn page_seed(store: &Description, name: ImageName) -> u32 {
-    let seed = crc32c::crc32c(&store.salt.to_le_bytes());
-    let seed = crc32c::crc32c_append(seed, &store.store_id);
-    let seed = crc32c::crc32c_append(seed, &name.number.to_le_bytes());
-    crc32c::crc32c_append(seed, &name.salt.to_le_bytes())
+    let seed = checksum::crc32c(&store.salt.to_le_bytes());
+    let seed = checksum::crc32c_append(seed, &store.store_id);
+    let seed = checksum::crc32c_append(seed, &name.number.to_le_bytes());
+    checksum::crc32c_append(seed, &name.salt.to_le_bytes())
 }
 
 /// Encodes the segment table.
@@ -232,7 +233,7 @@ pub(crate) fn encode_table(segments: &[SegmentUse]) -> Vec<u8> {
 /// Reads the segment table back; `None` where it is not what was written.
 pub(crate) fn decode_table(rows: &[u8], layout: &Layout) -> Option<Vec<SegmentUse>> {
     let right = rows.len() as u64 == layout.segment_count * ROW_LEN as u64
-        && crc32c::crc32c(rows) == layout.table_crc;
+        && checksum::crc32c(rows) == layout.table_crc;
     let row = |row: &[u8]| SegmentUse {
         sequence: le::u64(row, 0),
         number: le::u64(row, 8),
@@ -248,7 +249,7 @@ fn put(out: &mut Vec<u8>, words: &[u64]) {
 }
 
 fn checksum(page: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&page[..12]), &page[16..])
+    checksum::crc32c_append(checksum::crc32c(&page[..12]), &page[16..])
 }
 
 #[cfg(test)]
@@ -320,7 +321,7 @@ mod tests {
         let rows: Vec<SegmentUse> = (1..200).map(segment).collect();
         let mut bytes = encode_table(&rows);
         let layout =
-            Layout { segment_count: 199, table_crc: crc32c::crc32c(&bytes), ..Layout::default() };
+            Layout { segment_count: 199, table_crc: checksum::crc32c(&bytes), ..Layout::default() };
         assert_eq!(decode_table(&bytes, &layout), Some(rows));
         assert_eq!(decode_table(&bytes[1..], &layout), None);
         bytes[77] ^= 1;

@@ -29,6 +29,7 @@
 
 use crate::block::{BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::io::PAGE_LEN;
 use crate::local::format::le;
 use crate::local::segment::Location;
@@ -228,7 +229,7 @@ fn seal_page(mut out: Vec<u8>, seed: u32, number: u64) -> Vec<u8> {
 }
 
 fn checksum(page: &[u8], seed: u32, number: u64) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(seed, &number.to_le_bytes()), &page[4..])
+    checksum::crc32c_append(checksum::crc32c_append(seed, &number.to_le_bytes()), &page[4..])
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::io;
 
 use crate::block::BlockId;
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::checkpoint::header::{
     Header, ImageName, Layout, Summary, encode_table, page_seed,
@@ -105,7 +106,7 @@ impl<'a, D: Disk> Writer<'a, D> {
             page_count: table_page + (rows.len() as u64).div_ceil(PAGE) + 1,
             table_page,
             segment_count: segments.len() as u64,
-            table_crc: crc32c::crc32c(&rows),
+            table_crc: checksum::crc32c(&rows),
         };
         let store_id = self.store.store_id;
         let header = Header { store_id, name: self.name, summary, layout, below };

@@ -45,6 +45,7 @@
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::local::format::{le, page_up};
 
 /// Bytes of a frame's header.
@@ -112,7 +113,7 @@ impl FrameHeader {
             durable,
             op_count: 0,
             previous,
-            table_crc: crc32c::crc32c(&[]),
+            table_crc: checksum::crc32c(&[]),
             part: 0,
             payload_len: 0,
         }
@@ -169,7 +170,7 @@ impl FrameHeader {
     pub(crate) fn mark_with(kind: Kind, lsn: Lsn, durable: Lsn, body: &[u8]) -> FrameHeader {
         FrameHeader {
             frame_len: (HEADER_LEN + body.len()) as u32,
-            table_crc: crc32c::crc32c(body),
+            table_crc: checksum::crc32c(body),
             ..FrameHeader::mark(kind, lsn, durable, 0)
         }
     }
@@ -211,8 +212,8 @@ pub(crate) const fn aligned(offset: u64) -> u64 {
 }
 
 fn checksum(seed: u32, offset: u64, header: &[u8]) -> u32 {
-    let seed = crc32c::crc32c_append(seed, &offset.to_le_bytes());
-    crc32c::crc32c_append(seed, &header[8..HEADER_LEN])
+    let seed = checksum::crc32c_append(seed, &offset.to_le_bytes());
+    checksum::crc32c_append(seed, &header[8..HEADER_LEN])
 }
 
 /// One operation in a frame's table.

@@ -43,6 +43,7 @@ pub(crate) const fn page_up(offset: u64) -> u64 {
 pub(crate) mod mirrored {
     use super::{FORMAT_VERSION, PAGE_LEN};
     use crate::canary::{Bug, planted};
+    use crate::checksum;
 
     const RECORD_LEN: usize = 64;
     pub(crate) const FIELDS_LEN: usize = 48;
@@ -95,7 +96,7 @@ pub(crate) mod mirrored {
     }
 
     fn checksum(record: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&record[..12]), &record[16..RECORD_LEN])
+        checksum::crc32c_append(checksum::crc32c(&record[..12]), &record[16..RECORD_LEN])
     }
 }
 

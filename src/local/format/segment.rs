@@ -14,6 +14,7 @@
 //! header is damaged, never unfinished.
 
 use crate::canary::{Bug, planted};
+use crate::checksum;
 use crate::local::format::description::Description;
 use crate::local::format::{le, mirrored};
 
@@ -55,11 +56,11 @@ impl SegmentHeader {
     /// The seed of every frame checksum in this segment: binds frames to store, place in log order
     /// and use of the file.
     pub(crate) fn frame_seed(&self, store: &Description) -> u32 {
-        let seed = crc32c::crc32c(&store.salt.to_le_bytes());
-        let seed = crc32c::crc32c_append(seed, &store.store_id);
+        let seed = checksum::crc32c(&store.salt.to_le_bytes());
+        let seed = checksum::crc32c_append(seed, &store.store_id);
         let salt = if planted(Bug::SaltUnused) { 0 } else { self.salt };
-        let seed = crc32c::crc32c_append(seed, &salt.to_le_bytes());
-        crc32c::crc32c_append(seed, &self.sequence.to_le_bytes())
+        let seed = checksum::crc32c_append(seed, &salt.to_le_bytes());
+        checksum::crc32c_append(seed, &self.sequence.to_le_bytes())
     }
 }
 

@@ -4,6 +4,7 @@
 //! simulated disk, where what is not written takes no space.
 
 use crate::block::{Block, BlockId, BlockType, Lsn};
+use crate::checksum;
 use crate::io::FileName;
 use crate::io::sim::SimDisk;
 use crate::local::format::PAGE;
@@ -115,7 +116,7 @@ impl Forger {
     }
 
     fn frame(&mut self, mut frame: FrameHeader, table: &[u8], data: &[u8]) {
-        frame.table_crc = crc32c::crc32c(table);
+        frame.table_crc = checksum::crc32c(table);
         let (header, crc) = frame.encode(self.seed, self.offset);
         let next = frame.next_offset(self.offset);
         self.disk.overwrite(self.file(), self.offset, &[&header[..], table, data].concat());

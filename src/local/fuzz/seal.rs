@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::checksum;
 use crate::io::FileName;
 use crate::local::format::description::Description;
 use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN, Kind, aligned};
@@ -23,15 +24,15 @@ pub(super) fn nothing(_: &mut [u8]) {}
 
 pub(super) fn block(data: &mut [u8]) {
     let Some((header, payload)) = data.split_at_mut_checked(BLOCK_HEADER_LEN) else { return };
-    put(header, 24, crc32c::crc32c(payload));
-    let crc = crc32c::crc32c(&header[..36]);
+    put(header, 24, checksum::crc32c(payload));
+    let crc = checksum::crc32c(&header[..36]);
     put(header, 36, crc);
 }
 
 pub(super) fn mirrored(page: &mut [u8]) {
     for at in [0, COPY_AT] {
         if let Some(record) = page.get_mut(at..at + RECORD_LEN) {
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&record[..12]), &record[16..]);
+            let crc = checksum::crc32c_append(checksum::crc32c(&record[..12]), &record[16..]);
             put(record, 12, crc);
         }
     }
@@ -113,8 +114,8 @@ fn seal_frames(
 }
 
 fn seal_header(header: &mut [u8], seed: u32, offset: u64) -> u32 {
-    let seed = crc32c::crc32c_append(seed, &offset.to_le_bytes());
-    let crc = crc32c::crc32c_append(seed, &header[8..HEADER_LEN]);
+    let seed = checksum::crc32c_append(seed, &offset.to_le_bytes());
+    let crc = checksum::crc32c_append(seed, &header[8..HEADER_LEN]);
     put(header, 4, crc);
     crc
 }
@@ -132,12 +133,12 @@ fn seal_body(frame: &mut [u8], is_cut: bool) {
         if frame[entry + 20] == 1
             && let Some(payload) = frame.get(payload_at..payload_at.saturating_add(len))
         {
-            let crc = crc32c::crc32c(payload);
+            let crc = checksum::crc32c(payload);
             put(frame, entry + 12, crc);
             payload_at += len;
         }
     }
-    let crc = crc32c::crc32c(&frame[HEADER_LEN..table_end]);
+    let crc = checksum::crc32c(&frame[HEADER_LEN..table_end]);
     put(frame, 40, crc);
 }
 
