@@ -18,6 +18,7 @@
 mod buffer;
 mod file;
 mod swap;
+mod view;
 
 pub use buffer::AlignedBuf;
 pub use file::OsFile;

@@ -1,19 +1,15 @@
-//! Files and mapped views of the real disk.
+//! Files of the real disk.
 //!
 //! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
 //! transfer. Does not loop over short transfers (see [`super::super`]), except in
 //! [`DiskFile::zero`], which is one operation to its caller.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
-use bytes::Bytes;
-use memmap2::{Advice, Mmap, MmapOptions};
 use nix::errno::Errno;
 use nix::fcntl::{
     FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise,
@@ -23,6 +19,7 @@ use nix::unistd::fdatasync;
 
 use super::super::{DiskFile, PAGE_LEN, View, write_all_at};
 use super::Zeroing;
+use super::view::OsView;
 
 /// Linux 6.17's `FALLOC_FL_WRITE_ZEROES`: written, zeroed blocks without a transfer of zeros.
 const WRITE_ZEROES: FallocateFlags = FallocateFlags::from_bits_retain(0x80);
@@ -123,13 +120,7 @@ impl DiskFile for OsFile {
     }
 
     fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
-        let map = Arc::new(map_file(&self.file, len)?);
-        if self.direct {
-            // Reading ahead would fill the cache with pages that direct writes are about to change.
-            map.advise(Advice::Random)?;
-        }
-        let whole = whole_of(&map);
-        Ok(Box::new(OsView { map, whole, len }))
+        Ok(Box::new(OsView::new(&self.file, len, self.direct)?))
     }
 
     fn expect_random(&self) -> io::Result<()> {
@@ -174,67 +165,6 @@ impl DiskFile for OsFile {
 
 fn to_off_t(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
-/// A mapped file. A slice costs one reference count, whatever its length.
-struct OsView {
-    map: Arc<Mmap>,
-    /// All of the map; what readers get is cut from it.
-    whole: Bytes,
-    len: usize,
-}
-
-/// Keeps the map alive for the [`Bytes`] cut from it.
-struct Owner(Arc<Mmap>);
-
-impl AsRef<[u8]> for Owner {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-fn whole_of(map: &Arc<Mmap>) -> Bytes {
-    Bytes::from_owner(Owner(Arc::clone(map)))
-}
-
-impl View for OsView {
-    fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        match start.checked_add(len) {
-            Some(end) if end <= self.len => Ok(self.whole.slice(start..end)),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
-        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let end = start.checked_add(len).filter(|end| *end <= self.len);
-        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Cow::Borrowed(&self.map[start..end]))
-    }
-
-    fn is_shared(&mut self) -> bool {
-        // `Bytes` does not show the count of an owner that it was given, but the owner is dropped
-        // with the last of its bytes: let go of ours, and see whether that owner still holds the
-        // map.
-        self.whole = Bytes::new();
-        let shared = Arc::strong_count(&self.map) > 1;
-        // Pairs with the release in the last drop of the owner, so that whatever the reader did
-        // with its bytes is over before the caller writes to the file.
-        fence(Ordering::Acquire);
-        self.whole = whole_of(&self.map);
-        shared
-    }
-}
-
-/// Maps bytes `0..len` of a file for reading.
-#[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
-fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`:
-    // bytes beyond the end of the file are not touched, files that are mapped are never cut, and no
-    // byte is written to the file while somebody holds a slice over it (`View::is_shared`). The
-    // directory has mode 0700 and is locked, so no other program has a reason to write there.
-    unsafe { MmapOptions::new().len(len).map(file) }
 }
 
 #[cfg(test)]
