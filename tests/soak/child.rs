@@ -188,7 +188,10 @@ impl Child {
             self.store.backup_to(name(n), since.as_deref(), &watch)?;
             check_backup(&name(n))?;
             if n > 0 {
-                fs::remove_dir_all(name(n - 1)).expect("an older backup goes");
+                // Under another name: what a kill leaves of it half gone must not look like a backup.
+                let older = name(n - 1).with_extension("going");
+                fs::rename(name(n - 1), &older).expect("an older backup is renamed");
+                fs::remove_dir_all(older).expect("an older backup goes");
             }
             std::thread::sleep(BACKUP_PAUSE);
         }
