@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn every_length_agrees_with_another_implementation() {
-        let bytes: Vec<u8> = (0..70_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..70_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
         let lengths = (0..1100).chain((1100..70_000).step_by(997)).chain([65_536]);
         for len in lengths {
             let bytes = &bytes[..len];

@@ -4,7 +4,7 @@
 //! Owns the sharded pages, the undo versions and the visible LSN ([`Pins`]). One publisher at a time
 //! calls [`Index::publish`]; any number of threads read.
 //!
-//! A group of commits is published in three steps, so that no reader sees half of it:
+//! A group of several changes is published in three steps, so that no reader sees half of it:
 //!
 //! 1. Each operation replaces its entry; the version it replaces becomes an *undo version*
 //!    `[from, until)` of its id. Readers that find an entry above the visible LSN use the undo version.
@@ -13,6 +13,9 @@
 //!    dropped. When a pin's last holder goes, its file is handed to the next older pin that can see
 //!    the version, or the version is dropped (the dead lists of ZFS). So a snapshot costs one version
 //!    for each block that changed since, however often it changed.
+//!
+//! A single change has no halves: it raises the visible LSN under the lock of its shard, and keeps the
+//! version that it replaces only if somebody holds a pin then ([`Pins::is_held`]).
 //!
 //! A deletion leaves a marker until no pin is older than it, so that a conflict check finds the
 //! deletion of a block that was created after the snapshot.
@@ -220,23 +223,52 @@ impl<V: VersionLen> Index<V> {
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
-        let mut undone = Vec::new();
         if planted(Bug::VisibleTooEarly) {
             self.pins.raise(visible);
         }
+        let mut changes = changes.into_iter();
+        match (changes.next(), changes.next()) {
+            (Some(only), None) => self.publish_one(only, visible, &mut replaced),
+            (first, second) => {
+                let all = first.into_iter().chain(second).chain(changes);
+                self.publish_all(all, visible, &mut replaced);
+            }
+        }
+    }
+
+    /// Publishes a single change. Nobody can see half of it, so the version that it replaces is kept
+    /// only if somebody holds a snapshot.
+    fn publish_one(
+        &self,
+        (id, lsn, value): Change<V>,
+        visible: Lsn,
+        replaced: &mut impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        let mut shard = self.shard(id).write();
+        let deleted = value.is_none();
+        let old = shard.replace(id, Versioned { lsn, value: value.clone() });
+        replaced(old.as_ref().map(|old| &old.value), value.as_ref());
+        // Under the lock: who finds the entry finds it visible.
+        self.pins.raise(visible);
+        let Some(old) = old.filter(|_| self.pins.is_held()) else { return };
+        let undone = self.keep(&mut shard, id, old, lsn, deleted);
+        drop(shard);
+        self.file(&mut self.filed.lock(), vec![undone]);
+    }
+
+    fn publish_all(
+        &self,
+        changes: impl Iterator<Item = Change<V>>,
+        visible: Lsn,
+        replaced: &mut impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        let mut undone = Vec::new();
         for (id, lsn, value) in changes {
             let deleted = value.is_none();
             let mut shard = self.shard(id).write();
             let old = shard.replace(id, Versioned { lsn, value: value.clone() });
             replaced(old.as_ref().map(|old| &old.value), value.as_ref());
-            if let Some(old) = old {
-                let payload_len = old.value.payload_len();
-                let from = old.lsn;
-                undone.push(Filed { id, from, until: lsn, deleted, payload_len, counted: false });
-                let versions = shard.undo.entry(id).or_default();
-                versions.push(Undo { from: old.lsn, until: lsn, value: Some(old.value) });
-                self.undo_count.fetch_add(1, Ordering::SeqCst);
-            }
+            undone.extend(old.map(|old| self.keep(&mut shard, id, old, lsn, deleted)));
         }
         if undone.is_empty() {
             self.pins.raise(visible);
@@ -245,6 +277,22 @@ impl<V: VersionLen> Index<V> {
         let mut filed = self.filed.lock();
         self.pins.raise(visible);
         self.file(&mut filed, undone);
+    }
+
+    /// Keeps the version that a change at `until` replaced, until it is filed.
+    fn keep(
+        &self,
+        shard: &mut Shard<V>,
+        id: BlockId,
+        old: Versioned<V>,
+        until: Lsn,
+        deleted: bool,
+    ) -> Filed {
+        let (from, payload_len) = (old.lsn, old.value.payload_len());
+        let versions = shard.undo.entry(id).or_default();
+        versions.push(Undo { from, until, value: Some(old.value) });
+        self.undo_count.fetch_add(1, Ordering::SeqCst);
+        Filed { id, from, until, deleted, payload_len, counted: false }
     }
 
     /// Puts changes in place while nobody reads: recovery. Calls `replaced` as [`Index::publish`].

@@ -5,21 +5,32 @@
 //! 1. The visible LSN only grows, and is raised by one publisher at a time.
 //! 2. A pin is taken under its slot's lock together with the reading of the visible LSN. So after the
 //!    publisher has raised the visible LSN to `w`, [`Pins::held`] finds every pin below `w` that was
-//!    ever taken and not released: a pin that it misses reads `w` or more.
+//!    ever taken and not released: a pin that it misses reads `w` or more. So does [`Pins::is_held`],
+//!    which takes no lock: a slot's first holder is counted before it reads the visible LSN, and fences
+//!    on both sides let one of the two see the other.
 //!
 //! Taking and releasing touch one lock that other threads rarely want. It guards the [`Places`] of the
 //! slot's transactions, too. Does not know what versions a pin keeps: the index asks.
 
+use std::ops::Deref;
+
 use crate::block::Lsn;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::places::Places;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, SLOT_COUNT, thread_slot};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, SLOT_COUNT, fence, thread_slot};
 
 /// The visible LSN and the pinned ones.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     visible: Padded<AtomicU64>,
-    slots: [Padded<Mutex<Slot>>; SLOT_COUNT],
+    slots: [Padded<CountedSlot>; SLOT_COUNT],
+}
+
+#[derive(Debug, Default)]
+struct CountedSlot {
+    /// Pins that are held; changed under the lock.
+    count: AtomicU64,
+    slot: Mutex<Slot>,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +43,7 @@ struct Slot {
 /// A slot while it is locked.
 pub(crate) struct SlotGuard<'a> {
     visible: &'a AtomicU64,
+    count: &'a AtomicU64,
     slot: MutexGuard<'a, Slot>,
 }
 
@@ -57,12 +69,13 @@ impl Pins {
     /// Makes commits up to `lsn` visible. One publisher at a time.
     pub(crate) fn raise(&self, lsn: Lsn) {
         assert!(lsn >= self.visible(), "the visible lsn never goes back");
-        self.visible.store(lsn.0, Ordering::SeqCst);
+        self.visible.store(lsn.0, Ordering::Release);
     }
 
     /// Locks a slot. Nobody locks a second one but in ascending order.
     pub(crate) fn lock(&self, slot: usize) -> SlotGuard<'_> {
-        SlotGuard { visible: &self.visible, slot: self.slots[slot].lock() }
+        let CountedSlot { count, slot } = &*self.slots[slot];
+        SlotGuard { visible: &self.visible, count, slot: slot.lock() }
     }
 
     /// Holds a snapshot of what is visible now.
@@ -79,12 +92,21 @@ impl Pins {
     /// The pinned LSNs, ascending, without repetition.
     pub(crate) fn held(&self) -> Vec<Lsn> {
         let mut lsns = Vec::new();
-        for slot in &self.slots {
-            lsns.extend(slot.lock().held.iter().map(|(lsn, _)| *lsn));
+        fence(Ordering::SeqCst);
+        for CountedSlot { count, slot } in self.slots.iter().map(Deref::deref) {
+            if count.load(Ordering::Acquire) > 0 {
+                lsns.extend(slot.lock().held.iter().map(|(lsn, _)| *lsn));
+            }
         }
         lsns.sort_unstable();
         lsns.dedup();
         lsns
+    }
+
+    /// Whether anybody holds a snapshot; one that is being released may still count.
+    pub(crate) fn is_held(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.slots.iter().any(|slot| slot.count.load(Ordering::Acquire) > 0)
     }
 }
 
@@ -95,7 +117,13 @@ impl SlotGuard<'_> {
 
     /// Holds a snapshot of what is visible now. Whoever has it gives it back to this slot.
     pub(crate) fn take(&mut self) -> Lsn {
-        let lsn = Lsn(self.visible.load(Ordering::SeqCst));
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count + 1, Ordering::Relaxed);
+        if count == 0 {
+            // With the one of a publisher. Later holders have the first one's, by way of the lock.
+            fence(Ordering::SeqCst);
+        }
+        let lsn = Lsn(self.visible.load(Ordering::Acquire));
         match self.slot.held.last_mut() {
             Some((last, count)) if *last == lsn => *count += 1,
             _ => self.slot.held.push((lsn, 1)),
@@ -112,6 +140,7 @@ impl SlotGuard<'_> {
             _ => held.partition_point(|(held, _)| *held < lsn),
         };
         assert!(held.get(at).is_some_and(|(held, _)| *held == lsn), "a pin is released once");
+        self.count.store(self.count.load(Ordering::Relaxed) - 1, Ordering::Release);
         held[at].1 -= 1;
         let last = held[at].1 == 0;
         if last {
@@ -132,10 +161,10 @@ mod tests {
         pins.raise(Lsn(5));
         let (second, third) = (pins.take(), pins.take());
         assert_eq!(pins.held(), [Lsn(0), Lsn(5)]);
-        assert!(!pins.release(second));
+        assert!(pins.is_held() && !pins.release(second));
         assert!(pins.release(first));
         assert_eq!(pins.held(), [Lsn(5)]);
         assert!(pins.release(third));
-        assert!(pins.held().is_empty());
+        assert!(pins.held().is_empty() && !pins.is_held());
     }
 }

@@ -30,6 +30,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || snapshots(2, 1),
     },
     Claim {
+        name: "a_snapshot_keeps_what_single_changes_replace",
+        preemption_count_max: None,
+        kernel: single,
+    },
+    Claim {
         name: "reads_without_a_snapshot_never_go_back_and_never_miss",
         preemption_count_max: None,
         kernel: newest,
@@ -95,6 +100,27 @@ fn imaged() {
     let image: Arc<dyn Base<u64>> = Arc::new(Image(frozen, Lsn(2)));
     publish(&index, 3);
     index.install(|| Arc::clone(&image));
+    reader.join().expect("a reader returns");
+    assert_eq!(index.undo_count(), 0);
+}
+
+/// One thread reads a block at a snapshot while the main thread replaces it, change by change.
+fn single() {
+    let index = Arc::new(Index::<u64>::default());
+    let set = |n: u64| index.publish([(BlockId(1), Lsn(n), Some(n))], Lsn(n), |_, _| {});
+    set(1);
+    let reader = {
+        let index = Arc::clone(&index);
+        thread::spawn(move || {
+            let pin = index.pin();
+            let seen = pin.lsn();
+            assert_eq!(read_at(&index, 1, seen), Some(seen.0));
+            assert_eq!(read_at(&index, 1, seen), Some(seen.0), "the same again");
+            index.unpin(pin);
+        })
+    };
+    set(2);
+    set(3);
     reader.join().expect("a reader returns");
     assert_eq!(index.undo_count(), 0);
 }

@@ -4,7 +4,7 @@
 //! and in `times_out` whether a timed wait ends by itself. Locks have the shape of parking_lot's: no
 //! poisoning, guards that a condition variable borrows. A queue is a lock and a condition variable.
 
-pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 pub(crate) use crate::{thread_local, thread_slot};
 
 use std::fmt;
