@@ -116,16 +116,13 @@ const fn bare_kind(name: &'static str, durability: &'static str, open: Open) -> 
     Kind { name, durability, read_check: "-", role: Role::Bare, transfers: None, open }
 }
 
-const fn reader_kind(name: &'static str, open: Open) -> Kind {
-    let read_check = "CRC-32C on every read";
-    Kind {
-        name,
-        durability: "as aegis-blocks",
-        read_check,
-        role: Role::Reader,
-        transfers: None,
-        open,
-    }
+const fn reader_kind(
+    name: &'static str,
+    durability: &'static str,
+    read_check: &'static str,
+    open: Open,
+) -> Kind {
+    Kind { name, durability, read_check, role: Role::Reader, transfers: None, open }
 }
 
 #[cfg(any(feature = "lmdb", feature = "redb", feature = "sqlite"))]
@@ -133,18 +130,21 @@ const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) 
     Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
 }
 
+/// What our reads verify, in each way of reading.
+const CHECKED: &str = "CRC-32C on every read";
+
 /// All engines, in the order of the tables.
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "aegis-blocks",
         durability: "default (`Durable`): write past the page cache, `fdatasync` a group",
-        read_check: "CRC-32C on every read",
+        read_check: CHECKED,
         role: Role::Store,
         transfers: Some("optimistic, serializable"),
         open: aegis::open,
     },
-    reader_kind("aegis-copied", aegis::open_copied),
-    reader_kind("aegis-pread", aegis::open_pread),
+    reader_kind("aegis-copied", "as aegis-blocks", CHECKED, aegis::open_copied),
+    reader_kind("aegis-pread", "as aegis-blocks", CHECKED, aegis::open_pread),
     #[cfg(feature = "redb")]
     Kind {
         name: "redb",
@@ -167,11 +167,18 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "lmdb",
         durability: "default: `fdatasync`, then the meta page with `O_DSYNC`",
-        read_check: "none",
+        read_check: "none; lent until the transaction ends",
         role: Role::Store,
         transfers: Some("one writer at a time"),
         open: engines::lmdb::open,
     },
+    #[cfg(feature = "lmdb")]
+    reader_kind(
+        "lmdb-copied",
+        "as lmdb",
+        "none; copied for the caller",
+        engines::lmdb::open_copied,
+    ),
     #[cfg(feature = "sqlite")]
     Kind {
         name: "sqlite",

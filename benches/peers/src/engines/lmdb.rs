@@ -15,21 +15,33 @@ const NAME: &str = "lmdb";
 const MAP_LEN: usize = 64 << 30;
 const READERS_MAX: u32 = 512;
 
-/// Opens with default flags, which sync every commit.
+/// Opens with default flags, which sync every commit. What is read is lent, until the read transaction
+/// ends.
 pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
+    open_with(dir, false)
+}
+
+/// The same, with what is read copied, as a caller must who keeps it: a read transaction that stays
+/// open keeps the file from reusing pages.
+pub fn open_copied(dir: &Path) -> Outcome<Box<dyn Engine>> {
+    open_with(dir, true)
+}
+
+fn open_with(dir: &Path, copies: bool) -> Outcome<Box<dyn Engine>> {
     let path = dir.join("lmdb");
     std::fs::create_dir_all(&path).map_err(Failure::io("cannot make", &path))?;
-    Ok(Box::new(Lmdb::open(&path).map_err(Failure::of(NAME))?))
+    Ok(Box::new(Lmdb::open(&path, copies).map_err(Failure::of(NAME))?))
 }
 
 struct Lmdb {
     env: Env,
     blocks: Database<'static, U64<BigEndian>, Bytes>,
+    copies: bool,
 }
 
 impl Lmdb {
     #[expect(unsafe_code, reason = "LMDB maps its file, which nobody else may change")]
-    fn open(path: &Path) -> heed::Result<Lmdb> {
+    fn open(path: &Path, copies: bool) -> heed::Result<Lmdb> {
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP_LEN).max_readers(READERS_MAX);
         // SAFETY: the directory is this cell's own, and no other process writes to it.
@@ -38,7 +50,7 @@ impl Lmdb {
             opener.create_database(tx, None).map(CommitOrAbort::<_, ()>::Commit)
         })?;
         let blocks = made.unwrap_commit();
-        Ok(Lmdb { env, blocks })
+        Ok(Lmdb { env, blocks, copies })
     }
 
     fn insert(&self, writes: &[Write]) -> heed::Result<()> {
@@ -52,8 +64,10 @@ impl Lmdb {
     fn read(&self, id: u64, sink: &mut dyn FnMut(&[u8])) -> heed::Result<bool> {
         let tx = self.env.read_txn()?;
         let found = self.blocks.get(&tx, &id)?;
-        if let Some(data) = found {
-            sink(data);
+        match found {
+            Some(data) if self.copies => sink(&bytes::Bytes::copy_from_slice(data)),
+            Some(data) => sink(data),
+            None => {}
         }
         Ok(found.is_some())
     }
