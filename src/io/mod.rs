@@ -344,6 +344,10 @@ pub trait View: Send + Sync {
         Ok(Cow::Owned(self.bytes(offset, len)?.to_vec()))
     }
 
+    /// Says that no byte of the file is written any more, so that those around what is read may be
+    /// read ahead.
+    fn settle(&self) {}
+
     /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
     /// that a false stays false until the next [`View::bytes`].
     fn is_shared(&mut self) -> bool;

@@ -41,6 +41,8 @@ pub(crate) struct Appender<D: Disk> {
     tail: Position<D::File>,
     /// Segments with bytes that no sync covers yet, in log order.
     unsynced: Vec<Arc<Segment<D::File>>>,
+    /// Sequence of the last segment with bytes that were written.
+    landed_in: u64,
     spares: Vec<AlignedBuf>,
 }
 
@@ -66,8 +68,9 @@ impl<D: Disk> Appender<D> {
         chain: u32,
     ) -> Appender<D> {
         let tail = Position { segment: tail.segment, offset: tail.offset, chain };
+        let landed_in = tail.segment.sequence;
         let spares = vec![AlignedBuf::with_capacity(1 << 20)];
-        Appender { space, direct, tail, unsynced: Vec::new(), spares }
+        Appender { space, direct, tail, unsynced: Vec::new(), landed_in, spares }
     }
 
     /// Lays out the commits of a group and reserves their space.
@@ -123,8 +126,13 @@ impl<D: Disk> Appender<D> {
         Flight { extents, staging, direct: self.direct, unsynced, kept: None, changes }
     }
 
-    /// Takes a flight back: written, and synced if `is_synced`.
+    /// Takes a flight back, in log order: written, and synced if `is_synced`.
     pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
+        let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
+        if last > self.landed_in {
+            self.space.settle(self.landed_in..last);
+            self.landed_in = last;
+        }
         if !is_synced {
             self.unsynced = flight.touched();
         }

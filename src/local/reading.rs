@@ -54,6 +54,10 @@ impl View for Copied {
         Ok(Cow::Owned(self.bytes(offset, len)?.into()))
     }
 
+    fn settle(&self) {
+        self.map.settle();
+    }
+
     fn is_shared(&mut self) -> bool {
         self.map.is_shared()
     }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -157,6 +157,13 @@ impl Views {
     pub(crate) fn insert_unmapped(&self, sequence: u64, number: u64, len: u64) {
         let view = OnceLock::default();
         self.table.write().insert(sequence, Readable { number, len, view });
+    }
+
+    /// Says that nobody writes to these segments any more.
+    pub(crate) fn settle(&self, sequences: Range<u64>) {
+        let table = self.table.read();
+        let views = sequences.filter_map(|sequence| table.get(&sequence)?.view.get());
+        views.for_each(|view| view.0.settle());
     }
 
     /// Takes a segment away. True when nobody can look at its bytes any more.

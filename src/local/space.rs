@@ -27,6 +27,7 @@ mod work;
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) use make::{Source, take_back};
@@ -347,6 +348,11 @@ impl<D: Disk> Space<D> {
         state.appended += len;
         state.bulk &= len >= BULK_LEN;
         self.start_work(&mut state, false);
+    }
+
+    /// Says that the log has left these segments, and all of it there is written.
+    pub(crate) fn settle(&self, sequences: Range<u64>) {
+        self.views.settle(sequences);
     }
 
     /// Cuts a segment that the log has left at its end.

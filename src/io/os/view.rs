@@ -40,10 +40,15 @@ struct Windows {
 }
 
 impl Windows {
-    fn new(len: usize, settled_len: usize) -> Windows {
+    fn new(len: usize) -> Windows {
         let words = len.div_ceil(WINDOW_LEN).div_ceil(u64::BITS as usize);
         let asked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Windows { asked, settled_len: AtomicUsize::new(settled_len) }
+        Windows { asked, settled_len: AtomicUsize::new(0) }
+    }
+
+    /// Says that nobody writes to the first `len` bytes any more, which are all there are.
+    fn settle(&self, len: usize) {
+        self.settled_len.store(len.next_multiple_of(WINDOW_LEN), Ordering::Relaxed);
     }
 
     /// Notes that somebody reads a range, and yields the windows to ask for: the settled ones that it
@@ -84,8 +89,11 @@ impl OsView {
         let map = Arc::new(map_file(file, len)?);
         map.advise(Advice::Random)?;
         let whole = whole_of(&map);
-        let windows = Windows::new(len, if grows { 0 } else { len.next_multiple_of(WINDOW_LEN) });
-        Ok(OsView { map, whole, len, windows })
+        let view = OsView { map, whole, len, windows: Windows::new(len) };
+        if !grows {
+            view.settle();
+        }
+        Ok(view)
     }
 
     /// Looks up a range that is about to be read.
@@ -109,6 +117,10 @@ impl View for OsView {
 
     fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
         Ok(Cow::Borrowed(&self.map[self.range(offset, len)?]))
+    }
+
+    fn settle(&self) {
+        self.windows.settle(self.len);
     }
 
     fn is_shared(&mut self) -> bool {
@@ -147,23 +159,27 @@ mod tests {
 
     #[test]
     fn each_window_is_asked_for_once() {
-        let windows = Windows::new(200 * W, 200 * W);
+        let windows = Windows::new(200 * W);
+        windows.settle(200 * W - 9);
         assert_eq!(asked(&windows, 5, 5 + 4096), [0]);
         assert_eq!(asked(&windows, 9000, 9001), []);
         assert_eq!(asked(&windows, W - 1, 3 * W + 1), [1, 2, 3]);
         assert_eq!(asked(&windows, 127 * W, 129 * W), [127, 128]);
         assert_eq!(asked(&windows, 0, 0), []);
-        assert_eq!(asked(&windows, 200 * W - 1, 200 * W), [199]);
+        assert_eq!(asked(&windows, 200 * W - 19, 200 * W - 9), [199]);
     }
 
     #[test]
     fn nothing_behind_the_last_byte_that_was_read_is_asked_for_while_a_file_grows() {
-        let windows = Windows::new(9 * W, 0);
+        let windows = Windows::new(9 * W);
         assert_eq!(asked(&windows, 5, 4096), []);
         assert_eq!(asked(&windows, 2 * W, 2 * W + 5), []);
         assert_eq!(asked(&windows, 5, 4096), [0]);
         assert_eq!(asked(&windows, W, W + 1), [1]);
         assert_eq!(asked(&windows, 2 * W + 9, 3 * W), [2]);
-        assert_eq!(asked(&windows, 3 * W, 9 * W), [3, 4, 5, 6, 7, 8]);
+        assert_eq!(asked(&windows, 3 * W, 5 * W), [3, 4]);
+        assert_eq!(asked(&windows, 5 * W, 5 * W + 9), []);
+        windows.settle(9 * W);
+        assert_eq!(asked(&windows, 5 * W, 5 * W + 9), [5]);
     }
 }
