@@ -28,7 +28,7 @@
 //!
 //! **Several groups under way.** While one group is on its way to the disk, another one can be formed
 //! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
-//! many shares as groups may be under way ([`Pace::flight_count`]), and a group starts when its share is
+//! many shares as groups may be under way ([`Pace::flight_count`]), and a group of one share starts when that is
 //! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
 //! written.
 
@@ -428,10 +428,13 @@ impl<T> CommitCore<T> {
             move_count: 0,
         };
         self.next_group += 1;
+        let share =
+            if self.shares() > 1 { self.crowd().div_ceil(self.shares()) } else { usize::MAX };
         let mut log_len = 0;
         while let Some(submission) = self.queue.front() {
             log_len += submission.log_len;
-            if log_len > self.options.group_len_max && !group.members.is_empty() {
+            let is_full = log_len > self.options.group_len_max || group.members.len() >= share;
+            if is_full && !group.members.is_empty() {
                 break;
             }
             let Some(mut submission) = self.queue.pop_front() else { break };

@@ -238,10 +238,9 @@ fn few_callers_are_not_shared_out() {
 #[test]
 fn crowd_is_remembered_for_some_groups_and_costs_a_lone_caller_no_wait() {
     let mut core = core(2);
-    let both = [0, 8].map(|first| {
-        (first..first + 8).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, 1)));
-        group(&mut core, Duration::ZERO)
-    });
+    (0..16).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, 1)));
+    let both = [0, 1].map(|_| group(&mut core, Duration::ZERO));
+    assert_eq!(both.each_ref().map(|group| group.members.len()), [8, 8], "a share each");
     let mut now = FLIGHT;
     for group in both {
         land(&mut core, now, group, Outcome::Done);
@@ -267,12 +266,12 @@ fn group_that_is_not_synced_flies_alone() {
     (1..5).for_each(|tag| submit(&mut core, Duration::ZERO, buffered(tag)));
     let first = group(&mut core, Duration::ZERO);
     assert!(!first.sync);
-    (5..11).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, u64::from(tag))));
+    submit(&mut core, Duration::ZERO, write(5, 5));
     assert!(tick(&mut core, FLIGHT).write.is_none(), "nothing follows what is only written");
     land(&mut core, FLIGHT, first, Outcome::Done);
     let second = group(&mut core, FLIGHT * 3);
     assert!(second.sync);
-    (11..20).for_each(|tag| submit(&mut core, FLIGHT * 3, buffered(tag)));
+    (6..15).for_each(|tag| submit(&mut core, FLIGHT * 3, buffered(tag)));
     assert!(tick(&mut core, FLIGHT * 3).write.is_none(), "and that follows nothing");
     land(&mut core, FLIGHT * 4, second, Outcome::Done);
     assert!(!group(&mut core, FLIGHT * 9).sync);
