@@ -155,15 +155,18 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// An upper estimate of what the log takes: every commit with its headers, every group (of one
-/// commit, at worst) padded to a page, and some.
+/// commit, at worst) padded to a page, and some; and what the store keeps ahead of its tail in any
+/// case, or it would zero that much again while the clock runs.
 fn space_for(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 {
     const PAGE_LEN: f64 = 4096.0;
     const SPACE_LEN_MIN: f64 = 64e6;
     const SPACE_LEN_MAX: f64 = 8e9;
+    /// The default of `Options::zero_ahead_len`, and the next segment.
+    const AHEAD_LEN: u64 = 128 << 20;
     let padding_len = PAGE_LEN / (workload.threads as f64 / 2.0).max(1.0);
     let commit_len = workload.commit_len() as f64 + 256.0 + 64.0 * workload.batch as f64;
     let len = expected_per_s * length.as_secs_f64() * (commit_len + padding_len);
-    len.clamp(SPACE_LEN_MIN, SPACE_LEN_MAX) as u64
+    len.clamp(SPACE_LEN_MIN, SPACE_LEN_MAX) as u64 + AHEAD_LEN
 }
 
 /// One thread's commits and what it remembers of them.
