@@ -292,6 +292,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// call may report success without having written them.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Begins to bring written bytes to the disk, so that a later sync finds less to do. A hint: nothing is
+    /// durable for it, and whatever fails is reported by [`DiskFile::sync_data`].
+    fn begin_write_back(&self, _offset: u64, _len: u64) {}
+
     /// Fills a range with zeros so that a later write into it changes neither length nor extents.
     /// Not durable before [`DiskFile::sync_data`].
     ///

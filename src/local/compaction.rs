@@ -27,7 +27,7 @@ use crate::local::format::PAGE;
 use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::damaged;
-use crate::local::upkeep::{State, Upkeep};
+use crate::local::upkeep::{Haste, State, Upkeep};
 use crate::local::usage::SegmentUse;
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::version::VersionLen;
@@ -122,7 +122,7 @@ impl<D: Disk> Upkeep<D> {
     /// Empties segments until what is in force takes all but a little of the log, and lets them go.
     pub(crate) fn compact_now(&self) -> Result<()> {
         let mut state = self.state.lock();
-        self.checkpoint_with(&mut state)?;
+        self.checkpoint_with(&mut state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let most =
@@ -136,7 +136,7 @@ impl<D: Disk> Upkeep<D> {
             self.empty(&mut state, victim, Cause::Told)?;
             self.let_go_if_full(&mut state)?;
         }
-        self.checkpoint_with(&mut state)?;
+        self.checkpoint_with(&mut state, Haste::Room)?;
         self.shrink()
     }
 
@@ -184,7 +184,7 @@ impl<D: Disk> Upkeep<D> {
         let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
         let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
         if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
-            self.checkpoint_with(state)?;
+            self.checkpoint_with(state, Haste::Room)?;
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl<D: Disk> Upkeep<D> {
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
     fn let_go_if_full(&self, state: &mut State) -> Result<()> {
         if self.space.is_full() {
-            self.checkpoint_with(state)?;
+            self.checkpoint_with(state, Haste::Room)?;
             drop(self.space.reserve.refill());
         }
         Ok(())
@@ -335,7 +335,7 @@ impl<D: Disk> Upkeep<D> {
         Ok(())
     }
 
-    fn written_len(&self) -> u64 {
+    pub(super) fn written_len(&self) -> u64 {
         self.shared.written_len.load(Ordering::Relaxed)
     }
 

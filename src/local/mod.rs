@@ -36,6 +36,7 @@ mod quota;
 mod reading;
 mod recent;
 mod recovery;
+mod removal;
 mod repair;
 mod report;
 mod reserve;

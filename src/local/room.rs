@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::io::Disk;
 use crate::local::compaction::Cause;
 use crate::local::format::PAGE;
-use crate::local::upkeep::{State, Upkeep};
+use crate::local::upkeep::{Haste, State, Upkeep};
 use crate::sync::Ordering;
 
 /// Log bytes between two attempts.
@@ -51,7 +51,7 @@ impl<D: Disk> Upkeep<D> {
     fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
         self.driver.roll()?;
         self.shrink()?;
-        self.checkpoint_with(state)?;
+        self.checkpoint_with(state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         while let Some(victim) = self.victim_of_need(state, newest) {
@@ -59,7 +59,7 @@ impl<D: Disk> Upkeep<D> {
                 break;
             }
             self.empty(state, victim, Cause::Need)?;
-            self.checkpoint_with(state)?;
+            self.checkpoint_with(state, Haste::Room)?;
         }
         Ok(())
     }

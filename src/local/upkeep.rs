@@ -25,8 +25,10 @@ use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::alarm::Alarm;
-use crate::local::checkpoint::header::{ImageName, Summary};
-use crate::local::checkpoint::{Chain, NotMade};
+use crate::local::checkpoint::header::Summary;
+use crate::local::checkpoint::image::Image;
+use crate::local::checkpoint::pace::Pace;
+use crate::local::checkpoint::{Chain, NotMade, Order};
 use crate::local::driver::Driver;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
@@ -46,6 +48,18 @@ const CLOSE_LEN: u64 = 1 << 20;
 const IDLE_AFTER: Duration = Duration::from_millis(500);
 /// After a failed job, the next try.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A checkpoint that nobody waits for may take until the log has grown by this share of what makes one due.
+const SPREAD_SHARE: u64 = 2;
+
+/// What a checkpoint is made for, and so how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// To open sooner, or to have the index out of memory.
+    Spread,
+    /// For segments that go with it, and have to go before many more are filled: at once.
+    Room,
+}
 
 /// How to look after a store.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +99,7 @@ pub(super) struct State {
     /// The log does not say yet that the newest image counts.
     unconfirmed: bool,
     /// Images that were in use before; their files go when the newest one counts.
-    old: BTreeSet<ImageName>,
+    old: Vec<Arc<Image>>,
     /// How long the log was when space was made last.
     pub(super) room_made_at: Option<u64>,
     /// How long the log was when the bytes of the index's entries were counted last, and how many those
@@ -187,7 +201,7 @@ impl<D: Disk> Upkeep<D> {
         }
         let mut state = self.state.lock();
         let made = match self.checkpoint_is_due(&mut state) {
-            true => self.checkpoint_with(&mut state),
+            true => self.checkpoint_with(&mut state, Haste::Spread),
             false => Ok(()),
         };
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
@@ -208,7 +222,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_with(&mut self.state.lock())
+        self.checkpoint_with(&mut self.state.lock(), Haste::Spread)
     }
 
     /// As [`Upkeep::checkpoint`], where that saves the next open some time.
@@ -229,6 +243,14 @@ impl<D: Disk> Upkeep<D> {
             block_count: self.shared.mvcc.totals().0,
             log_len: self.totals().used_len,
             checkpoint_len: self.checkpoint_len(),
+        }
+    }
+
+    /// Log bytes that may be written while an image is.
+    fn log_len_beside(&self, haste: Haste) -> u64 {
+        match haste {
+            Haste::Spread => self.options.checkpoint_log_len / SPREAD_SHARE,
+            Haste::Room => 0,
         }
     }
 
@@ -259,7 +281,7 @@ impl<D: Disk> Upkeep<D> {
         written + self.replayed_len.load(Ordering::Relaxed)
     }
 
-    pub(super) fn checkpoint_with(&self, state: &mut State) -> Result<()> {
+    pub(super) fn checkpoint_with(&self, state: &mut State, haste: Haste) -> Result<()> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         let Frozen { summary, segments } = self.driver.freeze()?;
         let index = &self.shared.mvcc.index;
@@ -277,9 +299,15 @@ impl<D: Disk> Upkeep<D> {
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
         let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
+        let pace = Pace {
+            log_len: &|| self.written_len() - written_len,
+            log_len_max: if is_tight { 0 } else { self.log_len_beside(haste) },
+            rest: &|time| self.shared.upkeep.rest(time),
+        };
+        let order = Order { number, summary, segments: &listed, is_full: is_tight, pace };
         let mut more = PAGE;
         let made = loop {
-            match state.chain.extend(disk, &self.store, number, index, summary, &listed, is_tight) {
+            match state.chain.extend(disk, &self.store, index, &order) {
                 Err(NotMade::Disk(e))
                     if !e.names_unknown && is_full(&e.source) && reserve.draw_again(&mut more) =>
                 {
@@ -299,7 +327,8 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_len.store(chain.file_len(), Ordering::Relaxed);
         let old = std::mem::replace(&mut state.chain, chain);
         state.unconfirmed = true;
-        state.old.extend(old.names());
+        state.old.extend_from_slice(old.images());
+        drop(old);
         self.make_count(state, &summary, &segments)
     }
 
@@ -324,8 +353,12 @@ impl<D: Disk> Upkeep<D> {
             // The next checkpoint without a hold finds all of it again.
             return Ok(());
         }
-        let old = std::mem::take(&mut state.old);
-        self.remove_images(old.into_iter().filter(|name| !used.contains(name)))?;
+        let mut old = std::mem::take(&mut state.old);
+        old.retain(|image| !used.contains(&image.header.name));
+        // While a backup read files, one image may have gone out of use with several checkpoints.
+        old.sort_by_key(|image| image.header.name);
+        old.dedup_by_key(|image| image.header.name);
+        self.remove_images(old)?;
         if planted(Bug::ReleaseOfAnotherMoment) {
             return self.release(checkpoint, &self.shared.usage.all());
         }
@@ -346,15 +379,19 @@ impl<D: Disk> Upkeep<D> {
         Error::space(IoOp::Write, self.disk.path(), needed, not_written.source)
     }
 
-    fn remove_images(&self, names: impl Iterator<Item = ImageName>) -> Result<()> {
-        let mut count = 0;
-        for name in names {
-            let file = FileName::Checkpoint(name.number);
-            let removed = self.disk.remove(file);
-            removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))?;
-            count += 1;
+    fn remove_images(&self, images: Vec<Arc<Image>>) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
         }
-        if count == 0 { Ok(()) } else { self.sync_names() }
+        for image in images {
+            let name = FileName::Checkpoint(image.header.name.number);
+            let is_unseen = Arc::into_inner(image).map(drop).is_some();
+            match is_unseen {
+                true => self.remove_unseen(name)?,
+                false => self.remove_at_once(name)?,
+            }
+        }
+        self.sync_names()
     }
 
     /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
@@ -433,7 +470,8 @@ impl Call {
     /// Asks for a look at the store.
     pub(crate) fn call(&self) {
         self.state.lock().work = true;
-        self.changed.notify_one();
+        // Whoever rests may be another one than the thread that is called.
+        self.changed.notify_all();
     }
 
     /// Ends the thread.

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -129,6 +130,16 @@ impl DiskFile for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         Ok(fdatasync(&self.file)?)
+    }
+
+    #[expect(unsafe_code, reason = "nix has no `sync_file_range`")]
+    fn begin_write_back(&self, offset: u64, len: u64) {
+        let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) else { return };
+        // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from the sync.
+        // SAFETY: it reads no memory; the descriptor is open as long as `self` is.
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+        };
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -34,7 +34,7 @@ use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
 use crate::local::options::open_error;
 use crate::local::scan::{Found, Scanner, path_of};
 use crate::local::segment::damaged;
-use crate::local::upkeep::Upkeep;
+use crate::local::upkeep::{Haste, Upkeep};
 use crate::local::verify::{Damage, to_damage};
 
 /// A longer manifest would list more files than a directory takes.
@@ -164,7 +164,7 @@ impl<D: Disk> Upkeep<D> {
     /// Steps 1 and 2.
     fn plan(&self) -> Result<Plan<'_, D>> {
         let mut state = self.state.lock();
-        self.checkpoint_with(&mut state)?;
+        self.checkpoint_with(&mut state, Haste::Spread)?;
         let standing = self.driver.stand_still()?;
         state.hold_count += 1;
         let chain = state.chain.clone();

@@ -2,7 +2,7 @@
 //!
 //! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with what
 //! changed from one checkpoint to the next, deletions included. Files: [`page`] and [`header`] hold
-//! the format, [`image`] reads, [`write`] writes.
+//! the format, [`image`] reads, [`write`] writes, [`pace`] lets commits go first.
 //!
 //! Invariants:
 //!
@@ -20,6 +20,7 @@
 
 pub(crate) mod header;
 pub(crate) mod image;
+pub(crate) mod pace;
 pub(crate) mod page;
 pub(crate) mod write;
 
@@ -32,6 +33,7 @@ use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName};
 use crate::local::checkpoint::header::{ImageName, Summary};
 use crate::local::checkpoint::image::{Cursor, Image};
+use crate::local::checkpoint::pace::Pace;
 use crate::local::checkpoint::page::Record;
 use crate::local::checkpoint::write::{NotWritten, Writer};
 use crate::local::format::PAGE;
@@ -45,6 +47,8 @@ use crate::mvcc::index::{Base, Index, Newest};
 const DELTA_SHARE: u64 = 2;
 /// Deltas above a base: each one is searched by look-ups that find nothing in those above it.
 const DELTA_COUNT_MAX: usize = 7;
+/// What a record takes, about.
+const RECORD_LEN: u64 = 32;
 /// Header, segments, a leaf and the page above it.
 const DELTA_LEN_MIN: u64 = 4 * PAGE;
 
@@ -131,27 +135,25 @@ impl Chain {
         Ok(found)
     }
 
-    /// Writes the image of an index whose entries were frozen at `summary.lsn` and returns the chain
-    /// that it heads. With `is_full`, no delta where that would keep more than half of what a base takes:
-    /// a short one takes whole pages, too.
+    /// Writes the image of an index whose entries were frozen at the LSN of the order's summary and returns
+    /// the chain that it heads.
     ///
     /// # Errors
     /// [`NotMade::Disk`] leaves this chain as it was; [`NotMade::Damaged`]: part of it is damaged.
-    #[expect(clippy::too_many_arguments, reason = "what an image is made of, once")]
     pub(crate) fn extend<D: Disk>(
         &self,
         disk: &D,
         store: &Description,
-        number: u64,
         index: &Index<Location>,
-        summary: Summary,
-        segments: &[SegmentUse],
-        is_full: bool,
+        order: &Order<'_>,
     ) -> std::result::Result<Chain, NotMade> {
-        let mut writer = Writer::start(disk, store, number)?;
+        let Order { number, summary, segments, is_full, pace } = *order;
         let takes_delta = self.takes_delta(index.frozen_count()) && !(is_full && self.is_wide());
         let below = if takes_delta { &self.images[..] } else { &[] };
         let merged = if below.is_empty() { &self.images[..] } else { &[] };
+        let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
+        let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
+        let mut writer = Writer::start(disk, store, number, pace, expected_len)?;
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
         writer.finish(summary, names, segments)?;
@@ -209,6 +211,20 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// What an image is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    /// In its file's name.
+    pub(crate) number: u64,
+    pub(crate) summary: Summary,
+    /// Segments that it lists.
+    pub(crate) segments: &'a [SegmentUse],
+    /// No delta where that would keep more than half of what a base takes: a short one takes whole pages,
+    /// too.
+    pub(crate) is_full: bool,
+    pub(crate) pace: Pace<'a>,
 }
 
 /// Why there is no new checkpoint.

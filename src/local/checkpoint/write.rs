@@ -13,18 +13,13 @@ use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::checkpoint::header::{
     Header, ImageName, Layout, Summary, encode_table, page_seed,
 };
+use crate::local::checkpoint::pace::{CHUNK_LEN, Pace};
 use crate::local::checkpoint::page::{
     CHILDREN_MAX, DENSE_MAX, Record, encode_inner, encode_leaf, leaf_share,
 };
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::usage::SegmentUse;
-
-/// Bytes that are gathered for one write.
-const WRITE_LEN: usize = 1 << 20;
-/// Bytes that are written between two syncs: so that commits, which share the device, never wait behind
-/// the writing back of a whole image.
-const SYNC_EVERY: u64 = 2 << 20;
 
 /// An image under construction.
 pub(crate) struct Writer<'a, D: Disk> {
@@ -35,6 +30,9 @@ pub(crate) struct Writer<'a, D: Disk> {
     file: D::File,
     gathered: Vec<u8>,
     written_len: u64,
+    pace: Pace<'a>,
+    /// About how long the image will be.
+    expected_len: u64,
     /// Records that are not in a leaf yet.
     waiting: Vec<(BlockId, Record)>,
     /// First ids of the pages of the level under construction.
@@ -43,7 +41,7 @@ pub(crate) struct Writer<'a, D: Disk> {
 }
 
 impl<'a, D: Disk> Writer<'a, D> {
-    /// Begins an image.
+    /// Begins an image of about so many bytes.
     ///
     /// # Errors
     /// The disk's own.
@@ -51,6 +49,8 @@ impl<'a, D: Disk> Writer<'a, D> {
         disk: &'a D,
         store: &'a Description,
         number: u64,
+        pace: Pace<'a>,
+        expected_len: u64,
     ) -> io::Result<Writer<'a, D>> {
         let mut salt = [0; 8];
         disk.random(&mut salt)?;
@@ -65,6 +65,8 @@ impl<'a, D: Disk> Writer<'a, D> {
             // The header's place.
             gathered: vec![0; PAGE_LEN],
             written_len: 0,
+            pace,
+            expected_len,
             waiting: Vec::with_capacity(DENSE_MAX),
             firsts: Vec::new(),
             entry_count: 0,
@@ -167,7 +169,7 @@ impl<'a, D: Disk> Writer<'a, D> {
 
     fn write_page(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= WRITE_LEN { self.flush() } else { Ok(()) }
+        if self.gathered.len() >= CHUNK_LEN { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -175,10 +177,11 @@ impl<'a, D: Disk> Writer<'a, D> {
         if !planted(Bug::ImageWriteUnheard) {
             written?;
         }
-        let steps = self.written_len / SYNC_EVERY;
+        self.file.begin_write_back(self.written_len, self.gathered.len() as u64);
         self.written_len += self.gathered.len() as u64;
         self.gathered.clear();
-        if self.written_len / SYNC_EVERY > steps { self.file.sync_data() } else { Ok(()) }
+        self.pace.give_way(self.written_len, self.expected_len);
+        Ok(())
     }
 }
 

@@ -1,0 +1,52 @@
+//! Pace: how the writing of an image gives way to commits.
+//!
+//! Owns the rule. An image is written in chunks of [`CHUNK_LEN`], each of which begins its way to the disk
+//! at once; after each the writer rests for [`REST`], so that commits, which share disk and processors with
+//! it, never wait behind more than a chunk. It does not rest while nobody commits, nor when the log has
+//! grown by a larger share of what it may grow by meanwhile than the image has of what it will be.
+
+use std::time::Duration;
+
+/// Bytes that are written at once: less than a commit of some threads, so that it is hardly felt.
+pub(crate) const CHUNK_LEN: usize = 64 << 10;
+const REST: Duration = Duration::from_millis(1);
+
+/// How much time there is for an image, and how to let it pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace<'a> {
+    /// Bytes by which the log has grown since the image was begun.
+    pub(crate) log_len: &'a dyn Fn() -> u64,
+    /// Bytes by which it may grow until the image is written.
+    pub(crate) log_len_max: u64,
+    /// Rests.
+    pub(crate) rest: &'a dyn Fn(Duration),
+}
+
+impl Pace<'_> {
+    /// Rests if there is time, after `done` bytes of about `expected`.
+    pub(super) fn give_way(&self, done: u64, expected: u64) {
+        if has_time((self.log_len)(), self.log_len_max, done, expected) {
+            (self.rest)(REST);
+        }
+    }
+}
+
+fn has_time(log_len: u64, log_len_max: u64, done: u64, expected: u64) -> bool {
+    let wide = |one: u64, other: u64| u128::from(one) * u128::from(other);
+    log_len > 0 && wide(done, log_len_max) >= wide(log_len, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_keeps_up_with_the_log_and_waits_for_nobody_who_is_not_there() {
+        let has_time = |log_len, done| has_time(log_len, 1000, done, 100);
+        assert!(!has_time(0, 50), "nobody commits");
+        assert!(has_time(1, 1));
+        assert!(has_time(500, 50));
+        assert!(!has_time(501, 50), "the log is ahead");
+        assert!(!super::has_time(1, 0, 99, 100), "there is no time");
+    }
+}
