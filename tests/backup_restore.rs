@@ -432,6 +432,34 @@ fn space_held_for_a_backup_is_given_back_after_it() {
 }
 
 #[test]
+fn images_of_several_checkpoints_under_a_backup_go_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (store, mut model) = filled(&path);
+    // A base that deltas stay small beside.
+    (1..=4000).for_each(|id| put(&store, id, model.entry(id).or_insert(0).to_owned()));
+    store.checkpoint().unwrap();
+    let images = || names(&path).iter().filter(|name| name.starts_with("CKPT")).count();
+    let made = AtomicBool::new(false);
+    let during = |_: CopyProgress| {
+        if !made.swap(true, Ordering::Relaxed) {
+            for version in 1..=12 {
+                put(&store, 1, version);
+                store.checkpoint().unwrap();
+            }
+            assert!(images() > 10, "{} images: some went under the backup", images());
+        }
+        ControlFlow::Continue(())
+    };
+    store.backup_to(&dir.path().join("backup"), None, &during).unwrap();
+    put(&store, 1, 13);
+    model.insert(1, 13);
+    store.checkpoint().unwrap();
+    assert!(images() <= 8, "{} images are left", images());
+    check(&store, &model);
+}
+
+#[test]
 fn store_closed_under_a_backup_makes_no_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = filled(&dir.path().join("store"));

@@ -153,6 +153,12 @@ impl<F: DiskFile> Scanner<F> {
 
     /// The cut that opens this segment, if one does.
     pub(crate) fn cut(&mut self) -> Result<Option<Cut>> {
+        let seed = self.seed;
+        // The table of a long commit is not read for it.
+        let first = FrameHeader::decode(self.bytes(PAGE, HEADER_LEN)?, seed, PAGE);
+        if first.is_none_or(|(header, _)| header.kind != Kind::Cut) {
+            return Ok(None);
+        }
         match self.frame_at(PAGE)? {
             Found::Frame(frame) if frame.header.kind == Kind::Cut => {
                 let len = frame.header.table_len();
