@@ -6,6 +6,7 @@
 //! | `run --quick`            | the same for a minute or two: does everything still work?            |
 //! | `run --only transfers`   | one workload; `run --list` names them                                |
 //! | `own`                    | ratios of our own store: batches, snapshots, tickets                 |
+//! | `growth`                 | costs of our own store from thousands of blocks to millions          |
 //! | `syncs`                  | counts syncs a commit with `strace`, refuses an engine that has none |
 //!
 //! The source, from here down: `plan` lists the cells, `driver` starts each as a process of its own,
@@ -20,6 +21,7 @@ mod driver;
 mod engine;
 mod engines;
 mod failure;
+mod growth;
 mod meter;
 mod own;
 mod payload;
@@ -51,6 +53,8 @@ enum Command {
     Run(RunArgs),
     /// Measures ratios of our own store.
     Own(OwnArgs),
+    /// Measures what our own store costs as it grows.
+    Growth(GrowthArgs),
     /// Counts syncs a commit with strace and refuses engines that do not sync.
     Syncs(SyncsArgs),
     /// One cell; the driver calls this.
@@ -63,6 +67,12 @@ enum Command {
     #[command(hide = true)]
     Fill {
         /// The cell, as JSON.
+        spec: String,
+    },
+    /// Writes until it is killed; `growth` calls this.
+    #[command(hide = true)]
+    Victim {
+        /// What to write, as JSON.
         spec: String,
     },
 }
@@ -126,6 +136,32 @@ pub struct OwnArgs {
     dir: Option<PathBuf>,
 }
 
+/// Arguments of `growth`.
+#[derive(Debug, Clone, Args)]
+pub struct GrowthArgs {
+    /// Small stores, short clocks, one round.
+    #[arg(long)]
+    quick: bool,
+    /// Blocks of each store, at least 1,000. Default: 10,000 to 20 million, quick: 1,000 and 20,000.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1000..))]
+    blocks: Vec<u64>,
+    /// Rounds; the median is reported. Default: 3, quick: 1.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds of a clock. Default: 2, quick: 0.1.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Where the stores are made, on the disk to measure. Default: the directory for temporary files.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Writes every figure of every round to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes the chart `growth.svg` into this directory.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
 /// Arguments of `syncs`.
 #[derive(Debug, Clone, Args)]
 pub struct SyncsArgs {
@@ -141,11 +177,15 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => driver::run(&args),
         Command::Own(args) => own::run(&args),
+        Command::Growth(args) => growth::run(&args),
         Command::Syncs(args) => syncs::run(&args),
         Command::Cell { spec } => one_cell(&spec),
         Command::Fill { spec } => serde_json::from_str(&spec)
             .map_err(Failure::from)
             .and_then(|spec| workloads::reopen::fill_here(&spec)),
+        Command::Victim { spec } => serde_json::from_str(&spec)
+            .map_err(Failure::from)
+            .and_then(|victim: growth::Victim| victim.write()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,15 +70,18 @@ fn lines(report: &Report, sheet: &str, threads: &[usize], figure: &str) -> Vec<S
     LINES.iter().map(series).filter(|series| !series.points.is_empty()).collect()
 }
 
-fn per_second(value: f64) -> String {
+/// A rate on an axis.
+pub fn per_second(value: f64) -> String {
     match value {
         ..1000.0 => format!("{value:.0}"),
         1000.0..10_000.0 => format!("{:.1} k", value / 1e3),
+        1e6.. => format!("{:.1} M", value / 1e6),
         _ => format!("{:.0} k", value / 1e3),
     }
 }
 
-fn microseconds(value: f64) -> String {
+/// A time on an axis.
+pub fn microseconds(value: f64) -> String {
     match value {
         ..1000.0 => format!("{value:.0} \u{b5}s"),
         1000.0..10_000.0 => format!("{:.1} ms", value / 1e3),

@@ -17,7 +17,7 @@ pub struct Report {
 }
 
 /// A column: its head, the figure's name, and how it is written.
-type Column = (&'static str, &'static str, fn(f64) -> String);
+pub type Column = (&'static str, &'static str, fn(f64) -> String);
 
 const COMMITS: &[Column] = &[
     ("commits/s", "per_s", count),
@@ -179,11 +179,12 @@ impl Report {
 }
 
 /// Writing to a string cannot fail.
-fn append(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub fn append(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("a string takes every byte");
 }
 
-fn count(value: f64) -> String {
+/// A whole number, its thousands apart.
+pub fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -209,7 +210,8 @@ fn nanoseconds(ns: f64) -> String {
     time(ns / 1e3)
 }
 
-fn ratio(value: f64) -> String {
+/// Two decimals, or as many as say something.
+pub fn ratio(value: f64) -> String {
     match value {
         ..0.1 => format!("{value:.3}"),
         0.1..100.0 => format!("{value:.2}"),

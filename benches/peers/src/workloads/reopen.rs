@@ -9,9 +9,12 @@ use crate::failure::{Failure, Outcome};
 use crate::payload::Payloads;
 use crate::workloads::{BLOCK_LEN, compare, compare_some, fill};
 
+/// What the other process says when its store is filled.
+pub const FILLED: &str = "filled";
+
 /// Fills in another process, ends it as the workload says, and measures opening and one read.
 pub fn run(spec: &Spec, blocks: u64, killed: bool) -> Outcome<Figures> {
-    fill_elsewhere(spec, killed)?;
+    elsewhere("fill", &serde_json::to_string(spec)?, killed)?;
     let payloads = Payloads::new(1, 0, BLOCK_LEN);
     let started = Instant::now();
     let engine = spec.kind()?.open(&spec.dir)?;
@@ -24,12 +27,13 @@ pub fn run(spec: &Spec, blocks: u64, killed: bool) -> Outcome<Figures> {
     Ok(Figures::from([("open_ms".into(), open_ms), ("checked".into(), checked as f64)]))
 }
 
-fn fill_elsewhere(spec: &Spec, killed: bool) -> Outcome<()> {
+/// Starts this program with a command that fills a store, waits until it says so, and kills it or lets it
+/// close the store.
+pub fn elsewhere(command: &str, spec: &str, killed: bool) -> Outcome<()> {
     let program = std::env::current_exe().map_err(Failure::io("cannot find", "this program"))?;
     let failed = || Failure::io("cannot run", program.clone());
     let mut child = Command::new(&program)
-        .arg("fill")
-        .arg(serde_json::to_string(spec)?)
+        .args([command, spec])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -44,8 +48,8 @@ fn fill_elsewhere(spec: &Spec, killed: bool) -> Outcome<()> {
     // Its end of input: the child closes its store and ends, if it still can.
     drop(child.stdin.take());
     let status = child.wait().map_err(failed())?;
-    if line.trim() != "filled" || status.success() == killed {
-        return Err(Failure::Cell { cell: format!("fill of {}", spec.engine), status });
+    if line.trim() != FILLED || status.success() == killed {
+        return Err(Failure::Cell { cell: format!("{command} {spec}"), status });
     }
     Ok(())
 }
@@ -57,7 +61,7 @@ pub fn fill_here(spec: &Spec) -> Outcome<()> {
     };
     let engine = spec.kind()?.open(&spec.dir)?;
     fill(&mut *engine.session()?, blocks, &Payloads::new(1, 0, BLOCK_LEN), 0)?;
-    println!("filled");
+    println!("{FILLED}");
     std::io::stdin().lines().for_each(drop);
     engine.close()
 }

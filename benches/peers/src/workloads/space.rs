@@ -29,7 +29,7 @@ pub fn run(spec: &Spec, blocks: u64, times: u64) -> Outcome<Figures> {
 }
 
 /// Bytes that a directory and everything below takes on disk.
-fn disk_len(path: &Path) -> std::io::Result<u64> {
+pub fn disk_len(path: &Path) -> std::io::Result<u64> {
     let metadata = path.symlink_metadata()?;
     let mut len = metadata.blocks() * 512;
     if metadata.is_dir() {
