@@ -185,6 +185,26 @@ impl<F: DiskFile> Scanner<F> {
         self.bytes(offset, len as usize)
     }
 
+    /// The offset and entry of the first payload of a frame that does not match its checksum.
+    pub(crate) fn first_bad_payload(&mut self, frame: &Frame) -> Result<Option<(u64, Entry)>> {
+        for (offset, entry) in frame.placed() {
+            if let Some(header) = entry.written() {
+                let pad = if planted(Bug::PaddedChecksum) {
+                    header.data_size.wrapping_neg() % 8
+                } else {
+                    0
+                };
+                let payload = self.payload(offset, header.data_size + pad)?;
+                if payload.len() != (header.data_size + pad) as usize
+                    || checksum::crc32c(payload) != header.checksum
+                {
+                    return Ok(Some((offset, *entry)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Looks for what later groups say of earlier ones: the newest LSN that a frame at a page
     /// boundary from `offset` on knows durable, and how many bytes of pages there are not all zero.
     /// Looks no further than `zeros_max` bytes of zeros.

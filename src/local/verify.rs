@@ -24,7 +24,7 @@ use crate::local::format::description::Description;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::{Listing, lock, look, read_description};
 use crate::local::options::ReadMode;
-use crate::local::recovery::{Recovery, first_bad_payload};
+use crate::local::recovery::Recovery;
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::{Location, Views, damaged};
 use crate::local::space::SpaceOptions;
@@ -309,7 +309,7 @@ impl Walk {
         self.chain = frame.crc;
         self.durable = self.durable.max(frame.header.durable);
         self.last = frame.header.lsn;
-        if let Some((at, entry)) = first_bad_payload(scanner, frame)? {
+        if let Some((at, entry)) = scanner.first_bad_payload(frame)? {
             let mut damage = to_damage(scanner.damage(Defect::PayloadChecksum, at, self.last))?;
             damage.place.block = Some(entry.id());
             self.suspects.push((self.last, damage));

@@ -23,7 +23,6 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Entry, Kind, aligned};
 use crate::local::open::Listing;
-use crate::local::recovery::first_bad_payload;
 use crate::local::salvage::Loss;
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::{Location, damaged};
@@ -343,7 +342,7 @@ impl Search {
             }
             let Some(scanner) = scanners.get_mut(&sequence) else { break };
             if (frame.header.lsn, frame.header.part) != next
-                || first_bad_payload(scanner, &frame)?.is_some()
+                || scanner.first_bad_payload(&frame)?.is_some()
             {
                 break;
             }

@@ -1,0 +1,178 @@
+//! Survey: which files of the store count, and where the log goes on behind its checkpoint.
+//!
+//! Owns step 1 of recovery: the choice of the checkpoint, the cuts, and what of the segments is void. Only
+//! reads. Invariants of a [`Survey`]:
+//!
+//! - its segments follow each other from the checkpoint's place on, past cuts: none of them is missing and
+//!   none is void;
+//! - the log behind the checkpoint's place says that the checkpoint counts.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::walk::{Walk, follow};
+use super::{Cuts, Recovery, Segments};
+use crate::block::Lsn;
+use crate::canary::{Bug, planted};
+use crate::error::{Defect, Error, Result};
+use crate::io::{Disk, DiskFile, FileName};
+use crate::local::checkpoint::Chain;
+use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
+use crate::local::format::PAGE;
+use crate::local::open::Listing;
+use crate::local::options::OpenPhase;
+use crate::local::scan::Scanner;
+use crate::local::segment::damaged;
+use crate::local::usage::SegmentUse;
+
+/// What the files of the store are to it.
+pub(super) struct Survey<F> {
+    pub(super) images: Chain,
+    /// Segments that the checkpoint lists and that come before its place in the log.
+    pub(super) sealed: Vec<SegmentUse>,
+    /// Where the log goes on behind the checkpoint.
+    pub(super) start: Summary,
+    pub(super) segments: Segments<F>,
+    pub(super) cuts: Cuts,
+    /// File numbers of segments that are void or out of use.
+    pub(super) void: Vec<u64>,
+}
+
+/// Where the log of a store without a checkpoint begins.
+const BEGINNING: Summary = Summary {
+    lsn: Lsn(0),
+    position: LogPosition { sequence: 1, offset: PAGE, chain: 0 },
+    id_max: 0,
+    total_blocks: 0,
+    total_bytes: 0,
+};
+
+impl<D: Disk> Recovery<'_, D> {
+    /// Step 1.
+    pub(super) fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
+        let mut first_error = None;
+        for number in listing.checkpoints.iter().rev() {
+            let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
+            let surveyed = opened.and_then(|images| self.survey_from(listing, images));
+            match surveyed {
+                Ok(survey) => return Ok(survey),
+                Err(error @ Error::Corrupt { .. }) => first_error.get_or_insert(error),
+                Err(error) => return Err(error),
+            };
+        }
+        // Without a checkpoint the log has to be there from its beginning.
+        let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
+        whole.map_err(|error| match (error, first_error) {
+            (Error::Corrupt { .. }, Some(first)) => first,
+            (error, _) => error,
+        })
+    }
+
+    fn survey_from(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
+        let start = images.summary().copied().unwrap_or(BEGINNING);
+        let mut sealed = images.segments().to_vec();
+        sealed.retain(|segment| segment.sequence < start.position.sequence);
+        for segment in &sealed {
+            let name = FileName::Segment(segment.number);
+            match listing.segments.get(&segment.number) {
+                None => return Err(damaged(name, 0, Defect::MissingSegment)),
+                Some(len)
+                    if *len < segment.used_len && !planted(Bug::ShorterThanItsMap)
+                        || *len > segment.used_len && planted(Bug::RecycledIsDamaged) =>
+                {
+                    return Err(damaged(name, *len, Defect::Truncated));
+                }
+                Some(_) => {}
+            }
+        }
+        let (mut segments, mut void) = (BTreeMap::new(), Vec::new());
+        for number in listing.segments.keys() {
+            if sealed.iter().any(|segment| segment.number == *number) {
+                continue;
+            }
+            self.progress(OpenPhase::Survey, 0, 0, 0)?;
+            let scanner = Scanner::open(self.disk, self.store, *number)?;
+            if scanner.sequence < start.position.sequence {
+                void.push(*number);
+                continue;
+            }
+            let twin = segments.insert(scanner.sequence, scanner);
+            if twin.is_some() {
+                return Err(damaged(FileName::Segment(*number), 0, Defect::SegmentHeader));
+            }
+        }
+        let cuts = find_cuts(&mut segments, start.position)?;
+        let is_void = |sequence: u64| {
+            cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
+        };
+        let cut_out = segments.extract_if(.., |sequence, _| is_void(*sequence));
+        void.extend(cut_out.map(|(_, segment): (_, Scanner<_>)| segment.number));
+        let mut expected = start.position.sequence;
+        for (sequence, scanner) in &segments {
+            if *sequence != expected {
+                return Err(damaged(FileName::Segment(scanner.number), 0, Defect::MissingSegment));
+            }
+            expected = cuts.get(sequence).map_or(sequence + 1, |(_, next)| *next);
+        }
+        let first = segments.get(&start.position.sequence);
+        if first.is_none() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
+            return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
+        }
+        if let Some(first) = first.filter(|first| first.len < start.position.offset) {
+            return Err(damaged(FileName::Segment(first.number), first.len, Defect::Truncated));
+        }
+        if let Some(head) = images.names().first()
+            && !planted(Bug::UnconfirmedIsRead)
+            && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
+        {
+            return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
+        }
+        Ok(Survey { images, sealed, start, segments, cuts, void })
+    }
+
+    /// Whether the log says that the image with this name counts.
+    fn is_confirmed(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        start: &Summary,
+        image: ImageName,
+    ) -> Result<bool> {
+        let (mut walk, mut found) = (Walk::start(start), false);
+        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            if let Some((_, frame)) = walk.unwitnessed.pop_back() {
+                found = segment.confirmed(&frame)? == Some(image);
+            }
+            Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
+    }
+}
+
+/// The cuts that the first frames of segments state. Those before `start` are history.
+///
+/// # Errors
+/// [`Error::Corrupt`]: what a frame says is impossible, or `start` itself was cut away.
+fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
+    let mut cuts = BTreeMap::new();
+    for (sequence, scanner) in segments {
+        let Some(cut) = scanner.cut()? else { continue };
+        // It voids what was there before it. Otherwise the walk would go round in circles.
+        if cut.sequence >= *sequence && !planted(Bug::CutInACircle) {
+            return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+        }
+        let place = (cut.sequence, cut.offset);
+        if place < (start.sequence, start.offset) {
+            if start.sequence < *sequence {
+                return Err(scanner.damage(Defect::Unconfirmed, PAGE, Lsn(0)));
+            }
+            continue;
+        }
+        let place = cuts.entry(cut.sequence).or_insert((cut.offset, *sequence));
+        // The later one holds what counted of the earlier one.
+        if place.1 < *sequence {
+            *place = (cut.offset, *sequence);
+        }
+    }
+    Ok(cuts)
+}

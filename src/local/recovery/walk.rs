@@ -1,0 +1,211 @@
+//! Walk: along the chain of frames, into the index.
+//!
+//! Owns step 2 of recovery: [`Walk`], which knows the end of the chain so far and which frame continues it,
+//! and how a frame gets into the index. Changes no file. Invariant: frames get there in the order of the
+//! chain, and those of `unwitnessed` are not there yet.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use super::{Cuts, Recovery, RecoveryReport, Segments};
+use crate::block::Lsn;
+use crate::canary::{Bug, planted};
+use crate::error::{Defect, Result};
+use crate::io::{Disk, DiskFile};
+use crate::local::checkpoint::header::{LogPosition, Summary};
+use crate::local::format::PAGE;
+use crate::local::format::frame::{Entry, Kind};
+use crate::local::options::OpenPhase;
+use crate::local::scan::{Found, Frame, Scanner};
+use crate::local::segment::Location;
+
+/// The end of the chain so far.
+pub(super) struct Walk {
+    pub(super) sequence: u64,
+    pub(super) offset: u64,
+    pub(super) chain: u32,
+    pub(super) last_lsn: Lsn,
+    /// The newest LSN that a frame knows durable.
+    pub(super) durable: Lsn,
+    pub(super) last_kind: Kind,
+    /// The chain before the last frame.
+    pub(super) last_previous: u32,
+    /// Whether the last commit has parts still to come.
+    parts_open: bool,
+    /// Frames beyond `durable`, with their segments.
+    pub(super) unwitnessed: VecDeque<(u64, Frame)>,
+    /// The place and chain behind the last witnessed frame.
+    pub(super) witnessed: (LogPosition, Lsn),
+    pub(super) report: RecoveryReport,
+}
+
+/// How far a walk has come, in bytes.
+struct Done {
+    sequence: u64,
+    before: u64,
+}
+
+/// Told of each frame of a walk.
+type Took<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
+
+impl<D: Disk> Recovery<'_, D> {
+    /// Step 2.
+    pub(super) fn walk(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        start: &Summary,
+    ) -> Result<Walk> {
+        let bytes_total = segments.values().map(|segment| segment.len).sum();
+        let mut walk = Walk::start(start);
+        walk.report.segments = segments.len() as u64;
+        let mut done = Done { sequence: walk.sequence, before: 0 };
+        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            self.replay_witnessed(walk)?;
+            if segment.sequence != done.sequence {
+                done = Done { sequence: segment.sequence, before: done.before + segment.len };
+            }
+            if walk.report.frames.is_multiple_of(4096) {
+                let bytes_done = done.before + walk.offset;
+                self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
+        Ok(walk)
+    }
+
+    /// Puts witnessed frames in the index.
+    pub(super) fn replay_witnessed(&self, walk: &mut Walk) -> Result<()> {
+        while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
+            let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
+            // A mark may be seen though its own sync failed, and so may the name of a segment in which
+            // nothing follows the cut. So the next cut is made behind the last witnessed commit.
+            if frame.header.kind == Kind::Commit || planted(Bug::CutBehindMarks) {
+                let offset = frame.header.next_offset(frame.offset);
+                let place = LogPosition { sequence, offset, chain: frame.crc };
+                walk.witnessed = (place, frame.header.lsn);
+            }
+            self.load(sequence, &frame)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn load(&self, sequence: u64, frame: &Frame) -> Result<()> {
+        let index = &self.mvcc.index;
+        let count = |old: Option<&Location>, new: Option<&Location>| self.usage.count(old, new);
+        for (offset, entry) in frame.placed() {
+            index.touch(entry.id())?;
+            let place = |header| Location::new(header, sequence, offset);
+            let lsn = frame.header.lsn;
+            match entry {
+                Entry::Write(header) => {
+                    self.mvcc.load([(header.block_id, lsn, Some(place(header)))], count);
+                }
+                Entry::Delete(_) if planted(Bug::DeletionUnreplayed) => {}
+                Entry::Delete(id) => self.mvcc.load([(*id, lsn, None)], count),
+                Entry::Move(header, origin) => {
+                    let new = place(header);
+                    index.relocate(header.block_id, *origin, new, |old| {
+                        count(Some(old), Some(&new));
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Follows the chain of frames, past cuts, until no frame continues it or `took` breaks.
+pub(super) fn follow<F: DiskFile>(
+    segments: &mut Segments<F>,
+    cuts: &Cuts,
+    walk: &mut Walk,
+    took: &mut Took<'_, F>,
+) -> Result<()> {
+    loop {
+        let Some(segment) = segments.get_mut(&walk.sequence) else { return Ok(()) };
+        let cut = cuts.get(&walk.sequence).copied();
+        let cut_at = cut.filter(|_| !planted(Bug::CutVoidsNothing));
+        let end = cut_at.map_or(segment.len, |(offset, _)| offset);
+        while walk.offset < end
+            && let Found::Frame(frame) = segment.frame_at(walk.offset)?
+            && walk.continues(&frame)
+        {
+            walk.take(walk.sequence, frame);
+            if took(segment, walk)?.is_break() {
+                return Ok(());
+            }
+        }
+        let next = match cut {
+            // What a cut leaves in place was durable when it was made.
+            Some((offset, _)) if walk.offset != offset => {
+                return Err(segment.damage(Defect::FrameHeader, walk.offset, walk.next_lsn()));
+            }
+            Some((_, next)) => next,
+            None => walk.sequence + 1,
+        };
+        if cut.is_none() && planted(Bug::SecondSegmentUnread) {
+            return Ok(());
+        }
+        let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
+        match segment.frame_at(PAGE)? {
+            Found::Frame(frame) if walk.continues(&frame) => {
+                (walk.sequence, walk.offset) = (next, PAGE);
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+impl Walk {
+    pub(super) fn start(at: &Summary) -> Walk {
+        Walk {
+            sequence: at.position.sequence,
+            offset: at.position.offset,
+            chain: at.position.chain,
+            last_lsn: at.lsn,
+            durable: at.lsn,
+            last_kind: Kind::Witness,
+            last_previous: 0,
+            parts_open: false,
+            unwitnessed: VecDeque::new(),
+            witnessed: (at.position, at.lsn),
+            report: RecoveryReport::default(),
+        }
+    }
+
+    /// The last commit that all parts of are there.
+    pub(super) fn last_complete(&self) -> Lsn {
+        Lsn(self.last_lsn.0 - u64::from(self.parts_open))
+    }
+
+    fn next_lsn(&self) -> Lsn {
+        Lsn(self.last_lsn.0 + 1)
+    }
+
+    /// Whether a frame is the one that was written behind the last one.
+    fn continues(&self, frame: &Frame) -> bool {
+        let header = &frame.header;
+        let in_order = match header.kind {
+            Kind::Commit if self.parts_open => header.lsn == self.last_lsn && header.part > 0,
+            Kind::Commit => header.lsn == self.next_lsn() && header.part == 0,
+            _ => header.lsn == self.last_lsn && !self.parts_open,
+        };
+        (header.previous == self.chain || planted(Bug::ChainUnchecked)) && in_order
+    }
+
+    fn take(&mut self, sequence: u64, frame: Frame) {
+        let header = &frame.header;
+        self.last_previous = header.previous;
+        self.chain = frame.crc;
+        self.last_lsn = header.lsn;
+        self.last_kind = header.kind;
+        self.parts_open = !header.last_part;
+        self.offset = header.next_offset(frame.offset);
+        self.durable = self.durable.max(header.durable);
+        self.report.frames += 1;
+        self.report.bytes += u64::from(header.frame_len);
+        self.unwitnessed.push_back((sequence, frame));
+    }
+}
