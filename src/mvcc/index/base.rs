@@ -1,0 +1,132 @@
+//! What lies below the entries of the index: an image of it at an earlier LSN.
+//!
+//! Owns the contract of a [`Base`], and how one gets below the entries while publication goes on above.
+//! Entries in memory then hold what changed since, deletions included:
+//!
+//! 1. [`Index::freeze`] puts them aside, in no time, so that an image can be made of them.
+//! 2. [`Index::install`] puts that image below and drops what was frozen, shard by shard: under its lock a
+//!    reader finds either both parts of the old state or the new one. [`Index::thaw`] takes a freeze back.
+//!
+//! Invariant: one image is made at a time. What may be looked up in a base under a shard's lock was looked
+//! up without one before ([`Index::touch`]).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Index, Newest};
+use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
+use crate::error::Result;
+use crate::mvcc::page::PAGE_IDS;
+use crate::mvcc::shard::Shard;
+use crate::mvcc::version::VersionLen;
+
+/// An image of an index at an earlier LSN. It never changes.
+pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
+    /// The newest commit in the image.
+    fn lsn(&self) -> Lsn;
+
+    /// What the image says of an id.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt): that part of the image is damaged.
+    fn get(&self, id: BlockId) -> Result<Option<Newest<V>>>;
+
+    /// Calls `each` for the ids from `first` to `last` that the image speaks of, ascending, until it
+    /// breaks.
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        each: &mut dyn FnMut(BlockId, Newest<V>) -> ControlFlow<()>,
+    ) -> Result<()>;
+}
+
+impl<V: VersionLen> Index<V> {
+    /// Looks an id up in the base, so that doing so again takes no I/O.
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn touch(&self, id: BlockId) -> Result<()> {
+        let shard = self.shard(id).read();
+        let Some(base) = shard.base.clone().filter(|_| shard.in_memory(id).is_none()) else {
+            return Ok(());
+        };
+        drop(shard);
+        base.get(id).map(|_| ())
+    }
+
+    /// Puts the entries in memory aside, for an image of the index as it is visible now. Between two
+    /// publications.
+    pub(crate) fn freeze(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            assert!(shard.frozen.by_number.is_empty(), "one image is made at a time");
+            shard.frozen = std::mem::take(&mut shard.pages);
+        }
+    }
+
+    /// Takes a freeze back: no image was made.
+    pub(crate) fn thaw(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            for (number, page) in std::mem::take(&mut shard.frozen).by_number {
+                for (slot, entry) in page.iter() {
+                    let id = BlockId(number * PAGE_IDS + u64::from(slot));
+                    if shard.pages.get(id).is_none() && !planted(Bug::ThawLosesCommits) {
+                        shard.pages.insert(id, entry.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The numbers of the frozen pages, ascending.
+    pub(crate) fn frozen_pages(&self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for shard in &self.shards {
+            numbers.extend(shard.read().frozen.by_number.keys().copied());
+        }
+        numbers.sort_unstable();
+        if planted(Bug::HalfInTheImage) {
+            numbers.pop();
+        }
+        numbers
+    }
+
+    /// Entries that are frozen.
+    pub(crate) fn frozen_count(&self) -> u64 {
+        let count = |shard: &Shard<V>| {
+            shard.frozen.by_number.values().map(|page| page.iter().count() as u64).sum::<u64>()
+        };
+        self.shards.iter().map(|shard| count(&shard.read())).sum()
+    }
+
+    /// The entries of a frozen page.
+    pub(crate) fn frozen_entries(&self, number: u64) -> Vec<(BlockId, Newest<V>)> {
+        let shard = self.shard(BlockId(number * PAGE_IDS)).read();
+        let page = shard.frozen.by_number.get(&number);
+        let entry = |(slot, entry): (u32, &Newest<V>)| {
+            (BlockId(number * PAGE_IDS + u64::from(slot)), entry.clone())
+        };
+        page.into_iter().flat_map(|page| page.iter()).map(entry).collect()
+    }
+
+    /// Puts an image below the entries in place of the frozen ones, which are in it. `base` makes a
+    /// handle for each shard, so that readers of different shards share no counter.
+    pub(crate) fn install(&self, base: impl Fn() -> Arc<dyn Base<V>>) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            shard.base = Some(base());
+            let frozen = std::mem::take(&mut shard.frozen);
+            if planted(Bug::ChangesMeanwhileDropped) {
+                shard.pages = Default::default();
+            }
+            drop(shard);
+            drop(frozen);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Publication, snapshots and images, with numbers for versions.
+
+use super::*;
+
+impl VersionLen for u32 {
+    fn payload_len(&self) -> u64 {
+        u64::from(*self)
+    }
+}
+
+impl VersionLen for [std::num::NonZeroU64; 3] {
+    fn payload_len(&self) -> u64 {
+        0
+    }
+}
+
+fn set(index: &Index<u32>, lsn: u64, changes: &[(u64, Option<u32>)]) {
+    let changes = changes.iter().map(|(id, value)| (BlockId(*id), Lsn(lsn), *value));
+    index.publish(changes, Lsn(lsn), |_, _| {});
+}
+
+fn value(index: &Index<u32>, id: u64, pin: &Pin) -> Option<u32> {
+    index.read_at(BlockId(id), pin.lsn()).expect("no base").map(|version| version.value)
+}
+
+#[test]
+fn snapshot_sees_what_was_visible_when_it_was_pinned() {
+    let index = Index::default();
+    set(&index, 1, &[(1, Some(10)), (2, Some(20))]);
+    let before = index.pin();
+    set(&index, 2, &[(1, Some(11)), (2, None), (3, Some(30))]);
+    let after = index.pin();
+    assert_eq!([1, 2, 3].map(|id| value(&index, id, &before)), [Some(10), Some(20), None]);
+    assert_eq!([1, 2, 3].map(|id| value(&index, id, &after)), [Some(11), None, Some(30)]);
+    let ids =
+        |pin: &Pin| index.ids_at(BlockId(0), BlockId(u64::MAX), 9, pin.lsn()).expect("no base");
+    assert_eq!(ids(&before), [BlockId(1), BlockId(2)]);
+    assert_eq!(ids(&after), [BlockId(1), BlockId(3)]);
+    index.unpin(before);
+    index.unpin(after);
+    assert_eq!(index.undo_count(), 0);
+}
+
+#[test]
+fn old_snapshot_costs_one_version_a_block_however_often_it_changes() {
+    let index = Index::default();
+    set(&index, 1, &[(1, Some(0)), (2, Some(0))]);
+    let old = index.pin();
+    for lsn in 2..100 {
+        let young = index.pin();
+        set(&index, lsn, &[(1, Some(lsn as u32)), (2, Some(lsn as u32))]);
+        assert_eq!(value(&index, 1, &young), Some(if lsn == 2 { 0 } else { lsn as u32 - 1 }));
+        index.unpin(young);
+        assert_eq!(index.undo_count(), 2);
+    }
+    assert_eq!(value(&index, 2, &old), Some(0));
+    index.unpin(old);
+    assert_eq!(index.undo_count(), 0);
+    assert!(index.filed.lock().is_empty());
+}
+
+#[test]
+fn version_passes_to_the_next_older_snapshot_that_sees_it() {
+    let index = Index::default();
+    set(&index, 1, &[(1, Some(1))]);
+    let (oldest, older) = (index.pin(), index.pin());
+    set(&index, 2, &[(2, Some(2))]);
+    let newer = index.pin();
+    set(&index, 3, &[(1, Some(3))]);
+    index.unpin(newer);
+    index.unpin(older);
+    assert_eq!(value(&index, 1, &oldest), Some(1));
+    index.unpin(oldest);
+    assert_eq!(index.undo_count(), 0);
+}
+
+#[test]
+fn deletion_after_a_snapshot_is_found_even_of_a_block_created_after_it() {
+    let index = Index::default();
+    let pin = index.pin();
+    set(&index, 1, &[(1, Some(1))]);
+    set(&index, 2, &[(1, None)]);
+    assert_eq!(index.changed_since(BlockId(1), pin.lsn()).expect("no base"), Some(Lsn(2)));
+    assert_eq!(value(&index, 1, &pin), None);
+    index.unpin(pin);
+    assert_eq!(index.undo_count(), 0);
+    assert_eq!(index.changed_since(BlockId(1), Lsn(0)).expect("no base"), None);
+}
+
+#[test]
+fn ids_are_listed_in_order_across_pages_and_limits() {
+    let index = Index::default();
+    let ids = [1, 63, 64, 700, 1 << 40, u64::MAX];
+    set(&index, 1, &ids.map(|id| (id, Some(0))));
+    let some = |first, last, count_max| {
+        index.ids(BlockId(first), BlockId(last), count_max).expect("no base")
+    };
+    assert_eq!(some(0, u64::MAX, usize::MAX), ids.map(BlockId));
+    assert_eq!(some(63, 700, usize::MAX), [63, 64, 700].map(BlockId));
+    assert_eq!(some(2, u64::MAX, 2), [63, 64].map(BlockId));
+}
+
+#[test]
+fn dense_ids_cost_at_most_forty_bytes() {
+    let index = Index::default();
+    set(&index, 1, &[]);
+    // Three words with a niche, as the place of a block in the log has one.
+    let place = [std::num::NonZeroU64::MIN; 3];
+    let changes = (1..=100_000).map(|id| (BlockId(id), Lsn(2), Some(place)));
+    let wide: Index<[std::num::NonZeroU64; 3]> = Index::default();
+    wide.publish(changes, Lsn(2), |_, _| {});
+    assert!(wide.heap_len() <= 40 * 100_000, "{} bytes", wide.heap_len());
+}
+
+/// An image as a map, made of what an index has frozen.
+#[derive(Debug, Default)]
+struct Map(Lsn, BTreeMap<BlockId, Newest<u32>>);
+
+impl Base<u32> for Map {
+    fn lsn(&self) -> Lsn {
+        self.0
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Newest<u32>>> {
+        Ok(self.1.get(&id).copied())
+    }
+
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        each: &mut dyn FnMut(BlockId, Newest<u32>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut records = self.1.range(first..=last);
+        while let Some((id, record)) = records.next()
+            && each(*id, *record).is_continue()
+        {}
+        Ok(())
+    }
+}
+
+/// Puts everything that was ever frozen below the entries.
+fn make_image(index: &Index<u32>, image: &mut Map) {
+    for page in index.frozen_pages() {
+        image.1.extend(index.frozen_entries(page));
+    }
+    image.0 = index.visible();
+    index.install(|| Arc::new(Map(image.0, image.1.clone())));
+}
+
+#[test]
+fn image_below_changes_nothing_that_anybody_sees() {
+    let (index, mut image) = (Index::default(), Map::default());
+    set(&index, 1, &[(1, Some(10)), (2, Some(20)), (70, Some(30))]);
+    let first = index.pin();
+    set(&index, 2, &[(1, None), (2, Some(21)), (500, Some(50))]);
+    let second = index.pin();
+    let see = |pin: &Pin| {
+        let ids = index.ids_at(BlockId(0), BlockId(u64::MAX), 99, pin.lsn()).expect("readable");
+        let seen = ids.iter().map(|id| (id.0, value(&index, id.0, pin).expect("listed")));
+        seen.collect::<Vec<_>>()
+    };
+    let old = [(1, 10), (2, 20), (70, 30)];
+    let new = [(2, 21), (70, 30), (500, 50)];
+    for step in 0..6 {
+        assert_eq!((see(&first), see(&second)), (old.to_vec(), new.to_vec()), "step {step}");
+        assert_eq!(index.changed_since(BlockId(1), first.lsn()).expect("r"), Some(Lsn(2)));
+        let within = index.changed_within(BlockId(3), BlockId(600), first.lsn()).expect("r");
+        assert_eq!(within, Some((BlockId(500), Lsn(2))), "step {step}");
+        assert_eq!(index.changed_since(BlockId(70), first.lsn()).expect("r"), None);
+        assert!(!index.exists(BlockId(1)).expect("r") && index.exists(BlockId(70)).expect("r"));
+        match step {
+            0 | 3 => index.freeze(),
+            1 => index.thaw(),
+            4 => make_image(&index, &mut image),
+            _ => {}
+        }
+    }
+    assert_eq!(index.heap_len() > 0, index.undo_count() > 0, "entries are in the image only");
+    set(&index, 3, &[(70, None), (2, Some(22))]);
+    assert_eq!((see(&first), see(&second)), (old.to_vec(), new.to_vec()));
+    let now = index.pin();
+    assert_eq!(see(&now), [(2, 22), (500, 50)]);
+    for pin in [first, second, now] {
+        index.unpin(pin);
+    }
+    assert_eq!(index.undo_count(), 0);
+}
+
+#[test]
+fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
+    let (index, mut image) = (Index::default(), Map::default());
+    set(&index, 1, &[(1, Some(10)), (2, Some(20))]);
+    index.freeze();
+    make_image(&index, &mut image);
+    let mut replaced = None;
+    assert!(index.relocate(BlockId(1), Lsn(1), 11, |old| replaced = Some(*old)));
+    assert_eq!(replaced, Some(10));
+    let read = index.read(BlockId(1)).expect("r").map(|version| (version.lsn, version.value));
+    assert_eq!(read, Some((Lsn(1), 11)));
+    set(&index, 2, &[(2, Some(21))]);
+    assert!(!index.relocate(BlockId(2), Lsn(1), 22, |_| panic!("newer")));
+    assert!(index.is_newest(BlockId(2), Lsn(2), |value| *value == 21));
+}

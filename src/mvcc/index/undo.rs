@@ -1,0 +1,123 @@
+//! Undo versions: what a change replaced, for as long as somebody can see it.
+//!
+//! Owns step 3 of a publication (see [`index`](super)): which undo versions are kept, under which pin they
+//! are filed, and what that costs. Invariants:
+//!
+//! - a filed version is under the newest pin that can see it, and is dropped with the last such pin;
+//! - a deletion leaves a marker until no pin is older than it, so that a conflict check finds the deletion
+//!   of a block that was created after the snapshot.
+
+use std::collections::BTreeMap;
+
+use super::{Index, Versioned};
+use crate::block::{BlockId, Lsn};
+use crate::canary::{Bug, planted};
+use crate::mvcc::shard::{Filed, Shard, Undo};
+use crate::mvcc::version::VersionLen;
+use crate::sync::Ordering;
+
+impl<V: VersionLen> Index<V> {
+    /// Bytes that keeping one older version takes in the index.
+    const UNDO_LEN: u64 = (size_of::<BlockId>()
+        + size_of::<Vec<Undo<V>>>()
+        + size_of::<Undo<V>>()
+        + size_of::<Filed>()
+        + 1) as u64;
+
+    /// Drops the versions that only a snapshot could see which was released; `was_last` says whether
+    /// nobody of its slot holds it any more.
+    pub(crate) fn released(&self, lsn: Lsn, was_last: bool) {
+        if !was_last || self.undo_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut filed = self.filed.lock();
+        if let Some(orphans) = filed.remove(&lsn).filter(|_| !planted(Bug::UndoIsKept)) {
+            self.file(&mut filed, orphans);
+        }
+    }
+
+    /// Keeps the version that a change at `until` replaced, until it is filed.
+    pub(super) fn keep(
+        &self,
+        shard: &mut Shard<V>,
+        id: BlockId,
+        old: Versioned<V>,
+        until: Lsn,
+        deleted: bool,
+    ) -> Filed {
+        let (from, payload_len) = (old.lsn, old.value.payload_len());
+        let versions = shard.undo.entry(id).or_default();
+        versions.push(Undo { from, until, value: Some(old.value) });
+        self.undo_count.fetch_add(1, Ordering::SeqCst);
+        Filed { id, from, until, deleted, payload_len, counted: false }
+    }
+
+    /// Files undo versions under the newest pin that sees them, or drops them.
+    pub(super) fn file(&self, filed: &mut BTreeMap<Lsn, Vec<Filed>>, versions: Vec<Filed>) {
+        let held = self.pins.held();
+        let (mut added, mut removed) = (0, 0);
+        for mut version in versions {
+            removed += if version.counted { Self::UNDO_LEN + version.payload_len } else { 0 };
+            version.counted = true;
+            let older = held.partition_point(|pin| *pin < version.until);
+            match held[..older].last() {
+                Some(pin) if *pin >= version.from && !planted(Bug::ReaderLosesVersion) => {
+                    added += Self::UNDO_LEN + version.payload_len;
+                    filed.entry(*pin).or_default().push(version);
+                }
+                // Nobody sees the value, but an older pin must still find the deletion.
+                Some(pin) if version.deleted => {
+                    self.shard(version.id).write().strip(version);
+                    version.payload_len = 0;
+                    added += Self::UNDO_LEN;
+                    filed.entry(*pin).or_default().push(version);
+                }
+                _ => {
+                    self.shard(version.id).write().forget(version);
+                    self.undo_count.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+        }
+        // In one step: nobody sees too much. Only here, under the lock of `filed`, does it change.
+        let pinned = self.pinned_len() + added - removed;
+        self.pinned_len.store(pinned, Ordering::SeqCst);
+    }
+
+    /// Calls `each` for every older version that somebody can see.
+    pub(crate) fn each_undo(&self, mut each: impl FnMut(&V)) {
+        for shard in &self.shards {
+            let shard = shard.read();
+            shard
+                .undo
+                .values()
+                .flatten()
+                .filter_map(|undo| undo.value.as_ref())
+                .for_each(&mut each);
+        }
+    }
+
+    /// Undo versions that are kept now.
+    pub(crate) fn undo_count(&self) -> u64 {
+        self.undo_count.load(Ordering::SeqCst)
+    }
+
+    /// Heap bytes of undo versions.
+    pub(crate) fn undo_len(&self) -> u64 {
+        self.undo_count() * Self::UNDO_LEN
+    }
+
+    /// What keeping them costs in bytes, payloads included. Versions of a publication under way do
+    /// not count before it is clear who can see them.
+    pub(crate) fn pinned_len(&self) -> u64 {
+        self.pinned_len.load(Ordering::SeqCst)
+    }
+
+    /// Whether more bytes than that are pinned while `oldest` is the oldest snapshot. Not while a
+    /// snapshot is being released: what it alone saw is still counted then, and is nobody's fault.
+    pub(crate) fn pins_more_than(&self, len: u64, oldest: Lsn) -> bool {
+        let filed = self.filed.lock();
+        let held = self.pins.held();
+        let is_settled = filed.keys().all(|pin| held.binary_search(pin).is_ok());
+        self.pinned_len() > len && held.first() == Some(&oldest) && is_settled
+    }
+}
