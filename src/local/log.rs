@@ -4,13 +4,17 @@
 //! callers have handed in, let the core form a group, lay it out. Then the log is put down and the group
 //! is written and synced (see `errand`); back from there it is published in the index and, with the log
 //! put down again, its callers are woken. Who takes the turns, and when, is the `driver`'s business. A few
-//! milliseconds after the last group comes the *witness* of that group, so that recovery can tell a torn
-//! tail from damage to acknowledged data.
+//! milliseconds after the last group comes the *witness* of that group (see `standing`), so that recovery can
+//! tell a torn tail from damage to acknowledged data.
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
+mod standing;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use standing::{Frozen, Standing};
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -18,14 +22,11 @@ use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::append::Appender;
 use crate::local::budget::Budget;
-use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::commit::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
 use crate::local::errand::{Answers, Errand, Landing, Trip};
 use crate::local::flight::{Changes, Flight};
-use crate::local::format::PAGE;
-use crate::local::format::frame::Kind;
 use crate::local::handover::{Load, Turn};
 use crate::local::phases::{Phases, Took};
 use crate::local::poison::Poison;
@@ -33,7 +34,7 @@ use crate::local::recent::Recent;
 use crate::local::segment::Location;
 use crate::local::stall::StallLog;
 use crate::local::upkeep::Call;
-use crate::local::usage::{SegmentUse, Usage};
+use crate::local::usage::Usage;
 use crate::mvcc::Mvcc;
 use crate::mvcc::batch::Batch;
 use crate::sync::channel::Receiver;
@@ -86,22 +87,6 @@ pub(crate) struct Shared {
     pub(crate) room_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
     pub(crate) upkeep: Call,
-}
-
-/// What a checkpoint is to stand for.
-#[derive(Debug)]
-pub(crate) struct Frozen {
-    pub(crate) summary: Summary,
-    /// All segments that hold frames, as of that commit.
-    pub(crate) segments: Vec<SegmentUse>,
-}
-
-/// The end of the log at some moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
-    /// The newest commit before it.
-    pub(crate) lsn: Lsn,
-    pub(crate) position: LogPosition,
 }
 
 /// The log's state.
@@ -178,49 +163,6 @@ impl<D: Disk> Log<D> {
             closing: None,
             closed: false,
         }
-    }
-
-    /// Asks that every commit so far be durable; [`Log::freeze`] finds out when that is so.
-    pub(crate) fn settle(&mut self) {
-        if self.core.durable() < self.core.last_lsn() {
-            self.submit_sync();
-        }
-    }
-
-    /// Puts the index's entries aside for a checkpoint and returns what it is to stand for; `None`
-    /// while some commit is not durable yet. Between two groups.
-    pub(crate) fn freeze(&mut self) -> Option<Frozen> {
-        if self.core.durable() < self.core.last_lsn() {
-            return None;
-        }
-        let mvcc = &self.shared.mvcc;
-        assert_eq!(mvcc.index.visible(), self.core.last_lsn(), "every group is published");
-        mvcc.index.freeze();
-        let (total_blocks, total_bytes) = mvcc.totals();
-        let summary = Summary {
-            lsn: Lsn(self.core.last_lsn().0 - u64::from(planted(Bug::CheckpointOfOneLess))),
-            position: self.appender.position(),
-            id_max: mvcc.committed.highest().0,
-            total_blocks,
-            total_bytes,
-        };
-        Some(Frozen { summary, segments: self.shared.usage.all() })
-    }
-
-    /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
-    /// place behind that; `None` while some commit is not durable yet. Between two groups.
-    ///
-    /// # Errors
-    /// As [`Log::confirm`].
-    pub(crate) fn stand_still(&mut self) -> Result<Option<Standing>> {
-        self.shared.poison.check()?;
-        let lsn = self.core.last_lsn();
-        if self.core.durable() < lsn {
-            return Ok(None);
-        }
-        self.mark(Kind::Witness, lsn, &[])?;
-        self.witnessed = lsn;
-        Ok(Some(Standing { lsn, position: self.appender.position() }))
     }
 
     /// Takes what callers have handed in so far.
@@ -407,84 +349,6 @@ impl<D: Disk> Log<D> {
         let refusal = Err(error);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
-    }
-
-    /// Says in the log that the last group is durable. Optional: without space it is left out.
-    fn witness(&mut self) {
-        let durable = self.core.durable();
-        self.witnessed = durable;
-        if let Err(error) = self.mark(Kind::Witness, durable, &[]) {
-            // Without space there is no witness; any other failure has poisoned the store.
-            debug_assert!(
-                matches!(error, Error::StorageFull { .. }) || self.shared.poison.cause().is_some()
-            );
-        }
-    }
-
-    /// Makes the rest durable and says that nothing follows.
-    fn end(&mut self) -> Result<Lsn> {
-        if !planted(Bug::PoisonedIsClosedClean) {
-            self.shared.poison.check()?;
-        }
-        if self.core.durable() < self.core.last_lsn() {
-            let flight = self.appender.lay_out_sync();
-            let synced = flight.sync(self.disk.path());
-            let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
-            self.appender.land(flight, true);
-            self.shared.syncs.fetch_add(count, Ordering::Relaxed);
-        }
-        match self.mark(Kind::End, self.core.last_lsn(), &[]) {
-            Err(_) if planted(Bug::CloseUnheard) => Ok(self.core.last_lsn()),
-            // All commits are durable; only the next open has a little more to do.
-            Ok(()) | Err(Error::StorageFull { .. }) => Ok(self.core.last_lsn()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Says in the log that the name of a checkpoint is durable.
-    ///
-    /// # Errors
-    /// [`Error::StorageFull`]: it is not said. [`Error::Io`], [`Error::Poisoned`]: the store is poisoned.
-    pub(crate) fn confirm(&mut self, image: ImageName) -> Result<()> {
-        self.shared.poison.check()?;
-        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode())
-    }
-
-    /// Goes on in the next segment, durably, and gives back what the active one has ahead.
-    ///
-    /// # Errors
-    /// As [`Log::confirm`].
-    pub(crate) fn roll(&mut self) -> Result<()> {
-        self.shared.poison.check()?;
-        let sealed = self.appender.position();
-        if sealed.offset == PAGE {
-            return Ok(());
-        }
-        let laid = self.appender.lay_out_roll(self.core.last_lsn(), self.core.durable())?;
-        self.write_mark(laid)?;
-        self.appender.cut_sealed(sealed)
-    }
-
-    /// Writes and syncs a mark, which states the newest LSN known durable before it.
-    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
-        let last = self.core.last_lsn();
-        let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
-        let laid = self.appender.lay_out_mark(kind, last, durable, body)?;
-        self.write_mark(laid)
-    }
-
-    /// Writes and syncs a mark. Nothing else is on its way.
-    fn write_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
-        let (poison, dir) = (&self.shared.poison, self.disk.path());
-        mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
-        mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
-        for (sequence, number, end) in mark.ends() {
-            self.shared.usage.used(sequence, number, end);
-        }
-        self.written_len += mark.len();
-        self.shared.written_len.store(self.written_len, Ordering::Relaxed);
-        self.appender.land(mark, true);
-        self.shared.poison.check()
     }
 
     /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
