@@ -4,9 +4,9 @@
 //! ([`Engine::commit`]) takes its share of the [`budget`], hands its batch to the [`driver`] and waits
 //! at a ticket; whoever carries the [`log`] lets the [`commit`] core form groups, which the
 //! [`append`]er writes into space that the I/O workers made ahead ([`space`]); the index publishes
-//! them. The way of a read: the index
-//! gives a [`segment::Location`], the segment the bytes ([`reading`]), the checksum their truth. Opening is
-//! [`recovery`]'s.
+//! them. The way of a read: the index gives a [`segment::Location`], the segment the bytes
+//! ([`reading`]), the checksum their truth. What of both is this backend's own way is in [`engine`].
+//! Opening is [`recovery`]'s.
 
 mod alarm;
 mod append;
@@ -18,6 +18,7 @@ mod compaction;
 #[cfg(test)]
 mod document;
 mod driver;
+mod engine;
 mod errand;
 mod flight;
 mod format;
@@ -55,7 +56,6 @@ mod verify;
 use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use backup::{BackupCheck, BackupReport, CopyProgress};
 pub use options::{OpenPhase, OpenProgress, Options, ReadMode, WriteMode};
@@ -66,25 +66,21 @@ pub use report::SpaceReport;
 pub use salvage::{Loss, OlderVersion, SalvageReport};
 pub use verify::{Damage, VerifyReport};
 
-use crate::backend::{Durability, StorageBackend, StorageStats};
-use crate::block::{Block, BlockId, Lsn};
-use crate::canary::{Bug, planted};
-use crate::error::{Defect, Error, IoOp, Result};
+use crate::backend::Durability;
+use crate::block::BlockId;
+use crate::error::{Error, Result};
 use crate::io::os::OsDisk;
 use crate::io::pool::IoPool;
-use crate::io::{Disk, Env, Thread};
-use crate::local::append::frame_len;
+use crate::io::{Disk, Thread};
 use crate::local::commit::Submission;
 use crate::local::driver::Driver;
-use crate::local::log::{Shared, sync_request};
+use crate::local::log::Shared;
 use crate::local::quota::Quota;
-use crate::local::segment::{Location, Views};
+use crate::local::segment::Views;
 use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
-use crate::mvcc::batch::Batch;
+use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
-use crate::mvcc::{Engine, Mvcc};
-use crate::stats::StallCause;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::transaction::inclusive;
@@ -459,17 +455,6 @@ impl<D: Disk> LocalBackend<D> {
         report::space(&self.inner)
     }
 
-    /// Why a payload was not read. A file that ends before it is damage.
-    fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
-        match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                let place = self.inner.views.place(id, version);
-                Error::Corrupt { defect: Defect::Truncated, place }
-            }
-            _ => Error::io(IoOp::Read, self.inner.disk.path(), source),
-        }
-    }
-
     /// Waits for commits under way, makes everything durable and closes the store for all handles.
     ///
     /// # Errors
@@ -519,101 +504,5 @@ impl<D: Disk> Drop for Inner<D> {
             // Nobody is left to hear of an error; what was acknowledged is durable all the same.
             drop(self.shut_down());
         }
-    }
-}
-
-#[expect(private_interfaces, reason = "the sealed trait's own types")]
-impl<D: Disk> Engine for LocalBackend<D> {
-    type Version = Location;
-
-    fn mvcc(&self) -> &Mvcc<Location> {
-        &self.inner.shared.mvcc
-    }
-
-    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
-        let inner = &self.inner;
-        let handles = self.handles.as_ref()?;
-        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
-    }
-
-    fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
-        let data = match self.inner.shared.recent.get(version) {
-            Some(data) => Some(data),
-            None => self
-                .inner
-                .views
-                .bytes(version)
-                .map_err(|source| self.unreadable(id, version, source))?,
-        };
-        // Its segment is gone: the block was moved before that, or replaced.
-        let Some(data) = data else { return Ok(None) };
-        let block = Block { header: version.header(id), data };
-        if !block.verify_checksum() && !planted(Bug::PayloadUnverified) {
-            let place = self.inner.views.place(id, version);
-            return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
-        }
-        Ok(Some(block))
-    }
-
-    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
-        for (id, _) in &batch.operations {
-            self.mvcc().index.touch(*id)?;
-        }
-        if self.inner.pool.is_none() {
-            // Nobody else looks after the store. What stands in its way need not stand in ours.
-            let stalls = &self.inner.shared.stalls;
-            drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
-        }
-        if batch.frees() && self.inner.space.reserve.is_low() {
-            // Without success it may still find space.
-            let stalls = &self.inner.shared.stalls;
-            drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));
-        }
-        let log_len = frame_len(&batch.operations);
-        let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
-        self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
-    }
-
-    fn make_durable(&self) -> Result<()> {
-        self.inner.issue(sync_request)?.wait().map(|_| ())
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.inner.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    fn durable_lsn(&self) -> Lsn {
-        Lsn(self.inner.shared.durable.load(Ordering::Acquire))
-    }
-
-    fn now(&self) -> Duration {
-        self.inner.disk.recently()
-    }
-
-    fn help_along(&self) {
-        self.inner.driver.nudge();
-    }
-
-    fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
-        together::read_many(self, ids)
-    }
-
-    fn add_stats(&self, stats: &mut StorageStats) {
-        let shared = &self.inner.shared;
-        stats.groups = shared.groups.load(Ordering::Relaxed);
-        stats.overlapped_groups = shared.overlapped.load(Ordering::Relaxed);
-        stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
-        shared.phases.tell(stats);
-        stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
-        stats.zeroed_bytes = self.inner.space.zeroed_len();
-        stats.moved_bytes = self.inner.upkeep.moved_len();
-        stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
-        stats.reserve_bytes = self.inner.space.reserve.len();
-        stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
-        stats.stalls = shared.stalls.all();
-        stats.recent_bytes = self.inner.shared.recent.len();
-        stats.in_flight_bytes = shared.budget.used_len();
-        stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
-        stats.segments = self.inner.views.count() as u64;
     }
 }

@@ -34,7 +34,7 @@ use crate::local::recent::Recent;
 use crate::local::recovery::{Recovered, Recovery};
 use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
-use crate::local::segment::{ShowSegment, Views, damaged};
+use crate::local::segment::{Location, ShowSegment, Views, damaged};
 use crate::local::shares::Shares;
 use crate::local::space::{Source, Space, SpaceOptions, Tail, take_back};
 use crate::local::stall::StallLog;
@@ -143,7 +143,7 @@ fn start<D: Disk>(
     options: Options,
     store: Description,
     space_options: SpaceOptions,
-    mvcc: Mvcc<crate::local::Location>,
+    mvcc: Mvcc<Location>,
     views: Arc<Views>,
     usage: Usage,
     reserve: Reserve<Quota<D>>,

@@ -1,0 +1,134 @@
+//! What the local backend does its own way: how a version becomes a block, and how a batch is committed.
+//!
+//! Owns [`Engine`] for [`LocalBackend`]. A version is a place in the log: its bytes come from the recent ones
+//! or from the segment, and no block is handed out whose checksum was not verified. A batch goes to the
+//! driver, after what only the caller's own thread may be kept waiting for: damage to the index where the
+//! batch needs it, upkeep if nobody else sees to that, and room on a full disk for what frees space.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{LocalBackend, together};
+use crate::backend::{Durability, StorageBackend, StorageStats};
+use crate::block::{Block, BlockId, Lsn};
+use crate::canary::{Bug, planted};
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, Env};
+use crate::local::append::frame_len;
+use crate::local::commit::Submission;
+use crate::local::log::sync_request;
+use crate::local::segment::Location;
+use crate::mvcc::batch::Batch;
+use crate::mvcc::{Engine, Mvcc};
+use crate::stats::StallCause;
+use crate::sync::Ordering;
+use crate::ticket::{CommitTicket, Issuer};
+
+#[expect(private_interfaces, reason = "the sealed trait's own types")]
+impl<D: Disk> Engine for LocalBackend<D> {
+    type Version = Location;
+
+    fn mvcc(&self) -> &Mvcc<Location> {
+        &self.inner.shared.mvcc
+    }
+
+    fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        let inner = &self.inner;
+        let handles = self.handles.as_ref()?;
+        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
+    }
+
+    fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
+        let data = match self.inner.shared.recent.get(version) {
+            Some(data) => Some(data),
+            None => self
+                .inner
+                .views
+                .bytes(version)
+                .map_err(|source| self.unreadable(id, version, source))?,
+        };
+        // Its segment is gone: the block was moved before that, or replaced.
+        let Some(data) = data else { return Ok(None) };
+        let block = Block { header: version.header(id), data };
+        if !block.verify_checksum() && !planted(Bug::PayloadUnverified) {
+            let place = self.inner.views.place(id, version);
+            return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
+        }
+        Ok(Some(block))
+    }
+
+    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
+        for (id, _) in &batch.operations {
+            self.mvcc().index.touch(*id)?;
+        }
+        if self.inner.pool.is_none() {
+            // Nobody else looks after the store. What stands in its way need not stand in ours.
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
+        }
+        if batch.frees() && self.inner.space.reserve.is_low() {
+            // Without success it may still find space.
+            let stalls = &self.inner.shared.stalls;
+            drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));
+        }
+        let log_len = frame_len(&batch.operations);
+        let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
+        self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        self.inner.issue(sync_request)?.wait().map(|_| ())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.inner.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn durable_lsn(&self) -> Lsn {
+        Lsn(self.inner.shared.durable.load(Ordering::Acquire))
+    }
+
+    fn now(&self) -> Duration {
+        self.inner.disk.recently()
+    }
+
+    fn help_along(&self) {
+        self.inner.driver.nudge();
+    }
+
+    fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
+        together::read_many(self, ids)
+    }
+
+    fn add_stats(&self, stats: &mut StorageStats) {
+        let shared = &self.inner.shared;
+        stats.groups = shared.groups.load(Ordering::Relaxed);
+        stats.overlapped_groups = shared.overlapped.load(Ordering::Relaxed);
+        stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
+        shared.phases.tell(stats);
+        stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
+        stats.zeroed_bytes = self.inner.space.zeroed_len();
+        stats.moved_bytes = self.inner.upkeep.moved_len();
+        stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
+        stats.reserve_bytes = self.inner.space.reserve.len();
+        stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
+        stats.stalls = shared.stalls.all();
+        stats.recent_bytes = self.inner.shared.recent.len();
+        stats.in_flight_bytes = shared.budget.used_len();
+        stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
+        stats.segments = self.inner.views.count() as u64;
+    }
+}
+
+impl<D: Disk> LocalBackend<D> {
+    /// Why a payload was not read. A file that ends before it is damage.
+    fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
+        match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                let place = self.inner.views.place(id, version);
+                Error::Corrupt { defect: Defect::Truncated, place }
+            }
+            _ => Error::io(IoOp::Read, self.inner.disk.path(), source),
+        }
+    }
+}
