@@ -42,7 +42,7 @@ use crate::local::upkeep::{Call, Upkeep, UpkeepOptions};
 use crate::local::usage::Usage;
 use crate::local::{Inner, Options, Session, WriteMode};
 use crate::mvcc::Mvcc;
-use crate::mvcc::engine::Limits;
+use crate::mvcc::state::Limits;
 use crate::sync::channel::bounded;
 use crate::sync::{AtomicBool, AtomicU64, Mutex};
 

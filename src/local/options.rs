@@ -11,7 +11,7 @@ use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
 use crate::local::format::PAGE;
 use crate::local::log::CROWD_MIN;
-use crate::mvcc::engine::OPEN_TRANSACTIONS_MAX;
+use crate::mvcc::state::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

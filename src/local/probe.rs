@@ -19,7 +19,7 @@ use crate::local::space::SpaceOptions;
 use crate::local::usage::Usage;
 use crate::local::verify::{Damage, to_damage};
 use crate::mvcc::Mvcc;
-use crate::mvcc::engine::Limits;
+use crate::mvcc::state::Limits;
 
 /// What opening a store would find.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use crate::local::segment::{Location, Views, damaged};
 use crate::local::space::SpaceOptions;
 use crate::local::usage::Usage;
 use crate::mvcc::Mvcc;
-use crate::mvcc::engine::Limits;
+use crate::mvcc::state::Limits;
 
 /// What verification found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@
 //! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
 //! | `counters`     | statistics                                                               |
 //! | `handles`      | what transactions keep their store open by                              |
+//! | `state`        | all of these of one store, and the limits on them                        |
 //! | `engine`       | the contract, written once over what a backend does its own way          |
 //!
 //! A version is generic: a block in memory, or the place of one in the log. Nothing here does I/O.
@@ -25,7 +26,7 @@
 pub(crate) mod batch;
 pub(crate) mod counters;
 mod credits;
-pub(crate) mod engine;
+mod engine;
 mod entry;
 pub(crate) mod handles;
 pub(crate) mod ids;
@@ -36,8 +37,10 @@ mod pending;
 pub(crate) mod pins;
 mod places;
 mod shard;
+pub(crate) mod state;
 pub(crate) mod transactions;
 pub(crate) mod version;
 mod word;
 
-pub(crate) use engine::{Engine, Mvcc};
+pub(crate) use engine::Engine;
+pub(crate) use state::Mvcc;

@@ -1,0 +1,282 @@
+//! What memory and local share of a store's state: versions, transactions, ids, statistics.
+//!
+//! Owns [`Mvcc`], the limits on what a caller may put in, and the giving up of snapshots that are over one.
+//! What goes into the index is counted here as it is published. A backend publishes and loads; everything
+//! else is asked for by the contract (`engine`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{OldestSnapshot, StorageStats};
+use crate::block::{Block, BlockId, Lsn, TransactionId};
+use crate::canary::{Bug, planted};
+use crate::error::{Error, Result, SnapshotLimit};
+use crate::mvcc::batch::{Batch, Operation, Precondition};
+use crate::mvcc::counters::{Counters, Delta};
+use crate::mvcc::ids::IdAllocator;
+use crate::mvcc::index::{Change, Index, Versioned};
+use crate::mvcc::transactions::{Released, TransactionTable};
+use crate::mvcc::version::VersionLen;
+use crate::mvcc::word::Phase;
+use crate::sync::{AtomicU64, Ordering};
+use crate::transaction::{BatchOperation, WriteBatch};
+
+/// What memory and local share: versions, transactions, ids, statistics.
+#[derive(Debug)]
+pub(crate) struct Mvcc<V> {
+    pub(crate) limits: Limits,
+    pub(crate) index: Index<V>,
+    pub(crate) transactions: TransactionTable,
+    pub(crate) ids: IdAllocator,
+    /// The highest id that a commit named.
+    pub(crate) committed: IdAllocator,
+    pub(crate) counters: Counters,
+    /// Nanoseconds on the clock until which no snapshot can be too old.
+    age_due: AtomicU64,
+}
+
+/// The limits on what a caller may put in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) block_len_max: u32,
+    pub(crate) transaction_len_max: u64,
+    pub(crate) open_transactions_max: u64,
+    /// [`Duration::MAX`] for no limit.
+    pub(crate) snapshot_age_max: Duration,
+    /// `u64::MAX` for no limit.
+    pub(crate) snapshot_pinned_max: u64,
+}
+
+/// Open transactions where nobody asks for another limit: far above what threads begin, far below
+/// what memory holds, and room for all commits that one thread may have in flight.
+pub(crate) const OPEN_TRANSACTIONS_MAX: u64 = 1 << 16;
+
+impl<V: VersionLen> Mvcc<V> {
+    pub(crate) fn new(limits: Limits) -> Mvcc<V> {
+        let index = Index::default();
+        let pins = Arc::clone(index.pins());
+        Mvcc {
+            limits,
+            index,
+            transactions: TransactionTable::new(limits.open_transactions_max, pins),
+            ids: IdAllocator::default(),
+            committed: IdAllocator::default(),
+            counters: Counters::default(),
+            age_due: AtomicU64::new(0),
+        }
+    }
+
+    /// Publishes a group of commits and counts what it changed. One publisher at a time. Calls
+    /// `replaced` with the old and the new version of each change.
+    pub(crate) fn publish(
+        &self,
+        changes: impl IntoIterator<Item = Change<V>>,
+        visible: Lsn,
+        mut replaced: impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        let mut delta = Delta::default();
+        let committed = &self.committed;
+        let changes = changes.into_iter().inspect(|(id, ..)| committed.raise(*id));
+        self.index.publish(changes, visible, |old, new| {
+            delta.count(old, new);
+            replaced(old, new);
+        });
+        self.counters.add(&delta);
+        self.counters.writes.add(delta.writes);
+        self.counters.deletes.add(delta.deletes);
+    }
+
+    /// Puts committed changes in place while nobody reads: recovery. Calls `replaced` as
+    /// [`Mvcc::publish`].
+    pub(crate) fn load(
+        &self,
+        changes: impl IntoIterator<Item = Change<V>>,
+        mut replaced: impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        let mut delta = Delta::default();
+        let changes = changes.into_iter().inspect(|(id, ..)| {
+            if !planted(Bug::IdsAfterReplay) {
+                self.raise_ids(*id);
+            }
+        });
+        self.index.load(changes, |old, new| {
+            delta.count(old, new);
+            replaced(old, new);
+        });
+        self.counters.add(&delta);
+    }
+
+    /// Takes over totals that were counted before: those of a checkpoint.
+    pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
+        self.counters.take_over(blocks, bytes);
+        if !planted(Bug::IdsAfterCheckpoint) {
+            self.raise_ids(id_max);
+        }
+    }
+
+    /// Committed blocks, and the sum of their payload lengths.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let c = &self.counters;
+        // Removals are read first: what is added in between can only make the difference larger.
+        let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
+        (c.blocks_added.sum() - removed, c.bytes_added.sum() - bytes_removed)
+    }
+
+    fn raise_ids(&self, id: BlockId) {
+        self.ids.raise(id);
+        self.committed.raise(id);
+    }
+
+    /// Ends the transaction that a commit belonged to, now that its result is known.
+    pub(crate) fn end_transaction(&self, tx: Option<TransactionId>, result: &Result<Lsn>) {
+        let Some(tx) = tx else { return };
+        let outcome = match result {
+            Ok(_) => Phase::Committed,
+            Err(_) => Phase::RolledBack,
+        };
+        self.release(self.transactions.end(tx, outcome));
+    }
+
+    pub(super) fn release(&self, released: Option<Released>) {
+        if let Some(Released { lsn, was_last }) = released {
+            self.index.released(lsn, was_last);
+        }
+    }
+
+    /// Gives up snapshots that are over a limit, oldest first. Costs next to nothing while none is.
+    pub(super) fn keep_limits(&self, now: impl FnOnce() -> Duration) {
+        if self.limits.snapshot_age_max != Duration::MAX {
+            self.keep_age(now());
+        }
+        let pinned_max = self.limits.snapshot_pinned_max;
+        while self.index.pinned_len() > pinned_max
+            && let Some(oldest) = self.transactions.oldest()
+            && self.index.pins_more_than(pinned_max, oldest.snapshot)
+            && self.give_up(oldest.id, SnapshotLimit::PinnedBytes(pinned_max))
+        {}
+    }
+
+    fn keep_age(&self, now: Duration) {
+        if now <= Duration::from_nanos(self.age_due.load(Ordering::Relaxed)) {
+            return;
+        }
+        let age_max = self.limits.snapshot_age_max;
+        let mut oldest = self.transactions.oldest();
+        while let Some(old) = oldest
+            && now.saturating_sub(old.begun_at) > age_max
+        {
+            if !self.give_up(old.id, SnapshotLimit::Age(age_max)) {
+                return;
+            }
+            oldest = self.transactions.oldest();
+        }
+        let due = oldest.map_or(now, |oldest| oldest.begun_at).saturating_add(age_max);
+        let due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
+        self.age_due.store(due, Ordering::Relaxed);
+    }
+
+    /// False when its versions are not free yet.
+    fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
+        let released = self.transactions.give_up(id, limit);
+        self.release(released);
+        released.is_some()
+    }
+
+    /// Takes the operations of a transaction for its commit. A transaction that was given up ends.
+    pub(super) fn start_commit(&self, tx: TransactionId) -> Result<Batch> {
+        self.transactions.start_commit(tx).inspect_err(|error| {
+            if matches!(error, Error::SnapshotTooOld { .. }) {
+                self.end_transaction(Some(tx), &Err(error.clone()));
+            }
+        })
+    }
+
+    /// Names the blocks of a batch, and says what must exist for its deletes.
+    pub(super) fn name_batch(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
+        let (mut ids, mut operations, mut needed) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut len = 0;
+        for operation in batch {
+            match operation {
+                BatchOperation::Write(block) => {
+                    let block = self.name_block(block)?;
+                    let id = block.header.block_id;
+                    ids.push(id);
+                    len += block.data.len() as u64;
+                    let before = operations.insert(id, Operation::Write(block));
+                    len -= before.as_ref().map_or(0, Operation::payload_len);
+                }
+                BatchOperation::Delete(id) => match operations.insert(id, Operation::Delete) {
+                    None => needed.push(id),
+                    Some(Operation::Write(block)) => len -= block.data.len() as u64,
+                    Some(_) => return Err(Error::BlockNotFound { id }),
+                },
+            }
+        }
+        let len_max = self.limits.transaction_len_max;
+        if len > len_max {
+            return Err(Error::TransactionTooLarge { len, len_max });
+        }
+        let operations = operations.into_iter().collect();
+        let precondition = Precondition::Exist(needed);
+        Ok((ids, Batch { operations, precondition, reads: None, transaction: None }))
+    }
+
+    pub(super) fn oldest_snapshot(&self, now: Duration) -> Option<OldestSnapshot> {
+        let oldest = self.transactions.oldest()?;
+        Some(OldestSnapshot { lsn: oldest.snapshot, age: now.saturating_sub(oldest.begun_at) })
+    }
+
+    /// The version of a block that a transaction sees beneath its own operations.
+    pub(super) fn read_for(
+        &self,
+        snapshot: Option<Lsn>,
+        id: BlockId,
+    ) -> Result<Option<Versioned<V>>> {
+        match snapshot {
+            Some(_) if planted(Bug::SnapshotMoves) => self.index.read(id),
+            Some(snapshot) => self.index.read_at(id, snapshot),
+            None => self.index.read(id),
+        }
+    }
+
+    /// Takes an id for a write: allocates one for `BlockId(0)`, stays above any other.
+    pub(super) fn name_block(&self, mut block: Block) -> Result<Block> {
+        let (len, len_max) = (block.data.len() as u64, u64::from(self.limits.block_len_max));
+        if len > len_max {
+            return Err(Error::BlockTooLarge { len, len_max });
+        }
+        block.check_header()?;
+        if block.header.block_id == BlockId(0) {
+            block.header.block_id = self.ids.allocate()?;
+        } else {
+            self.ids.raise(block.header.block_id);
+        }
+        Ok(block)
+    }
+
+    pub(super) fn stats(&self, now: Duration) -> StorageStats {
+        let c = &self.counters;
+        let oldest = self.oldest_snapshot(now);
+        let (total_blocks, total_bytes) = self.totals();
+        StorageStats {
+            total_blocks,
+            total_bytes,
+            read_ops: c.reads.sum(),
+            write_ops: c.writes.sum(),
+            delete_ops: c.deletes.sum(),
+            commits: c.commits.sum(),
+            conflicts: c.conflicts.sum(),
+            rollbacks: self.transactions.rolled_back_count(),
+            open_transactions: self.transactions.open_count(),
+            visible_lsn: self.index.visible(),
+            durable_lsn: self.index.visible(),
+            index_bytes: self.index.heap_len(),
+            undo_entries: self.index.undo_count(),
+            pinned_bytes: self.index.pinned_len(),
+            oldest_snapshot: oldest.map(|oldest| oldest.lsn),
+            oldest_snapshot_age: oldest.map_or(Duration::ZERO, |oldest| oldest.age),
+            ..StorageStats::default()
+        }
+    }
+}
