@@ -20,11 +20,8 @@
 //! moves goes back to the head of the queue instead if somebody else's write was in its group: it may find
 //! space without that.
 //!
-//! **Waiting for company.** A closed loop of T callers tends to split into groups that take turns,
-//! because the first caller back finds the log free. So after a group has landed the core expects its
-//! members, and those that queued meanwhile, to come back, and holds the next group for them: never
-//! longer than [`Pace::wait_max`] after the landing, nor than [`Pace::gap_max`] after the latest
-//! arrival. A lone caller expects only itself and never waits.
+//! **Waiting for company.** After a group has landed its members are expected back, and the next group is
+//! held for them, as far as that can pay: see `company`.
 //!
 //! **Several groups under way.** While one group is on its way to the disk, another one can be formed
 //! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
@@ -32,88 +29,20 @@
 //! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
 //! written.
 
+mod company;
+mod group;
+
 use std::collections::VecDeque;
 use std::time::Duration;
+
+pub(crate) use company::Pace;
+pub(crate) use group::{Group, Member, Outcome, Submission};
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, PoisonCause, Result};
-use crate::mvcc::batch::Batch;
+use crate::local::commit::company::Company;
 use crate::mvcc::overlay::{Overlay, Published};
-
-/// A commit on its way, or a request to make earlier commits durable (a batch without operations).
-#[derive(Debug)]
-pub(crate) struct Submission<T> {
-    pub(crate) batch: Batch,
-    /// Whether it is acknowledged only once durable.
-    pub(crate) durable: bool,
-    /// Bytes it takes in the log.
-    pub(crate) log_len: u64,
-    /// Whom to tell.
-    pub(crate) tag: T,
-}
-
-/// A submission with what was decided about it.
-#[derive(Debug)]
-pub(crate) struct Member<T> {
-    pub(crate) submission: Submission<T>,
-    pub(crate) verdict: Result<Lsn>,
-}
-
-impl<T> Member<T> {
-    /// The LSN of a commit that has something to write.
-    pub(crate) fn commit_lsn(&self) -> Option<Lsn> {
-        match &self.verdict {
-            Ok(lsn) if !self.submission.batch.operations.is_empty() => Some(*lsn),
-            _ => None,
-        }
-    }
-}
-
-/// Commits that are written, and where asked for synced, together.
-#[derive(Debug)]
-pub(crate) struct Group<T> {
-    number: u64,
-    pub(crate) members: Vec<Member<T>>,
-    /// Whether everything up to this group must be durable before it is published.
-    pub(crate) sync: bool,
-    /// The newest LSN when the group is done.
-    pub(crate) last_lsn: Lsn,
-    /// The newest LSN known durable when the group was formed.
-    pub(crate) durable: Lsn,
-    /// Whether another group was under way.
-    pub(crate) follows: bool,
-    commit_count: usize,
-    move_count: usize,
-}
-
-impl<T> Group<T> {
-    /// Which of all groups it is.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Whether none of its commits writes a block.
-    pub(crate) fn frees(&self) -> bool {
-        self.members.iter().all(|member| member.submission.batch.frees())
-    }
-
-    /// Commits of users with something to write.
-    pub(crate) fn user_commit_count(&self) -> usize {
-        self.commit_count - self.move_count
-    }
-}
-
-/// How carrying out a group's write went.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Written, and synced if that was asked for.
-    Done,
-    /// There was no space; nothing of the group is or will be in the log.
-    Full(Error),
-    /// A write or sync failed: what is in the log is unknown.
-    Failed(PoisonCause, Error),
-}
 
 /// What happened.
 #[derive(Debug)]
@@ -157,35 +86,6 @@ impl<T> Default for Actions<T> {
     }
 }
 
-/// How long the core may hold a group for expected company.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// After the landing that started the wait, whatever has arrived.
-    pub(crate) wait_min: Duration,
-    /// After the landing that started the wait.
-    pub(crate) wait_max: Duration,
-    /// After the latest arrival.
-    pub(crate) gap_max: Duration,
-    /// Groups under way at once, if there is a crowd to fill them.
-    pub(crate) flight_count: usize,
-}
-
-/// A device that takes longer than this for a group does not gain by a second one.
-const FAST_FLIGHT: Duration = Duration::from_millis(3);
-
-impl Pace {
-    /// The pace when a group takes `flight_time` to write and sync: always less than the group that is
-    /// saved, and never long after the last arrival.
-    pub(crate) fn of(flight_time: Duration) -> Pace {
-        Pace {
-            flight_count: if flight_time < FAST_FLIGHT { 2 } else { 1 },
-            wait_min: (flight_time / 5).min(Duration::from_micros(250)),
-            wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
-            gap_max: (flight_time / 2).min(Duration::from_micros(250)),
-        }
-    }
-}
-
 /// Limits of the core.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CoreOptions {
@@ -220,19 +120,6 @@ struct Flight<T> {
     sync: bool,
     member_count: usize,
     landed: Option<(Group<T>, Outcome)>,
-}
-
-/// Callers expected back.
-#[derive(Debug, Default)]
-struct Company {
-    /// Answered and not back yet.
-    awaited: usize,
-    /// The most that were at work lately.
-    crowd: usize,
-    /// Since the landing.
-    arrival_count: usize,
-    landed_at: Duration,
-    arrived_at: Duration,
 }
 
 /// What to do about those who wait in the queue.
@@ -316,9 +203,7 @@ impl<T> CommitCore<T> {
             Some(cause) => actions.refuse.push((submission, Error::Poisoned { cause })),
             None => self.queue.push_back(submission),
         }
-        self.company.arrived_at = now;
-        self.company.arrival_count += 1;
-        self.company.awaited = self.company.awaited.saturating_sub(1);
+        self.company.arrived(now);
     }
 
     fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
@@ -384,8 +269,7 @@ impl<T> CommitCore<T> {
     }
 
     fn start(&mut self, now: Duration) -> Start {
-        let Company { awaited, arrival_count, landed_at, arrived_at, .. } = self.company;
-        let (crowd, shares) = (self.crowd(), self.shares());
+        let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
         let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
         let unsynced = |f: &Flight<T>| !f.sync && !planted(Bug::UnsyncedIsFollowed);
@@ -402,12 +286,7 @@ impl<T> CommitCore<T> {
         if self.is_flying() {
             return Start::OnLanding;
         }
-        // The arrivals so far took `now - landed_at`; the queue waits as long again, as a whole, for
-        // as many more. That pays while it is less than a flight.
-        let (arrived, waiting) = (arrival_count as u32 + 1, self.queue.len() as u32);
-        let worth = (self.pace.wait_max * arrived / waiting).max(self.pace.wait_min);
-        let until = (landed_at + worth.min(self.pace.wait_max))
-            .min(arrived_at.max(landed_at) + self.pace.gap_max);
+        let until = self.company.held_until(&self.pace, self.queue.len());
         if now < until {
             return Start::At(until);
         }
@@ -487,7 +366,7 @@ impl<T> CommitCore<T> {
                     if group.sync || planted(Bug::DurableBeforeSync) {
                         self.durable = group.last_lsn;
                     }
-                    self.expect(now, group.members.len());
+                    self.company.expect(now, group.members.len());
                     actions.publish.push(group);
                 }
                 Some((mut group, Outcome::Failed(_, error))) if planted(Bug::FollowersHearOk) => {
@@ -505,13 +384,6 @@ impl<T> CommitCore<T> {
                 }
             }
         }
-    }
-
-    /// So many callers are answered, and may be back soon.
-    fn expect(&mut self, now: Duration, count: usize) {
-        let company = &mut self.company;
-        (company.landed_at, company.arrival_count) = (now, 0);
-        company.awaited += count;
     }
 
     /// Refuses every group under way with the error of the first.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::block::{Block, BlockId, BlockType};
-use crate::mvcc::batch::Precondition;
+use crate::mvcc::batch::{Batch, Precondition};
 
 /// Nothing is published: every id is absent and never changed.
 struct Empty;
