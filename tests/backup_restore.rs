@@ -451,7 +451,7 @@ fn images_of_several_checkpoints_under_a_backup_go_after_it() {
         }
         ControlFlow::Continue(())
     };
-    store.backup_to(&dir.path().join("backup"), None, &during).unwrap();
+    store.backup_to(dir.path().join("backup"), None, &during).unwrap();
     put(&store, 1, 13);
     model.insert(1, 13);
     store.checkpoint().unwrap();
