@@ -75,6 +75,8 @@ pub enum Role {
     Reader,
     /// A store behind a group commit by hand: commits.
     Grouped,
+    /// A store with space made before the clock starts, as `prewritten+group` has it: commits.
+    Prepared,
     /// A log and nothing else: commits of new blocks.
     Bare,
 }
@@ -142,6 +144,14 @@ pub const KINDS: &[Kind] = &[
         role: Role::Store,
         transfers: Some("optimistic, serializable"),
         open: aegis::open,
+    },
+    Kind {
+        name: "aegis-prepared",
+        durability: "as aegis-blocks, into space prepared before",
+        read_check: CHECKED,
+        role: Role::Prepared,
+        transfers: None,
+        open: aegis::open_prepared,
     },
     reader_kind("aegis-copied", "as aegis-blocks", CHECKED, aegis::open_copied),
     reader_kind("aegis-pread", "as aegis-blocks", CHECKED, aegis::open_pread),

@@ -17,6 +17,7 @@ const LINES: &[(&str, &str, Style)] = &[
     ("fjall", "#7c3aed", Style::Plain),
     ("rocksdb", "#a21caf", Style::Plain),
     ("canopydb", "#c2570c", Style::Plain),
+    ("aegis-prepared", "#0b5fd0", Style::Dashed),
     ("aegis-blocks", "#0b5fd0", Style::Main),
 ];
 
@@ -44,8 +45,8 @@ fn chart(report: &Report, sheet: &str, title: &str, threads: &[usize]) -> Chart 
         subtitle: format!(
             "strictest durability of each; every point a fresh store in its own process, median of {rounds} interleaved rounds"
         ),
-        caption: "prewritten+group: bare leader/follower loop, no index, no checksums.  lmdb+group: LMDB behind one writer \
-                  thread that batches callers."
+        caption: "prewritten+group: bare leader/follower loop, no index, no checksums.  aegis-prepared: into space made \
+                  before, as that loop.  lmdb+group: LMDB behind one writer thread that batches callers."
             .into(),
         panels: vec![
             panel("Commits per second (logarithmic)", "per_s", per_second),

@@ -80,7 +80,7 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
     };
     let stores = names(|kind| kind.role == Role::Store && kind.name != "canopydb-occ");
     let tellers = names(|kind| kind.transfers.is_some());
-    let writers = names(|kind| matches!(kind.role, Role::Store | Role::Grouped));
+    let writers = names(|kind| matches!(kind.role, Role::Store | Role::Grouped | Role::Prepared));
     let readers = names(|kind| {
         matches!(kind.role, Role::Store | Role::Reader) && kind.name != "canopydb-occ"
     });

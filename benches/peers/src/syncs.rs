@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 const COMMITS: u64 = 50;
 
 /// System calls that make bytes durable.
-const CALLS: &str = "fsync,fdatasync,msync,sync_file_range,sync,syncfs";
+const CALLS: &str = "fsync,fdatasync,msync,sync,syncfs";
 
 /// Checks all engines, and that the control is refused.
 pub fn run(args: &SyncsArgs) -> Outcome<()> {

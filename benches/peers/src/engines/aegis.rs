@@ -12,9 +12,19 @@ use crate::failure::{Failure, Outcome};
 
 const NAME: &str = "aegis-blocks";
 
+/// More than a second's commits, and what the store zeroes ahead of them in any case.
+const PREPARED_LEN: u64 = 1 << 30;
+
 /// Opens with default options.
 pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
     open_with(dir, LocalBackend::options())
+}
+
+/// Opens with default options and makes space that commits find, as a log that recycles its files does.
+pub fn open_prepared(dir: &Path) -> Outcome<Box<dyn Engine>> {
+    let store = LocalBackend::options().open(dir.join("store")).map_err(Failure::of(NAME))?;
+    store.prepare_space(PREPARED_LEN).map_err(Failure::of(NAME))?;
+    Ok(Box::new(Aegis { store }))
 }
 
 /// Reads are copied out of the map.
