@@ -193,8 +193,8 @@ impl LocalBackend {
     ///
     /// # Errors
     /// The damaged store is not changed by any of these; what is at `out` then is not complete.
-    /// - [`Error::Corrupt`] with [`Defect::Meta`]: without the salt in `META` nothing can be told from
-    ///   noise.
+    /// - [`Error::Corrupt`] with [`Defect::Meta`](crate::Defect::Meta): without the salt in `META`
+    ///   nothing can be told from noise.
     /// - [`Error::InvalidArgument`]: `out` exists, or lies in the damaged store.
     /// - [`Error::Locked`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: as [`LocalBackend::open`].
     /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
