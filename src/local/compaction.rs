@@ -137,7 +137,7 @@ impl<D: Disk> Upkeep<D> {
             self.let_go_if_full(&mut state)?;
         }
         self.checkpoint_with(&mut state, Haste::Room)?;
-        self.shrink()
+        self.shrink(false)
     }
 
     /// Empties segments while there is too much that is dead.

@@ -306,7 +306,8 @@ impl<D: Disk> LocalBackend<D> {
     }
 
     /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space where a
-    /// sync is cheap. Commits may go on meanwhile.
+    /// sync is cheap. Commits may go on meanwhile. The space stays until commits have used as much, also while
+    /// nobody writes; a disk that is full takes it back.
     ///
     /// # Errors
     /// - [`Error::StorageFull`]: there is less space than that.

@@ -50,7 +50,7 @@ impl<D: Disk> Upkeep<D> {
     /// Empties segments: as many as are worth it, or until there is room for the next segment.
     fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
         self.driver.roll()?;
-        self.shrink()?;
+        self.shrink(true)?;
         self.checkpoint_with(state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);

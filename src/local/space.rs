@@ -100,6 +100,8 @@ struct State<F> {
     appended: u64,
     /// Asked for by [`Space::prepare`].
     wanted: u64,
+    /// What is left of that.
+    prepared: u64,
     bulk: bool,
     /// A worker has been told to work, and which segment it is changing.
     working: bool,
@@ -166,6 +168,7 @@ impl<D: Disk> Space<D> {
             next_sequence,
             appended: 0,
             wanted: 0,
+            prepared: 0,
             bulk: false,
             working: false,
             zeroing: None,
@@ -346,6 +349,7 @@ impl<D: Disk> Space<D> {
         }
         state.tail = offset;
         state.appended += len;
+        state.prepared = state.prepared.saturating_sub(len);
         state.bulk &= len >= BULK_LEN;
         self.start_work(&mut state, false);
     }
@@ -382,7 +386,7 @@ impl<D: Disk> Space<D> {
         state.failure = None;
         loop {
             if state.ahead_len() >= len || state.closed {
-                state.wanted = 0;
+                (state.wanted, state.prepared) = (0, len);
                 return Ok(());
             }
             if let Some(failure) = state.failure.take() {
@@ -420,15 +424,17 @@ impl<D: Disk> Space<D> {
         removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
     }
 
-    /// Gives what was made ahead back to the file system, but for a little: nobody writes at the moment.
+    /// Gives what was made ahead back to the file system, but for a little: nobody writes at the moment. What
+    /// somebody had prepared stays until it is used, unless `all` is wanted.
     ///
     /// # Errors
     /// [`Error::Io`]: the file system refused to cut or remove a file, which does no harm.
-    pub(crate) fn shrink(&self) -> Result<()> {
+    pub(crate) fn shrink(&self, all: bool) -> Result<()> {
         let mut state = self.state.lock();
         let spare = std::mem::take(&mut state.spare);
         let tail = state.tail;
-        if state.zeroing.is_none() && state.wanted == 0 {
+        let stays = state.prepared > 0 && !all;
+        if state.zeroing.is_none() && state.wanted == 0 && !stays {
             let State { active, ready, appended, .. } = &mut *state;
             let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {

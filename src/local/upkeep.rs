@@ -216,13 +216,13 @@ impl<D: Disk> Upkeep<D> {
         drop(self.space.reserve.suit(self.load()));
         self.make_room_with(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
-        if is_idle { self.shrink() } else { Ok(()) }
+        if is_idle { self.shrink(false) } else { Ok(()) }
     }
 
-    /// Gives space that was made ahead back. Between two groups: a file is not cut while the log may be
+    /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a file is not cut while the log may be
     /// writing behind the place of the cut.
-    pub(super) fn shrink(&self) -> Result<()> {
-        self.driver.between_groups(|| self.space.shrink())
+    pub(super) fn shrink(&self, all: bool) -> Result<()> {
+        self.driver.between_groups(|| self.space.shrink(all))
     }
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
@@ -475,5 +475,26 @@ mod tests {
         assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Called);
         store.write_block(Block::empty(BlockId(1), BlockType::TableData)).expect("writes");
         assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Rested, "not for every commit");
+    }
+
+    #[test]
+    fn idle_store_keeps_what_was_prepared_until_it_is_used() {
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let upkeep = &store.inner.upkeep;
+        let idle = || {
+            upkeep.run_due(true).expect("does what is due");
+            upkeep.space.free_len()
+        };
+        store.prepare_space(8 << 20).expect("zeroes");
+        assert!(idle() >= 8 << 20, "what was prepared is gone");
+        for id in 1..=9 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 1 << 20]);
+            store.write_block(block).expect("writes");
+        }
+        assert!(idle() <= 2 << 20, "what was used is kept for ever");
+        store.prepare_space(8 << 20).expect("zeroes");
+        upkeep.shrink(true).expect("gives back");
+        assert!(upkeep.space.free_len() <= 2 << 20, "space is kept that is needed");
     }
 }
