@@ -5,6 +5,8 @@
 //! process that has written 250 MiB more, and opens what that left. Prints one line a step. Files are
 //! counted by the blocks that the file system gave them. Seed: [`SEED`].
 //!
+//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close and after a kill.
+//!
 //! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is written for
 //! each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7): after a
 //! turn of five overwrites a block, which is not counted, two of five that are. Zipf: the rank `r` of a block
@@ -157,6 +159,29 @@ impl Bench {
         store.close()
     }
 
+    /// How long opening takes.
+    fn open_again(&self) -> Result<()> {
+        let (store, _) = self.open()?;
+        self.write(&store, 1..=self.count)?;
+        store.checkpoint()?;
+        store.close()?;
+        for killed in [false, true] {
+            let mut times = Vec::new();
+            for _ in 0..5 {
+                if killed {
+                    self.kill_a_writer();
+                }
+                let (store, elapsed) = self.open()?;
+                times.push((elapsed, store.recovery().bytes));
+                store.close()?;
+            }
+            times.sort_unstable();
+            let how = if killed { "kill -9" } else { "close" };
+            println!("opened after {how}, with bytes of log read, by time: {times:?}");
+        }
+        Ok(())
+    }
+
     /// What is written for each byte that is overwritten.
     fn amplify(&self, draw: &Draw, rng: &mut Rng) -> Result<()> {
         let options = self.options().space_amplification_max(1.0 / UTILISATION);
@@ -231,6 +256,7 @@ fn main() -> Result<()> {
     let bench = Bench { count, len, segment_len, path: dir.path().join("store") };
     let mut rng = Rng(SEED);
     match std::env::var("AEGIS_SPACE").as_deref() {
+        Ok("open") => bench.open_again(),
         Ok("uniform") => bench.amplify(&Draw::Uniform(count), &mut rng),
         Ok("zipf") => bench.amplify(&Draw::zipf(count, &mut rng), &mut rng),
         _ => bench.run(),

@@ -21,6 +21,9 @@ use crate::local::segment::{Views, damaged, place};
 
 /// Read at once.
 const WINDOW_LEN: usize = 256 << 10;
+/// Read at once by somebody who has just left out this much: payloads that are not looked at.
+const GLANCE_LEN: usize = 16 << 10;
+const SKIPPED_LEN: u64 = 128 << 10;
 
 /// Reads one segment.
 pub(crate) struct Scanner<F> {
@@ -244,7 +247,9 @@ impl<F: DiskFile> Scanner<F> {
         let len = (len as u64).min(self.len.saturating_sub(offset)) as usize;
         let held = self.window_at + self.window.len() as u64;
         if offset < self.window_at || offset + len as u64 > held {
-            let fill = len.max(WINDOW_LEN).min(self.len.saturating_sub(offset) as usize);
+            let skips = !self.window.is_empty() && offset >= held + SKIPPED_LEN;
+            let window_len = if skips { GLANCE_LEN } else { WINDOW_LEN };
+            let fill = len.max(window_len).min(self.len.saturating_sub(offset) as usize);
             self.window.clear();
             self.window.resize(fill, 0);
             self.window_at = offset;

@@ -107,7 +107,7 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
             "overwrite",
             format!("Random overwrites of {ids} blocks of 4 KiB, one a durable commit"),
             Workload::Overwrite { ids },
-            &[8],
+            &[8, 64],
             &writers,
         ),
         sheet(
