@@ -294,8 +294,8 @@ impl Options {
         self
     }
 
-    /// Log bytes after which a checkpoint of the index is made: what the next open has to read after a
-    /// crash, at most. Default: 256 MiB.
+    /// Log bytes after which a checkpoint of the index is made, and up to half of which may be written
+    /// while it is: what the next open has to read after a crash. Default: 256 MiB.
     #[must_use]
     pub fn checkpoint_log_len(mut self, bytes: u64) -> Options {
         self.checkpoint_log_len = bytes;
