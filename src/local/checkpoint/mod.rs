@@ -15,8 +15,11 @@
 //!
 //! A new delta costs as much as has changed, a new base as much as the store has blocks. A base is
 //! written when the deltas together would outgrow [`DELTA_SHARE`] of it (a merge policy of the
-//! log-structured merge tree, O'Neil et al. 1996): so every changed block costs its record once, and
-//! its share of a base, `1 / DELTA_SHARE` records, however large the store is.
+//! log-structured merge tree, O'Neil et al. 1996): so every changed block costs its share of a base, two
+//! records, however large the store is. When the deltas are too many before that, the new one takes in the
+//! newest of them, as many as are no longer together than the next: a record is written two to three times
+//! until it is in a base where a checkpoint covers a two-hundredth of the blocks, once where it covers a
+//! tenth.
 
 pub(crate) mod header;
 pub(crate) mod image;
@@ -148,9 +151,11 @@ impl Chain {
         order: &Order<'_>,
     ) -> std::result::Result<Chain, NotMade> {
         let Order { number, summary, segments, is_full, pace } = *order;
-        let takes_delta = self.takes_delta(index.frozen_count()) && !(is_full && self.is_wide());
-        let below = if takes_delta { &self.images[..] } else { &[] };
-        let merged = if below.is_empty() { &self.images[..] } else { &[] };
+        let taken_in = match is_full && self.is_wide() {
+            true => self.images.len(),
+            false => self.merged_by(index.frozen_count()),
+        };
+        let (merged, below) = self.images.split_at(taken_in);
         let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
         let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
         let mut writer = Writer::start(disk, store, number, pace, expected_len)?;
@@ -163,12 +168,16 @@ impl Chain {
         Ok(Chain { images, segments: segments.into(), mode: self.mode })
     }
 
-    /// Whether so many records go into a delta rather than into a new base.
-    fn takes_delta(&self, count: u64) -> bool {
-        let Some((base, deltas)) = self.images.split_last() else { return false };
+    /// How many images, from the newest on, are merged with so many new records: none as long as there may be
+    /// another delta; all where a new base is due.
+    fn merged_by(&self, count: u64) -> usize {
+        let Some((base, deltas)) = self.images.split_last() else { return 0 };
         let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
-        let in_deltas: u64 = deltas.iter().map(entry_count).sum();
-        deltas.len() < DELTA_COUNT_MAX && (in_deltas + count) * DELTA_SHARE <= entry_count(base)
+        let deltas: Vec<u64> = deltas.iter().map(entry_count).collect();
+        match (deltas.iter().sum::<u64>() + count) * DELTA_SHARE <= entry_count(base) {
+            true => merged_deltas(&deltas, count),
+            false => self.images.len(),
+        }
     }
 
     /// Whether another delta would make the deltas take more than their share of what the base takes.
@@ -211,6 +220,22 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// How many of the deltas with so many records, newest first, are merged with `count` new ones: none while
+/// another delta has a place, otherwise those that together are no longer than the one below them.
+fn merged_deltas(deltas: &[u64], count: u64) -> usize {
+    if deltas.len() < DELTA_COUNT_MAX {
+        return 0;
+    }
+    let mut sum = count + deltas[0];
+    for (merged, below) in deltas.iter().enumerate().skip(1) {
+        if merged > 1 && sum <= *below {
+            return merged;
+        }
+        sum += below;
+    }
+    deltas.len()
 }
 
 /// What an image is to be.
@@ -308,5 +333,29 @@ impl Base<Location> for Chain {
             merge.advance()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deltas_stay_few_and_records_are_seldom_written_again() {
+        // Checkpoints of a hundred records each over a base that takes in what comes to half of it.
+        for (base, written_max) in [(1000, 1.0), (3000, 1.9), (10_000, 2.5), (20_000, 2.7)] {
+            let (mut deltas, mut written) = (Vec::new(), 0);
+            let count = base / DELTA_SHARE / 100;
+            for _ in 0..count {
+                let taken_in = merged_deltas(&deltas, 100);
+                let merged: u64 = 100 + deltas.drain(..taken_in).sum::<u64>();
+                deltas.insert(0, merged);
+                written += merged;
+                assert!(deltas.len() <= DELTA_COUNT_MAX, "{deltas:?}");
+            }
+            let each = written as f64 / (count * 100) as f64;
+            assert!(each <= written_max, "{each} times, base of {base}");
+            assert_eq!(deltas.iter().sum::<u64>(), count * 100);
+        }
     }
 }
