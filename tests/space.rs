@@ -1,10 +1,10 @@
 //! Checkpoints, compaction and recycling against a plain model: nothing is lost, nothing comes back, and
 //! the space of what was replaced does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, OperationKind, Profile, SimDisk};
+use aegis_blocks::io::{Disk, Entry, FileName};
 use aegis_blocks::{
     Block, BlockId, BlockType, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
 };
@@ -421,4 +421,38 @@ fn recent_bytes_give_way_to_old_versions_and_come_back() {
     write_all();
     let stats = store.stats();
     assert!(stats.recent_bytes > 100 << 10 && stats.memory_bytes <= 1 << 20, "{stats:?}");
+}
+
+#[test]
+fn many_small_checkpoints_leave_few_images_and_nothing_deleted_comes_back() {
+    const BLOCKS: u64 = 2000;
+    let disk = SimDisk::new(0x0de1_7a5e);
+    let options = || small_segments().checkpoint_log_len(1 << 40);
+    let mut store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+    let mut model: Model = (1..=BLOCKS).map(|id| (id, 0)).collect();
+    for id in 1..=BLOCKS {
+        store.write_block(block(id, 0)).expect("writes");
+    }
+    store.checkpoint().expect("makes a base");
+    let images = || {
+        let names = disk.list().expect("lists");
+        let numbers = names.into_iter().filter_map(|entry| match entry {
+            Entry::File { name: FileName::Checkpoint(number), .. } => Some(number),
+            _ => None,
+        });
+        numbers.collect::<BTreeSet<u64>>()
+    };
+    for round in 1..=60 {
+        store.write_block(block(round, round)).expect("writes");
+        store.delete_block(BlockId(BLOCKS + 1 - round)).expect("deletes");
+        model.insert(round, round);
+        model.remove(&(BLOCKS + 1 - round));
+        store.checkpoint().expect("makes a delta");
+        assert!(images().len() <= 8, "round {round}: {:?}", images());
+        if round % 10 == 0 {
+            store.close().expect("closes");
+            store = LocalBackend::open_on(disk.clone(), options()).expect("opens again");
+            check(&store, &model, &format!("round {round}"));
+        }
+    }
 }
