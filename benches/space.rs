@@ -7,6 +7,9 @@
 //!
 //! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close and after a kill.
 //!
+//! `AEGIS_SPACE=lone` compares durable commits of one thread into segments that were used before, behind
+//! overwriting each block three times, with those of a new store into zeroed space, in turns of [`LONE_COUNT`].
+//!
 //! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is written for
 //! each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7): after a
 //! turn of five overwrites a block, which is not counted, two of five that are. Zipf: the rank `r` of a block
@@ -28,6 +31,8 @@ const BATCH_COUNT: u64 = 100;
 const ZIPF_EXPONENT: f64 = 0.99;
 /// Bytes in force for each one of the log, where what is written over that is measured.
 const UTILISATION: f64 = 0.7;
+const LONE_COUNT: u64 = 500;
+const LONE_TURNS: usize = 9;
 const KILLED_LEN: u64 = 250 << 20;
 /// Tells the child process what it is.
 const CHILD: &str = "AEGIS_BENCH_CHILD";
@@ -182,6 +187,45 @@ impl Bench {
         Ok(())
     }
 
+    /// What a lone commit costs in a segment that was used before.
+    fn commit_alone(&self, rng: &mut Rng) -> Result<()> {
+        let zeroed = self.options().open(self.path.with_extension("zeroed"))?;
+        zeroed.prepare_space(256 << 20)?;
+        let (used, _) = self.open()?;
+        self.write(&used, 1..=self.count)?;
+        self.write(&used, (0..3 * self.count).map(|_| rng.below(self.count) + 1))?;
+        // What the overwriting left to be moved is not what is asked for.
+        used.pause_compaction()?;
+        zeroed.pause_compaction()?;
+        let before = used.stats();
+        let took = |store: &LocalBackend, turn: usize| {
+            let started = Instant::now();
+            for id in 1..=LONE_COUNT {
+                let block =
+                    Block::new(BlockId(id), BlockType::TableData, vec![turn as u8; self.len]);
+                store.write_block_with(block, Durability::Durable)?;
+            }
+            Ok(started.elapsed().as_secs_f64() / LONE_COUNT as f64)
+        };
+        let mut ratios = Vec::new();
+        for turn in 0..LONE_TURNS {
+            let (in_used, in_zeroed) = (took(&used, turn)?, took(&zeroed, turn)?);
+            ratios.push(in_used / in_zeroed);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let after = used.stats();
+        println!(
+            "a lone commit into segments used before over one into zeroed space: {:.2} ({:.2} to {:.2}); {} bytes of log, {} zeroed",
+            ratios[LONE_TURNS / 2],
+            ratios[0],
+            ratios[LONE_TURNS - 1],
+            after.log_bytes - before.log_bytes,
+            after.zeroed_bytes - before.zeroed_bytes
+        );
+        used.close()?;
+        zeroed.close()
+    }
+
     /// What is written for each byte that is overwritten.
     fn amplify(&self, draw: &Draw, rng: &mut Rng) -> Result<()> {
         let options = self.options().space_amplification_max(1.0 / UTILISATION);
@@ -257,6 +301,7 @@ fn main() -> Result<()> {
     let mut rng = Rng(SEED);
     match std::env::var("AEGIS_SPACE").as_deref() {
         Ok("open") => bench.open_again(),
+        Ok("lone") => bench.commit_alone(&mut rng),
         Ok("uniform") => bench.amplify(&Draw::Uniform(count), &mut rng),
         Ok("zipf") => bench.amplify(&Draw::zipf(count, &mut rng), &mut rng),
         _ => bench.run(),
