@@ -13,9 +13,14 @@ use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::page_up;
 use crate::sync::MutexGuard;
 
+/// Zeroed at once where the tail is far: whoever commits waits behind it.
+const PIECE_LEN: u64 = 256 << 10;
+/// With less than this share of its goal ahead of the tail, a worker takes what it gets.
+const HURRY_SHARE: u64 = 4;
+
 /// What a worker does next.
 enum Step<F> {
-    Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64 },
+    Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64, piece_len: u64 },
     Make { number: u64, sequence: u64, spare: Option<u64> },
 }
 
@@ -87,8 +92,11 @@ impl<D: Disk> Space<D> {
         step: &Step<D::File>,
     ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
         match step {
-            Step::Zero { file, offset, len, .. } => {
-                file.zero(*offset, *len)?;
+            Step::Zero { file, offset, len, piece_len, .. } => {
+                let pieces = (0..*len).step_by(*piece_len as usize);
+                for at in pieces {
+                    file.zero(offset + at, (*piece_len).min(len - at))?;
+                }
                 self.zeroed.add(*len);
                 let synced = file.sync_data();
                 synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
@@ -147,6 +155,7 @@ impl<D: Disk> Space<D> {
             file: Arc::clone(&ahead.zeroer),
             offset: ahead.written,
             len,
+            piece_len: if ahead_len < goal / HURRY_SHARE { len } else { PIECE_LEN },
         })
     }
 
