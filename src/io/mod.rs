@@ -285,6 +285,10 @@ pub trait DiskFile: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Begins to bring bytes from the disk into memory, so that a later read of them finds them there. A hint:
+    /// whatever fails is reported by that read.
+    fn begin_read(&self, _offset: u64, _len: u64) {}
+
     /// Makes written bytes, and the length needed to read them, durable.
     ///
     /// # Errors

@@ -10,12 +10,13 @@
 //! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
 //!
 //! Segments are emptied while the log takes more than `amplification_max` times the bytes in force,
-//! and down to [`idle_max`] of it while nobody writes. Moves are paced against the commits that they
-//! run beside: they may take [`PACE_SHARE`] of the bytes that those write, and [`PACE_LEN`] a second.
+//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`pace`].
 
-use std::time::Duration;
+mod pace;
 
 use bytes::Bytes;
+pub(super) use pace::Pressure;
+use pace::{Excess, Pace};
 
 use crate::block::{Block, BlockId};
 use crate::canary::{Bug, planted};
@@ -38,10 +39,6 @@ use crate::ticket::ticket;
 /// does not fit into the rest of a segment leaves it unused.
 const BATCH_LEN_MAX: u64 = 512 << 10;
 const BATCH_SHARE: u64 = 5;
-/// Bytes moved for each byte that commits write meanwhile.
-const PACE_SHARE: u64 = 1;
-/// Bytes moved a second, whatever commits do.
-const PACE_LEN: u64 = 32 << 20;
 /// Dead bytes that are not worth a segment's emptying.
 const DEAD_LEN_MIN: u64 = 256 << 10;
 
@@ -66,7 +63,7 @@ pub(super) enum Cause {
     /// Somebody called for it, and goes on though compaction is paused.
     Told,
     /// Too much is dead, while others write.
-    Due,
+    Due(Excess),
     /// Too much is dead, while nobody writes.
     Idle,
     /// There is no space.
@@ -169,7 +166,7 @@ impl<D: Disk> Upkeep<D> {
                 state.idle_at = is_idle.then(|| self.written_len());
                 return Ok(());
             };
-            let cause = if is_idle { Cause::Idle } else { Cause::Due };
+            let cause = if is_idle { Cause::Idle } else { Cause::Due(self.excess(goal)) };
             if self.must_stop(cause) {
                 return Ok(());
             }
@@ -201,6 +198,14 @@ impl<D: Disk> Upkeep<D> {
             drop(self.space.reserve.refill());
         }
         Ok(())
+    }
+
+    /// What the log has beyond a goal.
+    fn excess(&self, goal: Goal) -> Excess {
+        let totals = self.totals();
+        let allowed_len = (totals.live_len as f64 * (goal.amplification_max - 1.0)) as u64;
+        let dead_len = totals.used_len - totals.dead_len - totals.live_len;
+        Excess { len: dead_len.saturating_sub(allowed_len), allowed_len }
     }
 
     /// The segment to empty next, if there is too much that is dead.
@@ -261,21 +266,23 @@ impl<D: Disk> Upkeep<D> {
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
+        let mut pace = self.pace(state, &victim, cause);
+        if !pace.as_ref().is_some_and(Pace::is_pressed) {
+            scanner.give_way()?;
+        }
         let batch_len = BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE);
         let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), 0);
-        let mut pace = Pace::start(self.disk.now(), self.written_len());
         while let Found::Frame(frame) = scanner.frame_at(offset)? {
             offset = frame.header.next_offset(frame.offset);
             for (at, id) in written(&frame) {
+                self.rest(&mut pace, at);
                 let Some(operation) = self.move_of(&mut scanner, id, at)? else { continue };
                 moves_len += operation.payload_len();
                 moves.push((id, operation));
                 if moves_len >= batch_len {
                     self.check_room()?;
-                    self.write_moves(std::mem::take(&mut moves))?;
-                    if cause == Cause::Due {
-                        self.rest(&mut pace, moves_len);
-                    }
+                    let log_len = self.write_moves(std::mem::take(&mut moves))?;
+                    pace.iter_mut().for_each(|pace| pace.moved(log_len));
                     moves_len = 0;
                 }
             }
@@ -283,6 +290,7 @@ impl<D: Disk> Upkeep<D> {
                 return Ok(());
             }
         }
+        pace.iter().for_each(|pace| state.pressure.note(pace));
         self.check_room()?;
         self.write_moves(moves)?;
         let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
@@ -290,6 +298,22 @@ impl<D: Disk> Upkeep<D> {
             state.stuck.insert(victim.sequence);
         }
         Ok(())
+    }
+
+    /// The pace at which to empty a segment, where somebody is to be given way to.
+    fn pace(&self, state: &mut State, victim: &SegmentUse, cause: Cause) -> Option<Pace> {
+        let Cause::Due(excess) = cause else { return None };
+        let is_pressed = state.pressure.look(excess);
+        Some(Pace::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
+    }
+
+    /// Rests if it is time for that, after the segment was gone through up to there.
+    fn rest(&self, pace: &mut Option<Pace>, offset: u64) {
+        let Some(pace) = pace else { return };
+        let rest = pace.rest(self.disk.now(), self.written_len(), offset);
+        if !rest.is_zero() {
+            self.shared.upkeep.rest(rest);
+        }
     }
 
     /// The move of the block whose payload is at a place, if it is in force and intact.
@@ -314,9 +338,10 @@ impl<D: Disk> Upkeep<D> {
         Ok(Some(Operation::Move { block, lsn: version.lsn, from }))
     }
 
-    fn write_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<()> {
+    /// Writes moves, and says how many bytes of log they took.
+    fn write_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<u64> {
         if moves.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.shared.poison.check()?;
         let log_len = frame_len(&moves);
@@ -332,20 +357,11 @@ impl<D: Disk> Upkeep<D> {
         });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
-        Ok(())
+        Ok(log_len)
     }
 
     pub(super) fn written_len(&self) -> u64 {
         self.shared.written_len.load(Ordering::Relaxed)
-    }
-
-    /// Rests until so many more moved bytes are in order.
-    fn rest(&self, pace: &mut Pace, moved_len: u64) {
-        pace.moved_len += moved_len;
-        let wait = pace.wait(self.disk.now(), self.written_len());
-        if !wait.is_zero() {
-            self.shared.upkeep.rest(wait);
-        }
     }
 }
 
@@ -353,28 +369,6 @@ impl<D: Disk> Upkeep<D> {
 fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
     let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
     placed.map(|(offset, entry)| (offset, entry.id())).collect()
-}
-
-/// How fast blocks may be moved: a bucket that fills with time and with what commits write.
-struct Pace {
-    started: Duration,
-    written_before: u64,
-    moved_len: u64,
-}
-
-impl Pace {
-    fn start(now: Duration, written_len: u64) -> Pace {
-        Pace { started: now, written_before: written_len, moved_len: 0 }
-    }
-
-    /// How long to wait before the next move.
-    fn wait(&self, now: Duration, written_len: u64) -> Duration {
-        // What is written has the moves in it.
-        let commits = (written_len - self.written_before).saturating_sub(self.moved_len);
-        let by_time = self.moved_len.saturating_sub(commits * PACE_SHARE);
-        let due = Duration::from_secs_f64(by_time as f64 / PACE_LEN as f64);
-        due.saturating_sub(now.saturating_sub(self.started))
-    }
 }
 
 #[cfg(test)]
@@ -417,17 +411,6 @@ mod tests {
         store.inner.shared.upkeep.stop();
         let ended = store.compact_now();
         assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
-    }
-
-    #[test]
-    fn pace_grants_a_byte_a_byte_and_a_little_a_second() {
-        let second = Duration::from_secs(1);
-        let mut pace = Pace::start(second, 100);
-        pace.moved_len = PACE_LEN * 2;
-        let wait = |now, commits| pace.wait(now, 100 + pace.moved_len + commits);
-        assert_eq!(wait(second, 0), second * 2);
-        assert_eq!(wait(second * 2, 0), second);
-        assert_eq!(wait(second * 2, PACE_LEN), Duration::ZERO);
     }
 
     #[test]

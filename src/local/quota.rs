@@ -331,6 +331,10 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
         self.file.expect_random()
     }
 
+    fn begin_read(&self, offset: u64, len: u64) {
+        self.file.begin_read(offset, len);
+    }
+
     fn begin_write_back(&self, offset: u64, len: u64) {
         self.file.begin_write_back(offset, len);
     }

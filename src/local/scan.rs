@@ -21,6 +21,8 @@ use crate::local::segment::{Views, damaged, place};
 
 /// Read at once.
 const WINDOW_LEN: usize = 256 << 10;
+/// Asked for in advance by somebody who gives way to others: two windows.
+const AHEAD_LEN: u64 = 512 << 10;
 /// Read at once by somebody who has just left out this much: payloads that are not looked at.
 const GLANCE_LEN: usize = 16 << 10;
 const SKIPPED_LEN: u64 = 128 << 10;
@@ -37,6 +39,8 @@ pub(crate) struct Scanner<F> {
     file: F,
     window: Vec<u8>,
     window_at: u64,
+    /// Up to where reads were begun by somebody who gives way to others.
+    begun_to: Option<u64>,
 }
 
 /// A frame whose header and table are as they were written.
@@ -109,9 +113,20 @@ impl<F: DiskFile> Scanner<F> {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
         let seed = header.frame_seed(store);
-        let (window, window_at) = (Vec::new(), 0);
+        let (window, window_at, begun_to) = (Vec::new(), 0, None);
         let SegmentHeader { sequence, salt, .. } = header;
-        Ok(Scanner { number, sequence, len, salt, seed, path, file, window, window_at })
+        Ok(Scanner { number, sequence, len, salt, seed, path, file, window, window_at, begun_to })
+    }
+
+    /// Reads little at once from here on. What the system reads ahead by itself may be megabytes, and commits
+    /// that write meanwhile wait behind them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn give_way(&mut self) -> Result<()> {
+        self.file.expect_random().map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+        self.begun_to = Some(0);
+        Ok(())
     }
 
     /// Checksum seed of the frames.
@@ -242,6 +257,17 @@ impl<F: DiskFile> Scanner<F> {
         Error::Corrupt { defect, place }
     }
 
+    /// Begins to read what comes behind the window, for somebody who gives way.
+    fn read_ahead(&mut self) {
+        let Some(begun_to) = &mut self.begun_to else { return };
+        let window_end = self.window_at + self.window.len() as u64;
+        *begun_to = window_end.max(*begun_to);
+        while *begun_to < (window_end + AHEAD_LEN).min(self.len) {
+            self.file.begin_read(*begun_to, WINDOW_LEN as u64);
+            *begun_to += WINDOW_LEN as u64;
+        }
+    }
+
     /// Up to `len` bytes at a place; fewer at the end of the file.
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
         let len = (len as u64).min(self.len.saturating_sub(offset)) as usize;
@@ -256,6 +282,9 @@ impl<F: DiskFile> Scanner<F> {
             let read = read_exact_at(&self.file, offset, &mut self.window);
             if !planted(Bug::ReadErrorIsEnd) {
                 read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+            }
+            if !skips {
+                self.read_ahead();
             }
         }
         let from = (offset - self.window_at) as usize;

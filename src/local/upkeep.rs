@@ -33,6 +33,7 @@ use crate::local::checkpoint::header::Summary;
 use crate::local::checkpoint::image::Image;
 use crate::local::checkpoint::pace::Pace;
 use crate::local::checkpoint::{Chain, NotMade, Order};
+use crate::local::compaction::Pressure;
 use crate::local::driver::Driver;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
@@ -114,6 +115,8 @@ pub(super) struct State {
     pub(super) makes_room: bool,
     /// How long the log was when an idle store came to rest.
     pub(super) idle_at: Option<u64>,
+    /// Whether segments are emptied in time.
+    pub(super) pressure: Pressure,
     /// Segments that could not be emptied: something in them is damaged.
     pub(super) stuck: BTreeSet<u64>,
     /// Backups that read files: until they are done no file is changed or goes.

@@ -128,6 +128,13 @@ impl DiskFile for OsFile {
         Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?)
     }
 
+    fn begin_read(&self, offset: u64, len: u64) {
+        if let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) {
+            let will_need = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+            posix_fadvise(&self.file, offset, len, will_need).unwrap_or_default();
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         Ok(fdatasync(&self.file)?)
     }
