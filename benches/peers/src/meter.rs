@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use nix::time::{ClockId, clock_gettime};
 
 static SYNCS: AtomicU64 = AtomicU64::new(0);
 
@@ -64,6 +65,11 @@ impl Reading {
             machine_cpu: self.machine_cpu.saturating_sub(earlier.machine_cpu),
         }
     }
+}
+
+/// Processor time of the thread that asks.
+pub fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn own_cpu() -> Duration {

@@ -45,6 +45,9 @@ const READS: &[Column] = &[
     ("CPU a read", "cpu_us", time),
     ("first read after filling", "first_read_us", time),
     ("commits/s meanwhile", "commits_per_s", count),
+    ("without readers", "commits_alone_per_s", count),
+    ("CPU a commit", "commit_cpu_us", time),
+    ("without readers", "commit_alone_cpu_us", time),
 ];
 const VIEWS: &[Column] = &[
     ("read of 4 KiB", "read_ns", nanoseconds),

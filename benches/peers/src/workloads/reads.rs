@@ -1,12 +1,16 @@
 //! Hot random reads of 4 KiB, alone or beside threads that commit.
+//!
+//! Those are measured, too: alone before the readers come, and beside them. On few processors both must get less
+//! then, so what a commit costs in processor time, that of the readers left out, says whether they are in its way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::cell::{Figures, Spec, figures};
 use crate::closed_loop::{Worker, run as closed_loop};
 use crate::engine::{Engine, Session};
 use crate::failure::{Failure, Outcome};
+use crate::meter::{Reading, thread_cpu};
 use crate::payload::{Noise, Payloads};
 use crate::workloads::commits::Writer;
 use crate::workloads::{BLOCK_LEN, compare_some, fill};
@@ -17,27 +21,63 @@ pub fn run(spec: &Spec, blocks: u64, writers: usize) -> Outcome<Figures> {
     fill(&mut *engine.session()?, blocks, &Payloads::new(1, 0, BLOCK_LEN), 0)?;
     let first_read_us = warm(&*engine, blocks)?;
     let engine_ref = &*engine;
-    let is_over = AtomicBool::new(false);
-    let (measured, written) = std::thread::scope(|scope| {
-        let is_over = &is_over;
-        let beside: Vec<_> = (0..writers)
-            .map(|i| scope.spawn(move || write(engine_ref, writers, i, blocks, is_over)))
-            .collect();
-        let make = |thread| Reader::new(engine_ref, thread, blocks);
-        let measured = closed_loop(spec.threads, spec.warm_up(), spec.length(), make);
-        is_over.store(true, Ordering::Relaxed);
-        let written: Outcome<u64> =
-            beside.into_iter().map(|one| one.join().map_err(|_| Failure::Thread)?).sum();
-        (measured, written)
-    });
-    let sample = measured?;
-    let mut figures = figures(&sample, 0);
+    let nobody_reads = || std::thread::sleep(Duration::from_secs_f64(spec.seconds));
+    let alone = (writers > 0).then(|| commit_while(engine_ref, writers, blocks, nobody_reads));
+    let readers_ns = AtomicU64::new(0);
+    let make = |thread| Ok(Timed::new(Reader::new(engine_ref, thread, blocks)?, &readers_ns));
+    let read = || closed_loop(spec.threads, spec.warm_up(), spec.length(), make);
+    let (sample, mut beside) = commit_while(engine_ref, writers, blocks, read)?;
+    beside.cpu = beside.cpu.saturating_sub(Duration::from_nanos(readers_ns.into_inner()));
+    let mut figures = figures(&sample?, 0);
     figures.insert("first_read_us".into(), first_read_us);
-    if writers > 0 {
-        figures.insert("commits_per_s".into(), written? as f64 / (1.25 * spec.seconds));
+    if let Some(alone) = alone {
+        let ((), alone) = alone?;
+        figures.insert("commits_per_s".into(), beside.per_s());
+        figures.insert("commits_alone_per_s".into(), alone.per_s());
+        figures.insert("commit_cpu_us".into(), beside.cpu_us());
+        figures.insert("commit_alone_cpu_us".into(), alone.cpu_us());
     }
     engine.close()?;
     Ok(figures)
+}
+
+/// What threads that commit did.
+struct Written {
+    commits: u64,
+    /// Processor time of the whole process.
+    cpu: Duration,
+    elapsed: Duration,
+}
+
+impl Written {
+    fn per_s(&self) -> f64 {
+        self.commits as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.commits.max(1) as f64
+    }
+}
+
+/// Has `writers` threads commit while `work` runs.
+fn commit_while<R>(
+    engine: &dyn Engine,
+    writers: usize,
+    blocks: u64,
+    work: impl FnOnce() -> R,
+) -> Outcome<(R, Written)> {
+    let is_over = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (started, before) = (Instant::now(), Reading::now());
+        let spawn = |i| scope.spawn(move || write(engine, writers, i, blocks, is_over));
+        let threads: Vec<_> = (0..writers).map(spawn).collect();
+        let result = work();
+        is_over.store(true, Ordering::Relaxed);
+        let (elapsed, cpu) = (started.elapsed(), Reading::now().since(&before).cpu);
+        let commits: Outcome<u64> =
+            threads.into_iter().map(|one| one.join().map_err(|_| Failure::Thread)?).sum();
+        Ok((result, Written { commits: commits?, cpu, elapsed }))
+    })
 }
 
 /// Reads every block once, so that what follows is hot, and returns how long one took on average. What was
@@ -67,6 +107,31 @@ fn write(
     }
     writer.check()?;
     Ok(commits)
+}
+
+/// A worker whose thread's processor time is added up once its steps are done.
+struct Timed<'a, W> {
+    worker: W,
+    before: Duration,
+    spent_ns: &'a AtomicU64,
+}
+
+impl<'a, W> Timed<'a, W> {
+    fn new(worker: W, spent_ns: &'a AtomicU64) -> Self {
+        Timed { worker, before: thread_cpu(), spent_ns }
+    }
+}
+
+impl<W: Worker> Worker for Timed<'_, W> {
+    fn step(&mut self) -> Outcome<u64> {
+        self.worker.step()
+    }
+
+    fn check(&mut self) -> Outcome<u64> {
+        let spent = thread_cpu().saturating_sub(self.before);
+        self.spent_ns.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
+        self.worker.check()
+    }
 }
 
 /// One thread that reads.
