@@ -61,8 +61,10 @@ const SPREAD_SHARE: u64 = 2;
 /// What a checkpoint is made for, and so how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Haste {
-    /// To open sooner, or to have the index out of memory.
+    /// To open sooner.
     Spread,
+    /// To have the index out of memory, of which commits take more meanwhile.
+    Memory,
     /// For segments that go with it, and have to go before many more are filled: at once.
     Room,
 }
@@ -208,9 +210,9 @@ impl<D: Disk> Upkeep<D> {
             self.alarm.look(left);
         }
         let mut state = self.state.lock();
-        let made = match self.checkpoint_is_due(&mut state) {
-            true => self.checkpoint_with(&mut state, Haste::Spread),
-            false => Ok(()),
+        let made = match self.checkpoint_due(&mut state) {
+            Some(haste) => self.checkpoint_with(&mut state, haste),
+            None => Ok(()),
         };
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
         self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
@@ -258,14 +260,17 @@ impl<D: Disk> Upkeep<D> {
     fn log_len_beside(&self, haste: Haste) -> u64 {
         match haste {
             Haste::Spread => self.options.checkpoint_log_len / SPREAD_SHARE,
+            Haste::Memory => self.options.shares.look_every(),
             Haste::Room => 0,
         }
     }
 
-    fn checkpoint_is_due(&self, state: &mut State) -> bool {
+    fn checkpoint_due(&self, state: &mut State) -> Option<Haste> {
         let (entries_len, undo_len) = (self.entries_len(state), self.shared.mvcc.index.undo_len());
-        self.uncovered_len() >= self.options.checkpoint_log_len
-            || self.options.shares.is_short(entries_len, undo_len)
+        if self.options.shares.is_short(entries_len, undo_len) {
+            return Some(Haste::Memory);
+        }
+        (self.uncovered_len() >= self.options.checkpoint_log_len).then_some(Haste::Spread)
     }
 
     /// Heap bytes of the index's entries, not counted again before the log has grown a little.
