@@ -31,7 +31,7 @@ use crate::local::poison::Poison;
 use crate::local::quota::{Quota, QuotaFile};
 use crate::local::reading::view_of;
 use crate::local::recent::Recent;
-use crate::local::recovery::{Recovered, Recovery};
+use crate::local::recovery::{Recovered, Recovery, Replay};
 use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{Location, ShowSegment, Views, damaged};
@@ -111,6 +111,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
             reserve: Some(&reserve),
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
+            replay: Replay::of(&options),
         };
         let recovered = recovery.run(&listing)?;
         (store, recovered)

@@ -13,7 +13,7 @@ use crate::io::{Disk, FileName};
 use crate::local::format::PAGE;
 use crate::local::open::{lock, look, read_description, show_segments};
 use crate::local::options::ReadMode;
-use crate::local::recovery::Recovery;
+use crate::local::recovery::{Recovery, Replay};
 use crate::local::segment::{Views, damaged};
 use crate::local::space::SpaceOptions;
 use crate::local::usage::Usage;
@@ -79,6 +79,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         reserve: None,
         next_number: listing.next_number,
         on_progress: None,
+        replay: Replay::default(),
     };
     let report = recovery.examine(&listing)?;
     let (replay_bytes, checkpoint_lsn) = (report.bytes, report.checkpoint_lsn);

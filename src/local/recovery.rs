@@ -9,7 +9,7 @@
 //!    Segments before that place that the checkpoint does not list went out of use.
 //! 2. **Walk** ([`walk`]) the chain of frames from the checkpoint's place on, or from the first segment,
 //!    past cuts, until no frame continues it. Frames up to the newest *durable* LSN that any frame states
-//!    are *witnessed*: they go into the index, their payloads unread.
+//!    are *witnessed*: they go into the index, their payloads unread, many at a time ([`replay`]).
 //! 3. **Decide** ([`decide`]) at the end of the chain:
 //!
 //!    | what stands behind the end                              | verdict                        |
@@ -33,6 +33,7 @@
 
 mod decide;
 mod persist;
+mod replay;
 mod survey;
 mod walk;
 
@@ -40,6 +41,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use replay::Replay;
 
 use crate::block::{BlockId, Lsn};
 use crate::canary::{Bug, planted};
@@ -106,6 +109,7 @@ pub(crate) struct Recovery<'a, D: Disk> {
     /// A file number that no file of the store has.
     pub(crate) next_number: u64,
     pub(crate) on_progress: Option<OnProgress>,
+    pub(crate) replay: Replay,
 }
 
 /// Sealed segments that are mapped while opening; beyond them each is mapped when it is first read.
@@ -164,8 +168,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &mut walk)?;
         for (sequence, frame) in &walk.unwitnessed {
-            self.load(*sequence, frame)?;
+            walk.batch.push(*sequence, frame);
         }
+        self.load(&mut walk.batch)?;
         self.mvcc.index.finish_load(walk.last_lsn);
         Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
     }

@@ -24,6 +24,36 @@ pub(crate) struct SegmentUse {
     pub(crate) live_count: u64,
 }
 
+/// What a batch of versions that take others' places adds to segments and takes from them.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    segments: BTreeMap<u32, Turnover>,
+}
+
+#[derive(Debug, Default)]
+struct Turnover {
+    added_len: u64,
+    added_count: u64,
+    removed_len: u64,
+    removed_count: u64,
+}
+
+impl Tally {
+    /// Counts a version that takes another one's place.
+    pub(crate) fn count(&mut self, old: Option<&Location>, new: Option<&Location>) {
+        if let Some(old) = old {
+            let segment = self.segments.entry(old.segment).or_default();
+            segment.removed_len += u64::from(old.len);
+            segment.removed_count += 1;
+        }
+        if let Some(new) = new {
+            let segment = self.segments.entry(new.segment).or_default();
+            segment.added_len += u64::from(new.len);
+            segment.added_count += 1;
+        }
+    }
+}
+
 /// All segments of a store that hold frames.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
@@ -46,19 +76,23 @@ impl Usage {
     /// Counts a version that takes another one's place.
     pub(crate) fn count(&self, old: Option<&Location>, new: Option<&Location>) {
         let mut segments = self.segments.lock();
-        if let Some(old) = old
-            && let Some(segment) = segments.get_mut(&u64::from(old.segment))
-        {
-            // Too few would let a segment go that somebody still needs.
-            let rest = segment.live_len.checked_sub(u64::from(old.len));
-            segment.live_len = rest.expect("a version is counted once in and once out");
-            segment.live_count -= 1;
+        if let Some(old) = old {
+            take_out(&mut segments, old.segment, u64::from(old.len), 1);
         }
         if let Some(new) = new {
-            let fresh = || SegmentUse { sequence: u64::from(new.segment), ..Default::default() };
-            let segment = segments.entry(u64::from(new.segment)).or_insert_with(fresh);
-            segment.live_len += u64::from(new.len);
-            segment.live_count += 1;
+            put_in(&mut segments, new.segment, u64::from(new.len), 1);
+        }
+    }
+
+    /// Counts a batch of versions that take others' places. Of each that one of them replaces again, both
+    /// are in the batch, so what is added comes first.
+    pub(crate) fn settle(&self, batch: &Tally) {
+        let mut segments = self.segments.lock();
+        for (sequence, turnover) in &batch.segments {
+            if turnover.added_count > 0 {
+                put_in(&mut segments, *sequence, turnover.added_len, turnover.added_count);
+            }
+            take_out(&mut segments, *sequence, turnover.removed_len, turnover.removed_count);
         }
     }
 
@@ -71,6 +105,22 @@ impl Usage {
     pub(crate) fn all(&self) -> Vec<SegmentUse> {
         self.segments.lock().values().copied().collect()
     }
+}
+
+fn put_in(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, count: u64) {
+    let sequence = u64::from(sequence);
+    let fresh = || SegmentUse { sequence, ..Default::default() };
+    let segment = segments.entry(sequence).or_insert_with(fresh);
+    segment.live_len += len;
+    segment.live_count += count;
+}
+
+fn take_out(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, count: u64) {
+    let Some(segment) = segments.get_mut(&u64::from(sequence)) else { return };
+    // Too few would let a segment go that somebody still needs.
+    let rest = segment.live_len.checked_sub(len);
+    segment.live_len = rest.expect("a version is counted once in and once out");
+    segment.live_count -= count;
 }
 
 #[cfg(test)]
@@ -95,5 +145,18 @@ mod tests {
         assert_eq!(live, [(0, 0), (5, 1)]);
         usage.remove(1);
         assert_eq!(usage.all().len(), 1);
+    }
+
+    #[test]
+    fn batch_counts_as_its_versions_do_one_by_one() {
+        let versions =
+            [(None, Some(at(1, 10))), (Some(at(1, 10)), Some(at(2, 20))), (Some(at(2, 20)), None)];
+        let (single, batch, mut tally) = (Usage::default(), Usage::default(), Tally::default());
+        for (old, new) in &versions {
+            single.count(old.as_ref(), new.as_ref());
+            tally.count(old.as_ref(), new.as_ref());
+        }
+        batch.settle(&tally);
+        assert_eq!(batch.all(), single.all());
     }
 }

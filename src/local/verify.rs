@@ -24,7 +24,7 @@ use crate::local::format::description::Description;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::{Listing, lock, look, read_description};
 use crate::local::options::ReadMode;
-use crate::local::recovery::Recovery;
+use crate::local::recovery::{Recovery, Replay};
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::{Location, Views, damaged};
 use crate::local::space::SpaceOptions;
@@ -102,6 +102,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         reserve: None,
         next_number: listing.next_number,
         on_progress: None,
+        replay: Replay::default(),
     };
     let mut report = Findings::default();
     let examined = recovery.examine(listing);

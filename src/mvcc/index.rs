@@ -18,12 +18,13 @@
 //! version that it replaces only if somebody holds a pin then ([`Pins::is_held`]).
 //!
 //! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN (`base`). What is
-//! kept of undo versions, and what that costs, is the business of `undo`.
+//! kept of undo versions, and what that costs, is the business of `undo`; putting a log in, of `load`.
 //!
 //! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them but the look-up
 //! of a base that was asked for the same id before.
 
 mod base;
+mod load;
 mod undo;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 pub(crate) use base::Base;
+pub(crate) use load::{Deed, Step};
 
 use crate::block::{BlockId, Lsn};
 use crate::canary::{Bug, planted};
@@ -233,18 +235,6 @@ impl<V: VersionLen> Index<V> {
         let mut filed = self.filed.lock();
         self.pins.raise(visible);
         self.file(&mut filed, undone);
-    }
-
-    /// Puts changes in place while nobody reads: recovery. Calls `replaced` as [`Index::publish`].
-    pub(crate) fn load(
-        &self,
-        changes: impl IntoIterator<Item = Change<V>>,
-        mut replaced: impl FnMut(Option<&V>, Option<&V>),
-    ) {
-        for (id, lsn, value) in changes {
-            let old = self.shard(id).write().replace(id, Versioned { lsn, value: value.clone() });
-            replaced(old.as_ref().map(|old| &old.value), value.as_ref());
-        }
     }
 
     /// Gives the version that commit `lsn` made of an id a new value, which means the same (a block

@@ -48,6 +48,20 @@ impl<E> Page<E> {
         Some(entry)
     }
 
+    /// Makes room for so many more entries, or for all that are missing.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.entries.reserve(count.min(PAGE_IDS as usize - self.entries.len()));
+    }
+
+    /// Keeps the entries of which `keep` holds.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&E) -> bool) {
+        let gone = self.iter().filter(|(_, entry)| !keep(entry));
+        let gone: Vec<u32> = gone.map(|(slot, _)| slot).collect();
+        for slot in gone {
+            self.remove(slot);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.present == 0
     }

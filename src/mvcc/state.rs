@@ -15,7 +15,7 @@ use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
-use crate::mvcc::index::{Change, Index, Versioned};
+use crate::mvcc::index::{Change, Deed, Index, Step, Versioned};
 use crate::mvcc::transactions::{Released, TransactionTable};
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::word::Phase;
@@ -87,24 +87,33 @@ impl<V: VersionLen> Mvcc<V> {
         self.counters.deletes.add(delta.deletes);
     }
 
-    /// Puts committed changes in place while nobody reads: recovery. Calls `replaced` as
-    /// [`Mvcc::publish`].
-    pub(crate) fn load(
+    /// Puts a batch of what a log says in place while nobody reads: recovery. Counts and is counted as
+    /// [`Index::load`].
+    ///
+    /// # Errors
+    /// As [`Index::load`].
+    pub(crate) fn load<T: Default + Send>(
         &self,
-        changes: impl IntoIterator<Item = Change<V>>,
-        mut replaced: impl FnMut(Option<&V>, Option<&V>),
-    ) {
-        let mut delta = Delta::default();
-        let changes = changes.into_iter().inspect(|(id, ..)| {
-            if !planted(Bug::IdsAfterReplay) {
-                self.raise_ids(*id);
-            }
-        });
-        self.index.load(changes, |old, new| {
+        steps: &[Step<V>],
+        spread: bool,
+        count: impl Fn(&mut T, Option<&V>, Option<&V>) + Sync,
+    ) -> Result<Vec<T>> {
+        let named = steps.iter().filter(|step| !matches!(step.deed, Deed::Move(_)));
+        if let Some(highest) = named.map(|step| step.id).max()
+            && !planted(Bug::IdsAfterReplay)
+        {
+            self.raise_ids(highest);
+        }
+        let count = |(delta, tally): &mut (Delta, T), old: Option<&V>, new: Option<&V>| {
             delta.count(old, new);
-            replaced(old, new);
-        });
-        self.counters.add(&delta);
+            count(tally, old, new);
+        };
+        let counted = self.index.load(steps, spread, count)?;
+        let tally = |(delta, tally): (Delta, T)| {
+            self.counters.add(&delta);
+            tally
+        };
+        Ok(counted.into_iter().map(tally).collect())
     }
 
     /// Takes over totals that were counted before: those of a checkpoint.

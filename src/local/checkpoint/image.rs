@@ -2,7 +2,7 @@
 //!
 //! Owns [`Image`]. Opening one reads its header and segment table and nothing else; a page's checksum
 //! is verified when the page is first touched, and remembered in one bit; where files are not mapped, each
-//! time that it is read. A damaged page is an error of the look-ups that need it, never a wrong answer.
+//! time that it is read. Many ascending ids are looked up leaf by leaf. A damaged page is an error of the look-ups that need it, never a wrong answer.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,6 +99,24 @@ impl Image {
             return Ok(None);
         }
         page.record(at).map(Some).ok_or_else(|| self.damage(number))
+    }
+
+    /// What the image says of those of these ascending ids of which nothing is found yet. A leaf is gone to
+    /// once for all of them that are in it.
+    pub(crate) fn get_all(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
+        let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
+        for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
+            if bytes.is_empty() || Page::checked(&bytes).last() < *id {
+                let Some(leaf) = self.leaf_for(*id)? else { continue };
+                (number, bytes) = (leaf, self.page(leaf)?);
+            }
+            let page = Page::checked(&bytes);
+            let at = page.seek(*id);
+            if at < page.count() && page.id(at) == *id {
+                *found = Some(page.record(at).ok_or_else(|| self.damage(number))?);
+            }
+        }
+        Ok(())
     }
 
     /// A cursor before the first id at or behind `first`.

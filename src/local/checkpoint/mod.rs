@@ -319,6 +319,12 @@ impl Base<Location> for Chain {
         Ok(None)
     }
 
+    fn get_all(&self, ids: &[BlockId]) -> Result<Vec<Option<Newest<Location>>>> {
+        let mut found = vec![None; ids.len()];
+        self.images.iter().try_for_each(|image| image.get_all(ids, &mut found))?;
+        Ok(found)
+    }
+
     fn walk(
         &self,
         first: BlockId,

@@ -106,6 +106,11 @@ impl<'a> Page<'a> {
         })
     }
 
+    /// The last id of a leaf.
+    pub(crate) fn last(self) -> BlockId {
+        self.id(self.count() - 1)
+    }
+
     /// A leaf's record; `None` when a code in it is unknown.
     pub(crate) fn record(self, at: usize) -> Option<Record> {
         let start = HEADER_LEN + self.count() * self.id_len() + at * RECORD_LEN;

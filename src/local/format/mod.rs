@@ -110,8 +110,11 @@ pub(crate) mod le {
         u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
     }
 
+    #[inline]
     pub(crate) fn u64(bytes: &[u8], at: usize) -> u64 {
-        u64::from(u32(bytes, at)) | u64::from(u32(bytes, at + 4)) << 32
+        let mut out = [0; 8];
+        out.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(out)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::canary::{Bug, planted};
 use crate::error::{Defect, Result};
 use crate::io::{Disk, FileName};
 use crate::local::format::PAGE;
-use crate::local::format::frame::Kind;
+use crate::local::format::frame::{Entry, Kind};
 use crate::local::scan::Found;
 use crate::local::segment::damaged;
 
@@ -56,14 +56,14 @@ impl<D: Disk> Recovery<'_, D> {
         }
         walk.durable = durable;
         self.replay_witnessed(walk)?;
+        self.load(&mut walk.batch)?;
         walk.report.torn_bytes = torn_len;
         let clean = walk.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
         if !clean {
             self.drop_torn(segments, walk)?;
             // What cannot be put in the index is refused before anything is changed.
-            for entry in walk.unwitnessed.iter().flat_map(|(_, frame)| &frame.entries) {
-                self.mvcc.index.touch(entry.id())?;
-            }
+            let entries = walk.unwitnessed.iter().flat_map(|(_, frame)| &frame.entries);
+            self.mvcc.index.touch_all(entries.map(Entry::id).collect())?;
         }
         Ok(clean)
     }

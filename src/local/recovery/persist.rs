@@ -127,8 +127,9 @@ impl<D: Disk> Recovery<'_, D> {
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max);
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         for (_, frame) in &walk.unwitnessed {
-            self.load(sequence, frame)?;
+            walk.batch.push(sequence, frame);
         }
+        self.load(&mut walk.batch)?;
         self.tidy(segments, walk)?;
         let offset = PAGE + first.len() as u64;
         let mut report = walk.report;

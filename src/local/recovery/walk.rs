@@ -1,12 +1,13 @@
 //! Walk: along the chain of frames, into the index.
 //!
 //! Owns step 2 of recovery: [`Walk`], which knows the end of the chain so far and which frame continues it,
-//! and how a frame gets into the index. Changes no file. Invariant: frames get there in the order of the
-//! chain, and those of `unwitnessed` are not there yet.
+//! and which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get there in the
+//! order of the chain, and those of `unwitnessed` are not there yet.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use super::replay::Batch;
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -14,10 +15,9 @@ use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile};
 use crate::local::checkpoint::header::{LogPosition, Summary};
 use crate::local::format::PAGE;
-use crate::local::format::frame::{Entry, Kind};
+use crate::local::format::frame::Kind;
 use crate::local::options::OpenPhase;
 use crate::local::scan::{Found, Frame, Scanner};
-use crate::local::segment::Location;
 
 /// The end of the chain so far.
 pub(super) struct Walk {
@@ -36,6 +36,8 @@ pub(super) struct Walk {
     pub(super) unwitnessed: VecDeque<(u64, Frame)>,
     /// The place and chain behind the last witnessed frame.
     pub(super) witnessed: (LogPosition, Lsn),
+    /// Witnessed, and not in the index yet.
+    pub(super) batch: Batch,
     pub(super) report: RecoveryReport,
 }
 
@@ -71,11 +73,12 @@ impl<D: Disk> Recovery<'_, D> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        self.load(&mut walk.batch)?;
         self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
         Ok(walk)
     }
 
-    /// Puts witnessed frames in the index.
+    /// Takes witnessed frames into the batch, and that into the index when it is full.
     pub(super) fn replay_witnessed(&self, walk: &mut Walk) -> Result<()> {
         while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
@@ -86,31 +89,8 @@ impl<D: Disk> Recovery<'_, D> {
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
             }
-            self.load(sequence, &frame)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn load(&self, sequence: u64, frame: &Frame) -> Result<()> {
-        let index = &self.mvcc.index;
-        let count = |old: Option<&Location>, new: Option<&Location>| self.usage.count(old, new);
-        for (offset, entry) in frame.placed() {
-            index.touch(entry.id())?;
-            let place = |header| Location::new(header, sequence, offset);
-            let lsn = frame.header.lsn;
-            match entry {
-                Entry::Write(header) => {
-                    self.mvcc.load([(header.block_id, lsn, Some(place(header)))], count);
-                }
-                Entry::Delete(_) if planted(Bug::DeletionUnreplayed) => {}
-                Entry::Delete(id) => self.mvcc.load([(*id, lsn, None)], count),
-                Entry::Move(header, origin) => {
-                    let new = place(header);
-                    index.relocate(header.block_id, *origin, new, |old| {
-                        count(Some(old), Some(&new));
-                    });
-                }
-            }
+            walk.batch.push(sequence, &frame);
+            self.load_full(&mut walk.batch)?;
         }
         Ok(())
     }
@@ -171,6 +151,7 @@ impl Walk {
             parts_open: false,
             unwitnessed: VecDeque::new(),
             witnessed: (at.position, at.lsn),
+            batch: Batch::default(),
             report: RecoveryReport::default(),
         }
     }

@@ -32,6 +32,14 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
     /// [`Error::Corrupt`](crate::Error::Corrupt): that part of the image is damaged.
     fn get(&self, id: BlockId) -> Result<Option<Newest<V>>>;
 
+    /// What the image says of each of these ids, which ascend.
+    ///
+    /// # Errors
+    /// As [`Base::get`], for the first of them.
+    fn get_all(&self, ids: &[BlockId]) -> Result<Vec<Option<Newest<V>>>> {
+        ids.iter().map(|id| self.get(*id)).collect()
+    }
+
     /// Calls `each` for the ids from `first` to `last` that the image speaks of, ascending, until it
     /// breaks.
     ///
@@ -57,6 +65,18 @@ impl<V: VersionLen> Index<V> {
         };
         drop(shard);
         base.get(id).map(|_| ())
+    }
+
+    /// As [`Index::touch`], of many ids.
+    ///
+    /// # Errors
+    /// As [`Base::get`], for the lowest of them.
+    pub(crate) fn touch_all(&self, mut ids: Vec<BlockId>) -> Result<()> {
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| self.shard(*id).read().in_memory(*id).is_none());
+        let base = self.shards[0].read().base.clone();
+        base.map_or(Ok(()), |base| base.get_all(&ids).map(drop))
     }
 
     /// Puts the entries in memory aside, for an image of the index as it is visible now. Between two

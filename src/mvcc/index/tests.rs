@@ -202,3 +202,118 @@ fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
     assert!(!index.relocate(BlockId(2), Lsn(1), 22, |_| panic!("newer")));
     assert!(index.is_newest(BlockId(2), Lsn(2), |value| *value == 21));
 }
+
+/// What a log says in `count` steps of ids that lie close together, far apart and at the ends.
+fn random_steps(count: u64) -> Vec<Step<u32>> {
+    let mut state = 0x1357_9bdf_2468_ace1_u64;
+    let mut below = |bound| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % bound
+    };
+    let step = |lsn: u64| {
+        let id = match below(8) {
+            0 => below(30) << 40,
+            1 => u64::MAX - below(3),
+            _ => below(900),
+        };
+        let deed = match below(8) {
+            0..3 => Deed::Move(lsn as u32),
+            3 => Deed::Delete,
+            _ => Deed::Write(lsn as u32),
+        };
+        // Some moves are of what is there, some come too late.
+        let made = if matches!(deed, Deed::Move(_)) { lsn - below(lsn.min(3000)) } else { lsn };
+        Step { id: BlockId(id), lsn: Lsn(made), deed }
+    };
+    let mut steps: Vec<_> = (1..=count).map(step).collect();
+    let mut newest = BTreeMap::new();
+    for step in &mut steps {
+        match step.deed {
+            Deed::Move(value) if value % 2 == 0 => {
+                step.lsn = newest.get(&step.id).copied().unwrap_or(step.lsn);
+            }
+            Deed::Move(_) => {}
+            _ => _ = newest.insert(step.id, step.lsn),
+        }
+    }
+    steps
+}
+
+/// Takes steps one after the other. Returns what each replaced by what.
+fn take_steps(
+    model: &mut BTreeMap<BlockId, Newest<u32>>,
+    steps: &[Step<u32>],
+) -> Vec<(Option<u32>, Option<u32>)> {
+    let mut replaced = Vec::new();
+    for step in steps {
+        let old = model.get(&step.id).copied();
+        let value = match step.deed {
+            Deed::Write(value) => Some(value),
+            Deed::Delete => None,
+            Deed::Move(_) if old.is_none_or(|old| old.lsn != step.lsn || old.value.is_none()) => {
+                continue;
+            }
+            Deed::Move(value) => Some(value),
+        };
+        replaced.push((old.and_then(|old| old.value), value));
+        model.insert(step.id, Newest { lsn: step.lsn, value });
+    }
+    replaced
+}
+
+#[test]
+fn batch_of_a_log_comes_to_what_its_steps_come_to_one_after_the_other() {
+    let steps = random_steps(12_000);
+    let (before, behind) = steps.split_at(3000);
+    for has_image in [false, true] {
+        for batch_count in [1, 7, 100, 9000] {
+            let (index, mut model) = (Index::default(), BTreeMap::new());
+            let load = |steps: &[Step<u32>]| {
+                let count = |tally: &mut Vec<_>, old: Option<&u32>, new: Option<&u32>| {
+                    tally.push((old.copied(), new.copied()));
+                };
+                let tallies = index.load(steps, true, count).expect("readable");
+                let mut replaced: Vec<_> = tallies.into_iter().flatten().collect();
+                replaced.sort_unstable();
+                replaced
+            };
+            load(before);
+            take_steps(&mut model, before);
+            if has_image {
+                index.finish_load(Lsn(3000));
+                index.freeze();
+                make_image(&index, &mut Map::default());
+            }
+            let mut count = 0;
+            for batch in behind.chunks(batch_count) {
+                let mut replaced = take_steps(&mut model, batch);
+                count += replaced.len();
+                replaced.sort_unstable();
+                assert_eq!(load(batch), replaced, "batches of {batch_count}");
+            }
+            assert!(count > 6000, "{count}: moves of what is there among them");
+            for (id, newest) in &model {
+                let shard = index.shard(*id).read();
+                // A deletion that hides nothing is forgotten.
+                let found = shard.newest(*id).filter(|found| found.value.is_some());
+                let newest = Some(*newest).filter(|newest| newest.value.is_some());
+                assert_eq!(found, newest, "{id}, batches of {batch_count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn loaded_deletions_that_hide_nothing_leave_nothing() {
+    let index = Index::default();
+    let ids = (1..500).map(BlockId);
+    let write = |id| Step { id, lsn: Lsn(1), deed: Deed::Write(1_u32) };
+    let delete = |id| Step { id, lsn: Lsn(2), deed: Deed::Delete };
+    let count = |_: &mut (), _: Option<&u32>, _: Option<&u32>| {};
+    index.load(&ids.clone().map(write).collect::<Vec<_>>(), false, count).expect("no base");
+    assert!(index.heap_len() > 0);
+    index.load(&ids.map(delete).collect::<Vec<_>>(), false, count).expect("no base");
+    assert_eq!(index.heap_len(), 0);
+}

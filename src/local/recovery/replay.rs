@@ -1,0 +1,170 @@
+//! Replay: from frames into the index, batch by batch.
+//!
+//! Owns [`Batch`], the entries of frames that count and are not in the index yet, and the counting of what
+//! they do to segments. Invariant: batches are loaded in the order of the chain, each in the order of its
+//! frames (`mvcc::index` says how a batch may be sorted all the same).
+//!
+//! A batch takes what a store may use for it (`shares`), [`STEP_LEN`] bytes an entry, and what the entries of
+//! one more frame take. The more entries are in it, the more of them find what they replace in the same page of
+//! the checkpoint: for 790,000 entries over an image of 10 million, batches of 64, 256 and 1024 Ki took 0.7, 0.56
+//! and 0.42 s of processor time in all.
+
+use super::Recovery;
+use crate::canary::{Bug, planted};
+use crate::error::Result;
+use crate::io::Disk;
+use crate::local::Options;
+use crate::local::format::frame::Entry;
+use crate::local::options::ReadMode;
+use crate::local::scan::Frame;
+use crate::local::segment::Location;
+use crate::local::shares::Shares;
+use crate::local::usage::Tally;
+use crate::mvcc::index::{Deed, Step};
+
+/// What an entry takes, with the key that it is sorted by.
+const STEP_LEN: usize = size_of::<Step<Location>>() + size_of::<u128>();
+
+const _: () = assert!(STEP_LEN == 64);
+
+/// What putting entries in the index may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replay {
+    /// Bytes of a batch.
+    pub(crate) batch_len_max: u64,
+    /// Whether several threads put a batch in the index. Where images are not mapped they would read the disk,
+    /// in an order that nobody knows beforehand.
+    pub(crate) spread: bool,
+}
+
+impl Replay {
+    pub(crate) fn of(options: &Options) -> Replay {
+        Replay {
+            batch_len_max: Shares::of(options).replay_len_max,
+            spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
+        }
+    }
+}
+
+impl Default for Replay {
+    /// What a look at a store takes that is not opened.
+    fn default() -> Replay {
+        Replay { spread: false, ..Replay::of(&Options::default()) }
+    }
+}
+
+/// Entries on their way into the index.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    steps: Vec<Step<Location>>,
+}
+
+impl Batch {
+    /// Takes the entries of a frame of this segment in, behind those that came before.
+    pub(super) fn push(&mut self, sequence: u64, frame: &Frame) {
+        for (offset, entry) in frame.placed() {
+            let (id, lsn) = (entry.id(), frame.header.lsn);
+            let place = |header| Location::new(header, sequence, offset);
+            self.steps.push(match entry {
+                Entry::Write(header) => Step { id, lsn, deed: Deed::Write(place(header)) },
+                Entry::Delete(_) if planted(Bug::DeletionUnreplayed) => continue,
+                Entry::Delete(_) => Step { id, lsn, deed: Deed::Delete },
+                Entry::Move(header, lsn) => Step { id, lsn: *lsn, deed: Deed::Move(place(header)) },
+            });
+        }
+    }
+}
+
+impl<D: Disk> Recovery<'_, D> {
+    /// Puts a batch in the index if it takes all that it may.
+    ///
+    /// # Errors
+    /// As [`Recovery::load`].
+    pub(super) fn load_full(&self, batch: &mut Batch) -> Result<()> {
+        match (batch.steps.len() * STEP_LEN) as u64 >= self.replay.batch_len_max {
+            true => self.load(batch),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts a batch in the index and leaves it empty.
+    ///
+    /// # Errors
+    /// Part of the checkpoint is damaged or cannot be read.
+    pub(super) fn load(&self, batch: &mut Batch) -> Result<()> {
+        let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
+        tallies.iter().for_each(|tally| self.usage.settle(tally));
+        batch.steps.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::io::sim::{CrashChoice, SimDisk};
+    use crate::local::usage::SegmentUse;
+    use crate::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageExt, WriteBatch};
+
+    /// Entries of 1 MiB of memory, and more than one thread loads at a time.
+    const BATCH_COUNT: u64 = (1 << 18) / super::STEP_LEN as u64;
+
+    /// What is in force in each segment, by the index.
+    fn in_force(store: &LocalBackend<SimDisk>) -> BTreeMap<u64, (u64, u64)> {
+        let mut segments = BTreeMap::new();
+        for id in store.blocks(..).expect("a walk") {
+            let id = id.expect("readable").header.block_id;
+            let found = store.inner.shared.mvcc.index.read(id).expect("readable").expect("listed");
+            let (len, count) = segments.entry(u64::from(found.value.segment)).or_default();
+            *len += u64::from(found.value.len);
+            *count += 1;
+        }
+        segments
+    }
+
+    #[test]
+    fn log_of_several_batches_is_replayed_whole_and_in_its_order() {
+        let disk = SimDisk::new(7);
+        let options = || LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+        let mut model = BTreeMap::new();
+        for turn in 0..4 * BATCH_COUNT / 100 {
+            let mut batch = WriteBatch::new();
+            for n in 0..100 {
+                let (id, byte) = (BlockId(1 + (turn * 7919 + n * 31) % 3000), turn as u8);
+                if turn % 3 == 2 && model.remove(&id).is_some() {
+                    batch.delete(id);
+                } else {
+                    let data = vec![byte; 1 + (turn % 50) as usize];
+                    batch.write(Block::new(id, BlockType::TableData, data.clone()));
+                    model.insert(id, data);
+                }
+            }
+            store.apply(batch).expect("commits");
+            if turn == BATCH_COUNT / 100 {
+                store.checkpoint().expect("makes an image");
+            }
+        }
+        store.sync().expect("is durable");
+        let crashed = disk.crash(CrashChoice::Everything);
+        drop(store);
+        for single in [true, false] {
+            let options = options().single_threaded(single).memory_len_max(1 << 20);
+            let store = LocalBackend::open_on(crashed.freeze(), options).expect("opens");
+            assert!(store.recovery().frames * 100 > 2 * BATCH_COUNT, "{:?}", store.recovery());
+            let blocks = store.blocks(..).expect("a walk").map(|block| block.expect("readable"));
+            let found: BTreeMap<_, _> =
+                blocks.map(|block| (block.header.block_id, block.data.to_vec())).collect();
+            assert!(found == model, "{} of {} blocks", found.len(), model.len());
+            let len: usize = model.values().map(Vec::len).sum();
+            let stats = store.stats();
+            let totals = (stats.total_blocks, stats.total_bytes);
+            assert_eq!(totals, (model.len() as u64, len as u64));
+            let counted = store.inner.shared.usage.all().into_iter();
+            let counted = counted.filter(|segment| segment.live_count > 0);
+            let counted = counted.map(|s: SegmentUse| (s.sequence, (s.live_len, s.live_count)));
+            assert_eq!(counted.collect::<BTreeMap<_, _>>(), in_force(&store));
+        }
+    }
+}

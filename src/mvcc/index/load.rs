@@ -1,0 +1,165 @@
+//! Loading: what a log says goes into the index, batch by batch, while nobody reads.
+//!
+//! Owns [`Step`], what one entry of a log does to an id, and how a batch of them takes effect as if each
+//! had done so in its turn:
+//!
+//! 1. The batch is sorted by id. Steps of the same id stay in the order of the log; those of different
+//!    ids have nothing to do with each other.
+//! 2. It is cut into parts of about [`PART_COUNT`] steps, between two pages of the index. Several threads
+//!    load parts of a long batch, each by itself; what they counted comes back in the order of the ids.
+//! 3. A part looks up in the base, ascending, the ids of which memory knows nothing ([`Base::get_all`](super::Base::get_all)).
+//!    So each page of an image is read and verified once for a batch, not once for an entry.
+//! 4. Then its steps run id by id, under the lock of a shard for a page at a time, and what they come to
+//!    is put in place.
+//!
+//! Invariant: nothing is looked up in a base under a lock.
+
+use rayon::prelude::*;
+
+use super::{Index, Newest};
+use crate::block::{BlockId, Lsn};
+use crate::error::Result;
+use crate::mvcc::page::PAGE_IDS;
+use crate::mvcc::version::VersionLen;
+
+/// Steps that one thread loads at a time, about.
+const PART_COUNT: usize = 2048;
+
+/// What an entry of a log does to an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step<V> {
+    pub(crate) id: BlockId,
+    /// The commit that made the version; of a move the one that made what is moved.
+    pub(crate) lsn: Lsn,
+    pub(crate) deed: Deed<V>,
+}
+
+/// What is done to an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed<V> {
+    Write(V),
+    Delete,
+    /// A new value that means the same, for the version that the commit made, if it is still the newest.
+    Move(V),
+}
+
+impl<V> Step<V> {
+    fn page(&self) -> u64 {
+        self.id.0 / PAGE_IDS
+    }
+}
+
+impl<V: VersionLen> Index<V> {
+    /// Puts a batch in place, by several threads where it may `spread`. Each thread has `count` add to a
+    /// tally of its own the old and the new version of each change.
+    ///
+    /// # Errors
+    /// As [`Base::get`](super::Base::get), for the lowest id that part of the base is damaged for; some of the batch is in
+    /// place then.
+    pub(crate) fn load<T: Default + Send>(
+        &self,
+        steps: &[Step<V>],
+        spread: bool,
+        count: impl Fn(&mut T, Option<&V>, Option<&V>) + Sync,
+    ) -> Result<Vec<T>> {
+        assert!(u32::try_from(steps.len()).is_ok(), "a batch is short");
+        // Sorted are short keys: id, then place in the batch.
+        let key = |(at, step): (usize, &Step<V>)| u128::from(step.id.0) << 32 | at as u128;
+        let mut keys: Vec<u128> = steps.iter().enumerate().map(key).collect();
+        let load = |part: &[u128]| {
+            let steps: Vec<_> =
+                part.iter().map(|key| steps[*key as u32 as usize].clone()).collect();
+            self.load_part(&steps, &count)
+        };
+        if spread && keys.len() > PART_COUNT {
+            keys.par_sort_unstable();
+            let tallies: Vec<_> = parts(&keys).into_par_iter().map(load).collect();
+            return tallies.into_iter().collect();
+        }
+        keys.sort_unstable();
+        parts(&keys).into_iter().map(load).collect()
+    }
+
+    fn load_part<T: Default>(
+        &self,
+        steps: &[Step<V>],
+        count: &impl Fn(&mut T, Option<&V>, Option<&V>),
+    ) -> Result<T> {
+        let mut tally = T::default();
+        let mut below = self.below(steps)?.into_iter();
+        for steps in steps.chunk_by(|a, b| a.page() == b.page()) {
+            let mut shard = self.shard(steps[0].id).write();
+            let count_max = steps.chunk_by(|a, b| a.id == b.id).count();
+            shard.load_page(steps[0].page(), count_max, |page| {
+                for steps in steps.chunk_by(|a, b| a.id == b.id) {
+                    let slot = slot(steps[0].id);
+                    let old = match page.get(slot) {
+                        Some(entry) => Some(entry.clone()),
+                        None => below.next().flatten(),
+                    };
+                    if let Some(new) = run(steps, old, |old, new| count(&mut tally, old, new)) {
+                        page.insert(slot, new);
+                    }
+                }
+            });
+        }
+        Ok(tally)
+    }
+
+    /// What the base says of each id of which memory knows nothing.
+    fn below(&self, steps: &[Step<V>]) -> Result<Vec<Option<Newest<V>>>> {
+        let Some(base) = self.shards[0].read().base.clone() else { return Ok(Vec::new()) };
+        let mut ids = Vec::with_capacity(steps.len());
+        for steps in steps.chunk_by(|a, b| a.page() == b.page()) {
+            let shard = self.shard(steps[0].id).read();
+            let page = shard.pages.by_number.get(&steps[0].page());
+            let is_known = |id: &BlockId| page.is_some_and(|page| page.get(slot(*id)).is_some());
+            let each = steps.chunk_by(|a, b| a.id == b.id).map(|steps| steps[0].id);
+            ids.extend(each.filter(|id| !is_known(id)));
+        }
+        base.get_all(&ids)
+    }
+}
+
+fn slot(id: BlockId) -> u32 {
+    (id.0 % PAGE_IDS) as u32
+}
+
+/// Cuts sorted keys between pages.
+fn parts(keys: &[u128]) -> Vec<&[u128]> {
+    let page = |key: &u128| (key >> 32) as u64 / PAGE_IDS;
+    let mut parts = Vec::with_capacity(keys.len() / PART_COUNT + 1);
+    let mut rest = keys;
+    while let Some(last) = rest.get(..PART_COUNT.min(rest.len())).and_then(<[_]>::last) {
+        let (part, behind) = rest.split_at(rest.partition_point(|key| page(key) <= page(last)));
+        parts.push(part);
+        rest = behind;
+    }
+    parts
+}
+
+/// What the steps of one id make of it; `None` where they change nothing.
+fn run<V: Clone>(
+    steps: &[Step<V>],
+    old: Option<Newest<V>>,
+    mut count: impl FnMut(Option<&V>, Option<&V>),
+) -> Option<Newest<V>> {
+    let (mut newest, mut changed) = (old, false);
+    for step in steps {
+        let old = newest.as_ref().and_then(|newest| newest.value.as_ref());
+        let new = match &step.deed {
+            Deed::Write(value) => Some(value),
+            Deed::Delete => None,
+            Deed::Move(value) => {
+                let is_there = old.is_some() && newest.as_ref().is_some_and(|n| n.lsn == step.lsn);
+                if !is_there {
+                    continue;
+                }
+                Some(value)
+            }
+        };
+        count(old, new);
+        (newest, changed) = (Some(Newest { lsn: step.lsn, value: new.cloned() }), true);
+    }
+    newest.filter(|_| changed)
+}
