@@ -5,7 +5,8 @@
 //! process that has written 250 MiB more, and opens what that left. Prints one line a step. Files are
 //! counted by the blocks that the file system gave them. Seed: [`SEED`].
 //!
-//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close and after a kill.
+//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close, after a kill, and after
+//! another kill of a process that was reading the log that the first one left, about half of it.
 //!
 //! `AEGIS_SPACE=lone` compares durable commits of one thread into segments that were used before, behind
 //! overwriting each block three times, with those of a new store into zeroed space, in turns of [`LONE_COUNT`].
@@ -16,14 +17,15 @@
 //! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed probabilities (L.
 //! Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2); which block has which rank is shuffled.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, LocalBackend, Options, Result, StorageBackend,
-    WriteBatch,
+    Block, BlockId, BlockType, Durability, LocalBackend, OpenPhase, OpenProgress, Options, Result,
+    StorageBackend, WriteBatch,
 };
 
 const SEED: u64 = 0x1357_9bdf_2468_ace1;
@@ -34,8 +36,11 @@ const UTILISATION: f64 = 0.7;
 const LONE_COUNT: u64 = 500;
 const LONE_TURNS: usize = 9;
 const KILLED_LEN: u64 = 250 << 20;
-/// Tells the child process what it is.
+/// Tells the child process where the store is.
 const CHILD: &str = "AEGIS_BENCH_CHILD";
+/// Tells the child process to open the store and nothing more.
+const OPENS: &str = "AEGIS_BENCH_OPENS";
+const OPEN_COUNT: usize = 5;
 
 /// Marsaglia's xorshift64.
 struct Rng(u64);
@@ -155,7 +160,7 @@ impl Bench {
         self.say("settled for 10 s", &store, disk_len(&self.path), live);
         store.close()?;
 
-        self.kill_a_writer();
+        self.kill_a_child(false);
         let (store, elapsed) = self.open()?;
         println!(
             "opened after kill -9 with {} bytes of log to read: {elapsed:?}",
@@ -170,19 +175,22 @@ impl Bench {
         self.write(&store, 1..=self.count)?;
         store.checkpoint()?;
         store.close()?;
-        for killed in [false, true] {
+        for how in ["close", "kill -9", "kill -9, twice"] {
             let mut times = Vec::new();
-            for _ in 0..5 {
-                if killed {
-                    self.kill_a_writer();
+            for _ in 0..OPEN_COUNT {
+                if how != "close" {
+                    self.kill_a_child(false);
+                }
+                if how == "kill -9, twice" {
+                    self.kill_a_child(true);
                 }
                 let (store, elapsed) = self.open()?;
                 times.push((elapsed, store.recovery().bytes));
                 store.close()?;
             }
             times.sort_unstable();
-            let how = if killed { "kill -9" } else { "close" };
-            println!("opened after {how}, with bytes of log read, by time: {times:?}");
+            let median = times[OPEN_COUNT / 2].0;
+            println!("opened after {how}: median {median:?}; with bytes of log read: {times:?}");
         }
         Ok(())
     }
@@ -261,14 +269,28 @@ impl Bench {
         );
     }
 
-    fn kill_a_writer(&self) {
+    /// Has a child process write, or only open the store, and die of it.
+    fn kill_a_child(&self, opens: bool) {
         let me = std::env::current_exe().expect("this program");
-        let arguments = [self.count.to_string(), self.len.to_string()];
-        let child = Command::new(me).args(arguments).env(CHILD, &self.path).status();
-        println!("writer: {}", child.expect("a child process"));
+        let mut child = Command::new(me);
+        child.args([self.count.to_string(), self.len.to_string()]).env(CHILD, &self.path);
+        if opens {
+            child.env(OPENS, "1");
+        }
+        let status = child.status().expect("a child process");
+        println!("{}: {status}", if opens { "opener" } else { "writer" });
     }
 
-    /// What the child does: it ends without a goodbye.
+    /// What the child does that opens the store: it dies before it is through the log.
+    fn open_and_die(&self) -> Result<()> {
+        let die = |at: OpenProgress| match at.phase {
+            OpenPhase::Replay if 2 * at.bytes_done >= at.bytes_total => std::process::abort(),
+            _ => ControlFlow::Continue(()),
+        };
+        self.options().on_progress(die).open(&self.path)?.close()
+    }
+
+    /// What the child does that writes: it ends without a goodbye.
     fn write_and_die(&self) -> Result<()> {
         let (store, _) = self.open()?;
         let mut rng = Rng(SEED);
@@ -293,7 +315,11 @@ fn main() -> Result<()> {
     let len = numbers.next().unwrap_or(4096) as usize;
     let segment_len = numbers.next();
     if let Some(path) = std::env::var_os(CHILD) {
-        return Bench { count, len, segment_len, path: path.into() }.write_and_die();
+        let bench = Bench { count, len, segment_len, path: path.into() };
+        return match std::env::var_os(OPENS) {
+            Some(_) => bench.open_and_die(),
+            None => bench.write_and_die(),
+        };
     }
     let dir = tempfile::tempdir().expect("a directory");
     println!("{count} blocks of {len} bytes, seed {SEED:#x}");
