@@ -48,9 +48,9 @@ impl<E> Page<E> {
         Some(entry)
     }
 
-    /// Makes room for so many more entries, or for all that are missing.
+    /// Makes room for just so many more entries.
     pub(crate) fn reserve(&mut self, count: usize) {
-        self.entries.reserve(count.min(PAGE_IDS as usize - self.entries.len()));
+        self.entries.reserve_exact(count);
     }
 
     /// Keeps the entries of which `keep` holds.

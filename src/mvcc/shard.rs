@@ -192,18 +192,11 @@ impl<V: Clone> Shard<V> {
         old.value.map(|value| Versioned { lsn: old.lsn, value })
     }
 
-    /// Has a page changed that gets up to `count` new entries, while nobody reads. Deletions that hide
-    /// nothing are dropped from it.
-    pub(super) fn load_page(
-        &mut self,
-        number: u64,
-        count: usize,
-        change: impl FnOnce(&mut Page<Newest<V>>),
-    ) {
+    /// Has a page changed while nobody reads. Deletions that hide nothing are dropped from it.
+    pub(super) fn load_page(&mut self, number: u64, change: impl FnOnce(&mut Page<Newest<V>>)) {
         assert!(self.frozen.by_number.is_empty(), "no image is made before the index is loaded");
         let page = self.pages.by_number.entry(number).or_default();
         self.pages.heap_len -= page.heap_len();
-        page.reserve(count);
         change(page);
         if self.base.is_none() {
             page.retain(|entry| entry.value.is_some());

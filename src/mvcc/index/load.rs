@@ -89,8 +89,9 @@ impl<V: VersionLen> Index<V> {
         let mut below = self.below(steps)?.into_iter();
         for steps in steps.chunk_by(|a, b| a.page() == b.page()) {
             let mut shard = self.shard(steps[0].id).write();
-            let count_max = steps.chunk_by(|a, b| a.id == b.id).count();
-            shard.load_page(steps[0].page(), count_max, |page| {
+            shard.load_page(steps[0].page(), |page| {
+                let each = steps.chunk_by(|a, b| a.id == b.id).map(|steps| slot(steps[0].id));
+                page.reserve(each.filter(|slot| page.get(*slot).is_none()).count());
                 for steps in steps.chunk_by(|a, b| a.id == b.id) {
                     let slot = slot(steps[0].id);
                     let old = match page.get(slot) {

@@ -317,3 +317,16 @@ fn loaded_deletions_that_hide_nothing_leave_nothing() {
     index.load(&ids.map(delete).collect::<Vec<_>>(), false, count).expect("no base");
     assert_eq!(index.heap_len(), 0);
 }
+
+#[test]
+fn loaded_entries_take_the_room_of_those_that_they_replace() {
+    let index = Index::default();
+    let load = |lsn| {
+        let write = |id| Step { id: BlockId(id), lsn: Lsn(lsn), deed: Deed::Write(1_u32) };
+        let steps: Vec<_> = (0..40).map(write).collect();
+        index.load(&steps, false, |_: &mut (), _, _| {}).expect("no base");
+        index.heap_len()
+    };
+    let once = load(1);
+    assert_eq!(load(2), once);
+}
