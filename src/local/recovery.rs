@@ -169,6 +169,7 @@ impl<D: Disk> Recovery<'_, D> {
         let clean = self.decide(&mut segments, &mut walk)?;
         for (sequence, frame) in &walk.unwitnessed {
             walk.batch.push(*sequence, frame);
+            self.load_full(&mut walk.batch)?;
         }
         self.load(&mut walk.batch)?;
         self.mvcc.index.finish_load(walk.last_lsn);

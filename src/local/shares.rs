@@ -10,8 +10,8 @@
 //! |   1/8 | recent bytes                          | forgetting the oldest (`recent`)                 |
 //! |   1/8 | entries made while an image is written, and small things that nobody counts              ||
 //!
-//! While a store is opened, entries of the log on their way into the index take the share of commits in flight,
-//! of which there are none yet.
+//! While a store is opened, entries of the log on their way into the index take half the share of commits in
+//! flight, of which there are none yet: the vector that holds them may grow to twice that.
 //!
 //! Old versions are the snapshots' and no checkpoint drops them: what the first share does not hold of
 //! them is taken from the recent bytes. An option that names a share by itself wins, and the others stay.
@@ -44,7 +44,7 @@ impl Shares {
         Shares {
             index_len_max: all_len / 2,
             in_flight_len_max: options.in_flight_len_max.unwrap_or(all_len / 4),
-            replay_len_max: all_len / 4,
+            replay_len_max: all_len / 8,
             recent_len: if options.write_mode == WriteMode::Direct { recent_len } else { 0 },
             recent_gives_way: options.recent_len.is_none(),
         }

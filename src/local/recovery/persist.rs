@@ -128,6 +128,7 @@ impl<D: Disk> Recovery<'_, D> {
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         for (_, frame) in &walk.unwitnessed {
             walk.batch.push(sequence, frame);
+            self.load_full(&mut walk.batch)?;
         }
         self.load(&mut walk.batch)?;
         self.tidy(segments, walk)?;

@@ -5,7 +5,7 @@
 //! frames (`mvcc::index` says how a batch may be sorted all the same).
 //!
 //! A batch takes what a store may use for it (`shares`), [`STEP_LEN`] bytes an entry, and what the entries of
-//! one more frame take. The more entries are in it, the more of them find what they replace in the same page of
+//! one more frame take; a vector that grows has room for twice as many at most, untouched. The more entries are in it, the more of them find what they replace in the same page of
 //! the checkpoint: for 790,000 entries over an image of 10 million, batches of 64, 256 and 1024 Ki took 0.7, 0.56
 //! and 0.42 s of processor time in all.
 
@@ -14,7 +14,7 @@ use crate::canary::{Bug, planted};
 use crate::error::Result;
 use crate::io::Disk;
 use crate::local::Options;
-use crate::local::format::frame::Entry;
+use crate::local::format::frame::{ENTRY_LEN, Entry};
 use crate::local::options::ReadMode;
 use crate::local::scan::Frame;
 use crate::local::segment::Location;
@@ -26,6 +26,15 @@ use crate::mvcc::index::{Deed, Step};
 const STEP_LEN: usize = size_of::<Step<Location>>() + size_of::<u128>();
 
 const _: () = assert!(STEP_LEN == 64);
+
+/// Bytes of a batch, however much memory the store may take. The index counts the entries of a batch in 32
+/// bits.
+const BATCH_LEN_MAX: u64 = 1 << 30;
+
+const _: () = assert!(
+    BATCH_LEN_MAX as usize / STEP_LEN + u32::MAX as usize / ENTRY_LEN < u32::MAX as usize,
+    "a batch, and a frame behind it"
+);
 
 /// What putting entries in the index may take.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +49,7 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn of(options: &Options) -> Replay {
         Replay {
-            batch_len_max: Shares::of(options).replay_len_max,
+            batch_len_max: Shares::of(options).replay_len_max.min(BATCH_LEN_MAX),
             spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
         }
     }
@@ -107,7 +116,7 @@ mod tests {
     use crate::local::usage::SegmentUse;
     use crate::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
-    /// Entries of 1 MiB of memory, and more than one thread loads at a time.
+    /// Entries of a batch in 2 MiB of memory; more than one thread loads so many.
     const BATCH_COUNT: u64 = (1 << 18) / super::STEP_LEN as u64;
 
     /// What is in force in each segment, by the index.
@@ -150,7 +159,7 @@ mod tests {
         let crashed = disk.crash(CrashChoice::Everything);
         drop(store);
         for single in [true, false] {
-            let options = options().single_threaded(single).memory_len_max(1 << 20);
+            let options = options().single_threaded(single).memory_len_max(2 << 20);
             let store = LocalBackend::open_on(crashed.freeze(), options).expect("opens");
             assert!(store.recovery().frames * 100 > 2 * BATCH_COUNT, "{:?}", store.recovery());
             let blocks = store.blocks(..).expect("a walk").map(|block| block.expect("readable"));
