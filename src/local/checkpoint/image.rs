@@ -2,7 +2,8 @@
 //!
 //! Owns [`Image`]. Opening one reads its header and segment table and nothing else; a page's checksum
 //! is verified when the page is first touched, and remembered in one bit; where files are not mapped, each
-//! time that it is read. Many ascending ids are looked up leaf by leaf. A damaged page is an error of the look-ups that need it, never a wrong answer.
+//! time that it is read. Many ascending ids are looked up leaf by leaf. A damaged page is an error of the
+//! look-ups that need it, never a wrong answer.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -345,6 +345,68 @@ impl Base<Location> for Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::Entry;
+    use crate::io::sim::SimDisk;
+    use crate::local::open::read_description;
+    use crate::{Block, BlockType, LocalBackend, StorageBackend, WriteBatch};
+
+    /// The images of a base of leaves of every shape and a delta with writes and deletions.
+    fn images(mode: ReadMode) -> (Chain, Vec<u64>) {
+        let disk = SimDisk::new(3);
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        let write = |ids: &[u64]| {
+            let mut batch = WriteBatch::new();
+            for id in ids {
+                batch.write(Block::new(BlockId(*id), BlockType::TableData, vec![1; 9]));
+            }
+            store.apply(batch).expect("commits");
+            store.checkpoint().expect("makes an image");
+        };
+        let dense = 1..=400;
+        let near = (0..400).map(|n| 10_000 + n * 3);
+        let far = (1..=300).map(|n| n << 40);
+        let ids: Vec<u64> = dense.chain(near).chain(far).collect();
+        write(&ids);
+        ids.iter().step_by(90).for_each(|id| store.delete_block(BlockId(*id)).expect("deletes"));
+        let again: Vec<u64> = ids.iter().copied().skip(45).step_by(90).collect();
+        write(&again);
+        store.close().expect("closes");
+        let number = |entry| match entry {
+            Entry::File { name: FileName::Checkpoint(number), .. } => Some(number),
+            _ => None,
+        };
+        let newest = disk.list().expect("a list").into_iter().filter_map(number).max();
+        let store = read_description(&disk).expect("a store");
+        let chain = Chain::open(&disk, &store, newest.expect("an image"), mode).expect("opens");
+        assert_eq!(chain.images.len(), 2, "a base and a delta");
+        (chain, ids)
+    }
+
+    #[test]
+    fn ids_looked_up_together_are_answered_as_each_by_itself() {
+        for mode in [ReadMode::Mapped, ReadMode::Pread] {
+            let (chain, stored) = images(mode);
+            let mut ids: Vec<u64> = stored.iter().flat_map(|id| [id - 1, *id, id + 1]).collect();
+            ids.push(u64::MAX);
+            ids.sort_unstable();
+            ids.dedup();
+            let ids: Vec<BlockId> = ids.into_iter().map(BlockId).collect();
+            let singly: Vec<_> = ids.iter().map(|id| chain.get(*id).expect("whole")).collect();
+            let has_value = |found: &&Option<Newest<Location>>| {
+                found.as_ref().is_some_and(|newest| newest.value.is_some())
+            };
+            let (found, in_force) =
+                (singly.iter().flatten().count(), singly.iter().filter(has_value).count());
+            assert_eq!((found, in_force), (stored.len(), stored.len() - 13));
+            // Neighbours, so that each border between two leaves is crossed from each id before it.
+            for count in [1, 2, 5, ids.len()] {
+                for (ids, singly) in ids.windows(count).zip(singly.windows(count)) {
+                    assert_eq!(chain.get_all(ids).expect("whole"), singly, "{ids:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn deltas_stay_few_and_records_are_seldom_written_again() {

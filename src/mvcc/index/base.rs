@@ -35,7 +35,7 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
     /// What the image says of each of these ids, which ascend.
     ///
     /// # Errors
-    /// As [`Base::get`], for the first of them.
+    /// As [`Base::get`], for one of them.
     fn get_all(&self, ids: &[BlockId]) -> Result<Vec<Option<Newest<V>>>> {
         ids.iter().map(|id| self.get(*id)).collect()
     }
@@ -70,7 +70,7 @@ impl<V: VersionLen> Index<V> {
     /// As [`Index::touch`], of many ids.
     ///
     /// # Errors
-    /// As [`Base::get`], for the lowest of them.
+    /// As [`Base::get_all`].
     pub(crate) fn touch_all(&self, mut ids: Vec<BlockId>) -> Result<()> {
         ids.sort_unstable();
         ids.dedup();

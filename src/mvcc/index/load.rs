@@ -54,8 +54,7 @@ impl<V: VersionLen> Index<V> {
     /// tally of its own the old and the new version of each change.
     ///
     /// # Errors
-    /// As [`Base::get`](super::Base::get), for the lowest id that part of the base is damaged for; some of the batch is in
-    /// place then.
+    /// As [`Base::get_all`](super::Base::get_all); some of the batch is in place then, and none of it is counted.
     pub(crate) fn load<T: Default + Send>(
         &self,
         steps: &[Step<V>],
@@ -163,4 +162,22 @@ fn run<V: Clone>(
         (newest, changed) = (Some(Newest { lsn: step.lsn, value: new.cloned() }), true);
     }
     newest.filter(|_| changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_batch_share_no_page() {
+        // More steps of one id than a part takes, and borders in the middle of a page.
+        let steps = |id: u64| if id == 500 { 3 * PART_COUNT as u64 } else { 1 + id % 3 };
+        let ids = (0..5000).flat_map(|id| (0..steps(id)).map(move |_| id));
+        let keys: Vec<u128> =
+            ids.enumerate().map(|(at, id)| u128::from(id) << 32 | at as u128).collect();
+        let parts = parts(&keys);
+        assert!(parts.len() > 4 && parts.concat() == keys);
+        let page = |key: Option<&u128>| key.map(|key| (key >> 32) as u64 / PAGE_IDS);
+        assert!(parts.windows(2).all(|pair| page(pair[0].last()) < page(pair[1].first())));
+    }
 }
