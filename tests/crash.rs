@@ -4,6 +4,7 @@
 //! `AEGIS_SWEEP=1000` runs every case; the default is a sample. A failure prints how to run it again.
 
 mod counted;
+mod gated;
 mod sweep;
 
 use aegis_blocks::io::sim::Profile;
@@ -184,6 +185,10 @@ fn threads_lose_no_acknowledged_commit() {
         let case = tally.case(format!("{number}/"));
         if tally.runs(&case, 100) {
             threads::smoke(&mut tally, &case);
+        }
+        let case = tally.case(format!("overlap/{number}/"));
+        if tally.runs(&case, 100) {
+            threads::overlap(&mut tally, &case);
         }
     }
     let case = tally.case("witness/".to_string());

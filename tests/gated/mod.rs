@@ -61,11 +61,13 @@ impl GatedDisk {
     }
 
     /// Threads that the store has started and that run.
+    #[allow(dead_code, reason = "not every test asks")]
     pub fn threads_alive(&self) -> u64 {
         self.alive.load(Ordering::SeqCst)
     }
 
     /// Whether the moment that was set has passed.
+    #[allow(dead_code, reason = "not every test asks")]
     pub fn has_passed(&self) -> bool {
         self.moment.lock().expect("no panic under the lock").is_none()
     }
