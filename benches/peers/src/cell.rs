@@ -132,6 +132,7 @@ pub fn figures(sample: &Sample, user_len: usize) -> Figures {
         ("p50_us".into(), quantile(0.5)),
         ("p99_us".into(), quantile(0.99)),
         ("p999_us".into(), quantile(0.999)),
+        ("max_us".into(), quantile(1.0)),
         ("cpu_us".into(), sample.cpu_us()),
         ("syncs".into(), sample.used.syncs as f64 / ops),
         ("repeats".into(), sample.repeats as f64 / ops),

@@ -24,6 +24,7 @@ const COMMITS: &[Column] = &[
     ("p50", "p50_us", time),
     ("p99", "p99_us", time),
     ("p99.9", "p999_us", time),
+    ("longest", "max_us", time),
     ("CPU a commit", "cpu_us", time),
     ("syncs a commit", "syncs", ratio),
     ("bytes written / user bytes", "write_amplification", ratio),
