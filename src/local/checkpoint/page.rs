@@ -100,8 +100,8 @@ impl<'a> Page<'a> {
     pub(crate) fn id(self, at: usize) -> BlockId {
         let start = HEADER_LEN + at * self.id_len();
         BlockId(match self.id_len() {
-            0 => self.first() + at as u64,
-            4 => self.first() + u64::from(le::u32(self.0, start)),
+            0 => self.first().wrapping_add(at as u64),
+            4 => self.first().wrapping_add(u64::from(le::u32(self.0, start))),
             _ => le::u64(self.0, start),
         })
     }
