@@ -118,7 +118,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Empties segments until what is in force takes all but a little of the log, and lets them go.
     pub(crate) fn compact_now(&self) -> Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.take_turn();
         self.checkpoint_with(&mut state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
@@ -172,6 +172,10 @@ impl<D: Disk> Upkeep<D> {
             }
             self.empty(state, victim, cause)?;
             self.let_go_if_full(state)?;
+            if self.is_awaited() {
+                // The next look goes on with it.
+                return Ok(());
+            }
         }
     }
 
@@ -311,7 +315,7 @@ impl<D: Disk> Upkeep<D> {
     fn rest(&self, pace: &mut Option<Pace>, offset: u64) {
         let Some(pace) = pace else { return };
         let rest = pace.rest(self.disk.now(), self.written_len(), offset);
-        if !rest.is_zero() {
+        if !rest.is_zero() && !self.is_awaited() {
             self.shared.upkeep.rest(rest);
         }
     }
@@ -411,6 +415,30 @@ mod tests {
         store.inner.shared.upkeep.stop();
         let ended = store.compact_now();
         assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+    }
+
+    #[test]
+    fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let moved_len = |is_awaited| {
+            let store = LocalBackend::open_on(SimDisk::new(1), options.clone()).expect("opens");
+            let put = |id| {
+                let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 10_000]);
+                store.write_block(block).expect("writes");
+            };
+            let upkeep = &store.inner.upkeep;
+            upkeep.pauses.begin();
+            (1..=300).for_each(put);
+            (1..=300).filter(|id| id % 5 > 0).for_each(put);
+            upkeep.pauses.end();
+            upkeep.await_turns(is_awaited);
+            upkeep.run_due(false).expect("does what is due");
+            upkeep.moved_len()
+        };
+        let (one, all) = (moved_len(1), moved_len(0));
+        assert!((1..=30_000).contains(&one), "{one} bytes");
+        assert!(all > 5 * one, "{all} bytes");
     }
 
     #[test]

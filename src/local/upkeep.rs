@@ -45,7 +45,7 @@ use crate::local::shares::Shares;
 use crate::local::space::Space;
 use crate::local::upkeep::call::Woken;
 use crate::local::usage::SegmentUse;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// A store that has written less than this since its last checkpoint is closed without another one:
 /// reading so much log takes no longer than opening does anyway.
@@ -93,6 +93,8 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) pauses: Pauses,
     pub(super) moved_len: AtomicU64,
     pub(super) state: Mutex<State>,
+    /// Callers that wait for the state.
+    waiting: AtomicU64,
     /// Log bytes, since open, that the newest checkpoint covers.
     covered_len: AtomicU64,
     /// Log bytes from before open that it does not.
@@ -155,6 +157,7 @@ impl<D: Disk> Upkeep<D> {
             pauses: Pauses::default(),
             moved_len: AtomicU64::new(0),
             state,
+            waiting: AtomicU64::new(0),
             covered_len,
             replayed_len,
             checkpoint_len,
@@ -224,6 +227,24 @@ impl<D: Disk> Upkeep<D> {
         if is_idle { self.shrink(false) } else { Ok(()) }
     }
 
+    /// Takes the state for somebody who calls: what is paced lets them have it.
+    pub(super) fn take_turn(&self) -> MutexGuard<'_, State> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.lock();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    #[cfg(test)]
+    pub(super) fn await_turns(&self, count: u64) {
+        self.waiting.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether a caller waits for the state.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a file is not cut while the log may be
     /// writing behind the place of the cut.
     pub(super) fn shrink(&self, all: bool) -> Result<()> {
@@ -232,7 +253,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_with(&mut self.state.lock(), Haste::Spread)
+        self.checkpoint_with(&mut self.take_turn(), Haste::Spread)
     }
 
     /// As [`Upkeep::checkpoint`], where that saves the next open some time.

@@ -93,7 +93,7 @@ struct Hold<'a, D: Disk>(&'a Upkeep<D>);
 
 impl<D: Disk> Drop for Hold<'_, D> {
     fn drop(&mut self) {
-        self.0.state.lock().hold_count -= 1;
+        self.0.take_turn().hold_count -= 1;
         self.0.shared.upkeep.call();
     }
 }
@@ -163,7 +163,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Steps 1 and 2.
     fn plan(&self) -> Result<Plan<'_, D>> {
-        let mut state = self.state.lock();
+        let mut state = self.take_turn();
         self.checkpoint_with(&mut state, Haste::Spread)?;
         let standing = self.driver.stand_still()?;
         state.hold_count += 1;
