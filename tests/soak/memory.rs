@@ -41,6 +41,12 @@ impl Memory {
         })
     }
 
+    /// Median resident KiB of each tenth of the time.
+    fn tenths(&self, length: Duration) -> Vec<u64> {
+        let tenth = |n| f64::from(n) / 10.0;
+        (0..10).map(|n| self.median(length, tenth(n), tenth(n + 1))[0]).collect()
+    }
+
     /// Compares the end with a sixth.
     pub fn check(&self, length: Duration) {
         let early = self.median(length, 1.0 / 6.0, 0.25);
@@ -56,7 +62,11 @@ impl Memory {
                 "skipped: memory is not compared within {STEADY_FROM:?}, when memory still warms up"
             );
         } else {
-            assert!(ratio <= 1.05, "memory grew by more than 5 %: {:?}", self.samples);
+            assert!(
+                ratio <= 1.05,
+                "memory grew by more than 5 %; by tenths of the time: {:?}",
+                self.tenths(length)
+            );
         }
     }
 }

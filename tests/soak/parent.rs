@@ -77,7 +77,6 @@ impl Soak {
             kills += 1;
             restored += self.check_killed(started.elapsed(), kills);
         }
-        memory.check(self.length);
         drop(steady.stdin.take());
         assert!(steady.wait().expect("it ends").success(), "the steady child closes its store");
         self.check_steady(steady_seed);
@@ -87,6 +86,8 @@ impl Soak {
              killed processes were whole",
             started.elapsed()
         );
+        // Last: what it says of memory must not hide what was found in the stores.
+        memory.check(self.length);
     }
 
     /// Opens what a kill left and compares. Returns how many backups were there.
