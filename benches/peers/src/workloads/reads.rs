@@ -23,13 +23,15 @@ pub fn run(spec: &Spec, blocks: u64, writers: usize) -> Outcome<Figures> {
     let engine_ref = &*engine;
     let nobody_reads = || std::thread::sleep(Duration::from_secs_f64(spec.seconds));
     let alone = (writers > 0).then(|| commit_while(engine_ref, writers, blocks, nobody_reads));
-    let readers_ns = AtomicU64::new(0);
-    let make = |thread| Ok(Timed::new(Reader::new(engine_ref, thread, blocks)?, &readers_ns));
+    let spent = Spent::default();
+    let make = |thread| Ok(Timed::new(Reader::new(engine_ref, thread, blocks)?, &spent));
     let read = || closed_loop(spec.threads, spec.warm_up(), spec.length(), make);
     let (sample, mut beside) = commit_while(engine_ref, writers, blocks, read)?;
-    beside.cpu = beside.cpu.saturating_sub(Duration::from_nanos(readers_ns.into_inner()));
+    beside.cpu = beside.cpu.saturating_sub(spent.cpu());
     let mut figures = figures(&sample?, 0);
     figures.insert("first_read_us".into(), first_read_us);
+    // What commits take is not the readers'.
+    figures.insert("cpu_us".into(), spent.cpu_us());
     if let Some(alone) = alone {
         let ((), alone) = alone?;
         figures.insert("commits_per_s".into(), beside.per_s());
@@ -109,27 +111,48 @@ fn write(
     Ok(commits)
 }
 
+/// What workers did, warming up included.
+#[derive(Default)]
+struct Spent {
+    ns: AtomicU64,
+    ops: AtomicU64,
+}
+
+impl Spent {
+    fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.ns.load(Ordering::Relaxed))
+    }
+
+    fn cpu_us(&self) -> f64 {
+        self.cpu().as_secs_f64() * 1e6 / self.ops.load(Ordering::Relaxed).max(1) as f64
+    }
+}
+
 /// A worker whose thread's processor time is added up once its steps are done.
 struct Timed<'a, W> {
     worker: W,
     before: Duration,
-    spent_ns: &'a AtomicU64,
+    ops: u64,
+    spent: &'a Spent,
 }
 
 impl<'a, W> Timed<'a, W> {
-    fn new(worker: W, spent_ns: &'a AtomicU64) -> Self {
-        Timed { worker, before: thread_cpu(), spent_ns }
+    fn new(worker: W, spent: &'a Spent) -> Self {
+        Timed { worker, before: thread_cpu(), ops: 0, spent }
     }
 }
 
 impl<W: Worker> Worker for Timed<'_, W> {
     fn step(&mut self) -> Outcome<u64> {
-        self.worker.step()
+        let ops = self.worker.step()?;
+        self.ops += ops;
+        Ok(ops)
     }
 
     fn check(&mut self) -> Outcome<u64> {
-        let spent = thread_cpu().saturating_sub(self.before);
-        self.spent_ns.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
+        let cpu = thread_cpu().saturating_sub(self.before);
+        self.spent.ns.fetch_add(cpu.as_nanos() as u64, Ordering::Relaxed);
+        self.spent.ops.fetch_add(self.ops, Ordering::Relaxed);
         self.worker.check()
     }
 }
