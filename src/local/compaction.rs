@@ -173,7 +173,8 @@ impl<D: Disk> Upkeep<D> {
             self.empty(state, victim, cause)?;
             self.let_go_if_full(state)?;
             if self.is_awaited() {
-                // The next look goes on with it.
+                // The next look goes on with it; nobody else may call for one while nobody writes.
+                self.shared.upkeep.call();
                 return Ok(());
             }
         }
@@ -377,9 +378,12 @@ fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::block::BlockType;
     use crate::io::sim::SimDisk;
+    use crate::local::upkeep::Woken;
     use crate::{LocalBackend, StorageBackend};
 
     #[test]
@@ -433,10 +437,13 @@ mod tests {
             (1..=300).filter(|id| id % 5 > 0).for_each(put);
             upkeep.pauses.end();
             upkeep.await_turns(is_awaited);
-            upkeep.run_due(false).expect("does what is due");
-            upkeep.moved_len()
+            let call = &store.inner.shared.upkeep;
+            call.wait(Some(Duration::ZERO));
+            upkeep.run_due(true).expect("does what is due");
+            (upkeep.moved_len(), call.wait(Some(Duration::ZERO)))
         };
-        let (one, all) = (moved_len(1), moved_len(0));
+        let ((one, then), (all, _)) = (moved_len(1), moved_len(0));
+        assert_eq!(then, Woken::Called, "what is left is looked at again");
         assert!((1..=30_000).contains(&one), "{one} bytes");
         assert!(all > 5 * one, "{all} bytes");
     }

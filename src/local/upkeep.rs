@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use call::Call;
+pub(crate) use call::{Call, Woken};
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -43,7 +43,6 @@ use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
 use crate::local::shares::Shares;
 use crate::local::space::Space;
-use crate::local::upkeep::call::Woken;
 use crate::local::usage::SegmentUse;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
@@ -245,8 +244,8 @@ impl<D: Disk> Upkeep<D> {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a file is not cut while the log may be
-    /// writing behind the place of the cut.
+    /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a
+    /// file is not cut while the log may be writing behind the place of the cut.
     pub(super) fn shrink(&self, all: bool) -> Result<()> {
         self.driver.between_groups(|| self.space.shrink(all))
     }

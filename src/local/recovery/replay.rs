@@ -5,9 +5,9 @@
 //! frames (`mvcc::index` says how a batch may be sorted all the same).
 //!
 //! A batch takes what a store may use for it (`shares`), [`STEP_LEN`] bytes an entry, and what the entries of
-//! one more frame take; a vector that grows has room for twice as many at most, untouched. The more entries are in it, the more of them find what they replace in the same page of
-//! the checkpoint: for 790,000 entries over an image of 10 million, batches of 64, 256 and 1024 Ki took 0.7, 0.56
-//! and 0.42 s of processor time in all.
+//! one more frame take; a vector that grows has room for twice as many at most, untouched. The more entries
+//! are in it, the more of them find what they replace in the same page of the checkpoint: for 790,000 entries
+//! over an image of 10 million, batches of 64, 256 and 1024 Ki took 0.7, 0.56 and 0.42 s of processor time.
 
 use super::Recovery;
 use crate::canary::{Bug, planted};
