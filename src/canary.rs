@@ -249,7 +249,7 @@ pub(crate) enum Bug {
     /// Caught by lib mvcc::ids::tests::allocation_is_dense_stays_above_named_ids_and_never_wraps.
     IdsWrap = 78,
     /// B68: a directory that is no store is changed before it is refused.
-    /// Caught by errors directory_of_other_files_is_not_a_store.
+    /// Caught by openers directory_of_other_files_is_not_a_store.
     ForeignIsLocked = 79,
     /// B69: a full disk poisons the store.
     /// Caught by full_disk full_disk_refuses_the_write_and_nothing_else.
@@ -264,10 +264,10 @@ pub(crate) enum Bug {
     /// Caught by errors segment_shorter_than_what_a_checkpoint_has_in_it_is_named.
     ShorterThanItsMap = 83,
     /// B71: a second opener gets in.
-    /// Caught by errors second_opener_is_locked_out.
+    /// Caught by openers second_opener_is_locked_out.
     LockIsNotTaken = 84,
     /// B71: a second opener gets in once somebody has removed or replaced the lock file.
-    /// Caught by errors second_opener_is_locked_out_whatever_becomes_of_the_lock_file.
+    /// Caught by openers second_opener_is_locked_out_whatever_becomes_of_the_lock_file.
     LockOfAnotherFile = 85,
     /// B72: a commit handed in beside the closing is waited for, for ever.
     /// Caught by loom a_caller_beside_the_keepers_dismissal_is_answered.
@@ -288,7 +288,7 @@ pub(crate) enum Bug {
     /// Caught by upkeep store_is_not_closed_cleanly_after_a_panic_of_the_carrier.
     PanicPoisonsNothing = 91,
     /// B74: a file name that is no UTF-8 ends the process.
-    /// Caught by errors unknown_file_whose_name_is_no_text_is_left_alone.
+    /// Caught by openers unknown_file_whose_name_is_no_text_is_left_alone.
     NameIsUtf8 = 92,
     /// Own: a symbolic link in place of a file of the store is followed.
     /// Caught by lib io::os::tests::what_is_not_a_plain_file_is_refused_without_waiting.

@@ -2,216 +2,21 @@
 //! and what lies in undamaged files is known to the test on its own.
 #![cfg(target_os = "linux")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod desk;
+mod places;
+
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, LocalBackend, Lsn, Options, RepairReport,
-    SalvageReport, StorageBackend,
+    Block, BlockId, BlockType, Defect, Error, LocalBackend, Lsn, RepairReport, StorageBackend,
 };
-use tempfile::TempDir;
 
-const SEGMENT_LEN: u64 = 64 << 10;
-const PAGE_LEN: u64 = 4096;
-
-/// Newest version of each block; `None` when deleted.
-type Model = BTreeMap<u64, Option<u64>>;
-type Files = BTreeMap<String, Vec<u8>>;
-
-fn options() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
-        .checkpoint_log_len(1 << 40)
-        .space_amplification_max(100.0)
-}
-
-/// Bytes that no other version has, anywhere.
-fn payload(id: u64, version: u64) -> Vec<u8> {
-    let mut state = id << 32 | version << 1 | 1;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..700 + (id * 37 + version * 101) % 900).map(step).collect()
-}
-
-/// A store in a directory, its blocks, and a copy of it at some moment.
-struct Desk {
-    directory: TempDir,
-    store: Option<LocalBackend>,
-    model: Model,
-    commits: u64,
-}
-
-impl Desk {
-    fn new() -> Desk {
-        let directory = tempfile::tempdir().expect("a directory");
-        let store = options().open(directory.path().join("open")).expect("opens");
-        Desk { directory, store: Some(store), model: Model::new(), commits: 0 }
-    }
-
-    fn store(&self) -> &LocalBackend {
-        self.store.as_ref().expect("open")
-    }
-
-    fn write(&mut self, id: u64, version: u64) {
-        let block = Block::new(BlockId(id), BlockType::TableData, payload(id, version));
-        self.store().write_block(block).expect("writes");
-        self.model.insert(id, Some(version));
-        self.commits += 1;
-    }
-
-    fn delete(&mut self, id: u64) {
-        self.store().delete_block(BlockId(id)).expect("deletes");
-        self.model.insert(id, None);
-        self.commits += 1;
-    }
-
-    /// 120 blocks in several segments, some replaced, some deleted, and a checkpoint of them.
-    fn fill(&mut self) {
-        (1..=120).for_each(|id| self.write(id, 1));
-        (1..=40).step_by(3).for_each(|id| self.write(id, 2));
-        (2..=100).step_by(7).for_each(|id| self.delete(id));
-        self.store().checkpoint().expect("makes a checkpoint");
-    }
-
-    /// More, behind the checkpoint.
-    fn fill_log(&mut self) {
-        (121..=160).for_each(|id| self.write(id, 1));
-        (50..=60).for_each(|id| self.write(id, 3));
-        self.delete(70);
-        self.write(200, 1);
-    }
-
-    /// The store as a power cut leaves it.
-    fn crashed(&self) -> PathBuf {
-        let path = self.directory.path().join("store");
-        fs::create_dir(&path).expect("a directory");
-        for (name, bytes) in files(&self.directory.path().join("open")) {
-            fs::write(path.join(name), bytes).expect("copies");
-        }
-        path
-    }
-
-    fn closed(&mut self) -> PathBuf {
-        self.store.take().expect("open").close().expect("closes");
-        self.crashed()
-    }
-}
-
-fn files(path: &Path) -> Files {
-    let entries = fs::read_dir(path).expect("lists");
-    let read = |entry: std::io::Result<fs::DirEntry>| {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        (name, fs::read(path).expect("reads"))
-    };
-    entries.map(read).collect()
-}
-
-fn names(path: &Path, prefix: &str) -> Vec<String> {
-    files(path).into_keys().filter(|name| name.starts_with(prefix)).collect()
-}
-
-/// The file and offset of bytes that stand there once; of the last place where they stand several times.
-fn find(path: &Path, bytes: &[u8]) -> Option<(String, u64)> {
-    let mut found = None;
-    for (name, content) in files(path) {
-        let at = content.windows(bytes.len()).rposition(|window| window == bytes);
-        found = at.map(|at| (name, at as u64)).or(found);
-    }
-    found
-}
-
-fn change(path: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path.join(name)).expect("reads");
-    change(&mut bytes);
-    fs::write(path.join(name), bytes).expect("writes");
-}
-
-fn flip(path: &Path, name: &str, offset: u64) {
-    change(path, name, |bytes| bytes[offset as usize] ^= 1);
-}
-
-/// Opening is refused for damage and changes nothing.
-#[track_caller]
-fn refused(path: &Path) -> (Defect, String, u64) {
-    let before = files(path);
-    let error = options().open(path).expect_err("acknowledged bytes are damaged");
-    assert!(files(path) == before, "a store that was refused was changed");
-    match error {
-        Error::Corrupt { defect, place } => (defect, place.file, place.offset),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Verification changes nothing and names a place.
-#[track_caller]
-fn verified(path: &Path, defect: Defect, file: &str, offset: u64) {
-    let before = files(path);
-    let report = LocalBackend::verify(path).expect("a report");
-    assert!(files(path) == before, "verify changed the store");
-    let named = report.damage.iter().any(|damage| {
-        damage.defect == defect && damage.place.file == file && damage.place.offset == offset
-    });
-    assert!(named, "{defect:?} in {file} at {offset} is not in {:#?}", report.damage);
-}
-
-/// Salvages and repairs; both give the same, one changes nothing and the other keeps the old bytes.
-#[track_caller]
-fn repaired(path: &Path) -> (LocalBackend, RepairReport) {
-    let before = files(path);
-    let out = path.with_file_name("out");
-    let salvaged = LocalBackend::salvage(path, &out).expect("salvages");
-    assert!(files(path) == before, "salvage changed the store");
-    let report = LocalBackend::repair(path).expect("repairs");
-    assert_eq!(report.salvage, salvaged);
-    let copy = report.copy.clone().expect("a copy");
-    assert!(files(&copy) == before, "the copy is not what was there");
-    let after = LocalBackend::verify(path).expect("a report");
-    assert!(after.damage.is_empty(), "{:#?}", after.damage);
-    let beside = fs::read_dir(path.parent().expect("a parent")).expect("lists");
-    let left = beside.filter(|e| {
-        e.as_ref().expect("an entry").file_name().to_string_lossy().contains(".repairing")
-    });
-    assert_eq!(left.count(), 0);
-    let store = options().open(path).expect("a repaired store opens");
-    assert_eq!(all_blocks(&store), all_blocks(&options().open(&out).expect("opens")));
-    (store, report)
-}
-
-fn all_blocks(store: &LocalBackend) -> BTreeMap<u64, Vec<u8>> {
-    let ids = store.ids(..).expect("lists");
-    let read = |id: BlockId| (id.0, store.read_block(id).expect("reads").data.to_vec());
-    ids.into_iter().map(read).collect()
-}
-
-/// Every block is as it was but for those named, which are gone.
-#[track_caller]
-fn check(store: &LocalBackend, model: &Model, gone: &[u64]) {
-    let expected: BTreeMap<u64, Vec<u8>> = model
-        .iter()
-        .filter(|(id, _)| !gone.contains(id))
-        .filter_map(|(id, version)| version.map(|version| (*id, payload(*id, version))))
-        .collect();
-    let found = all_blocks(store);
-    let wrong: Vec<u64> = (0..=300).filter(|id| found.get(id) != expected.get(id)).collect();
-    assert!(found == expected, "these blocks are not as expected: {wrong:?}");
-}
-
-fn ids(blocks: &[BlockId]) -> Vec<u64> {
-    blocks.iter().map(|id| id.0).collect()
-}
-
-fn commits_lost(report: &SalvageReport) -> Vec<(Lsn, Lsn)> {
-    report.losses.iter().filter_map(|loss| loss.lsns).collect()
-}
+use desk::{
+    Desk, Model, PAGE_LEN, all_blocks, change, check, commits_lost, files, find, flip, ids, names,
+    options, payload, refused, repaired, verified,
+};
 
 #[test]
 fn sound_store_is_left_alone() {
@@ -496,28 +301,6 @@ fn damaged_description_is_named_and_nothing_is_changed() {
 }
 
 #[test]
-fn salvage_takes_no_directory_that_exists_or_lies_in_the_store() {
-    let mut desk = Desk::new();
-    desk.write(1, 1);
-    let path = desk.closed();
-    let before = files(&path);
-    for out in [desk.directory.path().join("open"), path.clone(), path.join("out")] {
-        let error = LocalBackend::salvage(&path, &out).expect_err("not there");
-        assert!(matches!(error, Error::InvalidArgument { argument: "out", .. }), "{error:?}");
-    }
-    assert!(files(&path) == before);
-    let open = options().open(&path).expect("opens");
-    let out = path.with_file_name("out");
-    let error = LocalBackend::salvage(&path, &out).expect_err("somebody writes to it");
-    assert!(matches!(error, Error::Locked { .. }), "{error:?}");
-    let error = LocalBackend::repair(&path).expect_err("somebody writes to it");
-    assert!(matches!(error, Error::Locked { .. }), "{error:?}");
-    open.close().expect("closes");
-    assert!(!out.exists());
-}
-
-/// Longer than the blocks, segments and commits that a store has where nobody asks for others.
-#[test]
 fn block_longer_than_the_default_is_saved_with_all_behind_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store");
@@ -564,60 +347,6 @@ fn block_written_again_after_its_deletion_is_lost_with_its_newest_version() {
 }
 
 /// What an interrupted repair left, and what earlier ones kept, is nobody's to overwrite.
-#[test]
-fn names_beside_the_store_that_are_taken_are_left_alone() {
-    let mut desk = Desk::new();
-    desk.fill();
-    let path = desk.closed();
-    let beside = |word: &str| path.with_file_name(format!("store.{word}"));
-    let taken = [beside("repairing-1"), beside("before-repair-2")];
-    for directory in &taken {
-        fs::create_dir(directory).expect("a directory");
-        fs::write(directory.join("letter"), "dear reader").expect("a file");
-    }
-    let (file, offset) = find(&path, &payload(5, 1)).expect("stored");
-    flip(&path, &file, offset);
-    let before = files(&path);
-    let report = LocalBackend::repair(&path).expect("repairs");
-    let copy = beside("before-repair-3").canonicalize().expect("a name that nothing had");
-    assert_eq!(report.copy.as_ref(), Some(&copy));
-    assert!(files(&copy) == before, "the copy is not what was there");
-    for directory in &taken {
-        let left = Files::from([("letter".to_string(), b"dear reader".to_vec())]);
-        assert!(files(directory) == left, "{} was changed", directory.display());
-    }
-    assert_eq!(ids(&report.salvage.lost), [5]);
-}
-
-const CHILD: &str = "AEGIS_REPAIR_CHILD";
-
-/// Directories are exchanged by their names, of which `.` is none.
-#[test]
-fn store_is_repaired_from_within_its_directory() {
-    let mut desk = Desk::new();
-    desk.fill();
-    let path = desk.closed();
-    let (file, offset) = find(&path, &payload(5, 1)).expect("stored");
-    flip(&path, &file, offset);
-    let mut child = std::process::Command::new(std::env::current_exe().expect("this binary"));
-    child.args(["--exact", "child_repairs_where_it_is", "--nocapture"]).env(CHILD, "1");
-    let output = child.current_dir(&path).output().expect("a child process");
-    let words = String::from_utf8_lossy(&output.stdout);
-    assert!(words.contains("done: one block lost"), "{words}{output:?}");
-    let report = LocalBackend::verify(&path).expect("a report");
-    assert!(report.damage.is_empty(), "{:#?}", report.damage);
-}
-
-/// The child's half. Does nothing unless the test above has started it.
-#[test]
-fn child_repairs_where_it_is() {
-    if std::env::var_os(CHILD).is_some() {
-        let report = LocalBackend::repair(".").expect("repairs");
-        assert_eq!(ids(&report.salvage.lost), [5]);
-        println!("done: one block lost");
-    }
-}
-
 #[test]
 fn ids_that_were_given_away_are_not_given_away_again() {
     let mut desk = Desk::new();
