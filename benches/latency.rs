@@ -1,17 +1,20 @@
-//! Latency of commits beside checkpoints and compaction: `cargo bench --bench latency [-- DIR]`.
+//! Latency of commits beside checkpoints, compaction and backups: `cargo bench --bench latency [-- DIR]`.
 //!
 //! | what       | value                                                                          |
 //! |------------|--------------------------------------------------------------------------------|
 //! | commits    | durable, 4 KiB, from [`THREADS`] threads that overwrite 1,000 blocks each      |
 //! | checkpoint | of [`CHECKPOINTED`] blocks of 16 bytes, over half of which changed: a new base |
 //! | compaction | of [`FILLED`] blocks of 4 KiB, of which nine in ten were deleted at random     |
+//! | backup     | of [`FILLED`] blocks of 4 KiB, whole, into another directory of the same disk  |
 //! | seed       | [`SEED`]                                                                       |
 //!
 //! Each round has quiet commits before and after the commits beside the work, on the same store, so that a
 //! disk that changes its mood changes it for both; percentiles are over all rounds, and the ratio of a
 //! percentile is the median over rounds of the ratios within a round. Nothing is asserted about time.
-//! `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`, or both without it.
+//! `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`, `backup`, or all
+//! without it.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -230,17 +233,49 @@ fn beside_compaction(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn beside_backups(dir: &Path) -> Result<()> {
+    let path = dir.join("backed-up");
+    let store = LocalBackend::open(&path)?;
+    fill(&store, 1..=FILLED, COMMIT_LEN)?;
+    fill(&store, (0..THREADS * 1000).map(|n| OWN_FIRST + n), COMMIT_LEN)?;
+    store.checkpoint()?;
+    let (mut rounds, mut made) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let target = dir.join("backup");
+        let before = quiet(&store);
+        let (beside, elapsed) = commits_beside(&store, || {
+            let started = Instant::now();
+            let report = store.backup_to(&target, None, &|_| ControlFlow::Continue(()))?;
+            Ok((report.bytes >> 20, started.elapsed()))
+        });
+        made.push(elapsed?);
+        std::fs::remove_dir_all(&target).expect("it goes");
+        let after = quiet(&store);
+        let quiet = Latencies::new([before.0, after.0].concat());
+        rounds.push(Round { quiet, beside });
+    }
+    println!("\nbackups, MiB and time: {made:?}");
+    report("beside a backup", rounds);
+    store.close()?;
+    std::fs::remove_dir_all(&path).expect("it goes");
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let parent = std::env::args_os().skip(1).find(|arg| !arg.to_string_lossy().starts_with("--"));
     let parent = parent.map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(parent).expect("a directory");
     let chosen = std::env::var("AEGIS_LATENCY").unwrap_or_default();
     println!("{THREADS} threads, {COMMIT_LEN} bytes a commit, {ROUNDS} rounds, seed {SEED:#x}");
-    if chosen != "compaction" {
+    let is_chosen = |what: &str| chosen.is_empty() || chosen == what;
+    if is_chosen("checkpoint") {
         CHECKPOINTED.iter().try_for_each(|blocks| beside_checkpoints(dir.path(), *blocks))?;
     }
-    if chosen != "checkpoint" {
+    if is_chosen("compaction") {
         beside_compaction(dir.path())?;
+    }
+    if is_chosen("backup") {
+        beside_backups(dir.path())?;
     }
     Ok(())
 }

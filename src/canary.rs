@@ -347,6 +347,9 @@ pub(crate) enum Bug {
     /// Own: a group's sync vouches for another one's bytes that are still being written.
     /// Caught by lib local::commit::tests::group_that_is_not_synced_flies_alone.
     UnsyncedIsFollowed = 111,
+    /// Own: a segment is written again whose bytes a reader may have from before the store was opened.
+    /// Caught by lib local::upkeep::release::tests::segment_of_an_earlier_session_is_not_written_again.
+    RecycledUnderAnEarlierHandle = 112,
 }
 
 /// Whether a bug is in the program.

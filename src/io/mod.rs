@@ -320,6 +320,22 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// The operating system's file behind this one, if it is one: for what the system does with two of them.
+    fn system_file(&self) -> Option<&std::fs::File> {
+        None
+    }
+
+    /// Makes the first `len` bytes of `original` those of this empty file, without copying: both lie in the
+    /// same place of the disk until one of them is written (a *reflink*). Not durable before
+    /// [`DiskFile::sync_data`].
+    ///
+    /// # Errors
+    /// The operating system's own, `Unsupported` among them; this file may hold some of the bytes then.
+    fn reflink_from(&self, original: &std::fs::File, len: u64) -> io::Result<()> {
+        let _no_reflinks = (original, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Returns the file's length in bytes.
     ///
     /// # Errors

@@ -388,7 +388,9 @@ impl<D: Disk> LocalBackend<D> {
     /// Copies the store as of one commit into a directory that is empty or missing, while commits go on.
     /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
     /// second name where the file system has such, so that both backups together are hardly larger than
-    /// one. `watch` may end it with `Break`. Until the copy is done no space is given back.
+    /// one. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
+    /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no space
+    /// is given back.
     ///
     /// # Errors
     /// The store goes on as it was, and what was copied by then is removed again:

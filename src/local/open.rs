@@ -159,6 +159,7 @@ fn start<D: Disk>(
     let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
+    let own_from = tail.segment.sequence + 1;
     let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
     let stalls = Arc::new(StallLog::new(clock));
     let space = Space::new(
@@ -233,6 +234,7 @@ fn start<D: Disk>(
         Alarm::new(options.on_space_low.clone()),
         chain_of_images,
         report.bytes,
+        own_from,
     ));
     let caretaker = match options.single_threaded {
         true => None,

@@ -363,6 +363,14 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
         Ok(())
     }
 
+    fn reflink_from(&self, original: &std::fs::File, len: u64) -> io::Result<()> {
+        self.growing(len, |file| file.reflink_from(original, len), |()| true)
+    }
+
+    fn system_file(&self) -> Option<&std::fs::File> {
+        self.file.system_file()
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

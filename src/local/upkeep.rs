@@ -16,6 +16,7 @@
 //! Failing before step 3 changes nothing: the freeze is taken back, and the next call tries again.
 
 mod call;
+mod release;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,11 +26,9 @@ use std::time::Duration;
 pub(crate) use call::{Call, Woken};
 
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::alarm::Alarm;
-use crate::local::checkpoint::header::Summary;
 use crate::local::checkpoint::image::Image;
 use crate::local::checkpoint::pace::Pace;
 use crate::local::checkpoint::{Chain, NotMade, Order};
@@ -43,7 +42,6 @@ use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::segment::Views;
 use crate::local::shares::Shares;
 use crate::local::space::Space;
-use crate::local::usage::SegmentUse;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// A store that has written less than this since its last checkpoint is closed without another one:
@@ -89,6 +87,9 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
     alarm: Alarm,
+    /// The first segment in the row that was made since open. Who holds bytes of an earlier one may have them from
+    /// an earlier handle, of which we know nothing.
+    own_from: u64,
     pub(super) pauses: Pauses,
     pub(super) moved_len: AtomicU64,
     pub(super) state: Mutex<State>,
@@ -124,6 +125,8 @@ pub(super) struct State {
     pub(super) stuck: BTreeSet<u64>,
     /// Backups that read files: until they are done no file is changed or goes.
     pub(super) hold_count: u64,
+    /// Segments whose bytes are also a backup's, by reflinks made since open.
+    pub(super) cloned: BTreeSet<u64>,
 }
 
 impl<D: Disk> Upkeep<D> {
@@ -139,6 +142,7 @@ impl<D: Disk> Upkeep<D> {
         alarm: Alarm,
         chain: Chain,
         replayed_len: u64,
+        own_from: u64,
     ) -> Upkeep<D> {
         let checkpoint_len = AtomicU64::new(chain.file_len());
         let state = Mutex::new(State { chain, ..State::default() });
@@ -153,6 +157,7 @@ impl<D: Disk> Upkeep<D> {
             space,
             views,
             alarm,
+            own_from,
             pauses: Pauses::default(),
             moved_len: AtomicU64::new(0),
             state,
@@ -365,39 +370,6 @@ impl<D: Disk> Upkeep<D> {
         self.make_count(state, &summary, &segments)
     }
 
-    /// Steps 4 and 5.
-    fn make_count(
-        &self,
-        state: &mut State,
-        checkpoint: &Summary,
-        segments: &[SegmentUse],
-    ) -> Result<()> {
-        let used = state.chain.names();
-        if planted(Bug::ReleaseBeforeConfirm) {
-            self.release(checkpoint, segments)?;
-        }
-        if state.unconfirmed {
-            if !planted(Bug::NeverConfirmed) {
-                self.driver.confirm(used[0])?;
-            }
-            state.unconfirmed = false;
-        }
-        if state.hold_count > 0 {
-            // The next checkpoint without a hold finds all of it again.
-            return Ok(());
-        }
-        let mut old = std::mem::take(&mut state.old);
-        old.retain(|image| !used.contains(&image.header.name));
-        // While a backup read files, one image may have gone out of use with several checkpoints.
-        old.sort_by_key(|image| image.header.name);
-        old.dedup_by_key(|image| image.header.name);
-        self.remove_images(old)?;
-        if planted(Bug::ReleaseOfAnotherMoment) {
-            return self.release(checkpoint, &self.shared.usage.all());
-        }
-        self.release(checkpoint, segments)
-    }
-
     fn not_made(&self, number: u64, not_made: NotMade) -> Error {
         let not_written = match not_made {
             NotMade::Damaged(error) => return error,
@@ -410,68 +382,6 @@ impl<D: Disk> Upkeep<D> {
         }
         let needed = self.shared.mvcc.index.frozen_count() * 32;
         Error::space(IoOp::Write, self.disk.path(), needed, not_written.source)
-    }
-
-    fn remove_images(&self, images: Vec<Arc<Image>>) -> Result<()> {
-        if images.is_empty() {
-            return Ok(());
-        }
-        for image in images {
-            let name = FileName::Checkpoint(image.header.name.number);
-            let is_unseen = Arc::into_inner(image).map(drop).is_some();
-            match is_unseen {
-                true => self.remove_unseen(name)?,
-                false => self.remove_at_once(name)?,
-            }
-        }
-        self.sync_names()
-    }
-
-    /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
-    /// checkpoint does not read.
-    fn release(&self, checkpoint: &Summary, segments: &[SegmentUse]) -> Result<()> {
-        let start = checkpoint.position.sequence;
-        let dead = segments.iter().filter(|s| {
-            s.live_count <= u64::from(planted(Bug::LiveSegmentGoes)) && s.sequence < start
-        });
-        let dead: Vec<_> = dead.collect();
-        if dead.is_empty() || planted(Bug::GarbageNeverGoes) {
-            return Ok(());
-        }
-        let mut pinned = BTreeSet::new();
-        self.driver.between_groups(|| {
-            let index = &self.shared.mvcc.index;
-            index.each_undo(|version| {
-                pinned.insert(u64::from(version.segment));
-            });
-        });
-        for segment in dead.into_iter().filter(|segment| {
-            !pinned.contains(&segment.sequence) || planted(Bug::PinnedSegmentGoes)
-        }) {
-            self.shared.usage.remove(segment.sequence);
-            let is_free = self.views.remove(segment.sequence);
-            match is_free && !self.space.is_full() && self.has_use_for_another() {
-                true => self.space.keep(segment.number),
-                false => self.space.give_back(segment.number)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a segment out of use is worth keeping: the log will grow into it soon, and all files
-    /// together stay within bounds.
-    fn has_use_for_another(&self) -> bool {
-        let (totals, free_len) = (self.totals(), self.space.free_len());
-        let excess = 2.3 * (self.options.amplification_max - 1.0);
-        let all_len = totals.used_len + free_len + self.space.segment_room();
-        all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
-    }
-
-    fn sync_names(&self) -> Result<()> {
-        self.disk.sync_dir().map_err(|e| {
-            self.shared.poison.set(PoisonCause::SyncFailed);
-            Error::io(IoOp::Sync, self.disk.path(), e)
-        })
     }
 }
 

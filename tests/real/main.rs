@@ -21,6 +21,7 @@ mod cuts;
 mod full;
 mod locked;
 mod oracle;
+mod reflinks;
 mod reorder;
 mod thin;
 mod traced;
@@ -84,4 +85,14 @@ fn file_size_limit_cuts_writes_short_and_loses_no_acknowledged_commit() {
 #[test]
 fn read_only_file_system_is_named_and_nothing_is_lost() {
     in_arena("read_only_file_system_is_named_and_nothing_is_lost", locked::read_only);
+}
+
+#[test]
+fn backup_of_reflinks_takes_no_space_and_stays_what_it_was() {
+    in_arena("backup_of_reflinks_takes_no_space_and_stays_what_it_was", reflinks::backups);
+}
+
+#[test]
+fn backup_without_reflinks_is_a_copy() {
+    in_arena("backup_without_reflinks_is_a_copy", reflinks::copies);
 }

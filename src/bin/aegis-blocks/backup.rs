@@ -51,9 +51,13 @@ fn print(done: &str, report: &BackupReport) -> Outcome {
         0 => String::new(),
         bytes => format!(", {} of that from the earlier backup", Size(bytes)),
     };
+    let cloned = match report.cloned_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of that without space of its own", Size(bytes)),
+    };
     let (files, size) = (report.files, Size(report.bytes));
     output::print(|out| {
-        Ok(writeln!(out, "{done} lsn {}: {size} in {files} files{shared}", report.lsn)?)
+        Ok(writeln!(out, "{done} lsn {}: {size} in {files} files{shared}{cloned}", report.lsn)?)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -179,7 +179,41 @@ impl DiskFile for OsFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+
+    fn system_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "nix has no `FICLONERANGE`")]
+    fn reflink_from(&self, original: &File, len: u64) -> io::Result<()> {
+        let range =
+            CloneRange { from: original.as_raw_fd().into(), from_offset: 0, len, offset: 0 };
+        // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors are open as long
+        // as the borrows of their files.
+        unsafe { clone_range(self.file.as_raw_fd(), &range) }?;
+        Ok(())
+    }
 }
+
+/// The kernel's `file_clone_range`.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_offset: u64,
+    len: u64,
+    offset: u64,
+}
+
+#[cfg(target_os = "linux")]
+nix::ioctl_write_ptr!(
+    /// `FICLONERANGE`.
+    clone_range,
+    0x94,
+    13,
+    CloneRange
+);
 
 fn to_off_t(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())

@@ -36,25 +36,48 @@ impl<'a, T: Disk> Copying<'a, T> {
         Copying { target, watch, progress, made: Vec::new() }
     }
 
-    /// Copies the first `len` bytes of a file and returns their checksum.
+    /// Copies the first `len` bytes of a file and returns their checksum, and whether the file system made them
+    /// a reflink: no bytes of their own.
     ///
     /// # Errors
     /// [`Error::Corrupt`]: the source is missing or ends before; [`Error::Aborted`], [`Error::Io`],
     /// [`Error::StorageFull`].
-    pub(super) fn copy<S: Disk>(&mut self, source: &S, name: FileName, len: u64) -> Result<u32> {
+    pub(super) fn copy<S: Disk>(
+        &mut self,
+        source: &S,
+        name: FileName,
+        len: u64,
+    ) -> Result<(u32, bool)> {
         let file = self.create(name)?;
         let path = path_of(self.target.path(), name);
-        let before = self.progress.bytes_done;
-        let crc = each_chunk(source, name, len, &mut |offset, chunk| {
-            self.progress.bytes_done = before + offset;
-            self.tell()?;
-            let written = write_all_at(&file, offset, chunk);
-            written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))
-        })?;
+        let is_cloned = is_cloned(source, name, &file, len);
+        let crc = if is_cloned {
+            self.read(name, len)?
+        } else {
+            let before = self.progress.bytes_done;
+            let crc = each_chunk(source, name, len, &mut |offset, chunk| {
+                self.progress.bytes_done = before + offset;
+                self.tell()?;
+                let written = write_all_at(&file, offset, chunk);
+                written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))
+            })?;
+            self.progress.bytes_done = before + len;
+            crc
+        };
         file.sync_data().map_err(|e| Error::io(IoOp::Sync, path, e))?;
-        self.progress.bytes_done = before + len;
         self.tell()?;
-        Ok(crc)
+        Ok((crc, is_cloned))
+    }
+
+    /// Reads what a file of the target holds that was not written here, and returns its checksum.
+    fn read(&mut self, name: FileName, len: u64) -> Result<u32> {
+        let before = self.progress.bytes_done;
+        let read = each_chunk(self.target, name, len, &mut |offset, _| {
+            self.progress.bytes_done = before + offset;
+            self.tell()
+        });
+        self.progress.bytes_done = before + len;
+        read
     }
 
     /// Takes a file from an earlier backup, under a second name where that is possible. False when the
@@ -67,14 +90,11 @@ impl<'a, T: Disk> Copying<'a, T> {
         let taken = match self.target.link_from(earlier, name) {
             Ok(()) => {
                 self.made.push(name);
-                let read = each_chunk(self.target, name, row.file.len, &mut |offset, _| {
-                    self.progress.bytes_done = before + offset;
-                    self.tell()
-                });
-                self.progress.bytes_done = before + row.file.len;
-                read
+                self.read(name, row.file.len)
             }
-            Err(_no_second_names_here) => self.copy(earlier, name, row.file.len),
+            Err(_no_second_names_here) => {
+                self.copy(earlier, name, row.file.len).map(|(crc, _)| crc)
+            }
         };
         match taken {
             Ok(crc) if crc == row.crc => return Ok(true),
@@ -147,6 +167,15 @@ impl<'a, T: Disk> Copying<'a, T> {
             ControlFlow::Break(()) => Err(Error::Aborted),
         }
     }
+}
+
+/// Makes an empty file a reflink of the first `len` bytes of another one, where the file system can.
+fn is_cloned<S: Disk>(source: &S, name: FileName, empty: &impl DiskFile, len: u64) -> bool {
+    // What is wrong with the source, the copying names.
+    let Ok(original) = source.open(name, How::Read) else { return false };
+    let is_whole = original.len().is_ok_and(|found| found >= len);
+    let original = original.system_file().filter(|_| is_whole && len > 0);
+    original.is_some_and(|original| empty.reflink_from(original, len).is_ok())
 }
 
 /// Compares a file with its row.

@@ -11,7 +11,8 @@
 //!    never write under the same identity.
 //! 3. **Copy** the images, every segment that the checkpoint lists and those behind it, up to the end of
 //!    their frames, and `META`. Each is synced. A file that an earlier backup has with the same identity
-//!    comes from there, if it is still what its manifest says.
+//!    comes from there, if it is still what its manifest says. Where the file system has reflinks no bytes are
+//!    written, only read; a segment that shares its bytes with a backup is not written again (`upkeep`).
 //! 4. **Publish** the manifest under its name, when all other names are durable. That is the step that
 //!    makes it a backup. Whatever fails before takes the copies away again.
 //!
@@ -62,6 +63,9 @@ pub struct BackupReport {
     pub bytes: u64,
     /// Bytes of the files among them that came from an earlier backup.
     pub shared_bytes: u64,
+    /// Bytes of the files among them that take no space of their own until one side writes over them
+    /// (reflinks, as XFS and btrfs have them).
+    pub cloned_bytes: u64,
 }
 
 /// What comparing a backup with its manifest found.
@@ -139,7 +143,7 @@ impl<D: Disk> Upkeep<D> {
     ) -> Result<BackupReport> {
         let files = plan.files.len() as u64;
         let mut report = BackupReport { lsn: plan.lsn, files, ..BackupReport::default() };
-        let mut rows = Vec::with_capacity(plan.files.len());
+        let (mut rows, mut cloned) = (Vec::with_capacity(plan.files.len()), Vec::new());
         for file in &plan.files {
             report.bytes += file.len;
             let same = earlier.and_then(|(since, listed)| Some((since, listed.find(file)?)));
@@ -150,9 +154,14 @@ impl<D: Disk> Upkeep<D> {
                 rows.push(*row);
                 continue;
             }
-            let crc = copying.copy(&*self.disk, file.name, file.len)?;
+            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, file.len)?;
             rows.push(Row { file: *file, crc });
+            if is_cloned {
+                report.cloned_bytes += file.len;
+                cloned.push(file.sequence);
+            }
         }
+        self.take_turn().cloned.extend(cloned);
         copying.sync_names()?;
         // Files of a closed store may have been anybody's while they were read.
         check_open()?;
@@ -230,34 +239,38 @@ pub(crate) fn restore<S: Disk, T: Disk>(
     // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
     let marked = copying.publish(FileName::Manifest, &manifest.encode());
     let done = marked.and_then(|()| {
-        copy_all(backup, &manifest, &mut copying)?;
-        copying.remove(FileName::Manifest)
+        let cloned_bytes = copy_all(backup, &manifest, &mut copying)?;
+        copying.remove(FileName::Manifest)?;
+        Ok(cloned_bytes)
     });
     if done.is_err() {
         copying.take_back();
     }
-    done.map(|()| BackupReport {
+    done.map(|cloned_bytes| BackupReport {
         lsn: manifest.lsn,
         files: manifest.rows.len() as u64,
         bytes: manifest.total_len(),
         shared_bytes: 0,
+        cloned_bytes,
     })
 }
 
-/// Copies `META`, the first one, last: before that there is no store.
+/// Copies `META`, the first one, last: before that there is no store. Returns the bytes that are reflinks.
 fn copy_all<S: Disk, T: Disk>(
     backup: &S,
     manifest: &Manifest,
     copying: &mut Copying<'_, T>,
-) -> Result<()> {
+) -> Result<u64> {
+    let mut cloned_len = 0;
     for row in manifest.rows.iter().rev() {
         if row.file.name == FileName::Meta {
             copying.sync_names()?;
         }
-        let crc = copying.copy(backup, row.file.name, row.file.len)?;
+        let (crc, is_cloned) = copying.copy(backup, row.file.name, row.file.len)?;
         same(backup, row, crc)?;
+        cloned_len += if is_cloned { row.file.len } else { 0 };
     }
-    copying.sync_names()
+    copying.sync_names().map(|()| cloned_len)
 }
 
 /// Compares every file of a backup with its manifest.
