@@ -350,6 +350,9 @@ pub(crate) enum Bug {
     /// Own: a segment is written again whose bytes a reader may have from before the store was opened.
     /// Caught by lib local::upkeep::release::tests::segment_of_an_earlier_session_is_not_written_again.
     RecycledUnderAnEarlierHandle = 112,
+    /// Own: a checkpoint of one handle goes on after another one has closed the store.
+    /// Caught by lib local::upkeep::tests::closed_store_is_changed_by_nobody.
+    UpkeepOutlivesClose = 113,
 }
 
 /// Whether a bug is in the program.

@@ -307,3 +307,33 @@ fn store_takes_no_commit_after_a_panic_of_the_carrier() {
     }
     assert_eq!(version(&store, 1), 1, "reads go on");
 }
+
+/// A store that is open again would be changed by the rest of the checkpoint.
+#[test]
+fn close_waits_for_the_checkpoint_of_another_handle() {
+    let disk = GatedDisk::over(SimDisk::new(1));
+    let store = open(&disk);
+    store.write_block(block(1, 1, 100)).expect("writes");
+    let (closing, other) = (store.clone(), store.clone());
+    let (tell, told) = std::sync::mpsc::channel();
+    disk.before(OperationKind::Rename, is_image, move || {
+        let closing = std::thread::spawn(move || closing.close());
+        while other.read_block(BlockId(1)).is_ok() {
+            std::thread::yield_now();
+        }
+        // Closing has begun. As many turns as it would need to end, many times over.
+        for _ in 0..20_000 {
+            assert!(!closing.is_finished(), "closed in the middle of a checkpoint");
+            std::thread::yield_now();
+        }
+        tell.send(closing).expect("is awaited");
+    });
+    store.checkpoint().expect("is finished");
+    let closing = told.recv().expect("the image got its name");
+    closing.join().expect("no panic").expect("closes");
+    assert!(matches!(store.checkpoint(), Err(Error::Closed)));
+    let store = open(&disk);
+    store.write_block(block(2, 1, 100)).expect("writes");
+    let store = open(&GatedDisk::over(disk.sim.crash(CrashChoice::Nothing)));
+    assert_eq!((version(&store, 1), version(&store, 2)), (1, 1));
+}

@@ -118,7 +118,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Empties segments until what is in force takes all but a little of the log, and lets them go.
     pub(crate) fn compact_now(&self) -> Result<()> {
-        let mut state = self.take_turn();
+        let mut state = self.take_turn()?;
         self.checkpoint_with(&mut state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);

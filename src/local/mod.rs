@@ -484,10 +484,7 @@ impl<D: Disk> Inner<D> {
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
         self.shared.upkeep.stop();
         let upkeep_ended_well = session.caretaker.is_none_or(Thread::join);
-        let covered = match self.shared.poison.cause() {
-            None => self.upkeep.checkpoint_to_close(),
-            Some(_) => Ok(()),
-        };
+        let covered = self.upkeep.end();
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
         let ended_well = session.keeper.is_none_or(Thread::join) && upkeep_ended_well;
         self.space.stop();

@@ -20,10 +20,10 @@ use crate::local::append::Appender;
 use crate::local::budget::Budget;
 use crate::local::checkpoint::Chain;
 use crate::local::driver::Driver;
-use crate::local::format::FORMAT_VERSION;
 use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::segment::SegmentHeader;
+use crate::local::format::{FORMAT_VERSION, PAGE};
 use crate::local::log::{Log, Shared, UPKEEP_EVERY};
 use crate::local::options::ReadMode;
 use crate::local::phases::Phases;
@@ -159,7 +159,8 @@ fn start<D: Disk>(
     let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
     let tail_again =
         Tail { segment: Arc::clone(&tail.segment), offset: tail.offset, written: tail.written };
-    let own_from = tail.segment.sequence + 1;
+    let is_tail_own = tail.offset == PAGE;
+    let own_from = tail.segment.sequence + u64::from(!is_tail_own);
     let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
     let stalls = Arc::new(StallLog::new(clock));
     let space = Space::new(

@@ -22,7 +22,7 @@ impl<D: Disk> Upkeep<D> {
     /// # Errors
     /// As [`Upkeep::checkpoint`]; the reserve is what it was, or what is left of it.
     pub(crate) fn make_room(&self) -> Result<()> {
-        self.make_room_with(&mut self.take_turn())
+        self.make_room_with(&mut *self.take_turn()?)
     }
 
     /// Makes room if the reserve is low or a write found no space.

@@ -26,6 +26,7 @@ use std::time::Duration;
 pub(crate) use call::{Call, Woken};
 
 use crate::block::Lsn;
+use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::alarm::Alarm;
@@ -87,7 +88,7 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
     alarm: Alarm,
-    /// The first segment in the row that was made since open. Who holds bytes of an earlier one may have them from
+    /// The first segment in the row that was not written to before open. Who holds bytes of an earlier one may have them from
     /// an earlier handle, of which we know nothing.
     own_from: u64,
     pub(super) pauses: Pauses,
@@ -127,6 +128,8 @@ pub(super) struct State {
     pub(super) hold_count: u64,
     /// Segments whose bytes are also a backup's, by reflinks made since open.
     pub(super) cloned: BTreeSet<u64>,
+    /// The store is closed, and its files may be another handle's.
+    is_ended: bool,
 }
 
 impl<D: Disk> Upkeep<D> {
@@ -217,6 +220,9 @@ impl<D: Disk> Upkeep<D> {
             self.alarm.look(left);
         }
         let mut state = self.state.lock();
+        if state.is_ended {
+            return Ok(());
+        }
         let made = match self.checkpoint_due(&mut state) {
             Some(haste) => self.checkpoint_with(&mut state, haste),
             None => Ok(()),
@@ -232,11 +238,23 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Takes the state for somebody who calls: what is paced lets them have it.
-    pub(super) fn take_turn(&self) -> MutexGuard<'_, State> {
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: nothing of the store may be changed any more.
+    pub(super) fn take_turn(&self) -> Result<MutexGuard<'_, State>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        state
+        match state.is_ended && !planted(Bug::UpkeepOutlivesClose) {
+            true => Err(Error::Closed),
+            false => Ok(state),
+        }
+    }
+
+    /// Lets files go again that a backup has read.
+    pub(super) fn let_go(&self) {
+        self.state.lock().hold_count -= 1;
+        self.shared.upkeep.call();
     }
 
     #[cfg(test)]
@@ -257,15 +275,21 @@ impl<D: Disk> Upkeep<D> {
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_with(&mut self.take_turn(), Haste::Spread)
+        self.checkpoint_with(&mut *self.take_turn()?, Haste::Spread)
     }
 
-    /// As [`Upkeep::checkpoint`], where that saves the next open some time.
-    pub(crate) fn checkpoint_to_close(&self) -> Result<()> {
-        if self.uncovered_len() < CLOSE_LEN {
+    /// Ends the upkeep, once the job under way is done; all later ones are refused. Makes a last checkpoint
+    /// where that saves the next open some time.
+    ///
+    /// # Errors
+    /// As [`Upkeep::checkpoint`]; it has ended all the same.
+    pub(crate) fn end(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.is_ended = true;
+        if self.shared.poison.cause().is_some() || self.uncovered_len() < CLOSE_LEN {
             return Ok(());
         }
-        match self.checkpoint() {
+        match self.checkpoint_with(&mut state, Haste::Spread) {
             // All commits are durable; only the next open has a little more to do.
             Err(Error::StorageFull { .. }) => Ok(()),
             done => done,
@@ -387,6 +411,8 @@ impl<D: Disk> Upkeep<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow::Continue;
+
     use super::*;
     use crate::block::{Block, BlockId, BlockType};
     use crate::io::sim::SimDisk;
@@ -434,5 +460,26 @@ mod tests {
         store.prepare_space(8 << 20).expect("zeroes");
         upkeep.shrink(true).expect("gives back");
         assert!(upkeep.space.free_len() <= 2 << 20, "space is kept that is needed");
+    }
+
+    /// Its files may be another handle's by then.
+    #[test]
+    fn closed_store_is_changed_by_nobody() {
+        let disk = SimDisk::new(1);
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        let inner = Arc::clone(&store.inner);
+        let block = Block::new(BlockId(1), BlockType::TableData, vec![1; 1000]);
+        store.write_block(block).expect("writes");
+        store.close().expect("closes");
+        let (before, upkeep) = (disk.operations(), &inner.upkeep);
+        let is_refused = |done: Result<()>| assert!(matches!(done, Err(Error::Closed)), "{done:?}");
+        is_refused(upkeep.checkpoint());
+        is_refused(upkeep.compact_now());
+        is_refused(upkeep.make_room());
+        let backup = upkeep.backup(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
+        is_refused(backup.map(|_| ()));
+        upkeep.run_due(true).expect("does nothing");
+        assert_eq!(disk.operations(), before, "a closed store's files were changed");
     }
 }

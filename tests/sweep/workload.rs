@@ -56,6 +56,9 @@ pub const SCRIPTED: &[&str] = &[
     "s2r8d2",
     "l8l8lcl8k",
     "y2ly8ly",
+    "bbblcklr",
+    "bbkblldr",
+    "ybblblkly",
 ];
 
 /// Paths that scripted words take, whatever becomes of the store afterwards.

@@ -97,8 +97,7 @@ struct Hold<'a, D: Disk>(&'a Upkeep<D>);
 
 impl<D: Disk> Drop for Hold<'_, D> {
     fn drop(&mut self) {
-        self.0.take_turn().hold_count -= 1;
-        self.0.shared.upkeep.call();
+        self.0.let_go();
     }
 }
 
@@ -161,7 +160,7 @@ impl<D: Disk> Upkeep<D> {
                 cloned.push(file.sequence);
             }
         }
-        self.take_turn().cloned.extend(cloned);
+        self.take_turn()?.cloned.extend(cloned);
         copying.sync_names()?;
         // Files of a closed store may have been anybody's while they were read.
         check_open()?;
@@ -172,7 +171,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Steps 1 and 2.
     fn plan(&self) -> Result<Plan<'_, D>> {
-        let mut state = self.take_turn();
+        let mut state = self.take_turn()?;
         self.checkpoint_with(&mut state, Haste::Spread)?;
         let standing = self.driver.stand_still()?;
         state.hold_count += 1;
