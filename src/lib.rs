@@ -21,6 +21,7 @@ mod error;
 mod local;
 mod memory;
 mod mvcc;
+mod spread;
 mod stats;
 mod sync;
 #[cfg(feature = "testkit")]

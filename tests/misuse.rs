@@ -7,7 +7,7 @@ use std::time::Duration;
 use aegis_blocks::io::sim::{FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{
     Block, BlockId, BlockType, Error, LocalBackend, Lsn, MemoryBackend, PoisonCause, Result,
-    Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch,
+    Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch, WriteMode,
 };
 
 fn block(id: u64, data: &'static str) -> Block {
@@ -239,4 +239,22 @@ fn panic_that_unwinds_through_transactions_rolls_them_back() {
         assert!(!store.block_exists(BlockId(3)).expect("looks"));
         assert!(store.block_exists(BlockId(1)).expect("looks"));
     });
+}
+
+/// A program's own parallel loops run on the same threads as work that the store would leave to them.
+#[test]
+fn writes_from_parallel_loops_of_the_program_come_to_an_end() {
+    use rayon::prelude::*;
+
+    let options = LocalBackend::options().write_mode(WriteMode::Direct);
+    let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+    let (round_count, round_len) = (50, 16);
+    for round in 0..round_count {
+        (1..=round_len).into_par_iter().for_each(|id| {
+            let data = vec![round as u8; (64 << 10) + (id as usize % 3 << 20)];
+            let written = store.write_block(Block::new(BlockId(id), BlockType::TableData, data));
+            written.expect("writes");
+        });
+    }
+    assert_eq!(store.stats().commits, round_count * round_len);
 }

@@ -7,8 +7,8 @@
 //!
 //! A small payload is copied once, into a staging buffer from which the whole group is written in one
 //! call. A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered), or in
-//! direct mode copied by rayon's threads chunk by chunk, so that copying one chunk overlaps with
-//! writing another.
+//! direct mode copied chunk by chunk on several threads, so that copying one chunk overlaps with writing
+//! another.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -25,6 +25,7 @@ use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Segment};
 use crate::mvcc::index::Change;
+use crate::spread::helpers;
 
 /// Payloads from this length on are not copied into the staging buffer.
 pub(crate) const SHARED_LEN: usize = 64 << 10;
@@ -183,10 +184,10 @@ fn failure<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> 
     Error::io(op, dir.join(name), source)
 }
 
-/// Copies and writes an extent chunk by chunk, on rayon's threads.
+/// Copies and writes an extent chunk by chunk.
 fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
     let starts: Vec<u64> = (0..extent.len).step_by(CHUNK_LEN).collect();
-    starts.into_par_iter().try_for_each(|start| {
+    let write = |start: u64| {
         let end = extent.len.min(start + CHUNK_LEN as u64);
         let mut chunk = AlignedBuf::with_capacity((end - start) as usize);
         let mut at = 0;
@@ -198,5 +199,9 @@ fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<(
             at += bytes.len() as u64;
         }
         write_all_at(&extent.segment.file, extent.offset + start, chunk.as_slice())
-    })
+    };
+    match helpers().filter(|_| starts.len() > 1) {
+        Some(helpers) => helpers.install(|| starts.into_par_iter().try_for_each(write)),
+        None => starts.into_iter().try_for_each(write),
+    }
 }

@@ -35,6 +35,8 @@ mod mvcc {
     pub(crate) mod version;
     mod word;
 }
+#[path = "../../src/spread.rs"]
+mod spread;
 #[path = "../modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]

@@ -36,6 +36,8 @@ mod memory;
 mod mvcc;
 #[path = "../../src/stats.rs"]
 mod stats;
+#[path = "../../src/spread.rs"]
+mod spread;
 #[path = "../modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]

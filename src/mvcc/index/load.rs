@@ -21,6 +21,7 @@ use crate::block::{BlockId, Lsn};
 use crate::error::Result;
 use crate::mvcc::page::PAGE_IDS;
 use crate::mvcc::version::VersionLen;
+use crate::spread::helpers;
 
 /// Steps that one thread loads at a time, about.
 const PART_COUNT: usize = 2048;
@@ -70,9 +71,14 @@ impl<V: VersionLen> Index<V> {
                 part.iter().map(|key| steps[*key as u32 as usize].clone()).collect();
             self.load_part(&steps, &count)
         };
-        if spread && keys.len() > PART_COUNT {
-            keys.par_sort_unstable();
-            let tallies: Vec<_> = parts(&keys).into_par_iter().map(load).collect();
+        if spread
+            && keys.len() > PART_COUNT
+            && let Some(helpers) = helpers()
+        {
+            let tallies: Vec<_> = helpers.install(|| {
+                keys.par_sort_unstable();
+                parts(&keys).into_par_iter().map(load).collect()
+            });
             return tallies.into_iter().collect();
         }
         keys.sort_unstable();
