@@ -251,7 +251,7 @@ fn writes_from_parallel_loops_of_the_program_come_to_an_end() {
     let (round_count, round_len) = (50, 16);
     for round in 0..round_count {
         (1..=round_len).into_par_iter().for_each(|id| {
-            let data = vec![round as u8; (64 << 10) + (id as usize % 3 << 20)];
+            let data = vec![round as u8; (64 << 10) + ((id as usize % 3) << 20)];
             let written = store.write_block(Block::new(BlockId(id), BlockType::TableData, data));
             written.expect("writes");
         });

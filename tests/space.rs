@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aegis_blocks::io::sim::{CrashChoice, OperationKind, Profile, SimDisk};
 use aegis_blocks::io::{Disk, Entry, FileName};
 use aegis_blocks::{
-    Block, BlockId, BlockType, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
+    Block, BlockId, BlockType, Error, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
 };
 
 const SEGMENT_LEN: u64 = 64 << 10;
@@ -455,4 +455,22 @@ fn many_small_checkpoints_leave_few_images_and_nothing_deleted_comes_back() {
             check(&store, &model, &format!("round {round}"));
         }
     }
+}
+
+#[test]
+fn threads_that_prepare_space_at_once_all_get_theirs() {
+    let store = LocalBackend::open_on(SimDisk::new(1), LocalBackend::options()).expect("opens");
+    for round in 1..=30 {
+        // Each wants more than is there; whoever has enough first must not end the work for the other.
+        let len = |share: u64| (round * share) << 20;
+        std::thread::scope(|scope| {
+            for share in [1, 2, 3] {
+                let store = &store;
+                scope.spawn(move || store.prepare_space(len(share)).expect("there is space"));
+            }
+        });
+        assert!(store.space().expect("a report").free_bytes >= len(3));
+    }
+    store.clone().close().expect("closes");
+    assert!(matches!(store.prepare_space(1 << 30), Err(Error::Closed)));
 }

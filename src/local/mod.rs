@@ -312,6 +312,7 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// - [`Error::StorageFull`]: there is less space than that.
     /// - [`Error::Io`], [`Error::Poisoned`]: zeroing failed.
+    /// - [`Error::Closed`]: the store was closed before or meanwhile.
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_open()?;
         self.inner.space.prepare(len)

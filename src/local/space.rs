@@ -377,30 +377,39 @@ impl<D: Disk> Space<D> {
 
     /// Waits until `len` bytes behind the tail are zeroed.
     pub(crate) fn prepare(self: &Arc<Self>, len: u64) -> Result<()> {
-        if self.is_full() {
+        let mut state = self.state.lock();
+        // A closed store's reserve is no longer ours.
+        if self.is_full() && !state.closed {
             let refilled = self.reserve.refill();
             refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
         }
-        let mut state = self.state.lock();
-        state.wanted = len;
         state.failure = None;
-        loop {
-            if state.ahead_len() >= len || state.closed {
-                (state.wanted, state.prepared) = (0, len);
-                return Ok(());
+        let prepared = loop {
+            if state.closed {
+                break Err(Error::Closed);
+            }
+            if state.ahead_len() >= len {
+                state.prepared = state.prepared.max(len);
+                break Ok(());
             }
             if let Some(failure) = state.failure.take() {
-                state.wanted = 0;
-                return Err(self.failed(&failure));
+                break Err(self.failed(&failure));
             }
-            self.poison.check()?;
-            // Who asks for zeros is not in the middle of a bulk load any more.
+            if let Err(poisoned) = self.poison.check() {
+                break Err(poisoned);
+            }
+            // Who asks for zeros is not in the middle of a bulk load any more. Each time: somebody else may have
+            // got as much as he wanted.
             state.bulk = false;
+            state.wanted = state.wanted.max(len);
             self.start_work(&mut state, false);
             if state.working {
                 self.changed.wait(&mut state);
             }
-        }
+        };
+        // Others who wait say again what they want.
+        state.wanted = 0;
+        prepared
     }
 
     /// A file number that no file has.

@@ -34,10 +34,10 @@ mod local;
 mod memory;
 #[path = "../../src/mvcc/mod.rs"]
 mod mvcc;
-#[path = "../../src/stats.rs"]
-mod stats;
 #[path = "../../src/spread.rs"]
 mod spread;
+#[path = "../../src/stats.rs"]
+mod stats;
 #[path = "../modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]
