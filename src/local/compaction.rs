@@ -12,33 +12,23 @@
 //! Segments are emptied while the log takes more than `amplification_max` times the bytes in force,
 //! and down to [`idle_max`] of it while nobody writes; beside commits at a [`pace`].
 
+mod moves;
 mod pace;
 
-use bytes::Bytes;
-pub(super) use pace::Pressure;
-use pace::{Excess, Pace};
+use std::collections::BTreeSet;
 
-use crate::block::{Block, BlockId};
-use crate::canary::{Bug, planted};
-use crate::error::{Defect, Error, Result};
-use crate::io::{Disk, FileName};
-use crate::local::append::frame_len;
-use crate::local::commit::Submission;
+use pace::Excess;
+pub(super) use pace::Pressure;
+
+use crate::block::Lsn;
+use crate::error::{Error, Result};
+use crate::io::Disk;
 use crate::local::format::PAGE;
 use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
-use crate::local::scan::{Found, Frame, Scanner};
-use crate::local::segment::damaged;
 use crate::local::upkeep::{Haste, State, Upkeep};
 use crate::local::usage::SegmentUse;
-use crate::mvcc::batch::{Batch, Operation};
-use crate::mvcc::version::VersionLen;
 use crate::sync::Ordering;
-use crate::ticket::ticket;
 
-/// Bytes moved by one commit, at most; and no more than this share of a segment, because a commit that
-/// does not fit into the rest of a segment leaves it unused.
-const BATCH_LEN_MAX: u64 = 512 << 10;
-const BATCH_SHARE: u64 = 5;
 /// Dead bytes that are not worth a segment's emptying.
 const DEAD_LEN_MIN: u64 = 256 << 10;
 
@@ -68,6 +58,35 @@ pub(super) enum Cause {
     Idle,
     /// There is no space.
     Need,
+}
+
+/// One run of emptying segments.
+#[derive(Debug)]
+pub(super) struct Run {
+    cause: Cause,
+    /// Segments that were gone through, and hold something that could not be moved.
+    passed: BTreeSet<u64>,
+    /// The first error that is of one place, and stands in the way of nothing else.
+    first_error: Option<Error>,
+}
+
+impl Run {
+    pub(super) fn of(cause: Cause) -> Run {
+        Run { cause, passed: BTreeSet::new(), first_error: None }
+    }
+
+    /// What there is to say in the end.
+    fn end(self) -> Result<()> {
+        self.first_error.map_or(Ok(()), Err)
+    }
+}
+
+/// Segments with nothing in force that went with no checkpoint.
+#[derive(Debug)]
+pub(super) struct PinnedDead {
+    len: u64,
+    /// The snapshots that there were, some of which see versions in them.
+    pins: Vec<Lsn>,
 }
 
 /// How far to go.
@@ -120,21 +139,25 @@ impl<D: Disk> Upkeep<D> {
     pub(crate) fn compact_now(&self) -> Result<()> {
         let mut state = self.take_turn()?;
         self.checkpoint_with(&mut state, Haste::Room)?;
+        // Who calls for it has what could not be read tried again.
+        state.stuck.clear();
+        let mut run = Run::of(Cause::Told);
         // What is written from here on is as dense as it gets.
         let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let most =
             Goal { amplification_max: 1.0, dead_len_max: 0, before: active, fits_len: u64::MAX };
         loop {
             let goal = Goal { fits_len: self.fits_len(), ..most };
-            let Some(victim) = self.victim(&state, goal) else { break };
+            let Some(victim) = self.victim(&state, &run, goal) else { break };
             if self.shared.upkeep.is_stopped() {
                 return Err(Error::Closed);
             }
-            self.empty(&mut state, victim, Cause::Told)?;
+            self.empty(&mut state, &mut run, victim)?;
             self.let_go_if_full(&mut state)?;
         }
         self.checkpoint_with(&mut state, Haste::Room)?;
-        self.shrink(false)
+        self.shrink(false)?;
+        run.end()
     }
 
     /// Empties segments while there is too much that is dead.
@@ -156,26 +179,29 @@ impl<D: Disk> Upkeep<D> {
             before: active,
             fits_len: u64::MAX,
         };
+        let mut run = Run::of(Cause::Idle);
         loop {
             self.drop_dead(state, is_idle)?;
-            let victim = self.victim(state, goal).and_then(|_| {
+            let victim = self.victim(state, &run, goal).and_then(|_| {
                 // Only where there is one at all.
-                self.victim(state, Goal { fits_len: self.fits_len(), ..goal })
+                self.victim(state, &run, Goal { fits_len: self.fits_len(), ..goal })
             });
             let Some(victim) = victim else {
                 state.idle_at = is_idle.then(|| self.written_len());
-                return Ok(());
+                return run.end();
             };
-            let cause = if is_idle { Cause::Idle } else { Cause::Due(self.excess(goal)) };
-            if self.must_stop(cause) {
-                return Ok(());
+            if !is_idle {
+                run.cause = Cause::Due(self.excess(goal));
             }
-            self.empty(state, victim, cause)?;
+            if self.must_stop(run.cause) {
+                return run.end();
+            }
+            self.empty(state, &mut run, victim)?;
             self.let_go_if_full(state)?;
             if self.is_awaited() {
                 // The next look goes on with it; nobody else may call for one while nobody writes.
                 self.shared.upkeep.call();
-                return Ok(());
+                return run.end();
             }
         }
     }
@@ -185,8 +211,14 @@ impl<D: Disk> Upkeep<D> {
         let totals = self.totals();
         let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
         let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
-        if totals.dead_len > if is_idle { 0 } else { dead_len_max } {
+        let pins = self.shared.mvcc.index.pins().held();
+        // What snapshots see stays, however often a checkpoint is made, until one of them goes.
+        let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
+        let stays_len = seen.map_or(0, |seen| seen.len);
+        let goes_len = totals.dead_len.saturating_sub(stays_len);
+        if goes_len > if is_idle { 0 } else { dead_len_max } {
             self.checkpoint_with(state, Haste::Room)?;
+            state.pinned_dead = Some(PinnedDead { len: self.totals().dead_len, pins });
         }
         Ok(())
     }
@@ -214,7 +246,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// The segment to empty next, if there is too much that is dead.
-    fn victim(&self, state: &State, goal: Goal) -> Option<SegmentUse> {
+    fn victim(&self, state: &State, run: &Run, goal: Goal) -> Option<SegmentUse> {
         let totals = self.totals();
         let held = totals.used_len - totals.dead_len;
         let dead_len = held - totals.live_len;
@@ -229,6 +261,7 @@ impl<D: Disk> Upkeep<D> {
             segment.live_count > 0
                 && segment.sequence < newest.min(goal.before)
                 && !state.stuck.contains(&segment.sequence)
+                && !run.passed.contains(&segment.sequence)
                 && segment.in_force() <= goal.fits_len
                 && segment.used_len - segment.in_force() > segment.used_len / 50
         });
@@ -236,14 +269,19 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// A segment to empty for want of space: it gives back at least as much as its moves take.
-    pub(super) fn victim_of_need(&self, state: &State, before: u64) -> Option<SegmentUse> {
+    pub(super) fn victim_of_need(
+        &self,
+        state: &State,
+        run: &Run,
+        before: u64,
+    ) -> Option<SegmentUse> {
         let fits_len = self.fits_len();
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
         // Each batch of moves takes a page, and may leave the end of a segment unused.
         let is_worth_it = |victim: &SegmentUse| {
             victim.used_len - victim.in_force() >= (victim.used_len / 8).max(MAKE_ROOM_LEN)
         };
-        self.victim(state, goal).filter(is_worth_it)
+        self.victim(state, run, goal).filter(is_worth_it)
     }
 
     /// What moves may take: what is free, and half of the reserve.
@@ -265,201 +303,10 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    /// Moves what is in force in a segment.
-    pub(super) fn empty(&self, state: &mut State, victim: SegmentUse, cause: Cause) -> Result<()> {
-        let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
-        if scanner.sequence != victim.sequence {
-            return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
-        }
-        let mut pace = self.pace(state, &victim, cause);
-        if !pace.as_ref().is_some_and(Pace::is_pressed) {
-            scanner.give_way()?;
-        }
-        let batch_len = BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE);
-        let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), 0);
-        while let Found::Frame(frame) = scanner.frame_at(offset)? {
-            offset = frame.header.next_offset(frame.offset);
-            for (at, id) in written(&frame) {
-                self.rest(&mut pace, at);
-                let Some(operation) = self.move_of(&mut scanner, id, at)? else { continue };
-                moves_len += operation.payload_len();
-                moves.push((id, operation));
-                if moves_len >= batch_len {
-                    self.check_room()?;
-                    let log_len = self.write_moves(std::mem::take(&mut moves))?;
-                    pace.iter_mut().for_each(|pace| pace.moved(log_len));
-                    moves_len = 0;
-                }
-            }
-            if self.must_stop(cause) {
-                return Ok(());
-            }
-        }
-        pace.iter().for_each(|pace| state.pressure.note(pace));
-        self.check_room()?;
-        self.write_moves(moves)?;
-        let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
-        if rest.is_some_and(|rest| rest.live_count > 0) {
-            state.stuck.insert(victim.sequence);
-        }
-        Ok(())
-    }
-
-    /// The pace at which to empty a segment, where somebody is to be given way to.
-    fn pace(&self, state: &mut State, victim: &SegmentUse, cause: Cause) -> Option<Pace> {
-        let Cause::Due(excess) = cause else { return None };
-        let is_pressed = state.pressure.look(excess);
-        Some(Pace::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
-    }
-
-    /// Rests if it is time for that, after the segment was gone through up to there.
-    fn rest(&self, pace: &mut Option<Pace>, offset: u64) {
-        let Some(pace) = pace else { return };
-        let rest = pace.rest(self.disk.now(), self.written_len(), offset);
-        if !rest.is_zero() && !self.is_awaited() {
-            self.shared.upkeep.rest(rest);
-        }
-    }
-
-    /// The move of the block whose payload is at a place, if it is in force and intact.
-    fn move_of(
-        &self,
-        scanner: &mut Scanner<D::File>,
-        id: BlockId,
-        offset: u64,
-    ) -> Result<Option<Operation>> {
-        let newest = self.shared.mvcc.index.read(id)?;
-        let from = scanner.sequence << 32 | offset;
-        let Some(version) = newest.filter(|version| version.value.place() == from) else {
-            return Ok(None);
-        };
-        let payload = scanner.payload(offset, version.value.len)?;
-        let block =
-            Block { header: version.value.header(id), data: Bytes::copy_from_slice(payload) };
-        if !block.verify_checksum() {
-            // It stays where it is, for `verify` to name; its segment is not emptied.
-            return Ok(None);
-        }
-        Ok(Some(Operation::Move { block, lsn: version.lsn, from }))
-    }
-
-    /// Writes moves, and says how many bytes of log they took.
-    fn write_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<u64> {
-        if moves.is_empty() {
-            return Ok(0);
-        }
-        self.shared.poison.check()?;
-        let log_len = frame_len(&moves);
-        let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
-        let (tag, waiter) = ticket(Some(self.driver.clone()));
-        let batch = Batch::moves(moves);
-        // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
-        self.driver.submit(Submission {
-            batch,
-            durable: !planted(Bug::MovesAreNotDurable),
-            log_len,
-            tag,
-        });
-        waiter.wait()?;
-        self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
-        Ok(log_len)
-    }
-
     pub(super) fn written_len(&self) -> u64 {
         self.shared.written_len.load(Ordering::Relaxed)
     }
 }
 
-/// Blocks that a frame writes: the offset of the payload, and the id.
-fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
-    let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
-    placed.map(|(offset, entry)| (offset, entry.id())).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::block::BlockType;
-    use crate::io::sim::SimDisk;
-    use crate::local::upkeep::Woken;
-    use crate::{LocalBackend, StorageBackend};
-
-    #[test]
-    fn idle_store_comes_to_rest_though_its_blocks_never_fill_their_segments() {
-        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
-        let options = options.block_len_max(32 << 10);
-        let store = LocalBackend::open_on(SimDisk::new(2), options).expect("opens");
-        for id in 1..=300 {
-            let block = Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000]);
-            store.write_block(block).expect("writes");
-        }
-        let upkeep = &store.inner.upkeep;
-        upkeep.run_due(true).expect("does what is due");
-        let written_len = upkeep.written_len();
-        for _ in 0..3 {
-            upkeep.run_due(true).expect("does what is due");
-        }
-        assert_eq!(upkeep.written_len(), written_len, "blocks are moved for ever");
-    }
-
-    #[test]
-    fn compaction_beside_the_closing_ends() {
-        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
-        let options = options.block_len_max(32 << 10);
-        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
-        let put = |id, byte| {
-            let block = Block::new(BlockId(id), BlockType::TableData, vec![byte; 10_000]);
-            store.write_block(block).expect("writes");
-        };
-        // The first frame of the first segment is dead, others in it are not.
-        (1..=20).for_each(|id| put(id, 1));
-        put(1, 2);
-        store.inner.shared.upkeep.stop();
-        let ended = store.compact_now();
-        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
-    }
-
-    #[test]
-    fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
-        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
-        let options = options.block_len_max(32 << 10);
-        let moved_len = |is_awaited| {
-            let store = LocalBackend::open_on(SimDisk::new(1), options.clone()).expect("opens");
-            let put = |id| {
-                let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 10_000]);
-                store.write_block(block).expect("writes");
-            };
-            let upkeep = &store.inner.upkeep;
-            upkeep.pauses.begin();
-            (1..=300).for_each(put);
-            (1..=300).filter(|id| id % 5 > 0).for_each(put);
-            upkeep.pauses.end();
-            upkeep.await_turns(is_awaited);
-            let call = &store.inner.shared.upkeep;
-            call.wait(Some(Duration::ZERO));
-            upkeep.run_due(true).expect("does what is due");
-            (upkeep.moved_len(), call.wait(Some(Duration::ZERO)))
-        };
-        let ((one, then), (all, _)) = (moved_len(1), moved_len(0));
-        assert_eq!(then, Woken::Called, "what is left is looked at again");
-        assert!((1..=30_000).contains(&one), "{one} bytes");
-        assert!(all > 5 * one, "{all} bytes");
-    }
-
-    #[test]
-    fn older_and_emptier_segments_are_worth_more() {
-        let segment = |sequence, live_len| SegmentUse {
-            sequence,
-            number: sequence,
-            used_len: 1 << 20,
-            live_len,
-            live_count: 0,
-        };
-        let benefit = |sequence, live_len| segment(sequence, live_len).benefit(10);
-        assert!(benefit(1, 1000) > benefit(1, 100_000));
-        assert!(benefit(1, 1000) > benefit(5, 1000));
-        assert_eq!(benefit(1, 1 << 20), 0.0);
-    }
-}
+mod tests;

@@ -6,15 +6,27 @@
 //! out of use, those that hold nothing but deletes among them; segments are emptied whose blocks in force
 //! fit into what is free and half of the reserve, unless compaction is paused. What that gives goes to the reserve first.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::io::Disk;
-use crate::local::compaction::Cause;
+use crate::local::compaction::{Cause, Run};
 use crate::local::format::PAGE;
-use crate::local::upkeep::{Haste, State, Upkeep};
+use crate::local::upkeep::{AGAIN_AFTER, Haste, State, Upkeep};
 use crate::sync::Ordering;
 
 /// Log bytes between two attempts.
 const ROOM_EVERY: u64 = 6 * PAGE;
+
+/// An attempt to make space.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoomMade {
+    /// How long the log was then.
+    log_len: u64,
+    at: Duration,
+    /// Compaction was paused, and moved nothing.
+    was_paused: bool,
+}
 
 impl<D: Disk> Upkeep<D> {
     /// Makes room if the reserve is low.
@@ -34,17 +46,26 @@ impl<D: Disk> Upkeep<D> {
         if !(is_low || is_wanted) || state.hold_count > 0 {
             return Ok(());
         }
-        let written_len = || self.shared.written_len.load(Ordering::Relaxed);
-        if state.room_made_at.is_some_and(|before| written_len() - before < ROOM_EVERY) {
+        if state.room_made.is_some_and(|last| self.is_recent(last)) {
             return Ok(());
         }
         state.makes_room = true;
+        let was_paused = self.pauses.is_on();
         let made = self.empty_what_fits(state, is_wanted && !is_low);
         state.makes_room = false;
-        state.room_made_at = Some(written_len());
+        let (log_len, at) = (self.written_len(), self.disk.now());
+        state.room_made = Some(RoomMade { log_len, at, was_paused });
         // What is still missing is asked for again by the next write.
         drop(reserve.refill());
         made
+    }
+
+    /// Whether another attempt would find what the last one found.
+    fn is_recent(&self, last: RoomMade) -> bool {
+        let has_grown = self.written_len() - last.log_len >= ROOM_EVERY;
+        let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
+        let goes_on = last.was_paused && !self.pauses.is_on();
+        !(has_grown || has_rested || goes_on)
     }
 
     /// Empties segments: as many as are worth it, or until there is room for the next segment.
@@ -54,11 +75,12 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        while let Some(victim) = self.victim_of_need(state, newest) {
+        let mut run = Run::of(Cause::Need);
+        while let Some(victim) = self.victim_of_need(state, &run, newest) {
             if self.must_stop(Cause::Need) || (until_room && self.has_room()) {
                 break;
             }
-            self.empty(state, victim, Cause::Need)?;
+            self.empty(state, &mut run, victim)?;
             self.checkpoint_with(state, Haste::Room)?;
         }
         Ok(())
@@ -76,6 +98,7 @@ impl<D: Disk> Upkeep<D> {
 mod tests {
     use super::*;
     use crate::block::{Block, BlockId, BlockType};
+    use crate::error::Error;
     use crate::io::sim::SimDisk;
     use crate::{LocalBackend, StorageBackend};
 
@@ -93,6 +116,28 @@ mod tests {
             assert!(count < 64, "no end");
         }
         assert!(count > 1 && reserve.len() == before, "{count}");
+    }
+
+    #[test]
+    fn full_store_takes_writes_again_when_a_pause_is_over() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(256 << 10);
+        let options = options.block_len_max(32 << 10).max_bytes(8 << 20);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let put =
+            |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
+        let upkeep = &store.inner.upkeep;
+        upkeep.pauses.begin();
+        // Two segments of many are mostly dead: compaction is not due, and would make room.
+        (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
+        (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
+        let full = (1000..).find_map(|id| put(id).err()).expect("full at last");
+        assert!(matches!(full, Error::StorageFull { .. }), "{full:?}");
+        for _ in 0..3 {
+            put(1).expect_err("paused");
+        }
+        upkeep.pauses.end();
+        let tries = (0..10).find(|_| put(1).is_ok());
+        assert!(tries.is_some(), "refused for ever");
     }
 
     #[test]

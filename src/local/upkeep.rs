@@ -33,13 +33,14 @@ use crate::local::alarm::Alarm;
 use crate::local::checkpoint::image::Image;
 use crate::local::checkpoint::pace::Pace;
 use crate::local::checkpoint::{Chain, NotMade, Order};
-use crate::local::compaction::Pressure;
+use crate::local::compaction::{PinnedDead, Pressure};
 use crate::local::driver::Driver;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
 use crate::local::pause::Pauses;
 use crate::local::reserve::{StoreLoad, is_full};
+use crate::local::room::RoomMade;
 use crate::local::segment::Views;
 use crate::local::shares::Shares;
 use crate::local::space::Space;
@@ -51,7 +52,7 @@ const CLOSE_LEN: u64 = 1 << 20;
 /// The store counts as idle when the log has not grown for this long.
 const IDLE_AFTER: Duration = Duration::from_millis(500);
 /// After a failed job, the next try.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A checkpoint that nobody waits for may take until the log has grown by this share of what makes one due.
 const SPREAD_SHARE: u64 = 2;
@@ -111,8 +112,8 @@ pub(super) struct State {
     unconfirmed: bool,
     /// Images that were in use before; their files go when the newest one counts.
     old: Vec<Arc<Image>>,
-    /// How long the log was when space was made last.
-    pub(super) room_made_at: Option<u64>,
+    /// When space was made last.
+    pub(super) room_made: Option<RoomMade>,
     /// How long the log was when the bytes of the index's entries were counted last, and how many those
     /// were.
     entries_seen: Option<(u64, u64)>,
@@ -124,6 +125,8 @@ pub(super) struct State {
     pub(super) pressure: Pressure,
     /// Segments that could not be emptied: something in them is damaged.
     pub(super) stuck: BTreeSet<u64>,
+    /// What stayed behind when segments with nothing in force were let go last.
+    pub(super) pinned_dead: Option<PinnedDead>,
     /// Backups that read files: until they are done no file is changed or goes.
     pub(super) hold_count: u64,
     /// Segments whose bytes are also a backup's, by reflinks made since open.
@@ -395,12 +398,16 @@ impl<D: Disk> Upkeep<D> {
     }
 
     fn not_made(&self, number: u64, not_made: NotMade) -> Error {
-        let not_written = match not_made {
-            NotMade::Damaged(error) => return error,
-            NotMade::Disk(not_written) => not_written,
-        };
         // What is left of it is removed now, or when the store is opened.
         drop(self.disk.remove(FileName::Temporary(number)));
+        let not_written = match not_made {
+            NotMade::Damaged(error) => {
+                // It may have got its name, on which nothing relies, and be what is damaged.
+                drop(self.disk.remove(FileName::Checkpoint(number)));
+                return error;
+            }
+            NotMade::Disk(not_written) => not_written,
+        };
         if not_written.names_unknown {
             self.shared.poison.set(PoisonCause::SyncFailed);
         }
@@ -410,76 +417,4 @@ impl<D: Disk> Upkeep<D> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ops::ControlFlow::Continue;
-
-    use super::*;
-    use crate::block::{Block, BlockId, BlockType};
-    use crate::io::sim::SimDisk;
-    use crate::local::log::UPKEEP_EVERY;
-    use crate::{LocalBackend, StorageBackend, WriteBatch};
-
-    /// Deletes hardly lengthen the log, and give much of it back.
-    #[test]
-    fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
-        let options = LocalBackend::options().single_threaded(true);
-        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
-        let ids = 1..=(UPKEEP_EVERY >> 16);
-        for id in ids.clone() {
-            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 1 << 16]);
-            store.write_block(block).expect("writes");
-        }
-        let call = &store.inner.shared.upkeep;
-        call.wait(Some(Duration::ZERO));
-        let mut deletes = WriteBatch::new();
-        ids.for_each(|id| {
-            deletes.delete(BlockId(id));
-        });
-        store.apply(deletes).expect("deletes");
-        assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Called);
-        store.write_block(Block::empty(BlockId(1), BlockType::TableData)).expect("writes");
-        assert_eq!(call.wait(Some(Duration::ZERO)), Woken::Rested, "not for every commit");
-    }
-
-    #[test]
-    fn idle_store_keeps_what_was_prepared_until_it_is_used() {
-        let options = LocalBackend::options().single_threaded(true);
-        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
-        let upkeep = &store.inner.upkeep;
-        let idle = || {
-            upkeep.run_due(true).expect("does what is due");
-            upkeep.space.free_len()
-        };
-        store.prepare_space(8 << 20).expect("zeroes");
-        assert!(idle() >= 8 << 20, "what was prepared is gone");
-        for id in 1..=9 {
-            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 1 << 20]);
-            store.write_block(block).expect("writes");
-        }
-        assert!(idle() <= 2 << 20, "what was used is kept for ever");
-        store.prepare_space(8 << 20).expect("zeroes");
-        upkeep.shrink(true).expect("gives back");
-        assert!(upkeep.space.free_len() <= 2 << 20, "space is kept that is needed");
-    }
-
-    /// Its files may be another handle's by then.
-    #[test]
-    fn closed_store_is_changed_by_nobody() {
-        let disk = SimDisk::new(1);
-        let options = LocalBackend::options().single_threaded(true);
-        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
-        let inner = Arc::clone(&store.inner);
-        let block = Block::new(BlockId(1), BlockType::TableData, vec![1; 1000]);
-        store.write_block(block).expect("writes");
-        store.close().expect("closes");
-        let (before, upkeep) = (disk.operations(), &inner.upkeep);
-        let is_refused = |done: Result<()>| assert!(matches!(done, Err(Error::Closed)), "{done:?}");
-        is_refused(upkeep.checkpoint());
-        is_refused(upkeep.compact_now());
-        is_refused(upkeep.make_room());
-        let backup = upkeep.backup(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
-        is_refused(backup.map(|_| ()));
-        upkeep.run_due(true).expect("does nothing");
-        assert_eq!(disk.operations(), before, "a closed store's files were changed");
-    }
-}
+mod tests;
