@@ -1,11 +1,14 @@
 //! Numbers at the ends of their ranges, on files of gigabytes that take no space: the simulated disk
 //! keeps what was written, and a forger writes frames that no store would.
 
+use std::time::Duration;
+
 use aegis_blocks::fuzz::{Forger, verify};
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, LocalBackend, Lsn, Options, Result, StorageBackend,
+    Block, BlockId, BlockType, Defect, Durability, Error, LocalBackend, Lsn, Options, Result,
+    StorageBackend,
 };
 
 const PAGE: u64 = 4096;
@@ -200,6 +203,28 @@ fn id_zero_in_a_frame_is_refused() {
     forger.commit(0, b"nobody", 6);
     forger.end();
     assert_eq!(refused(&forger), (Defect::OpTable, PAGE));
+}
+
+#[test]
+fn longest_sync_interval_is_one_that_never_ends() {
+    for single in [true, false] {
+        let disk = SimDisk::new(1);
+        // Time has to have passed, or nothing overflows.
+        disk.advance(Duration::from_secs(1));
+        let options = options().single_threaded(single).sync_interval(Duration::MAX);
+        let options = options.durability(Durability::Buffered);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("a new store");
+        for id in 1..20 {
+            store.write_block(block(id, "buffered")).expect("a write");
+        }
+        assert_eq!(store.stats().durable_lsn, Lsn(0));
+        store.sync().expect("a sync");
+        assert_eq!(store.stats().durable_lsn, Lsn(19));
+        store.write_block(block(20, "buffered")).expect("a write behind the sync");
+        store.close().expect("a clean close");
+        let store = open(&disk).expect("the store opens again");
+        assert_eq!(store.stats().total_blocks, 20);
+    }
 }
 
 fn page_up(offset: u64) -> u64 {

@@ -189,6 +189,12 @@ impl<D: Disk> Log<D> {
         self.settle_all(actions);
     }
 
+    /// When the sync of a commit that did not ask for one is due.
+    fn sync_due(&self) -> Option<Duration> {
+        // An interval may be as long as never.
+        self.unsynced_since.map(|since| since.saturating_add(self.sync_interval))
+    }
+
     /// Asks for a sync that nobody waits for.
     fn submit_sync(&mut self) {
         self.submit(sync_request(nobody()));
@@ -368,7 +374,7 @@ impl<D: Disk> Load for Log<D> {
     fn turn(&mut self) -> Turn<Errand<D>> {
         self.take_waiting();
         let now = self.disk.now();
-        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
+        if self.sync_due().is_some_and(|due| now >= due) {
             self.unsynced_since = None;
             self.submit_sync();
         }
@@ -426,9 +432,9 @@ impl<D: Disk> Load for Log<D> {
         }
         let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
         let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
-            .then(|| self.landed_at + WITNESS_AFTER);
+            .then(|| self.landed_at.saturating_add(WITNESS_AFTER));
         let now = self.disk.now();
-        let mut due = self.unsynced_since.map(|since| since + self.sync_interval);
+        let mut due = self.sync_due();
         if let Some(witness_due) = witness_due {
             if now >= witness_due {
                 self.witness();
@@ -462,6 +468,7 @@ impl<D: Disk> Load for Log<D> {
         // are on their way are refused when they are back.
         self.core.forget_flights();
         self.landed.clear();
+        self.unsynced_since = None;
         self.shared.budget.release(std::mem::take(&mut self.held_len));
     }
 }

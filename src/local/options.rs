@@ -343,7 +343,8 @@ impl Options {
         self
     }
 
-    /// How long a [`Durability::Buffered`] commit stays without a sync at most. Default: 100 ms.
+    /// How long a [`Durability::Buffered`] commit stays without a sync at most; [`Duration::MAX`] is for
+    /// ever. Default: 100 ms.
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Options {
         self.sync_interval = interval;
