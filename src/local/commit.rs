@@ -18,7 +18,8 @@
 //! the queue and all that comes after is refused. When there was no space, nothing was written: the
 //! group and later ones are refused, their LSNs are taken back, and the core goes on. What only deletes or
 //! moves goes back to the head of the queue instead if somebody else's write was in its group: it may find
-//! space without that.
+//! space without that. So does a member that was found to conflict, or to lack a block: what it was
+//! refused for may be what was taken back.
 //!
 //! **Waiting for company.** After a group has landed its members are expected back, and the next group is
 //! held for them, as far as that can pay: see `company`.
@@ -406,12 +407,19 @@ impl<T> CommitCore<T> {
                 let batch = &member.submission.batch;
                 // A request to sync needs no space, whatever was in its group.
                 let is_request = cause.is_none() && batch.operations.is_empty();
-                if member.verdict.is_ok() && (is_request || (retries && batch.frees())) {
+                let is_judged_again = match &member.verdict {
+                    Ok(_) => is_request || (retries && batch.frees()),
+                    Err(error) => cause.is_none() && is_relative(error),
+                };
+                if is_judged_again {
                     again.push(member.submission);
                     continue;
                 }
-                let own = member.verdict.err();
-                let error = own.or_else(|| first.clone()).unwrap_or(Error::Closed);
+                let error = match (member.verdict, cause) {
+                    (Err(own), Some(cause)) if is_relative(&own) => Error::Poisoned { cause },
+                    (Err(own), _) => own,
+                    (Ok(_), _) => first.clone().unwrap_or(Error::Closed),
+                };
                 actions.refuse.push((member.submission, error));
             }
         }
@@ -438,6 +446,11 @@ impl<T> CommitCore<T> {
         let queued = std::mem::take(&mut self.queue).into_iter();
         actions.refuse.extend(queued.map(|s| (s, Error::Poisoned { cause })));
     }
+}
+
+/// Whether a refusal says something of the commits before it, and is void when those never were.
+fn is_relative(refusal: &Error) -> bool {
+    matches!(refusal, Error::Conflict { .. } | Error::BlockNotFound { .. })
 }
 
 #[cfg(test)]

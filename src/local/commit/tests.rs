@@ -360,6 +360,106 @@ fn full_disk_takes_the_lsns_back_and_the_core_goes_on() {
     assert_eq!(group(&mut core, FLIGHT * 3).last_lsn, Lsn(11));
 }
 
+fn full() -> Outcome {
+    let path = "store".into();
+    Outcome::Full(Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk })
+}
+
+/// A write that conflicts with every change behind LSN 10.
+fn late(tag: u32, id: u64) -> Submission<u32> {
+    let mut submission = write(tag, id);
+    submission.batch.precondition = Precondition::UnchangedSince(Lsn(10));
+    submission
+}
+
+/// Block 1 is published, and nothing has changed behind any snapshot.
+struct One;
+
+impl Published for One {
+    fn changed_since(&self, _: BlockId, _: Lsn) -> Result<Option<Lsn>> {
+        Ok(None)
+    }
+
+    fn changed_within(&self, _: BlockId, _: BlockId, _: Lsn) -> Result<Option<(BlockId, Lsn)>> {
+        Ok(None)
+    }
+
+    fn exists(&self, id: BlockId) -> Result<bool> {
+        Ok(id == BlockId(1))
+    }
+
+    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+        false
+    }
+}
+
+#[test]
+fn refusal_for_the_sake_of_a_group_that_was_taken_back_is_judged_again() {
+    let mut core = core(1);
+    let delete = |tag| Submission { batch: Batch::delete(BlockId(1)), ..write(tag, 1) };
+    let mut swap = late(1, 2);
+    swap.batch.operations.extend(Batch::delete(BlockId(1)).operations);
+    for submission in [swap, delete(2), late(3, 2)] {
+        core.step(Duration::ZERO, Event::Submit(submission), &One);
+    }
+    let formed = core.step(Duration::ZERO, Event::Tick, &One).write.expect("a group");
+    assert!(matches!(formed.members[1].verdict, Err(Error::BlockNotFound { .. })));
+    assert!(matches!(formed.members[2].verdict, Err(Error::Conflict { .. })));
+    let refused = core.step(FLIGHT, Event::Landed(formed, full()), &One).refuse;
+    assert!(matches!(refused[..], [(Submission { tag: 1, .. }, Error::StorageFull { .. })]));
+    // The block was never deleted, and nobody has changed the other one.
+    let formed = core.step(FLIGHT * 3, Event::Tick, &One).write.expect("a group");
+    assert_eq!(tags(&formed), [2, 3]);
+    assert!(formed.members.iter().all(|member| member.verdict.is_ok()));
+    assert_eq!(formed.last_lsn, Lsn(12));
+}
+
+#[test]
+fn refusal_that_holds_without_the_group_that_was_taken_back_is_told() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, write(1, 1));
+    let delete = Submission { batch: Batch::delete(BlockId(7)), ..write(2, 7) };
+    submit(&mut core, Duration::ZERO, delete);
+    let formed = group(&mut core, Duration::ZERO);
+    let refused = land(&mut core, FLIGHT, formed, full()).refuse;
+    assert_eq!(refused.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [1]);
+    let published = tick(&mut core, FLIGHT * 3).publish;
+    let [group] = &published[..] else { panic!("a group without writes is done") };
+    assert!(matches!(group.members[0].verdict, Err(Error::BlockNotFound { id: BlockId(7) })));
+    assert!(core.is_idle());
+}
+
+#[test]
+fn refusal_for_the_sake_of_an_earlier_group_that_was_taken_back_is_judged_again() {
+    let mut core = core(2);
+    (1..3).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, u64::from(tag))));
+    let first = group(&mut core, Duration::ZERO);
+    submit(&mut core, Duration::ZERO, late(3, 1));
+    submit(&mut core, Duration::ZERO, write(4, 4));
+    let second = group(&mut core, Duration::ZERO);
+    assert!(matches!(second.members[0].verdict, Err(Error::Conflict { .. })));
+    assert!(land(&mut core, FLIGHT, second, Outcome::Done).publish.is_empty());
+    let refused = land(&mut core, FLIGHT, first, full()).refuse;
+    assert_eq!(refused.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [1, 2, 4]);
+    let formed = group(&mut core, FLIGHT * 9);
+    assert_eq!((tags(&formed), formed.last_lsn), (vec![3], Lsn(11)));
+}
+
+#[test]
+fn refusal_for_the_sake_of_a_commit_that_is_in_doubt_says_poisoned() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, write(1, 1));
+    submit(&mut core, Duration::ZERO, late(2, 1));
+    let formed = group(&mut core, Duration::ZERO);
+    let failed = Outcome::Failed(PoisonCause::WriteFailed, io_error());
+    let refused = land(&mut core, FLIGHT, formed, failed).refuse;
+    let cause = PoisonCause::WriteFailed;
+    assert!(matches!(
+        &refused[..],
+        [(_, Error::Io { .. }), (_, Error::Poisoned { cause: found })] if *found == cause
+    ));
+}
+
 #[test]
 fn sync_request_writes_only_when_something_is_not_durable() {
     let mut core = core(1);
