@@ -1,60 +1,112 @@
 //! The budget: bytes of commits on their way to the disk. Callers beyond it wait, so that memory
 //! stays flat however fast they come.
+//!
+//! Who has to wait stands in line, and is let in first come, first served: a long commit is not
+//! overtaken by short ones that would still fit. One word says what is taken and whether somebody
+//! waits, so whoever finds room, and whoever gives some back to nobody, needs no lock.
+//!
+//! Invariant: while somebody stands in line the word has [`WAITED_FOR`], and only those at the head of
+//! the line take. Whoever gives bytes back after that sees it, and lets in whom they suffice for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+
+/// Set in the word while somebody stands in line.
+const WAITED_FOR: u64 = 1 << 63;
 
 /// Bytes in flight and their limit.
 #[derive(Debug)]
 pub(crate) struct Budget {
     len_max: u64,
+    /// Bytes taken, and [`WAITED_FOR`].
     used: AtomicU64,
-    waiting_count: AtomicU64,
-    waiting: Mutex<()>,
-    released: Condvar,
+    line: Mutex<Line>,
+}
+
+/// Those who wait.
+#[derive(Debug, Default)]
+struct Line {
+    /// What each wants and where it is called, in the order in which they came.
+    waiting: VecDeque<(u64, Arc<Condvar>)>,
+    /// How many were let in.
+    let_in_count: u64,
 }
 
 impl Budget {
     pub(crate) fn new(len_max: u64) -> Budget {
-        Budget {
-            len_max,
-            used: AtomicU64::new(0),
-            waiting_count: AtomicU64::new(0),
-            waiting: Mutex::new(()),
-            released: Condvar::new(),
-        }
+        Budget { len_max, used: AtomicU64::new(0), line: Mutex::default() }
     }
 
-    /// Takes `len` bytes, waiting until they fit. What is larger than the whole budget fits alone.
-    pub(crate) fn take(&self, len: u64) {
+    /// Takes `len` bytes, waiting until they fit and nobody is before. What is larger than the whole
+    /// budget fits alone. Whoever has to wait calls `in_line` first, from its place in the line: what is
+    /// handed in after that is [waited for](Budget::is_waited_for).
+    pub(crate) fn take(&self, len: u64, in_line: impl FnOnce()) {
         if self.try_take(len) {
             return;
         }
-        let mut waiting = self.waiting.lock();
-        self.waiting_count.fetch_add(1, Ordering::SeqCst);
-        while !self.try_take(len) {
-            self.released.wait(&mut waiting);
+        let called = Arc::new(Condvar::new());
+        let mut line = self.line.lock();
+        let number = line.let_in_count + line.waiting.len() as u64;
+        line.waiting.push_back((len, Arc::clone(&called)));
+        self.used.fetch_or(WAITED_FOR, Ordering::SeqCst);
+        // What was given back just before that told nobody.
+        self.let_in(&mut line);
+        drop(line);
+        in_line();
+        let mut line = self.line.lock();
+        while line.let_in_count <= number {
+            called.wait(&mut line);
         }
-        self.waiting_count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Takes `len` bytes if they fit and nobody waits.
+    pub(crate) fn try_take(&self, len: u64) -> bool {
+        self.update(|used| used & WAITED_FOR == 0 && self.fits(used, len), len)
     }
 
     /// Gives bytes back.
     pub(crate) fn release(&self, len: u64) {
-        self.used.fetch_sub(len, Ordering::SeqCst);
-        // Either we see the waiter counted, or its attempt after counting sees these bytes free.
-        if self.waiting_count.load(Ordering::SeqCst) > 0 {
-            let _order = self.waiting.lock();
-            self.released.notify_all();
+        let used = self.used.fetch_sub(len, Ordering::SeqCst);
+        debug_assert!(used & !WAITED_FOR >= len, "more is given back than was taken");
+        if used & WAITED_FOR != 0 {
+            self.let_in(&mut self.line.lock());
         }
+    }
+
+    /// Whether somebody waits for bytes of those who took some.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.used.load(Ordering::SeqCst) & WAITED_FOR != 0
     }
 
     /// Bytes taken now.
     pub(crate) fn used_len(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed) & !WAITED_FOR
     }
 
-    pub(crate) fn try_take(&self, len: u64) -> bool {
-        let fits = |used: u64| (used == 0 || used + len <= self.len_max).then_some(used + len);
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+    /// Takes for those at the head of the line, as far as there is room, and calls them.
+    fn let_in(&self, line: &mut Line) {
+        while let Some((len, _)) = line.waiting.front() {
+            if !self.update(|used| self.fits(used & !WAITED_FOR, *len), *len) {
+                return;
+            }
+            line.let_in_count += 1;
+            if let Some((_, called)) = line.waiting.pop_front() {
+                called.notify_one();
+            }
+        }
+        self.used.fetch_and(!WAITED_FOR, Ordering::SeqCst);
+    }
+
+    fn fits(&self, used: u64, len: u64) -> bool {
+        used == 0 || used + len <= self.len_max
+    }
+
+    /// Adds `len` to the word if that is `allowed`.
+    fn update(&self, allowed: impl Fn(u64) -> bool, len: u64) -> bool {
+        let add = |used: u64| allowed(used).then_some(used + len);
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).is_ok()
     }
 }
 
@@ -75,18 +127,61 @@ mod tests {
     #[test]
     fn who_waits_is_told_of_room() {
         let budget = Budget::new(100);
-        budget.take(100);
+        budget.take(100, || panic!("there is room"));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| budget.take(1));
-            while budget.waiting_count.load(Ordering::SeqCst) == 0 {
-                std::thread::yield_now();
-            }
-            // The waiter sleeps or is about to: under its lock it looked, and found nothing.
-            drop(budget.waiting.lock());
+            let waiting = scope.spawn(|| budget.take(1, || {}));
+            stands_in_line(&budget, 1);
             assert!(!waiting.is_finished());
             budget.release(100);
         });
-        assert_eq!(budget.used.load(Ordering::SeqCst), 1);
+        assert_eq!(budget.used.load(Ordering::SeqCst), 1, "and nobody waits");
+    }
+
+    /// Returns when so many stand in line.
+    fn stands_in_line(budget: &Budget, count: usize) {
+        while budget.line.lock().waiting.len() < count {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_waits_for_much_is_not_overtaken_by_who_wants_little() {
+        let (budget, order) = (Budget::new(100), Mutex::new(Vec::new()));
+        budget.take(60, || {});
+        budget.take(30, || {});
+        std::thread::scope(|scope| {
+            let (budget, order) = (&budget, &order);
+            for (place, len) in [1000, 50].into_iter().enumerate() {
+                scope.spawn(move || {
+                    budget.take(len, || {});
+                    order.lock().push(len);
+                    budget.release(len);
+                });
+                stands_in_line(budget, place + 1);
+            }
+            if budget.try_take(10) {
+                // It fits, and overtakes.
+                order.lock().push(10);
+                budget.release(10);
+            }
+            budget.release(60);
+            assert!(budget.is_waited_for() && budget.used_len() == 30, "1000 fit alone");
+            budget.release(30);
+        });
+        assert_eq!(order.lock()[0], 1000);
+        assert!(!budget.is_waited_for() && budget.used_len() == 0);
+        assert!(budget.try_take(10), "nobody waits any more");
+    }
+
+    #[test]
+    fn who_waits_is_in_line_before_it_looks_whether_anybody_works() {
+        let budget = Budget::new(100);
+        budget.take(100, || {});
+        budget.take(1, || {
+            assert!(budget.is_waited_for());
+            budget.release(100);
+        });
+        assert_eq!(budget.used_len(), 1);
     }
 
     #[test]
@@ -98,7 +193,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..2000 {
                         let len = 1 + (thread * 31 + round * 17) % 60;
-                        budget.take(len);
+                        budget.take(len, || {});
                         assert!(held.fetch_add(len, Ordering::SeqCst) + len <= 100);
                         held.fetch_sub(len, Ordering::SeqCst);
                         budget.release(len);
@@ -106,7 +201,7 @@ mod tests {
                 });
             }
         });
-        budget.take(1000);
+        budget.take(1000, || {});
         budget.release(1000);
         assert_eq!(budget.used.load(Ordering::SeqCst), 0);
     }

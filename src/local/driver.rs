@@ -49,8 +49,8 @@ impl<D: Disk> Driver<D> {
                 stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
             }
         } else if !budget.try_take(submission.log_len) {
-            handover.nudge();
-            stalls.wait(StallCause::InFlight, || budget.take(submission.log_len));
+            let take = || budget.take(submission.log_len, || handover.nudge());
+            stalls.wait(StallCause::InFlight, take);
         }
         // The inbox is as old as the log: a full one makes room, a closed log answers.
         let send = || handover.inbox.send(Message::Submit(submission));
@@ -60,6 +60,10 @@ impl<D: Disk> Driver<D> {
         };
         if let Err(refused) = sent {
             drop(refused);
+        }
+        if budget.is_waited_for() {
+            // Whoever waits looked whether anybody works, but maybe before this was handed in.
+            handover.nudge();
         }
     }
 

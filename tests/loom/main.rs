@@ -1,5 +1,5 @@
-//! Every schedule of three kernels of the store, by loom: the hand-over of the log, the pins of snapshots
-//! against publication, and the poison flag. The kernels are the product's own sources, compiled here over
+//! Every schedule of four kernels of the store, by loom: the hand-over of the log, the budget of bytes in
+//! flight, the pins of snapshots against publication, and the poison flag. The kernels are the product's own sources, compiled here over
 //! loom's primitives.
 //!
 //! What is complete and what is bounded is printed with the number of schedules. Loom treats `SeqCst` as
@@ -19,6 +19,7 @@ mod durability;
 mod error;
 #[path = "../../src/local"]
 mod local {
+    pub(crate) mod budget;
     pub(crate) mod handover;
     pub(crate) mod poison;
 }
@@ -42,6 +43,7 @@ mod sync;
 #[path = "../../src/ticket.rs"]
 mod ticket;
 
+mod budgeting;
 #[path = "../counted/mod.rs"]
 mod counted;
 mod handing_over;
@@ -77,7 +79,7 @@ fn main() {
     }));
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let (mut total, mut whole_count) = (0, 0);
-    for claims in [handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS] {
+    for claims in [budgeting::CLAIMS, handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS] {
         let asked = |claim: &&Claim| filter.as_ref().is_none_or(|part| claim.name.contains(part));
         let mut whole = false;
         for claim in claims.iter().filter(asked) {
