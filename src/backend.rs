@@ -172,8 +172,9 @@ pub trait StorageBackend: Send + Sync {
     }
 
     /// Hands a transaction's commit in and returns a ticket for it. `None` asks for the store's own
-    /// durability. By default the commit is waited for here, and the ticket does not tell its LSN:
-    /// only a backend knows which commit was whose.
+    /// durability. It is carried out once its ticket is waited for, asked or dropped, or somebody else
+    /// commits. By default the commit is waited for here, and the ticket does not tell its LSN: only a
+    /// backend knows which commit was whose.
     ///
     /// # Errors
     /// As [`StorageBackend::commit_transaction`], for what is known at once; the rest comes with the

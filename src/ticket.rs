@@ -2,8 +2,9 @@
 //!
 //! Owns the hand-over of one result from whoever carries the log to one caller. Invariant: a ticket is
 //! answered exactly once; a [`Reply`] that is dropped without answering answers [`Error::Closed`], by a
-//! panic [`Error::Poisoned`], so nobody waits for ever. A ticket that is dropped leaves its commit
-//! alone: it goes on.
+//! panic [`Error::Poisoned`], so nobody waits for ever. Somebody works at a commit as soon as its ticket is
+//! asked for anything or dropped, and until then whenever somebody works at another one: so one that is
+//! about to be waited for costs nobody a wake-up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -51,7 +52,9 @@ pub(crate) struct Reply(Option<Arc<Slot>>);
 
 /// A commit under way: submit now, wait later. One thread can keep thousands in flight.
 ///
-/// Dropping a ticket never loses the commit.
+/// Dropping a ticket never loses the commit, and asking one has the commit carried out. Of a ticket that
+/// [`StorageBackend::submit_transaction`](crate::StorageBackend::submit_transaction) returned and that is
+/// merely kept, the commit may stay where it is until somebody else commits.
 ///
 /// # Examples
 /// ```
@@ -149,14 +152,16 @@ impl CommitTicket {
     ///
     /// # Errors
     /// As [`Transaction::commit`](crate::Transaction::commit).
-    pub fn wait(self) -> Result<Option<Lsn>> {
-        if let Some(issuer) = &self.issuer {
+    pub fn wait(mut self) -> Result<Option<Lsn>> {
+        // Without its issuer the ticket is dropped unheard.
+        let issuer = self.issuer.take();
+        if let Some(issuer) = &issuer {
             issuer.carry(&|| self.is_answered());
         }
         let mut state = self.slot.state.lock();
         loop {
             if let Some(answer) = state.answer.take() {
-                return answer.map_err(|error| self.explain(error));
+                return answer.map_err(|error| explain(issuer.as_deref(), error));
             }
             self.slot.answered.wait(&mut state);
         }
@@ -167,14 +172,13 @@ impl CommitTicket {
     /// # Errors
     /// As [`CommitTicket::wait`]. The commit goes on when the time is over.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Option<Lsn>>> {
-        if let Some(issuer) = &self.issuer {
-            issuer.nudge();
-        }
+        self.help_along();
         let mut state = self.slot.state.lock();
         if state.answer.is_none() {
             self.slot.answered.wait_for(&mut state, timeout);
         }
-        state.answer.clone().map(|answer| answer.map_err(|error| self.explain(error)))
+        let issuer = self.issuer.as_deref();
+        state.answer.clone().map(|answer| answer.map_err(|error| explain(issuer, error)))
     }
 
     /// The result, if it is there.
@@ -188,6 +192,7 @@ impl CommitTicket {
     /// The commit's LSN, once it is committed; none either when it changed nothing, or when the
     /// backend does not tell.
     pub fn lsn(&self) -> Option<Lsn> {
+        self.help_along();
         *self.slot.state.lock().answer.as_ref()?.as_ref().ok()?
     }
 
@@ -204,17 +209,19 @@ impl CommitTicket {
 
     /// Has `callback` called with the result: at once when it is there, otherwise on the thread that
     /// works at the commit. Keep it short, all other commits wait for it; a panic in it is caught.
-    pub fn on_durable(self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
+    pub fn on_durable(mut self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
+        let issuer = self.issuer.take();
         let mut state = self.slot.state.lock();
         match state.answer.take() {
             Some(answer) => {
                 drop(state);
-                run(Box::new(callback), answer.map_err(|error| self.explain(error)));
+                let answer = answer.map_err(|error| explain(issuer.as_deref(), error));
+                run(Box::new(callback), answer);
             }
             None => {
                 state.callback = Some(Box::new(callback));
                 drop(state);
-                if let Some(issuer) = &self.issuer {
+                if let Some(issuer) = &issuer {
                     issuer.nudge();
                 }
             }
@@ -233,10 +240,25 @@ impl CommitTicket {
         self.slot.state.lock().answer.is_some()
     }
 
-    fn explain(&self, error: Error) -> Error {
-        match &self.issuer {
-            Some(issuer) => issuer.explain(error),
-            None => error,
+    /// Makes sure that somebody works at the commit while it is not answered.
+    fn help_along(&self) {
+        if let Some(issuer) = &self.issuer
+            && !self.is_answered()
+        {
+            issuer.nudge();
         }
+    }
+}
+
+impl Drop for CommitTicket {
+    fn drop(&mut self) {
+        self.help_along();
+    }
+}
+
+fn explain(issuer: Option<&dyn Issuer>, error: Error) -> Error {
+    match issuer {
+        Some(issuer) => issuer.explain(error),
+        None => error,
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend,
-    StorageBackend, StorageExt, TransactionId, WriteBatch,
+    Block, BlockId, BlockType, CommitTicket, Durability, Error, IsolationLevel, LocalBackend, Lsn,
+    MemoryBackend, StorageBackend, StorageExt, TransactionId, WriteBatch,
 };
 
 fn block(id: u64, data: &'static str) -> Block {
@@ -202,6 +204,100 @@ fn ticket_that_is_dropped_or_called_back_does_not_lose_its_commit() {
         begin("last").commit_with(Durability::Durable).expect("commits");
         assert_eq!(store.stats().total_blocks, 5);
     });
+}
+
+/// Runs a check on a local store with threads and on one without.
+fn with_and_without_threads(check: impl Fn(&LocalBackend<SimDisk>, bool)) {
+    for single in [true, false] {
+        let (disk, options) = (SimDisk::new(1), LocalBackend::options().zero_ahead_len(0));
+        let options = options.single_threaded(single);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        store.write_block(block(20_000, "first")).expect("writes");
+        if !single {
+            // Behind the first commit's witness nothing is due any more, and everybody sleeps.
+            let written_len = store.stats().log_bytes;
+            disk.advance(Duration::from_secs(1));
+            in_the_end(|| store.stats().log_bytes > written_len);
+        }
+        check(&store, single);
+        // A transaction ends a moment after its commit can be seen.
+        store.clone().close().expect("closes");
+        assert_eq!(store.stats().open_transactions, 0);
+    }
+}
+
+/// Hands a commit of one block in, as a program does that keeps to the trait.
+fn submit(store: &impl StorageBackend, id: u64) -> CommitTicket {
+    let tx = store.begin_transaction().expect("begins");
+    store.write_block_in_tx(tx, block(id, "handed in")).expect("writes");
+    store.submit_transaction(tx, None).expect("hands in")
+}
+
+/// Asks again and again; gives up after more time than anybody needs.
+#[track_caller]
+fn in_the_end(mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not in a minute");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn commit_whose_ticket_is_dropped_becomes_visible_by_itself() {
+    with_and_without_threads(|store, single| {
+        drop(submit(store, 1));
+        let is_visible = || store.block_exists(BlockId(1)).expect("looks");
+        if single {
+            assert!(is_visible(), "there is nobody else to carry it out");
+        }
+        in_the_end(is_visible);
+    });
+}
+
+#[test]
+fn ticket_that_is_only_asked_gets_its_answer() {
+    with_and_without_threads(|store, _| {
+        let ticket = submit(store, 1);
+        in_the_end(|| ticket.is_durable());
+        assert_eq!(ticket.lsn(), Some(Lsn(2)));
+        let ticket = submit(store, 2);
+        in_the_end(|| ticket.lsn() == Some(Lsn(3)));
+        let ticket = submit(store, 3);
+        in_the_end(|| matches!(ticket.try_wait(), Some(Ok(Some(Lsn(4))))));
+    });
+}
+
+#[test]
+fn more_commits_than_the_inbox_holds_are_handed_in_before_one_is_waited_for() {
+    with_and_without_threads(|store, _| {
+        let before = store.stats().groups;
+        let tickets: Vec<CommitTicket> = (1..=10_000).map(|id| submit(store, id)).collect();
+        let last = tickets.into_iter().map(|ticket| ticket.wait().expect("commits")).last();
+        assert_eq!(last, Some(Some(Lsn(10_001))));
+        let groups = store.stats().groups - before;
+        assert!(groups < 1000, "{groups} groups of 10,000 commits");
+    });
+}
+
+#[test]
+fn bytes_that_only_kept_tickets_hold_are_given_back_to_those_who_wait_for_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = LocalBackend::options().in_flight_len_max(15_000).zero_ahead_len(0);
+    let store = options.open(dir.path().join("store")).expect("opens");
+    let handed_in = std::thread::scope(|scope| {
+        let store = &store;
+        let callers = (0..4_u64).map(|caller| {
+            scope.spawn(move || (0..500).map(|n| submit(store, 1 + caller * 500 + n)).collect())
+        });
+        let callers: Vec<_> = callers.collect();
+        let told = callers.into_iter().map(|caller| caller.join().expect("no panic"));
+        told.collect::<Vec<Vec<CommitTicket>>>()
+    });
+    for ticket in handed_in.into_iter().flatten() {
+        ticket.wait().expect("commits");
+    }
+    assert_eq!(store.stats().total_blocks, 2000);
 }
 
 #[test]

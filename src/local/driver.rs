@@ -19,7 +19,7 @@ use crate::local::handover::{Handover, turn};
 use crate::local::log::{Frozen, Log, Message, Shared, Standing};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
-use crate::sync::channel::Sender;
+use crate::sync::channel::{Sender, TrySendError};
 use crate::ticket::{Issuer, Reply, ticket};
 
 /// Hands commits to whoever carries the log.
@@ -52,17 +52,23 @@ impl<D: Disk> Driver<D> {
             let take = || budget.take(submission.log_len, || handover.nudge());
             stalls.wait(StallCause::InFlight, take);
         }
+        self.send(Message::Submit(submission));
+    }
+
+    /// Puts a message in the inbox. Whoever fills it, or has taken bytes that somebody waits for, sees to
+    /// it that somebody works, because those who wait for room do not.
+    fn send(&self, message: Message) {
+        let (handover, stalls) = (&self.handover, &self.shared.stalls);
         // The inbox is as old as the log: a full one makes room, a closed log answers.
-        let send = || handover.inbox.send(Message::Submit(submission));
-        let sent = match handover.inbox.is_full() {
-            true => stalls.wait(StallCause::Queue, send),
-            false => send(),
+        let sent = match handover.inbox.try_send(message) {
+            Err(TrySendError::Full(message)) => {
+                handover.nudge();
+                stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
+            }
+            sent => sent.is_ok(),
         };
-        if let Err(refused) = sent {
-            drop(refused);
-        }
-        if budget.is_waited_for() {
-            // Whoever waits looked whether anybody works, but maybe before this was handed in.
+        debug_assert!(sent, "the log outlives its callers");
+        if handover.inbox.is_full() || self.shared.budget.is_waited_for() {
             handover.nudge();
         }
     }
@@ -70,9 +76,7 @@ impl<D: Disk> Driver<D> {
     /// Writes the end mark; the log refuses everything from here on.
     pub(crate) fn close(&self) -> Result<()> {
         let (reply, waiter) = ticket(None);
-        if let Err(refused) = self.handover.inbox.send(Message::Close(reply)) {
-            drop(refused);
-        }
+        self.send(Message::Close(reply));
         loop {
             self.handover.carry_until(|| waiter.is_answered());
             if waiter.is_answered() || self.handover.has_keeper() {
