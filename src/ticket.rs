@@ -5,7 +5,11 @@
 //! panic [`Error::Poisoned`], so nobody waits for ever. Somebody works at a commit as soon as its ticket is
 //! asked for anything or dropped, and until then whenever somebody works at another one: so one that is
 //! about to be waited for costs nobody a wake-up.
+//!
+//! A callback runs in the middle of other people's commits, on a thread that may carry the log. Whoever
+//! would wait for the log there waits for himself, so everything that waits asks [`in_callback`] first.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +18,17 @@ use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, thread_local};
 
 /// What a caller is told: the commit's LSN, if it has one.
 type Answer = Result<Option<Lsn>>;
 
 type Callback = Box<dyn FnOnce(Answer) + Send>;
+
+thread_local! {
+    /// Whether this thread runs a callback while others wait for it.
+    static IN_CALLBACK: Cell<bool> = Cell::default();
+}
 
 #[derive(Default)]
 struct Slot {
@@ -114,7 +123,9 @@ impl Reply {
         drop(state);
         slot.answered.notify_all();
         if let Some((callback, answer)) = callback {
+            let outer = IN_CALLBACK.with(|within| within.replace(true));
             run(callback, answer);
+            IN_CALLBACK.with(|within| within.set(outer));
         }
     }
 }
@@ -137,6 +148,16 @@ fn run(callback: Callback, answer: Answer) {
     }
 }
 
+/// Whether the calling thread runs a callback that other commits wait for.
+pub(crate) fn in_callback() -> bool {
+    IN_CALLBACK.with(Cell::get)
+}
+
+/// Panics in a callback: what is asked for there would never be over.
+pub(crate) fn refuse_in_callback(what: &str) {
+    assert!(!in_callback(), "a callback of a commit may not {what}: its own store waits for it");
+}
+
 impl CommitTicket {
     /// Makes a ticket for a commit that is over; for backends whose commits are over when they
     /// return. No LSN when the commit changed nothing, or the backend cannot tell. `reached` is the
@@ -152,10 +173,16 @@ impl CommitTicket {
     ///
     /// # Errors
     /// As [`Transaction::commit`](crate::Transaction::commit).
+    ///
+    /// # Panics
+    /// In a callback of another commit (see [`CommitTicket::on_durable`]), unless the answer is there.
     pub fn wait(mut self) -> Result<Option<Lsn>> {
         // Without its issuer the ticket is dropped unheard.
         let issuer = self.issuer.take();
         if let Some(issuer) = &issuer {
+            if in_callback() && !self.is_answered() {
+                refuse_in_callback("wait for a commit");
+            }
             issuer.carry(&|| self.is_answered());
         }
         let mut state = self.slot.state.lock();
@@ -207,8 +234,25 @@ impl CommitTicket {
         }
     }
 
-    /// Has `callback` called with the result: at once when it is there, otherwise on the thread that
-    /// works at the commit. Keep it short, all other commits wait for it; a panic in it is caught.
+    /// Has `callback` called with the result: at once, on this thread, when it is there; otherwise later,
+    /// on whatever thread works at commits then, a thread of the store or of another caller. A panic in it
+    /// goes to the panic hook and no further.
+    ///
+    /// All other commits wait for a callback that is called later, so keep it short. In it:
+    /// - reading, beginning and handing in the next commit ([`Transaction::submit`]) are fine. What it hands
+    ///   in does not wait for [`Options::in_flight_len_max`]; when the store's queue is full, the ticket
+    ///   says [`Error::Unsupported`].
+    /// - waiting for the store panics, because it would never end: [`CommitTicket::wait`], and with it
+    ///   commits, single writes and deletes, batches and [`sync`]; closing, checkpoints, compaction and
+    ///   backups. What was handed in by then is carried out.
+    /// - waiting for something else that waits for the store, another thread's commit for instance, is not
+    ///   noticed and never ends.
+    /// - dropping the last handle of the store is fine. The store then closes on a thread of its own, a
+    ///   moment after the callback.
+    ///
+    /// [`Transaction::submit`]: crate::Transaction::submit
+    /// [`Options::in_flight_len_max`]: crate::Options::in_flight_len_max
+    /// [`sync`]: crate::StorageBackend::sync
     pub fn on_durable(mut self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
         let issuer = self.issuer.take();
         let mut state = self.slot.state.lock();

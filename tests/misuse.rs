@@ -2,12 +2,13 @@
 //! and the store goes on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_blocks::io::sim::{FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Lsn, MemoryBackend, PoisonCause, Result,
-    Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch, WriteMode,
+    Block, BlockId, BlockType, CommitTicket, Error, LocalBackend, Lsn, MemoryBackend, PoisonCause,
+    Result, Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch,
+    WriteMode,
 };
 
 fn block(id: u64, data: &'static str) -> Block {
@@ -202,6 +203,111 @@ fn ticket_waited_for_after_the_store_was_poisoned_says_so() {
         assert!(matches!(refused, Err(Error::Poisoned { cause }) if cause == sync_failed));
     }
     assert_eq!(store.stats().open_transactions, 0);
+}
+
+/// Stores with threads and without, in which a commit takes all that may be in flight.
+fn in_flight_one_by_one(check: impl Fn(&SimDisk, LocalBackend<SimDisk>)) {
+    for single in [true, false] {
+        let disk = SimDisk::new(1);
+        let options = LocalBackend::options().zero_ahead_len(0).in_flight_len_max(1);
+        let options = options.single_threaded(single);
+        check(&disk, LocalBackend::open_on(disk.clone(), options).expect("opens"));
+    }
+}
+
+/// Hands in a commit of one block, of which nobody is told yet.
+fn hand_in(store: &LocalBackend<SimDisk>, id: u64) -> Result<CommitTicket> {
+    let tx = store.begin_transaction()?;
+    store.write_block_in_tx(tx, block(id, "handed in"))?;
+    store.submit_transaction(tx, None)
+}
+
+/// Something that waits for a store.
+type Wait = fn(&LocalBackend<SimDisk>) -> Result<()>;
+
+#[test]
+fn callback_that_waits_for_its_own_store_panics_and_hinders_nobody() {
+    let waits: [Wait; 5] = [
+        |store| store.write_block(block(2, "waited for")).map(|_| ()),
+        |store| store.sync(),
+        |store| store.checkpoint(),
+        |store| store.compact_now(),
+        |store| store.clone().close(),
+    ];
+    for wait in waits {
+        in_flight_one_by_one(|_, store| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let within = store.clone();
+            let ticket = hand_in(&store, 1).expect("hands in");
+            ticket.on_durable(move |result| {
+                sender.send(result.is_ok()).expect("the test waits");
+                sender.send(wait(&within).is_ok()).expect("the test waits");
+            });
+            assert!(receiver.recv().expect("the callback is called"));
+            assert!(receiver.recv().is_err(), "it ends there");
+            store.write_block(block(3, "as ever")).expect("the store goes on");
+            store.close().expect("a clean close");
+        });
+    }
+}
+
+#[test]
+fn callback_hands_in_more_than_may_be_in_flight() {
+    in_flight_one_by_one(|_, store| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let within = store.clone();
+        hand_in(&store, 1).expect("hands in").on_durable(move |_| {
+            let tickets = (2..10).map(|id| hand_in(&within, id).expect("hands in"));
+            sender.send(tickets.collect::<Vec<_>>()).expect("the test waits");
+        });
+        for ticket in receiver.recv().expect("the callback ends") {
+            ticket.wait().expect("commits");
+        }
+        let stats = store.stats();
+        assert_eq!((stats.total_blocks, stats.in_flight_bytes), (9, 0));
+        store.close().expect("a clean close");
+    });
+}
+
+#[test]
+fn callback_that_hands_in_more_than_the_queue_holds_is_told_so() {
+    in_flight_one_by_one(|_, store| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let within = store.clone();
+        hand_in(&store, 1).expect("hands in").on_durable(move |_| {
+            let tickets = (0..5000).map(|n| hand_in(&within, 2 + n).expect("hands in"));
+            sender.send(tickets.collect::<Vec<_>>()).expect("the test waits");
+        });
+        let tickets = receiver.recv().expect("the callback ends");
+        let answers: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait()).collect();
+        let (kept, refused) = answers.split_at(4096);
+        assert!(kept.iter().all(|answer| answer.is_ok()));
+        let told = |answer: &Result<_>| matches!(answer, Err(Error::Unsupported { .. }));
+        assert!(refused.iter().all(told), "{:?}", refused.first());
+        let stats = store.stats();
+        assert_eq!((stats.total_blocks, stats.in_flight_bytes), (4097, 0));
+        assert_eq!(stats.open_transactions, 0);
+        store.close().expect("a clean close");
+    });
+}
+
+#[test]
+fn callback_that_drops_the_last_handle_closes_the_store() {
+    in_flight_one_by_one(|disk, store| {
+        let ticket = hand_in(&store, 1).expect("hands in");
+        ticket.on_durable(move |_| drop(store));
+        let started = Instant::now();
+        let reopened = loop {
+            match LocalBackend::open_on(disk.clone(), LocalBackend::options()) {
+                Err(Error::Locked { .. }) if started.elapsed() < Duration::from_secs(60) => {
+                    std::thread::yield_now();
+                }
+                answer => break answer.expect("it was closed"),
+            }
+        };
+        assert!(reopened.recovery().clean);
+        assert!(reopened.block_exists(BlockId(1)).expect("looks"));
+    });
 }
 
 /// As many ids as a caller may ask for by mistake.

@@ -66,6 +66,11 @@ impl Budget {
         self.update(|used| used & WAITED_FOR == 0 && self.fits(used, len), len)
     }
 
+    /// Takes `len` bytes whether they fit or not, before everybody who waits.
+    pub(crate) fn take_beyond(&self, len: u64) {
+        self.used.fetch_add(len, Ordering::SeqCst);
+    }
+
     /// Gives bytes back.
     pub(crate) fn release(&self, len: u64) {
         let used = self.used.fetch_sub(len, Ordering::SeqCst);

@@ -20,7 +20,7 @@ use crate::local::log::{Frozen, Log, Message, Shared, Standing};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::sync::channel::{Sender, TrySendError};
-use crate::ticket::{Issuer, Reply, ticket};
+use crate::ticket::{Issuer, Reply, in_callback, ticket};
 
 /// Hands commits to whoever carries the log.
 pub(crate) struct Driver<D: Disk> {
@@ -43,7 +43,10 @@ impl<D: Disk> Driver<D> {
     pub(crate) fn submit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
         let stalls = &self.shared.stalls;
-        if !handover.has_keeper() {
+        if in_callback() {
+            // Whoever would make room waits for this thread.
+            budget.take_beyond(submission.log_len);
+        } else if !handover.has_keeper() {
             // Nobody else will make room.
             while handover.inbox.is_full() || !budget.try_take(submission.log_len) {
                 stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
@@ -61,6 +64,9 @@ impl<D: Disk> Driver<D> {
         let (handover, stalls) = (&self.handover, &self.shared.stalls);
         // The inbox is as old as the log: a full one makes room, a closed log answers.
         let sent = match handover.inbox.try_send(message) {
+            Err(TrySendError::Full(Message::Submit(refused))) if in_callback() => {
+                return self.refuse(refused);
+            }
             Err(TrySendError::Full(message)) => {
                 handover.nudge();
                 stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
@@ -71,6 +77,15 @@ impl<D: Disk> Driver<D> {
         if handover.inbox.is_full() || self.shared.budget.is_waited_for() {
             handover.nudge();
         }
+    }
+
+    /// Refuses what a callback hands in while there is no room: it would wait for itself.
+    fn refuse(&self, refused: Submission<Reply>) {
+        self.shared.budget.release(refused.log_len);
+        let operation = "handing in from a callback while the queue is full";
+        let refusal = Err(Error::Unsupported { operation });
+        self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
+        refused.tag.send(refusal);
     }
 
     /// Writes the end mark; the log refuses everything from here on.

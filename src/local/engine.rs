@@ -22,7 +22,7 @@ use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
-use crate::ticket::{CommitTicket, Issuer};
+use crate::ticket::{CommitTicket, Issuer, in_callback};
 
 #[expect(private_interfaces, reason = "the sealed trait's own types")]
 impl<D: Disk> Engine for LocalBackend<D> {
@@ -61,12 +61,14 @@ impl<D: Disk> Engine for LocalBackend<D> {
         for (id, _) in &batch.operations {
             self.mvcc().index.touch(*id)?;
         }
-        if self.inner.pool.is_none() {
+        // In a callback the log is not to be had, and upkeep needs it.
+        let may_wait = !in_callback();
+        if self.inner.pool.is_none() && may_wait {
             // Nobody else looks after the store. What stands in its way need not stand in ours.
             let stalls = &self.inner.shared.stalls;
             drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
         }
-        if batch.frees() && self.inner.space.reserve.is_low() {
+        if batch.frees() && may_wait && self.inner.space.reserve.is_low() {
             // Without success it may still find space.
             let stalls = &self.inner.shared.stalls;
             drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));

@@ -53,6 +53,7 @@ mod upkeep;
 mod usage;
 mod verify;
 
+use std::mem::ManuallyDrop;
 use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ use crate::local::upkeep::Upkeep;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
 use crate::sync::{AtomicBool, Mutex, Ordering};
-use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::ticket::{CommitTicket, Issuer, Reply, in_callback, refuse_in_callback, ticket};
 use crate::transaction::inclusive;
 
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
@@ -327,8 +328,12 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::StorageFull`]: there is no space for the image.
     /// - [`Error::Io`], [`Error::Corrupt`]: the image, or the one it builds on, is not to be had.
     /// - [`Error::Poisoned`]: a commit that the checkpoint was to hold could not be made durable.
+    ///
+    /// # Panics
+    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn checkpoint(&self) -> Result<()> {
         self.check_open()?;
+        refuse_in_callback("make a checkpoint");
         self.inner.upkeep.checkpoint()
     }
 
@@ -338,8 +343,12 @@ impl<D: Disk> LocalBackend<D> {
     ///
     /// # Errors
     /// As [`LocalBackend::checkpoint`]; no block is lost or changed by any of them.
+    ///
+    /// # Panics
+    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn compact_now(&self) -> Result<()> {
         self.check_open()?;
+        refuse_in_callback("compact its store");
         self.inner.upkeep.compact_now()
     }
 
@@ -399,6 +408,9 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::NotAStore`]: `since` is no backup, or not a finished one.
     /// - [`Error::Aborted`], [`Error::Closed`], [`Error::Io`], [`Error::StorageFull`].
     /// - [`Error::Poisoned`], [`Error::Corrupt`]: as [`LocalBackend::checkpoint`].
+    ///
+    /// # Panics
+    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn backup_to(
         &self,
         dir: impl AsRef<Path>,
@@ -418,6 +430,9 @@ impl<D: Disk> LocalBackend<D> {
     ///
     /// # Errors
     /// As [`LocalBackend::backup_to`].
+    ///
+    /// # Panics
+    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn backup_on<T: Disk>(
         &self,
         target: &T,
@@ -425,6 +440,7 @@ impl<D: Disk> LocalBackend<D> {
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
         self.check_open()?;
+        refuse_in_callback("make a backup");
         self.inner.upkeep.backup(target, since, watch, &|| self.check_open())
     }
 
@@ -464,8 +480,12 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// - [`Error::Closed`]: another handle has closed it.
     /// - [`Error::Poisoned`], [`Error::Io`]: commits that were not yet durable may be lost.
+    ///
+    /// # Panics
+    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn close(self) -> Result<()> {
         self.check_open()?;
+        refuse_in_callback("close its store");
         self.inner.shut_down()
     }
 }
@@ -499,9 +519,37 @@ impl<D: Disk> Inner<D> {
     }
 }
 
+impl<D: Disk> Inner<D> {
+    /// Has a thread of its own close the store: this one is in a callback that the store waits for.
+    fn shut_down_elsewhere(&mut self) {
+        *self.closed.get_mut() = true;
+        // Should the thread not start, the store stays locked until the process ends.
+        let heir = ManuallyDrop::new(Inner {
+            disk: Arc::clone(&self.disk),
+            shared: Arc::clone(&self.shared),
+            views: Arc::clone(&self.views),
+            space: Arc::clone(&self.space),
+            pool: self.pool.clone(),
+            driver: Arc::clone(&self.driver),
+            upkeep: Arc::clone(&self.upkeep),
+            durability: self.durability,
+            report: self.report,
+            closed: AtomicBool::new(false),
+            session: Mutex::new(self.session.lock().take()),
+        });
+        let body = Box::new(move || drop(ManuallyDrop::into_inner(heir)));
+        drop(self.disk.spawn("aegis-close".to_string(), body));
+    }
+}
+
 impl<D: Disk> Drop for Inner<D> {
     fn drop(&mut self) {
-        if !*self.closed.get_mut() {
+        if *self.closed.get_mut() {
+            return;
+        }
+        if in_callback() {
+            self.shut_down_elsewhere();
+        } else {
             // Nobody is left to hear of an error; what was acknowledged is durable all the same.
             drop(self.shut_down());
         }
