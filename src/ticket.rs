@@ -242,8 +242,8 @@ impl CommitTicket {
     /// - reading, beginning and handing in the next commit ([`Transaction::submit`]) are fine. What it hands
     ///   in does not wait for [`Options::in_flight_len_max`]; when the store's queue is full, the ticket
     ///   says [`Error::Unsupported`].
-    /// - waiting for the store panics, because it would never end: [`CommitTicket::wait`], and with it
-    ///   commits, single writes and deletes, batches and [`sync`]; closing, checkpoints, compaction and
+    /// - waiting for a store, this one or another, panics, because it might never end: [`CommitTicket::wait`],
+    ///   and with it commits, single writes and deletes, batches and [`sync`]; closing, checkpoints, compaction and
     ///   backups. What was handed in by then is carried out.
     /// - waiting for something else that waits for the store, another thread's commit for instance, is not
     ///   noticed and never ends.
