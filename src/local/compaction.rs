@@ -211,12 +211,15 @@ impl<D: Disk> Upkeep<D> {
         let totals = self.totals();
         let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
         let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
-        let pins = self.shared.mvcc.index.pins().held();
+        let dead_len_max = if is_idle { 0 } else { dead_len_max };
+        if totals.dead_len <= dead_len_max {
+            return Ok(());
+        }
         // What snapshots see stays, however often a checkpoint is made, until one of them goes.
+        let pins = self.shared.mvcc.index.pins().held();
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
-        let goes_len = totals.dead_len.saturating_sub(stays_len);
-        if goes_len > if is_idle { 0 } else { dead_len_max } {
+        if totals.dead_len.saturating_sub(stays_len) > dead_len_max {
             self.checkpoint_with(state, Haste::Room)?;
             state.pinned_dead = Some(PinnedDead { len: self.totals().dead_len, pins });
         }
