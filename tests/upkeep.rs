@@ -7,7 +7,7 @@ mod gated;
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk, SyncFailure};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, PoisonCause,
+    Block, BlockId, BlockType, Durability, Error, IoOp, LocalBackend, Options, PoisonCause,
     StorageBackend, StorageExt,
 };
 
@@ -336,4 +336,23 @@ fn close_waits_for_the_checkpoint_of_another_handle() {
     store.write_block(block(2, 1, 100)).expect("writes");
     let store = open(&GatedDisk::over(disk.sim.crash(CrashChoice::Nothing)));
     assert_eq!((version(&store, 1), version(&store, 2)), (1, 1));
+}
+
+#[test]
+fn open_that_finds_no_threads_leaves_none_and_the_next_one_succeeds() {
+    let disk = GatedDisk::over(SimDisk::new(1));
+    let store = open(&disk);
+    let count = disk.threads_alive();
+    store.write_block(block(1, 1, 100)).expect("writes");
+    store.close().expect("closes");
+    assert_eq!(disk.threads_alive(), 0);
+    for startable in 0..count {
+        disk.let_start(startable);
+        let options = options().single_threaded(false);
+        let opened = LocalBackend::open_on(disk.clone(), options).map(|_| ());
+        assert!(matches!(opened, Err(Error::Io { op: IoOp::Spawn, .. })), "{opened:?}");
+        assert_eq!(disk.threads_alive(), 0, "{startable} of {count}");
+    }
+    disk.let_start(count);
+    assert_eq!(version(&open(&disk), 1), 1);
 }

@@ -237,19 +237,8 @@ fn start<D: Disk>(
         report.bytes,
         own_from,
     ));
-    let caretaker = match options.single_threaded {
-        true => None,
-        false => {
-            let upkeep = Arc::clone(&upkeep);
-            let body = Box::new(move || upkeep.keep());
-            Some(disk.spawn("aegis-upkeep".to_string(), body).map_err(spawn)?)
-        }
-    };
-    // Without space there is none for now; ordinary writes wait for it.
-    drop(space.reserve.suit(upkeep.load()));
-    disk.enforce();
-    space.start();
-    Ok(Inner {
+    let session = Session { keeper, caretaker: None, lock };
+    let inner = Inner {
         disk,
         shared,
         views,
@@ -260,8 +249,23 @@ fn start<D: Disk>(
         durability: options.durability,
         report,
         closed: AtomicBool::new(false),
-        session: Mutex::new(Some(Session { keeper, caretaker, lock })),
-    })
+        session: Mutex::new(Some(session)),
+    };
+    if !options.single_threaded {
+        let upkeep = Arc::clone(&inner.upkeep);
+        let body = Box::new(move || upkeep.keep());
+        // Without it the store is closed again: a keeper left behind would write to what is no longer locked.
+        let caretaker = inner.disk.spawn("aegis-upkeep".to_string(), body);
+        let caretaker = caretaker.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
+        if let Some(session) = &mut *inner.session.lock() {
+            session.caretaker = Some(caretaker);
+        }
+    }
+    // Without space there is none for now; ordinary writes wait for it.
+    drop(inner.space.reserve.suit(inner.upkeep.load()));
+    inner.disk.enforce();
+    inner.space.start();
+    Ok(inner)
 }
 
 /// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before

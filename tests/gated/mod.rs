@@ -27,6 +27,8 @@ pub struct GatedDisk {
     moment: Arc<Mutex<Option<Moment>>>,
     /// Threads of the store that run.
     alive: Arc<AtomicU64>,
+    /// How many more the system starts.
+    startable: Arc<AtomicU64>,
 }
 
 /// Counts a thread as alive.
@@ -46,7 +48,8 @@ pub struct GatedFile {
 
 impl GatedDisk {
     pub fn over(sim: SimDisk) -> GatedDisk {
-        GatedDisk { sim, moment: Arc::default(), alive: Arc::default() }
+        let startable = Arc::new(AtomicU64::new(u64::MAX));
+        GatedDisk { sim, moment: Arc::default(), alive: Arc::default(), startable }
     }
 
     /// Runs `then` before the next operation of this kind on such a file.
@@ -58,6 +61,12 @@ impl GatedDisk {
     ) {
         let moment = Moment { kind, of, then: Box::new(then) };
         *self.moment.lock().expect("no panic under the lock") = Some(moment);
+    }
+
+    /// Lets so many more threads start.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub fn let_start(&self, count: u64) {
+        self.startable.store(count, Ordering::SeqCst);
     }
 
     /// Threads that the store has started and that run.
@@ -96,6 +105,10 @@ impl Env for GatedDisk {
     }
 
     fn spawn(&self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+        let one_less = |count: u64| count.checked_sub(1);
+        if self.startable.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Alive(Arc::clone(&self.alive));
         let body = move || {
