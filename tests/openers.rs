@@ -59,6 +59,12 @@ fn missing_store_is_not_made_unless_asked_for() {
     fs::create_dir(&path).expect("a directory");
     let error = refused(&directory, open);
     assert!(missing(&error), "{error:?}");
+    // What an interrupted creation leaves is no store either.
+    fs::write(path.join("SEG-0000000000000001"), [1; 4096]).expect("a segment without a frame");
+    let error = refused(&directory, open);
+    assert!(missing(&error), "{error:?}");
+    let error = LocalBackend::probe(&path).expect_err("no store");
+    assert!(missing(&error), "{error:?}");
     LocalBackend::open(&path).expect("a new store in an empty directory").close().expect("close");
     open().expect("the store, now that there is one").close().expect("close");
 }

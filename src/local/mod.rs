@@ -399,8 +399,8 @@ impl<D: Disk> LocalBackend<D> {
     /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
     /// second name where the file system has such, so that both backups together are hardly larger than
     /// one. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
-    /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no space
-    /// is given back.
+    /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no segment and
+    /// no checkpoint is given back.
     ///
     /// # Errors
     /// The store goes on as it was, and what was copied by then is removed again:

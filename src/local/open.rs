@@ -306,7 +306,8 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
         if listing.unknown_count > 0 {
             return refuse(NotAStoreReason::ForeignFiles);
         }
-        if !create && listing.segments.is_empty() {
+        // Segments without a frame are what an interrupted creation leaves.
+        if !create && listing.segments.values().all(|len| *len <= PAGE) {
             return refuse(NotAStoreReason::Missing);
         }
     }

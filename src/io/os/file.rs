@@ -165,10 +165,13 @@ impl DiskFile for OsFile {
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         let (at, len) = (to_off_t(offset)?, to_off_t(len)?);
-        match fallocate(&self.file, FallocateFlags::empty(), at, len) {
-            // The file system cannot reserve: then a write has to find out.
-            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
-            Err(e) => Err(e.into()),
+        loop {
+            match fallocate(&self.file, FallocateFlags::empty(), at, len) {
+                Err(Errno::EINTR) => {}
+                // The file system cannot reserve: then a write has to find out.
+                Ok(()) | Err(Errno::EOPNOTSUPP) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
         }
     }
 
