@@ -12,7 +12,8 @@ use std::process::Command;
 
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    BlockId, Error, IoOp, LocalBackend, NotAStoreReason, Options, Result, StorageBackend,
+    Block, BlockId, BlockType, Error, IoOp, LocalBackend, NotAStoreReason, Options, Result,
+    StorageBackend,
 };
 
 use closed::{block, check, closed_store, directory, everything, find, name, payload, refused};
@@ -333,4 +334,14 @@ fn contradicting_options_are_refused() {
             "{named}: {error:?}"
         );
     }
+}
+
+#[test]
+fn longest_block_follows_the_segment_unless_it_is_chosen() {
+    let (_directory, path) = directory();
+    let store = LocalBackend::options().segment_len_max(1 << 20).open(&path).expect("opens");
+    let block = |len| Block::new(BlockId(1), BlockType::TableData, vec![1; len]);
+    store.write_block(block(1 << 19)).expect("half a segment");
+    let error = store.write_block(block((1 << 19) + 1)).expect_err("more than that");
+    assert!(matches!(error, Error::BlockTooLarge { .. }), "{error:?}");
 }

@@ -89,7 +89,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
         direct: options.write_mode == WriteMode::Direct,
     };
     let limits = Limits {
-        block_len_max: options.block_len_max,
+        block_len_max: options.longest_block(),
         transaction_len_max: options.transaction_len_max,
         open_transactions_max: options.open_transactions_max,
         snapshot_age_max: options.snapshot_age_max,

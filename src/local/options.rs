@@ -105,7 +105,8 @@ pub struct Options {
     pub(crate) read_mode: ReadMode,
     pub(crate) create: bool,
     pub(crate) segment_len_max: u64,
-    pub(crate) block_len_max: u32,
+    /// `None`: what a segment has room for, up to the default.
+    pub(crate) block_len_max: Option<u32>,
     pub(crate) transaction_len_max: u64,
     pub(crate) memory_len_max: u64,
     /// `None`: a share of the memory.
@@ -146,7 +147,7 @@ impl Default for Options {
             read_mode: ReadMode::default(),
             create: true,
             segment_len_max: 64 << 20,
-            block_len_max: 32 << 20,
+            block_len_max: None,
             transaction_len_max: 1 << 30,
             memory_len_max: 256 << 20,
             in_flight_len_max: None,
@@ -205,10 +206,11 @@ impl Options {
         self
     }
 
-    /// Longest payload of one block in bytes; at most half a segment. Default: 32 MiB.
+    /// Longest payload of one block in bytes; at most half a segment. Default: 32 MiB, or half a segment where
+    /// that is less.
     #[must_use]
     pub fn block_len_max(mut self, bytes: u32) -> Options {
-        self.block_len_max = bytes;
+        self.block_len_max = Some(bytes);
         self
     }
 
@@ -398,6 +400,12 @@ impl Options {
         LocalBackend::open_on(disk, self)
     }
 
+    /// Longest payload of one block in bytes.
+    pub(crate) fn longest_block(&self) -> u32 {
+        let default = u64::from(BLOCK_LEN).min(self.segment_len_max / 2) as u32;
+        self.block_len_max.unwrap_or(default)
+    }
+
     /// Refuses options that contradict each other.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |argument, reason| Err(Error::InvalidArgument { argument, reason });
@@ -406,7 +414,7 @@ impl Options {
         {
             return refuse("segment_len_max", "must be 64 KiB to 2 GiB, in whole 4 KiB pages");
         }
-        if u64::from(self.block_len_max) > self.segment_len_max / 2 {
+        if u64::from(self.longest_block()) > self.segment_len_max / 2 {
             return refuse("block_len_max", "must be at most half of segment_len_max");
         }
         if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
@@ -428,6 +436,8 @@ impl Options {
     }
 }
 
+/// The longest block unless somebody says otherwise.
+const BLOCK_LEN: u32 = 32 << 20;
 /// The least memory: less would make a checkpoint every few thousand commits.
 const MEMORY_LEN_MIN: u64 = 1 << 20;
 /// The least quota: room for a reserve and a little more.

@@ -127,10 +127,9 @@ impl<F: DiskFile> Salvage<F> {
     pub(crate) fn options(&self) -> Options {
         let longest = self.chosen.iter().map(|chosen| chosen.location.len).max().unwrap_or(0);
         let mut options = Options::default().durability(Durability::Buffered);
-        options.block_len_max = options.block_len_max.max(longest);
-        let needed = page_up(2 * u64::from(options.block_len_max));
-        options.segment_len_max = options.segment_len_max.max(needed);
-        options
+        let longest = options.longest_block().max(longest);
+        options.segment_len_max = options.segment_len_max.max(page_up(2 * u64::from(longest)));
+        options.block_len_max(longest)
     }
 
     /// Copies into a store that is empty.
