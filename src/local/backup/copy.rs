@@ -17,11 +17,15 @@ use crate::local::segment::damaged;
 
 /// Read and written at once.
 const CHUNK_LEN: usize = 1 << 20;
+/// The same beside commits: they wait behind no more than two of these.
+const SHORT_CHUNK_LEN: usize = 128 << 10;
 
 /// Files on their way into a directory.
 pub(super) struct Copying<'a, T: Disk> {
     target: &'a T,
     watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
+    /// Gives way to others between two chunks, where there are any.
+    rest: Option<&'a dyn Fn()>,
     progress: CopyProgress,
     made: Vec<FileName>,
 }
@@ -30,10 +34,11 @@ impl<'a, T: Disk> Copying<'a, T> {
     pub(super) fn start(
         target: &'a T,
         watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
+        rest: Option<&'a dyn Fn()>,
         bytes_total: u64,
     ) -> Copying<'a, T> {
         let progress = CopyProgress { bytes_done: 0, bytes_total };
-        Copying { target, watch, progress, made: Vec::new() }
+        Copying { target, watch, rest, progress, made: Vec::new() }
     }
 
     /// Copies the first `len` bytes of a file and returns their checksum, and whether the file system made them
@@ -55,11 +60,17 @@ impl<'a, T: Disk> Copying<'a, T> {
             self.read(name, len)?
         } else {
             let before = self.progress.bytes_done;
-            let crc = each_chunk(source, name, len, &mut |offset, chunk| {
+            let gives_way = self.rest.is_some();
+            let crc = each_chunk(source, name, len, gives_way, &mut |offset, chunk| {
                 self.progress.bytes_done = before + offset;
                 self.tell()?;
                 let written = write_all_at(&file, offset, chunk);
-                written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))
+                written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))?;
+                if gives_way {
+                    // Left to the sync, all of it would go at once.
+                    file.begin_write_back(offset, chunk.len() as u64);
+                }
+                Ok(())
             })?;
             self.progress.bytes_done = before + len;
             crc
@@ -72,7 +83,7 @@ impl<'a, T: Disk> Copying<'a, T> {
     /// Reads what a file of the target holds that was not written here, and returns its checksum.
     fn read(&mut self, name: FileName, len: u64) -> Result<u32> {
         let before = self.progress.bytes_done;
-        let read = each_chunk(self.target, name, len, &mut |offset, _| {
+        let read = each_chunk(self.target, name, len, self.rest.is_some(), &mut |offset, _| {
             self.progress.bytes_done = before + offset;
             self.tell()
         });
@@ -161,7 +172,9 @@ impl<'a, T: Disk> Copying<'a, T> {
         Ok(file)
     }
 
+    /// Gives way, and tells how far it is.
     fn tell(&self) -> Result<()> {
+        self.rest.iter().for_each(|rest| rest());
         match (self.watch)(self.progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Aborted),
@@ -183,7 +196,7 @@ fn is_cloned<S: Disk>(source: &S, name: FileName, empty: &impl DiskFile, len: u6
 /// # Errors
 /// [`Error::Corrupt`]: it is another one; [`Error::Io`].
 pub(super) fn compare<S: Disk>(source: &S, row: &Row) -> Result<()> {
-    let crc = each_chunk(source, row.file.name, row.file.len, &mut |_, _| Ok(()))?;
+    let crc = each_chunk(source, row.file.name, row.file.len, false, &mut |_, _| Ok(()))?;
     same(source, row, crc)
 }
 
@@ -201,11 +214,13 @@ pub(super) fn same<S: Disk>(source: &S, row: &Row, crc: u32) -> Result<()> {
     }
 }
 
-/// Reads the first `len` bytes of a file, piece by piece, and returns their checksum.
+/// Reads the first `len` bytes of a file, piece by piece, and returns their checksum. What `gives_way` reads
+/// little at once, for the sake of others.
 fn each_chunk<S: Disk>(
     source: &S,
     name: FileName,
     len: u64,
+    gives_way: bool,
     each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<u32> {
     let path = path_of(source.path(), name);
@@ -217,10 +232,18 @@ fn each_chunk<S: Disk>(
     if real_len < len {
         return Err(damaged(name, real_len, Defect::Truncated));
     }
-    let mut buffer = vec![0; CHUNK_LEN.min(len as usize)];
+    let chunk_len = if gives_way { SHORT_CHUNK_LEN } else { CHUNK_LEN };
+    if gives_way {
+        // What the system reads ahead by itself may be megabytes.
+        file.expect_random().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+    }
+    let mut buffer = vec![0; chunk_len.min(len as usize)];
     let (mut crc, mut offset) = (0, 0);
     while offset < len {
-        let chunk = &mut buffer[..CHUNK_LEN.min((len - offset) as usize)];
+        let chunk = &mut buffer[..chunk_len.min((len - offset) as usize)];
+        if gives_way {
+            file.begin_read(offset + chunk.len() as u64, chunk_len as u64);
+        }
         let read = crate::io::read_exact_at(&file, offset, chunk);
         read.map_err(|e| Error::io(IoOp::Read, &path, e))?;
         crc = checksum::crc32c_append(crc, chunk);

@@ -22,8 +22,10 @@
 pub(crate) mod copy;
 pub(crate) mod manifest;
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, Result};
@@ -38,6 +40,8 @@ use crate::local::segment::damaged;
 use crate::local::upkeep::{Haste, Upkeep};
 use crate::local::verify::{Damage, to_damage};
 
+/// Between two chunks, while others commit.
+const REST: Duration = Duration::from_millis(1);
 /// A longer manifest would list more files than a directory takes.
 const MANIFEST_LEN_MAX: u64 = 256 << 20;
 
@@ -124,7 +128,14 @@ impl<D: Disk> Upkeep<D> {
         }
         let plan = self.plan()?;
         let total_len = plan.files.iter().map(|file| file.len).sum();
-        let mut copying = Copying::start(target, watch, total_len);
+        let seen_len = Cell::new(self.written_len());
+        let rest = || {
+            let written_len = self.written_len();
+            if seen_len.replace(written_len) != written_len {
+                self.shared.upkeep.rest(REST);
+            }
+        };
+        let mut copying = Copying::start(target, watch, Some(&rest), total_len);
         let done = self.fill(&mut copying, &plan, earlier.as_ref(), check_open);
         if done.is_err() {
             copying.take_back();
@@ -234,7 +245,7 @@ pub(crate) fn restore<S: Disk, T: Disk>(
 ) -> Result<BackupReport> {
     let manifest = read_manifest(backup)?;
     check_empty(target)?;
-    let mut copying = Copying::start(target, watch, manifest.total_len());
+    let mut copying = Copying::start(target, watch, None, manifest.total_len());
     // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
     let marked = copying.publish(FileName::Manifest, &manifest.encode());
     let done = marked.and_then(|()| {
