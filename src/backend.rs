@@ -10,9 +10,12 @@ use std::time::Duration;
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 pub use crate::durability::Durability;
 use crate::error::{Error, Result};
+use crate::order::ScanOrder;
 pub use crate::stats::{OldestSnapshot, StorageStats};
 use crate::ticket::CommitTicket;
-use crate::transaction::{BatchOperation, IsolationLevel, Savepoint, WriteBatch};
+use crate::transaction::{
+    BatchOperation, IsolationLevel, Savepoint, ScanMark, ScanPage, WriteBatch,
+};
 
 /// A blocking, transactional store of blocks that many threads share.
 ///
@@ -200,6 +203,30 @@ pub trait StorageBackend: Send + Sync {
     fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
         let _ = (tx, first, last);
         Err(Error::Unsupported { operation: "ranges" })
+    }
+
+    /// Notes how far a transaction has come, for a scan that begins now: what the transaction writes
+    /// later is not walked to.
+    ///
+    /// # Errors
+    /// For a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
+    fn scan_mark_in_tx(&self, tx: TransactionId) -> Result<ScanMark> {
+        // No more than whether the transaction is open is known here.
+        self.block_exists_in_tx(tx, BlockId(0)).map(|_| ScanMark::LATEST)
+    }
+
+    /// One page of a scan: ids that a transaction sees, in the order that was asked for. A serializable
+    /// transaction has read what the page covers: to its last id where it is full, to the end of the range
+    /// where it is not. By default all that [`StorageBackend::ids_in_tx`] lists, in one page.
+    ///
+    /// # Errors
+    /// As [`StorageBackend::ids_in_tx`].
+    fn scan_in_tx(&self, tx: TransactionId, page: &ScanPage) -> Result<Vec<BlockId>> {
+        let mut ids = self.ids_in_tx(tx, page.first, page.last)?;
+        if page.order == ScanOrder::Descending {
+            ids.reverse();
+        }
+        Ok(ids)
     }
 
     /// Marks a state of a transaction to go back to.

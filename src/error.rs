@@ -1,8 +1,10 @@
 //! Errors: one variant per decision that the caller makes.
 //!
 //! Owns [`Error`] and the small types it carries. Invariant: no variant holds a free-form string or
-//! bytes of a block; a place is named by file, offset, LSN and block id. Does not decide policy: the
-//! module that returns a variant documents the state it leaves the store in.
+//! bytes of a block; a place is named by file, offset, LSN and block id. What carries an error of the
+//! operating system ends its message with that one's words: EACCES, EROFS and EMFILE need different hands. A
+//! full disk says which limit that was. Does not decide policy: the module that returns a variant documents
+//! the state it leaves the store in.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,8 +61,9 @@ pub enum Error {
         place: Place,
     },
     /// The operating system refused an operation. After a failed write or sync the outcome of the
-    /// commit is **unknown** until the store is opened again, and the store is poisoned.
-    #[error("{op} failed on {}", path.display())]
+    /// commit is **unknown** until the store is opened again, and the store is poisoned. The message ends with
+    /// the system's own words, and the source is what they are made from.
+    #[error("{op} failed on {}: {source}", path.display())]
     Io {
         /// The operation.
         op: IoOp,
@@ -70,10 +73,10 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// An earlier write, sync or panic left the store unable to promise durability. Reads go on;
-    /// open the store again to write. Nothing was written of what is refused with this, unless the
+    /// open the store again to write, or restore it if its files were removed ([`PoisonCause::Removed`]). Nothing was written of what is refused with this, unless the
     /// cause is [`PoisonCause::ThreadPanicked`]: a commit that was under way then has an **unknown**
     /// outcome until the store is opened again.
-    #[error("the store refuses writes since {cause}; open it again")]
+    #[error("the store refuses writes since {cause}; {}", cause.advice())]
     Poisoned {
         /// What happened first.
         cause: PoisonCause,
@@ -88,6 +91,21 @@ pub enum Error {
         path: PathBuf,
         /// What there is no space left on or within.
         limit: SpaceLimit,
+    },
+    /// The system refused the process something that it may have only so much of: descriptors, memory, maps,
+    /// threads, or length of a file. It did so before anything was touched: what was asked for did not happen,
+    /// and the store is not poisoned. Reads and commits that do without go on, and the same call succeeds once
+    /// the limit allows it, without opening the store again.
+    #[error("{op} failed on {}, out of {resource}: {source}", path.display())]
+    ResourceExhausted {
+        /// What there was too little of.
+        resource: Resource,
+        /// The operation that was refused.
+        op: IoOp,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's own error.
+        source: Arc<io::Error>,
     },
     /// The payload is longer than the store's limit. Split it, or open the store with a larger
     /// `block_len_max`.
@@ -175,12 +193,22 @@ pub enum Error {
         /// What was asked for.
         operation: &'static str,
     },
+    /// The store was opened to be read only ([`Options::read_only`](crate::Options::read_only)). Nothing was
+    /// changed; open it without that option to write, once no other process reads it so.
+    #[error("the store is open to be read only")]
+    ReadOnly,
     /// The callback that watches a long open, backup or restore asked to stop. Nothing was changed.
     #[error("aborted by the caller")]
     Aborted,
     /// The store was closed through this or another handle.
     #[error("the store is closed")]
     Closed,
+    /// The store was opened by a process that this one was forked from. Nothing was done: a store belongs
+    /// to the process that opened it, and what a child does to its handles changes nothing in the parent,
+    /// whose store goes on. Let the child exec or exit, or open the store anew in it after the parent has
+    /// closed its own.
+    #[error("the store was opened by another process, which this one was forked from")]
+    Forked,
 }
 
 /// The operating-system operation that failed.
@@ -211,6 +239,20 @@ pub enum IoOp {
     Lock,
     /// Starting a thread.
     Spawn,
+}
+
+/// What the system grants a process only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Open files: of the process (`RLIMIT_NOFILE`) or of the machine.
+    Descriptors,
+    /// Memory, address space (`RLIMIT_AS`) or the number of maps (`vm.max_map_count`).
+    Memory,
+    /// Length of a file (`RLIMIT_FSIZE`).
+    FileLength,
+    /// Threads (`RLIMIT_NPROC`, or of a control group).
+    Threads,
 }
 
 /// Where damaged bytes are.
@@ -315,8 +357,10 @@ pub enum SnapshotLimit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpaceLimit {
-    /// The file system, or what it grants its user.
+    /// The file system, or what the volume below it has left.
     Disk,
+    /// What the file system grants this user, group or project (`EDQUOT`). Others may still write.
+    UserQuota,
     /// The store's own `max_bytes`.
     MaxBytes(u64),
 }
@@ -335,6 +379,18 @@ impl std::fmt::Display for OverQuota {
 
 impl std::error::Error for OverQuota {}
 
+/// This process was forked from the one that opened the file: inside of the [`io::Error`] that says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForkedProcess;
+
+impl std::fmt::Display for ForkedProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", Error::Forked)
+    }
+}
+
+impl std::error::Error for ForkedProcess {}
+
 /// What made the store refuse writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -345,24 +401,65 @@ pub enum PoisonCause {
     SyncFailed,
     /// A thread of the store panicked.
     ThreadPanicked,
+    /// The directory, its `META` or the segment in use was removed while the store was open. What was
+    /// acknowledged before that is gone from the directory; reads go on as long as this handle lives. Commits
+    /// of up to a second after the removal may have been acknowledged all the same.
+    Removed,
+}
+
+impl PoisonCause {
+    /// What is left to do.
+    fn advice(self) -> &'static str {
+        match self {
+            PoisonCause::Removed => {
+                "what was stored in it is gone from there: copy out of it what can still be read"
+            }
+            _ => "open it again",
+        }
+    }
 }
 
 impl Error {
-    /// Wraps an operating-system error with the operation and the path it happened on.
+    /// Wraps an operating-system error with the operation and the path it happened on. A shortage is
+    /// [`Error::ResourceExhausted`], unless bytes may have been touched: whoever writes or syncs knows nothing
+    /// of what got through.
     pub(crate) fn io(op: IoOp, path: impl Into<PathBuf>, source: io::Error) -> Error {
-        Error::Io { op, path: path.into(), source: Arc::new(source) }
+        if source.get_ref().is_some_and(|inner| inner.is::<ForkedProcess>()) {
+            return Error::Forked;
+        }
+        match shortage(&source, op) {
+            Some(resource) if !matches!(op, IoOp::Write | IoOp::Sync) => {
+                Error::ResourceExhausted { resource, op, path: path.into(), source: source.into() }
+            }
+            _ => Error::Io { op, path: path.into(), source: Arc::new(source) },
+        }
     }
 
-    /// As [`Error::io`], for an operation that needs `needed` bytes of space: without them it is
-    /// [`Error::StorageFull`].
+    /// Whether the call was refused for want of something, before anything was touched.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, Error::StorageFull { .. } | Error::ResourceExhausted { .. })
+    }
+
+    /// As [`Error::io`], for an operation on files that nothing relies on yet and that needs `needed` bytes of
+    /// space: without them it is [`Error::StorageFull`], and any other shortage [`Error::ResourceExhausted`].
     pub(crate) fn space(op: IoOp, directory: &Path, needed: u64, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<OverQuota>());
-                let limit = inner.map_or(SpaceLimit::Disk, |over| SpaceLimit::MaxBytes(over.max));
+                let limit = match (inner, source.kind()) {
+                    (Some(over), _) => SpaceLimit::MaxBytes(over.max),
+                    (None, io::ErrorKind::QuotaExceeded) => SpaceLimit::UserQuota,
+                    (None, _) => SpaceLimit::Disk,
+                };
                 Error::StorageFull { needed, path: directory.to_path_buf(), limit }
             }
-            _ => Error::io(op, directory, source),
+            _ => match shortage(&source, op) {
+                Some(resource) => {
+                    let path = directory.to_path_buf();
+                    Error::ResourceExhausted { resource, op, path, source: source.into() }
+                }
+                None => Error::io(op, directory, source),
+            },
         }
     }
 
@@ -378,6 +475,19 @@ impl Error {
     /// ```
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::Conflict { .. })
+    }
+}
+
+/// What the system was out of; `None` for any other error.
+pub(crate) fn shortage(error: &io::Error, op: IoOp) -> Option<Resource> {
+    match (error.kind(), error.raw_os_error()) {
+        (_, Some(libc::EMFILE | libc::ENFILE)) => Some(Resource::Descriptors),
+        (io::ErrorKind::OutOfMemory, _) => Some(Resource::Memory),
+        (io::ErrorKind::FileTooLarge, _) => Some(Resource::FileLength),
+        (io::ErrorKind::WouldBlock, _) if op == IoOp::Spawn => Some(Resource::Threads),
+        // A map that the system has no room to lock.
+        (io::ErrorKind::WouldBlock, _) if op == IoOp::Map => Some(Resource::Memory),
+        _ => None,
     }
 }
 
@@ -404,6 +514,13 @@ display_words!(IoOp {
     Resize => "resize",
     Lock => "lock",
     Spawn => "spawn",
+});
+
+display_words!(Resource {
+    Descriptors => "descriptors",
+    Memory => "memory or address space",
+    FileLength => "file length",
+    Threads => "threads",
 });
 
 display_words!(Defect {
@@ -447,6 +564,7 @@ display_words!(PoisonCause {
     WriteFailed => "a write failed",
     SyncFailed => "a sync failed",
     ThreadPanicked => "one of its threads panicked",
+    Removed => "its files were removed while it was open",
 });
 
 impl std::fmt::Display for SnapshotLimit {
@@ -464,6 +582,7 @@ impl std::fmt::Display for SpaceLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             SpaceLimit::Disk => f.write_str("on the disk"),
+            SpaceLimit::UserQuota => f.write_str("in what the file system grants its user"),
             SpaceLimit::MaxBytes(max) => write!(f, "within the store's {max} bytes"),
         }
     }
@@ -479,5 +598,46 @@ impl std::fmt::Display for Place {
             write!(f, ", block {block}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of an access that was refused, a read-only volume and too many descriptors, each wants another hand.
+    #[test]
+    fn message_ends_with_the_systems_own_words() {
+        let errors = [
+            (libc::EACCES, "Permission denied (os error 13)"),
+            (libc::EROFS, "Read-only file system (os error 30)"),
+            (libc::ENOSPC, "No space left on device (os error 28)"),
+            (libc::EMFILE, "Too many open files (os error 24)"),
+        ];
+        for (errno, words) in errors {
+            let error = Error::io(IoOp::Open, "s", io::Error::from_raw_os_error(errno));
+            let out_of = if errno == libc::EMFILE { ", out of descriptors" } else { "" };
+            assert_eq!(error.to_string(), format!("open failed on s{out_of}: {words}"));
+            let source = std::error::Error::source(&error).expect("a source");
+            assert_eq!(source.to_string(), words, "programs that print the chain know it");
+        }
+    }
+
+    #[test]
+    fn no_space_says_whose_limit_that_is() {
+        let over = io::Error::new(io::ErrorKind::QuotaExceeded, OverQuota { max: 9 });
+        let cases = [
+            (io::Error::from_raw_os_error(libc::ENOSPC), SpaceLimit::Disk),
+            (io::Error::from_raw_os_error(libc::EDQUOT), SpaceLimit::UserQuota),
+            (over, SpaceLimit::MaxBytes(9)),
+        ];
+        for (source, expected) in cases {
+            let error = Error::space(IoOp::Write, Path::new("s"), 4096, source);
+            let Error::StorageFull { needed: 4096, limit, .. } = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(*limit, expected);
+            assert!(error.to_string().contains(&expected.to_string()), "{error}");
+        }
     }
 }

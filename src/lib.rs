@@ -21,6 +21,7 @@ mod error;
 mod local;
 mod memory;
 mod mvcc;
+mod order;
 mod spread;
 mod stats;
 mod sync;
@@ -35,23 +36,24 @@ pub use block::{
 };
 pub use durability::Durability;
 pub use error::{
-    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Result, SnapshotLimit, SpaceLimit,
-    TransactionState,
+    Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Resource, Result, SnapshotLimit,
+    SpaceLimit, TransactionState,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use local::fuzz;
 pub use local::{
-    BackupCheck, BackupReport, CopyProgress, Damage, LocalBackend, Loss, OlderVersion, OpenPhase,
-    OpenProgress, Options, Probe, ReadMode, RecoveryReport, RepairReport, SalvageReport,
-    SpaceReport, VerifyReport, WriteMode,
+    BackupCheck, BackupReport, CompactionEnd, CompactionReport, CopyProgress, Damage, LocalBackend,
+    Loss, OlderVersion, OpenPhase, OpenProgress, Options, Probe, ReadMode, RecoveryReport,
+    RepairReport, SalvageReport, SpaceReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
+pub use order::ScanOrder;
 pub use stats::{GROUP_SIZES, OldestSnapshot, Stall, StallCause, Stalls, StorageStats};
 pub use ticket::CommitTicket;
 pub use transaction::{
-    BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,
-    TRANSACT_TRIES_MAX, Transaction, WriteBatch,
+    BEGIN_WAIT_MAX, BatchOperation, Blocks, Ids, IsolationLevel, Savepoint, ScanMark, ScanPage,
+    Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction, WriteBatch,
 };
 
 /// The README's example compiles.

@@ -2,22 +2,25 @@
 //!
 //! Owns the commit lock; a commit is checked, given its LSN and published under it. Versions are the
 //! blocks themselves, shared with readers. Nothing survives the process; `sync` has nothing to do.
+//! A forked child has a copy of it all, of the locks that other threads held, too. So every call is
+//! refused there, as with a store on disk, and a drop forgets what another thread may have been changing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Env;
 use crate::io::os::coarse_clock;
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::handles::Handles;
+use crate::mvcc::index::LookedUp;
 use crate::mvcc::overlay::Overlay;
 use crate::mvcc::state::{Limits, OPEN_TRANSACTIONS_MAX};
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::{Engine, Mvcc};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Process, ProcessBound};
 use crate::ticket::CommitTicket;
 
 /// A store in memory, with the semantics of [`LocalBackend`](crate::LocalBackend) and none of its
@@ -33,7 +36,7 @@ use crate::ticket::CommitTicket;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBackend {
-    inner: Arc<Inner>,
+    inner: Arc<ProcessBound<Inner>>,
     /// `None` in those that are in there.
     handles: Option<Arc<Handles<MemoryBackend>>>,
 }
@@ -148,7 +151,8 @@ impl MemoryOptions {
     pub fn build(self) -> MemoryBackend {
         let MemoryOptions { limits, clock } = self;
         let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default(), clock };
-        MemoryBackend { inner: Arc::new(inner), handles: Some(Arc::default()) }
+        let inner = Arc::new(ProcessBound::new(inner));
+        MemoryBackend { inner, handles: Some(Arc::default()) }
     }
 }
 
@@ -165,7 +169,7 @@ impl Inner {
             Operation::Delete => (id, lsn, None),
             Operation::Move { .. } => unreachable!("memory has no segments to empty"),
         });
-        self.mvcc.publish(changes, lsn, |_, _| {});
+        self.mvcc.publish(changes, &LookedUp::default(), lsn, |_, _| {});
         self.mvcc.counters.commits.add(1);
         Ok(lsn)
     }
@@ -187,7 +191,8 @@ impl Engine for MemoryBackend {
 
     fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
         let inner = &self.inner;
-        let handles = self.handles.as_ref()?;
+        // In a forked child a slot may be in the making for ever.
+        let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
         Some(handles.get(|| MemoryBackend { inner: Arc::clone(inner), handles: None }))
     }
 
@@ -222,7 +227,11 @@ impl Engine for MemoryBackend {
     }
 
     fn check_open(&self) -> Result<()> {
-        Ok::<(), Error>(())
+        self.inner.process().check()
+    }
+
+    fn process(&self) -> &Process {
+        self.inner.process()
     }
 
     fn add_stats(&self, _stats: &mut StorageStats) {}

@@ -14,6 +14,9 @@ pub(crate) use std::thread_local;
 pub(crate) use crossbeam_channel as channel;
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
+/// The process that something belongs to. A model checker knows of one only.
+pub(crate) use crate::io::os::{Process, ProcessBound};
+
 use std::cell::Cell;
 use std::sync::atomic::AtomicUsize;
 

@@ -6,6 +6,9 @@
 //! asked for anything or dropped, and until then whenever somebody works at another one: so one that is
 //! about to be waited for costs nobody a wake-up.
 //!
+//! A ticket belongs to the process that handed its commit in. In a forked child it answers
+//! [`Error::Forked`], before it takes any lock, since those who would answer it are not there.
+//!
 //! A callback runs in the middle of other people's commits, on a thread that may carry the log. Whoever
 //! would wait for the log there waits for himself, so everything that waits asks [`in_callback`] first.
 
@@ -18,7 +21,7 @@ use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
-use crate::sync::{Condvar, Mutex, thread_local};
+use crate::sync::{Condvar, Mutex, Process, thread_local};
 
 /// What a caller is told: the commit's LSN, if it has one.
 type Answer = Result<Option<Lsn>>;
@@ -83,11 +86,15 @@ pub struct CommitTicket {
     issuer: Option<Arc<dyn Issuer>>,
     /// What the answer says by itself.
     reached: Durability,
+    process: Process,
 }
 
 impl std::fmt::Debug for CommitTicket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CommitTicket").field("answer", &self.slot.state.lock().answer).finish()
+        // In a forked child another thread's lock is never released.
+        let state = self.process.is_current().then(|| self.slot.state.lock());
+        let answer = state.as_ref().and_then(|state| state.answer.as_ref());
+        f.debug_struct("CommitTicket").field("answer", &answer).finish()
     }
 }
 
@@ -100,8 +107,8 @@ impl std::fmt::Debug for Reply {
 /// Makes the two halves of a ticket.
 pub(crate) fn ticket(issuer: Option<Arc<dyn Issuer>>) -> (Reply, CommitTicket) {
     let slot = Arc::new(Slot::default());
-    let reached = Durability::Buffered;
-    (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer, reached })
+    let (reached, process) = (Durability::Buffered, Process::current());
+    (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer, reached, process })
 }
 
 /// Makes a reply for which nobody waits.
@@ -141,11 +148,14 @@ impl Drop for Reply {
     }
 }
 
-/// A callback's panic is its own: it must not reach whoever carries the log.
+/// A callback's panic is its own: it must not reach whoever carries the log. Nor does a child that was
+/// forked in it return from it.
 fn run(callback: Callback, answer: Answer) {
+    let process = Process::current();
     if catch_unwind(AssertUnwindSafe(|| callback(answer))).is_err() {
         // The panic hook has reported it.
     }
+    process.end_if_forked();
 }
 
 /// Whether the calling thread runs a callback that other commits wait for.
@@ -165,7 +175,8 @@ impl CommitTicket {
     pub fn answered(answer: Result<Option<Lsn>>, reached: Durability) -> CommitTicket {
         let slot = Slot::default();
         slot.state.lock().answer = Some(answer);
-        CommitTicket { slot: Arc::new(slot), issuer: None, reached }
+        let process = Process::current();
+        CommitTicket { slot: Arc::new(slot), issuer: None, reached, process }
     }
 
     /// Waits until the commit is as durable as was asked, and returns its LSN: none when it changed
@@ -177,6 +188,7 @@ impl CommitTicket {
     /// # Panics
     /// In a callback of another commit (see [`CommitTicket::on_durable`]), unless the answer is there.
     pub fn wait(mut self) -> Result<Option<Lsn>> {
+        self.process.check()?;
         // Without its issuer the ticket is dropped unheard.
         let issuer = self.issuer.take();
         if let Some(issuer) = &issuer {
@@ -199,6 +211,9 @@ impl CommitTicket {
     /// # Errors
     /// As [`CommitTicket::wait`]. The commit goes on when the time is over.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Option<Lsn>>> {
+        if let Err(forked) = self.process.check() {
+            return Some(Err(forked));
+        }
         self.help_along();
         let mut state = self.slot.state.lock();
         if state.answer.is_none() {
@@ -219,12 +234,16 @@ impl CommitTicket {
     /// The commit's LSN, once it is committed; none either when it changed nothing, or when the
     /// backend does not tell.
     pub fn lsn(&self) -> Option<Lsn> {
+        self.process.check().ok()?;
         self.help_along();
         *self.slot.state.lock().answer.as_ref()?.as_ref().ok()?
     }
 
     /// Whether the commit is known to survive power loss by now, whatever durability was asked.
     pub fn is_durable(&self) -> bool {
+        if !self.process.is_current() {
+            return false;
+        }
         match (self.lsn(), &self.issuer) {
             (Some(lsn), Some(issuer)) => lsn <= issuer.durable(),
             _ => {
@@ -254,6 +273,9 @@ impl CommitTicket {
     /// [`Options::in_flight_len_max`]: crate::Options::in_flight_len_max
     /// [`sync`]: crate::StorageBackend::sync
     pub fn on_durable(mut self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
+        if let Err(forked) = self.process.check() {
+            return run(Box::new(callback), Err(forked));
+        }
         let issuer = self.issuer.take();
         let mut state = self.slot.state.lock();
         match state.answer.take() {
@@ -287,6 +309,7 @@ impl CommitTicket {
     /// Makes sure that somebody works at the commit while it is not answered.
     fn help_along(&self) {
         if let Some(issuer) = &self.issuer
+            && self.process.is_current()
             && !self.is_answered()
         {
             issuer.nudge();

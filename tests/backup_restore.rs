@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::io::{Disk, Entry, FileName};
 use aegis_blocks::{
-    Block, BlockId, BlockType, CopyProgress, Defect, Durability, Error, LocalBackend, Lsn,
-    NotAStoreReason, Options, Probe, StorageBackend, StorageExt,
+    Block, BlockId, BlockType, CompactionEnd, CopyProgress, Defect, Durability, Error,
+    LocalBackend, Lsn, NotAStoreReason, Options, Probe, StorageBackend, StorageExt,
 };
 
 const SEGMENT_LEN: u64 = 64 << 10;
@@ -416,19 +416,30 @@ fn space_held_for_a_backup_is_given_back_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, model) = filled(&dir.path().join("store"));
     let (backup, to) = (dir.path().join("backup"), dir.path().join("to"));
-    let compacted = AtomicBool::new(false);
+    let changed = AtomicBool::new(false);
     let during = |_: CopyProgress| {
-        if !compacted.swap(true, Ordering::Relaxed) {
-            store.compact_now().unwrap();
-            assert!(store.space().unwrap().empty_bytes > 0, "nothing was let go");
+        if !changed.swap(true, Ordering::Relaxed) {
+            // What falls out of use while the backup reads it.
+            model.keys().for_each(|id| put(&store, *id, 9));
+            store.checkpoint().unwrap();
+            let held = store.space().unwrap().empty_bytes;
+            assert!(held > 0, "nothing was let go");
+            // Moves would take space, and none of what they empty could go.
+            let report = store.compact_now().unwrap();
+            assert_eq!((report.end, report.moved_bytes), (CompactionEnd::Backup, 0), "{report:?}");
+            assert_eq!(report.given_back_bytes(), 0, "{report:?}");
+            assert_eq!(store.space().unwrap().empty_bytes, held);
         }
         ControlFlow::Continue(())
     };
     let report = store.backup_to(&backup, None, &during).unwrap();
     check_backup(&backup, &to, report.lsn, &model);
-    store.compact_now().unwrap();
-    assert_eq!(store.space().unwrap().empty_bytes, 0);
-    check(&store, &model);
+    let report = store.compact_now().unwrap();
+    assert_eq!(report.end, CompactionEnd::Dense, "{report:?}");
+    let space = store.space().unwrap();
+    assert_eq!(space.empty_bytes, 0, "{space:?}");
+    assert!(report.log_bytes < report.live_bytes * 6 / 5 + SEGMENT_LEN, "{report:?}");
+    check(&store, &model.keys().map(|id| (*id, 9)).collect());
 }
 
 #[test]

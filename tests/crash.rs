@@ -4,6 +4,7 @@
 //! `AEGIS_SWEEP=1000` runs every case; the default is a sample. A failure prints how to run it again.
 
 mod counted;
+mod drawn;
 mod gated;
 mod sweep;
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -33,11 +34,13 @@ fn write(store: &LocalBackend, ids: std::ops::Range<u64>, byte: u8) {
     store.sync().unwrap();
 }
 
-/// Every file but `LOCK`, which locking may make.
+/// Every file but `LOCK`, which locking may make, and what a running store renames at this moment.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let named = entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()));
+    let named = entries.filter_map(|entry| match fs::read(entry.path()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        read => Some((entry.file_name().into_string().unwrap(), read.unwrap())),
+    });
     named.filter(|(name, _)| name != "LOCK").collect()
 }
 
@@ -64,7 +67,9 @@ fn space_tells_live_dead_empty_and_pinned_bytes_apart() {
     let at = store.stats().visible_lsn;
     write(&store, 1..101, 2);
     let pinned = store.space().unwrap();
-    assert_eq!(pinned.pinned_bytes, payload, "every old version is seen: {pinned:?}");
+    let whole = pinned.empty_bytes;
+    assert!(pinned.pinned_bytes >= whole.max(payload), "every old version is seen: {pinned:?}");
+    assert!(pinned.pinned_bytes < whole + payload / 2, "the rest counts by itself: {pinned:?}");
     assert_eq!((pinned.oldest_snapshot, pinned.oldest_snapshot_age), (Some(at), 100));
     assert_eq!(pinned.live_bytes, fresh.live_bytes, "{pinned:?}");
     assert!(pinned.empty_bytes >= payload / 2, "whole segments were replaced: {pinned:?}");
@@ -163,4 +168,37 @@ fn open_can_be_aborted_in_every_phase_and_changes_nothing() {
     assert!(phases.is_sorted(), "{phases:?}");
     phases.dedup();
     assert_eq!(phases, [OpenPhase::Survey, OpenPhase::Replay, OpenPhase::Finish]);
+}
+
+/// `probe` and `verify` made `LOCK` where it was missing, and one look kept the next one out.
+#[test]
+fn looks_make_no_file_and_keep_out_writers_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    write(&store, 1..4, 7);
+    assert!(matches!(LocalBackend::probe(&path), Err(Error::Locked { .. })));
+    assert!(matches!(LocalBackend::verify(&path), Err(Error::Locked { .. })));
+    let out = dir.path().join("out");
+    assert!(matches!(LocalBackend::salvage(&path, &out), Err(Error::Locked { .. })));
+    store.close().unwrap();
+    for with_lock in [true, false] {
+        if !with_lock {
+            fs::remove_file(path.join("LOCK")).unwrap();
+        }
+        let before = files(&path);
+        // As another look holds it.
+        let other = fs::File::open(&path).unwrap();
+        other.try_lock_shared().unwrap();
+        assert!(matches!(LocalBackend::probe(&path), Ok(Probe::Clean { .. })));
+        assert!(LocalBackend::verify(&path).unwrap().damage.is_empty());
+        let out = dir.path().join(format!("out-{with_lock}"));
+        assert_eq!(LocalBackend::salvage(&path, &out).unwrap().blocks, 3);
+        assert!(matches!(options().open(&path), Err(Error::Locked { .. })));
+        drop(other);
+        assert!(files(&path) == before, "a look changed something");
+        assert_eq!(path.join("LOCK").exists(), with_lock, "a look makes no LOCK");
+    }
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.stats().total_blocks, 3);
 }

@@ -231,7 +231,7 @@ fn callback_that_waits_for_its_own_store_panics_and_hinders_nobody() {
         |store| store.write_block(block(2, "waited for")).map(|_| ()),
         |store| store.sync(),
         |store| store.checkpoint(),
-        |store| store.compact_now(),
+        |store| store.compact_now().map(|_| ()),
         |store| store.clone().close(),
     ];
     for wait in waits {

@@ -4,20 +4,24 @@
 //!
 //! `AEGIS_SEED` replays a run, `AEGIS_SOAK` multiplies the number of cases.
 
+mod drawn;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
-use aegis_blocks::testkit::{seed, soak};
+use aegis_blocks::testkit::{Rng, seed, soak};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, IsolationLevel, LocalBackend, MemoryBackend, Options,
-    Savepoint, StorageBackend, StorageExt, Transaction, WriteBatch,
+    Block, BlockId, BlockType, Durability, Error, IsolationLevel, LocalBackend, MemoryBackend,
+    Options, Savepoint, StorageBackend, StorageExt, Transaction, WriteBatch,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+use crate::drawn::Drawn;
 
 /// Ids that calls choose from, so few that they meet.
 const IDS: u64 = 6;
@@ -292,27 +296,29 @@ impl Home for Memory {
     }
 }
 
-fn options() -> Options {
-    let options = LocalBackend::options().segment_len_max(64 << 10).block_len_max(32 << 10);
-    options.zero_ahead_len(64 << 10)
+/// Each session of a store is opened with other options.
+fn options(session: u64) -> Options {
+    let drawn = Drawn::draw_lenient(&mut Rng::new(session));
+    Drawn { durability: Durability::Durable, ..drawn }.options()
 }
 
 struct Simulated {
     disk: SimDisk,
     store: LocalBackend<SimDisk>,
+    sessions: u64,
 }
 
 impl Simulated {
-    fn on(disk: SimDisk) -> Simulated {
-        let options = options().single_threaded(true);
+    fn on(disk: SimDisk, sessions: u64) -> Simulated {
+        let options = options(sessions).single_threaded(true);
         let store = LocalBackend::open_on(disk.clone(), options).expect("the store opens");
-        Simulated { disk, store }
+        Simulated { disk, store, sessions: sessions + 1 }
     }
 }
 
 impl Home for Simulated {
     fn new() -> Simulated {
-        Simulated::on(SimDisk::new(1))
+        Simulated::on(SimDisk::new(1), 0)
     }
 
     fn store(&self) -> Arc<dyn StorageBackend> {
@@ -320,7 +326,7 @@ impl Home for Simulated {
     }
 
     fn reopen(self, crash: Option<u64>) -> Simulated {
-        let Simulated { disk, store } = self;
+        let Simulated { disk, store, sessions } = self;
         let left = match crash {
             Some(seed) => disk.crash(CrashChoice::Random { seed, garbage: seed % 2 == 0 }),
             None => {
@@ -329,25 +335,27 @@ impl Home for Simulated {
             }
         };
         drop(store);
-        Simulated::on(left)
+        Simulated::on(left, sessions)
     }
 }
 
 struct OnDisk {
     directory: tempfile::TempDir,
     store: LocalBackend,
+    sessions: u64,
 }
 
 impl OnDisk {
-    fn over(directory: tempfile::TempDir) -> OnDisk {
-        let store = options().open(directory.path().join("store")).expect("the store opens");
-        OnDisk { directory, store }
+    fn over(directory: tempfile::TempDir, sessions: u64) -> OnDisk {
+        let options = options(sessions);
+        let store = options.open(directory.path().join("store")).expect("the store opens");
+        OnDisk { directory, store, sessions: sessions + 1 }
     }
 }
 
 impl Home for OnDisk {
     fn new() -> OnDisk {
-        OnDisk::over(tempfile::tempdir().expect("a directory"))
+        OnDisk::over(tempfile::tempdir().expect("a directory"), 0)
     }
 
     fn store(&self) -> Arc<dyn StorageBackend> {
@@ -355,9 +363,9 @@ impl Home for OnDisk {
     }
 
     fn reopen(self, _: Option<u64>) -> OnDisk {
-        let OnDisk { directory, store } = self;
+        let OnDisk { directory, store, sessions } = self;
         store.close().expect("the store closes");
-        OnDisk::over(directory)
+        OnDisk::over(directory, sessions)
     }
 }
 
@@ -368,8 +376,9 @@ struct Running<H> {
 }
 
 fn block(id: u64, byte: u8) -> Block {
-    // Some of several pages, so that segments fill up.
-    Block::new(BlockId(id), BlockType::TableData, vec![byte; 1 + usize::from(byte) * 40])
+    // Some of several pages, so that segments fill up, and some as long as the shortest segment allows.
+    let len = if byte % 32 == 31 { 32 << 10 } else { 1 + usize::from(byte) * 40 };
+    Block::new(BlockId(id), BlockType::TableData, vec![byte; len])
 }
 
 fn content(block: &Block) -> (u64, u8) {
@@ -488,6 +497,13 @@ impl<H: Home> StateMachineTest for Machine<H> {
         let blocks = store.blocks(..).expect("lists").map(|block| content(&block.expect("reads")));
         let expected = world.blocks.iter().map(|(id, byte)| (*id, *byte));
         assert_eq!(blocks.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let down = store.ids_in(..).expect("begins").rev().map(|id| id.expect("looks up").0);
+        assert!(down.eq(world.blocks.keys().rev().copied()), "from the high end down");
+        let middle = world.blocks.keys().nth(world.blocks.len() / 2).copied().unwrap_or(9);
+        let first = world.blocks.range(middle..).next().map(|(id, _)| BlockId(*id));
+        assert_eq!(store.first_in(BlockId(middle)..).expect("looks up"), first);
+        let last = world.blocks.range(..middle).next_back().map(|(id, _)| BlockId(*id));
+        assert_eq!(store.last_in(..BlockId(middle)).expect("looks up"), last);
         let stats = store.stats();
         assert_eq!(stats.total_blocks, world.blocks.len() as u64);
         assert_eq!(stats.open_transactions, world.open.len() as u64);

@@ -3,8 +3,8 @@
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, Profile, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, LocalBackend, Options, StorageBackend, StorageExt,
-    WriteBatch,
+    Block, BlockId, BlockType, Defect, Error, IoOp, LocalBackend, Options, ReadMode,
+    StorageBackend, StorageExt, WriteBatch,
 };
 
 fn options() -> Options {
@@ -370,4 +370,71 @@ fn space_is_prepared_in_whole_pages() {
         store.write_block(block(1, 5000)).expect("writes");
     }
     store.close().expect("closes");
+}
+
+/// The publisher asked the image which version a commit replaces, after its bytes were in the log. Where files
+/// are read and not mapped, a disk that failed just then was a panic under the lock of a shard. The store was
+/// poisoned, and readers of that shard waited for a failing disk.
+#[test]
+fn disk_that_fails_to_read_the_image_refuses_a_commit_and_nothing_else() {
+    let (mut refused, mut count) = (0, 0);
+    for skip in 0.. {
+        let disk = SimDisk::new(1);
+        let options = options().read_mode(ReadMode::Pread).recent_len(0);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        for id in 1..=12 {
+            store.write_block(block(id, 9000)).expect("writes");
+        }
+        store.checkpoint().expect("makes an image");
+        let is_image = |name: &FileName| matches!(name, FileName::Checkpoint(_));
+        let mut names = disk.files().into_iter().map(|(name, _)| name);
+        let image = names.find(is_image).expect("an image");
+        disk.inject_on(OperationKind::Read, Some(image), skip, FaultKind::Eio, true);
+        let mut batch = WriteBatch::new();
+        batch.write(block(1, 500));
+        batch.write(block(2, 500));
+        batch.delete(BlockId(3));
+        let answers = [
+            store.write_block(block(4, 700)).map(drop),
+            store.delete_block(BlockId(5)),
+            store.apply(batch).map(drop),
+        ];
+        let struck = disk.faults_struck() > 0;
+        // Moves are published, too.
+        let compacted = store.compact_now().map(drop);
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert!(matches!(error, Error::Io { op: IoOp::Read, .. }), "read {skip}: {error:?}");
+            refused += 1;
+        }
+        if let Err(error) = compacted {
+            assert!(matches!(error, Error::Io { op: IoOp::Read, .. }), "read {skip}: {error:?}");
+        }
+        disk.clear_faults();
+        // Not poisoned, and nothing is counted that was refused.
+        store.compact_now().expect("the disk reads again");
+        store.write_block(block(20, 100)).expect("the disk reads again");
+        let done = answers.map(|answer| answer.is_ok());
+        let gone = u64::from(done[1]) + u64::from(done[2]);
+        let len = |is_done: bool, id: u64, len: usize| {
+            let expected = if is_done { len } else { 9000 };
+            assert_eq!(store.read_block(BlockId(id)).expect("a block").data.len(), expected);
+            expected as u64
+        };
+        let total = len(done[0], 4, 700) + len(done[2], 1, 500) + len(done[2], 2, 500);
+        let stats = store.stats();
+        assert_eq!(stats.total_blocks, 13 - gone, "read {skip}");
+        assert_eq!(stats.total_bytes, total + (9 - gone) * 9000 + 100, "read {skip}");
+        store.close().expect("closes");
+        let store = open(&disk);
+        let found = store.stats();
+        assert_eq!(
+            (found.total_blocks, found.total_bytes),
+            (stats.total_blocks, stats.total_bytes)
+        );
+        count += 1;
+        if !struck {
+            break;
+        }
+    }
+    assert!(count > 10 && refused > 10, "{count} places, {refused} refused");
 }

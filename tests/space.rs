@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aegis_blocks::io::sim::{CrashChoice, OperationKind, Profile, SimDisk};
 use aegis_blocks::io::{Disk, Entry, FileName};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Options, StorageBackend, StorageExt, WriteBatch,
+    Block, BlockId, BlockType, Error, LocalBackend, Options, ReadMode, StorageBackend, StorageExt,
+    WriteBatch,
 };
 
 const SEGMENT_LEN: u64 = 64 << 10;
@@ -48,6 +49,8 @@ type Model = BTreeMap<u64, u64>;
 fn check(store: &LocalBackend<SimDisk>, model: &Model, context: &str) {
     let ids: Vec<u64> = store.ids(..).expect("lists").iter().map(|id| id.0).collect();
     assert!(ids.iter().eq(model.keys()), "{context}: ids are {ids:?}, not {:?}", model.keys());
+    let walk = store.ids_in(..).expect("begins").rev().map(|id| id.expect("looks up").0);
+    assert!(walk.eq(model.keys().rev().copied()), "{context}: from the high end down");
     let mut bytes = 0;
     for (id, version) in model {
         let read =
@@ -220,7 +223,7 @@ fn segment_that_is_used_again_has_one_name_whatever_a_power_cut_leaves() {
 fn use_again(profile: Profile) {
     let disk = SimDisk::new(10);
     disk.set_profile(profile);
-    let options = small_segments().space_amplification_max(4.0);
+    let options = small_segments().space_amplification_max(4.0).read_mode(ReadMode::Mapped);
     let store = LocalBackend::open_on(disk.clone(), options.clone()).expect("opens");
     let (mut model, mut rng, mut reused) = (Model::new(), Rng(10), 0);
     // What readers hold must not change under them; the disk watches over that.

@@ -8,7 +8,7 @@ use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk, SyncFailure};
 use aegis_blocks::{
     Block, BlockId, BlockType, Durability, Error, IoOp, LocalBackend, Options, PoisonCause,
-    StorageBackend, StorageExt,
+    Resource, StorageBackend, StorageExt,
 };
 
 use gated::GatedDisk;
@@ -350,7 +350,11 @@ fn open_that_finds_no_threads_leaves_none_and_the_next_one_succeeds() {
         disk.let_start(startable);
         let options = options().single_threaded(false);
         let opened = LocalBackend::open_on(disk.clone(), options).map(|_| ());
-        assert!(matches!(opened, Err(Error::Io { op: IoOp::Spawn, .. })), "{opened:?}");
+        let named = Resource::Threads;
+        assert!(
+            matches!(&opened, Err(Error::ResourceExhausted { resource, op: IoOp::Spawn, .. }) if *resource == named),
+            "{opened:?}"
+        );
         assert_eq!(disk.threads_alive(), 0, "{startable} of {count}");
     }
     disk.let_start(count);

@@ -89,7 +89,11 @@ impl Published for Nothing {
         Ok(true)
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         true
     }
 }

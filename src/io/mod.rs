@@ -221,11 +221,21 @@ pub trait Disk: Env {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Lists the directory, in no special order.
+    /// Lists the directory, in no special order. What the file system itself keeps there (`lost+found`) is
+    /// left out.
     ///
     /// # Errors
     /// The operating system's own.
     fn list(&self) -> io::Result<Vec<Entry>>;
+
+    /// Returns whether a file of this name is there. False of every name when the directory itself was removed,
+    /// also if another one has its path now. True where that cannot be told for good.
+    ///
+    /// # Errors
+    /// The operating system's own: it could not be told this time.
+    fn holds(&self, _name: FileName) -> io::Result<bool> {
+        Ok(true)
+    }
 
     /// Makes creations, renames and removals durable.
     ///
@@ -240,11 +250,25 @@ pub trait Disk: Env {
     /// [`LockError::Held`] at once when somebody else has it; never waits.
     fn lock(&self) -> Result<Self::Lock, LockError>;
 
-    /// Returns the bytes that can still be written to the file system.
+    /// Takes the store's lock for a look: it keeps out who takes the lock to write, and makes no file. Several
+    /// may hold it at once, unless the disk has one kind of lock only.
+    ///
+    /// # Errors
+    /// As [`Disk::lock`].
+    fn lock_shared(&self) -> Result<Self::Lock, LockError> {
+        self.lock()
+    }
+
+    /// Returns the bytes that can still be written to the file system; `u64::MAX` where it does not tell.
     ///
     /// # Errors
     /// The operating system's own.
     fn free_space(&self) -> io::Result<u64>;
+
+    /// Whether files made so far are open to others than their owner, because the file system keeps no modes.
+    fn modes_are_refused(&self) -> bool {
+        false
+    }
 
     /// The directory, for messages.
     fn path(&self) -> &Path;
@@ -277,13 +301,9 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own.
     fn map(&self, len: usize) -> io::Result<Box<dyn View>>;
 
-    /// Tells the system that reads will be here and there, so that it reads nothing ahead.
-    ///
-    /// # Errors
-    /// The operating system's own.
-    fn expect_random(&self) -> io::Result<()> {
-        Ok(())
-    }
+    /// Tells the system that reads will be here and there, so that it reads nothing ahead. A hint: reads are
+    /// the same without it.
+    fn expect_random(&self) {}
 
     /// Begins to bring bytes from the disk into memory, so that a later read of them finds them there. A hint:
     /// whatever fails is reported by that read.
@@ -314,11 +334,27 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own; the file may have grown in part.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Says whether the process may write up to `end` now, so that a write that it may not make is refused
+    /// before anything is written.
+    ///
+    /// # Errors
+    /// `FileTooLarge`: a limit of the process (`RLIMIT_FSIZE`) forbids it.
+    fn may_reach(&self, _end: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Cuts or extends the file.
     ///
     /// # Errors
     /// The operating system's own.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Returns whether a map of the file may exist that another opening of it made: of an earlier handle, or
+    /// of another process. True where that cannot be told. A file of which this is true is removed, never cut.
+    /// While this file is open, no later map is noticed.
+    fn is_mapped_elsewhere(&self) -> bool {
+        true
+    }
 
     /// The operating system's file behind this one, if it is one: for what the system does with two of them.
     fn system_file(&self) -> Option<&std::fs::File> {

@@ -3,31 +3,48 @@
 //! Owns the directory's descriptor, the lock and the calls below [`Disk`] and [`Env`]; files are in
 //! `file`, aligned buffers in `buffer`. Invariants:
 //!
-//! 1. The directory is opened once, without following a link in its place. After that every name is
-//!    looked up relative to that descriptor, links refused, descriptors closed on `exec`.
-//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask.
+//! 1. The directory is opened once. A link in the path that the caller gives is the caller's choice, with or
+//!    without a slash behind it, and is followed then and never again. After that every name is looked up
+//!    relative to that descriptor, links refused, descriptors closed on `exec`. Nothing is made behind a
+//!    link that leads nowhere: the volume that it leads to may not be mounted.
+//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask, where the file system keeps
+//!    modes. Where it does not, that is told ([`Disk::modes_are_refused`]) and nothing is refused.
 //! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
 //!    has no second name.
 //! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when the file is
 //!    removed or replaced, the file's keeps out versions that lock nothing else.
-//! 5. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
+//! 5. What the file system itself keeps in its root is not listed (`furniture`).
+//! 6. A hint or a wish that the system refuses is no error: modes, read-ahead, write-back, direct transfers,
+//!    zeros and space ahead, reflinks, second names. What durability or exclusion rests on is one: locks,
+//!    syncs of files and of the directory, renames.
+//! 7. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
+//! 8. A directory and its files belong to the process that opened them: in a forked child every call
+//!    is refused before it reaches the system (`process`). This holds below all that a store does, so also
+//!    where a child returns into the middle of it from a callback.
 //!
-//! Unsafe code is allowed here and in `file`, nowhere else in the crate: the call for random bytes
-//! and the call that maps a file. Does not decide what a failure means for the store.
+//! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that neither
+//! the standard library nor `nix` has. Does not decide what a failure means for the store.
 
 mod buffer;
 mod file;
+mod furniture;
+#[cfg(target_os = "linux")]
+mod in_place;
+mod lock;
+mod process;
 mod swap;
 mod view;
 
 pub use buffer::AlignedBuf;
 pub use file::OsFile;
-pub(crate) use swap::{rename_directory, swap_directories};
+pub use lock::OsLock;
+pub(crate) use process::{Process, ProcessBound};
+pub(crate) use swap::{is_mount_point, rename_directory, swap_directories};
 
 use std::ffi::CStr;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,14 +53,16 @@ use std::time::Duration;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat, stat};
 use nix::sys::statvfs::fstatvfs;
 use nix::time::ClockId;
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
 use crate::canary::{Bug, planted};
 
+use self::lock::LockedFile;
 use super::{Disk, Entry, Env, FileName, How, LockError, Thread};
+use furniture::is_furniture;
 
 const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
@@ -55,7 +74,10 @@ pub struct OsDisk {
     directory: OwnedFd,
     /// Others may put files into the directory, so each file's owner and links are checked.
     others_write: bool,
+    /// The file system has let others in where a mode was to keep them out.
+    modes_refused: AtomicBool,
     zeroing: Arc<Zeroing>,
+    process: Process,
 }
 
 /// What has been learnt about the file system's own way to write zeros.
@@ -74,22 +96,31 @@ impl Zeroing {
     }
 }
 
-/// Holds the store's lock; dropping it lets the next one in.
-#[derive(Debug)]
-pub struct OsLock {
-    directory: File,
-    /// `LOCK`; where nothing can be written there may be none.
-    file: Option<File>,
-}
-
 impl OsDisk {
     /// Opens an existing directory.
     ///
     /// # Errors
-    /// The operating system's own; `path` may not end in a symbolic link.
+    /// The operating system's own.
     pub fn open(path: &Path) -> io::Result<OsDisk> {
-        let directory = open(path, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty())?;
+        let directory = open(path, directory_flags(), Mode::empty())?;
         OsDisk::over(path, directory)
+    }
+
+    /// As [`OsDisk::open`], and makes the directory where it is missing. Behind a link that leads nowhere
+    /// nothing is made.
+    ///
+    /// # Errors
+    /// As [`OsDisk::open`] and [`OsDisk::create`], but for `AlreadyExists`.
+    pub fn open_or_create(path: &Path) -> io::Result<OsDisk> {
+        let made = match OsDisk::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => OsDisk::create(path),
+            opened => return opened,
+        };
+        match made {
+            // A link, or another process was faster.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => OsDisk::open(path),
+            made => made,
+        }
     }
 
     /// Makes a directory that only this user can enter, durably, and opens it. Its parent exists.
@@ -107,10 +138,21 @@ impl OsDisk {
         mkdirat(&parent, name, DIRECTORY_MODE)?;
         let directory =
             openat(&parent, name, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty())?;
-        fchmod(&directory, DIRECTORY_MODE)?;
+        let refused = !keep_mode(&directory, DIRECTORY_MODE)?;
         fsync(&directory)?;
         fsync(&parent)?;
-        OsDisk::over(path, directory)
+        let disk = OsDisk::over(path, directory)?;
+        disk.modes_refused.fetch_or(refused, Ordering::Relaxed);
+        Ok(disk)
+    }
+
+    /// Whether `path` leads to this directory now.
+    ///
+    /// # Errors
+    /// The operating system's own, `NotFound` among them.
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let (here, there) = (fstat(&self.directory)?, stat(path)?);
+        Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
     }
 
     fn over(path: &Path, directory: OwnedFd) -> io::Result<OsDisk> {
@@ -120,12 +162,15 @@ impl OsDisk {
             path: path.to_owned(),
             directory,
             others_write: mode.intersects(others),
+            modes_refused: AtomicBool::new(false),
             zeroing: Arc::default(),
+            process: Process::current(),
         })
     }
 
     /// Opens a plain file in the directory; `flags` adds to what every opening has in common.
     fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
+        self.process.check_io()?;
         // Without O_NONBLOCK, opening a pipe that somebody planted would wait for its other end. It
         // means nothing for the plain files that pass the check.
         let no_follow =
@@ -157,7 +202,8 @@ impl OsDisk {
         let file = self.open_plain(name, OFlag::O_RDWR | OFlag::O_CREAT | extra)?;
         let mode =
             if planted(Bug::ModesOfTheUmask) { Mode::from_bits_truncate(0o644) } else { FILE_MODE };
-        fchmod(&file, mode)?;
+        let refused = !keep_mode(&file, mode)?;
+        self.modes_refused.fetch_or(refused, Ordering::Relaxed);
         Ok(file)
     }
 
@@ -165,14 +211,19 @@ impl OsDisk {
     ///
     /// # Errors
     /// As [`Disk::lock`].
-    pub(crate) fn lock_directory(&self) -> Result<OsLock, LockError> {
-        // A descriptor of its own: a lock belongs to an opening, not to a file.
-        let directory = openat(&self.directory, ".", directory_flags(), Mode::empty());
-        let directory = File::from(directory.map_err(|e| LockError::Io(e.into()))?);
+    fn lock_directory(&self) -> Result<OsLock, LockError> {
+        self.process.check_io().map_err(LockError::Io)?;
+        let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
         if !planted(Bug::LockIsNotTaken) && !planted(Bug::LockOfAnotherFile) {
-            try_lock(&directory)?;
+            directory.try_lock()?;
         }
-        Ok(OsLock { directory, file: None })
+        Ok(OsLock::of(directory))
+    }
+
+    /// A descriptor of its own: a lock belongs to an opening, not to a file.
+    fn open_again(&self) -> io::Result<File> {
+        let directory = openat(&self.directory, ".", directory_flags(), Mode::empty())?;
+        Ok(File::from(directory))
     }
 
     /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all the
@@ -212,10 +263,14 @@ impl OsDisk {
         }
     }
 
-    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there.
+    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the file
+    /// system's own.
     fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
         assert!(raw.to_str().is_ok() || !planted(Bug::NameIsUtf8), "a name is UTF-8");
         let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
+            if is_furniture(&self.directory, raw, || self.stat(raw))? {
+                return Ok(None);
+            }
             let name = raw.to_string_lossy().escape_debug().to_string();
             return Ok(Some(Entry::Unknown { name }));
         };
@@ -235,7 +290,12 @@ impl Disk for OsDisk {
 
     fn open(&self, name: FileName, how: How) -> io::Result<OsFile> {
         let (file, direct) = match how {
-            How::CreateNew => (self.create_plain(name, OFlag::O_EXCL)?, false),
+            How::CreateNew => {
+                let file = self.create_plain(name, OFlag::O_EXCL)?;
+                #[cfg(target_os = "linux")]
+                in_place::overwrite_in_place(&file);
+                (file, false)
+            }
             How::ReadWrite => (self.open_plain(name, OFlag::O_RDWR)?, false),
             How::ReadWriteDirect => self.open_direct(name)?,
             How::Read => (self.open_plain(name, OFlag::O_RDONLY)?, false),
@@ -244,17 +304,20 @@ impl Disk for OsDisk {
     }
 
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
+        self.process.check_io()?;
         let (from, to) = (from.to_string(), to.to_string());
         renameat(&self.directory, from.as_str(), &self.directory, to.as_str())?;
         Ok(())
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
+        self.process.check_io()?;
         unlinkat(&self.directory, name.to_string().as_str(), UnlinkatFlags::NoRemoveDir)?;
         Ok(())
     }
 
     fn link_from(&self, other: &OsDisk, name: FileName) -> io::Result<()> {
+        self.process.check_io()?;
         let name = name.to_string();
         let (from, to) = (&other.directory, &self.directory);
         linkat(from, name.as_str(), to, name.as_str(), AtFlags::empty())?;
@@ -262,6 +325,7 @@ impl Disk for OsDisk {
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
+        self.process.check_io()?;
         // A second descriptor, so that no two listings share one position in the directory.
         let mut directory = Dir::openat(&self.directory, ".", directory_flags(), Mode::empty())?;
         let mut entries = Vec::new();
@@ -275,7 +339,18 @@ impl Disk for OsDisk {
         Ok(entries)
     }
 
+    fn holds(&self, name: FileName) -> io::Result<bool> {
+        self.process.check_io()?;
+        match fstatat(&self.directory, name.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            // On another machine of a network file system it was removed there.
+            Err(Errno::ENOENT | Errno::ESTALE) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
+        self.process.check_io()?;
         Ok(fsync(&self.directory)?)
     }
 
@@ -283,31 +358,47 @@ impl Disk for OsDisk {
     fn lock(&self) -> Result<OsLock, LockError> {
         let mut locked = self.lock_directory()?;
         let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
+        let file = LockedFile::new(file);
         if !planted(Bug::LockIsNotTaken) {
-            try_lock(&file)?;
+            file.try_lock()?;
         }
-        locked.file = Some(file);
+        locked.add(file);
+        Ok(locked)
+    }
+
+    /// The directory's lock alone keeps writers of this version out; the file's, where there is one, others.
+    fn lock_shared(&self) -> Result<OsLock, LockError> {
+        self.process.check_io().map_err(LockError::Io)?;
+        let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
+        directory.try_lock_shared()?;
+        let mut locked = OsLock::of(directory);
+        let file = match self.open_plain(FileName::Lock, OFlag::O_RDONLY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(locked),
+            file => LockedFile::new(file.map_err(LockError::Io)?),
+        };
+        file.try_lock_shared()?;
+        locked.add(file);
         Ok(locked)
     }
 
     fn free_space(&self) -> io::Result<u64> {
-        let stat = fstatvfs(&self.directory)?;
-        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+        self.process.check_io()?;
+        let stat = match fstatvfs(&self.directory) {
+            Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => return Ok(u64::MAX),
+            told => told?,
+        };
+        // No blocks at all: unlimited (tmpfs), or nothing is told (FUSE).
+        let untold = stat.blocks() == 0;
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        Ok(if untold { u64::MAX } else { free })
+    }
+
+    fn modes_are_refused(&self) -> bool {
+        self.modes_refused.load(Ordering::Relaxed)
     }
 
     fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-impl Drop for OsLock {
-    fn drop(&mut self) {
-        // Closing alone would not do while a child, between its fork and its exec, still has the
-        // descriptor. An unlock of a lock that we hold has no way to fail.
-        for file in self.file.iter().chain([&self.directory]) {
-            let unlocked = file.unlock();
-            debug_assert!(unlocked.is_ok(), "the store's lock could not be released: {unlocked:?}");
-        }
     }
 }
 
@@ -385,11 +476,20 @@ fn directory_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-fn try_lock(file: &File) -> Result<(), LockError> {
-    file.try_lock().map_err(|refused| match refused {
-        TryLockError::WouldBlock => LockError::Held,
-        TryLockError::Error(e) => LockError::Io(e),
-    })
+/// Gives a file or directory a mode, whatever the umask. False when others may do what it was to forbid:
+/// file systems without modes refuse to set one (CIFS, drvfs, some FUSE), or take it and change nothing.
+///
+/// # Errors
+/// The operating system's own, but for the refusal.
+fn keep_mode(file: impl AsFd, mode: Mode) -> io::Result<bool> {
+    use Errno as E;
+
+    match fchmod(&file, mode) {
+        Ok(()) | Err(E::EPERM | E::EACCES | E::EOPNOTSUPP | E::ENOSYS | E::EINVAL) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    Ok(!Mode::from_bits_truncate(fstat(&file)?.st_mode).intersects(others.difference(mode)))
 }
 
 fn is_plain(stat: &FileStat) -> bool {

@@ -79,6 +79,7 @@ pub struct SimDisk {
 #[derive(Debug)]
 pub struct SimLock {
     shared: Arc<Shared>,
+    is_shared: bool,
 }
 
 #[derive(Debug)]
@@ -273,6 +274,15 @@ impl Disk for SimDisk {
         self.shared.run_whole(OperationKind::List, None, |state| Ok(state.media.list()))
     }
 
+    /// No operation: it is not counted and never fails, so that it moves no crash point.
+    fn holds(&self, name: FileName) -> io::Result<bool> {
+        match self.shared.state.lock().media.lookup(name) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         self.shared.run(OperationKind::SyncDir, None, |state, effect| {
             match effect {
@@ -295,8 +305,18 @@ impl Disk for SimDisk {
                 }
                 found => found?,
             }
-            let free = !std::mem::replace(&mut state.locked, true);
-            Ok(free.then(|| SimLock { shared: Arc::clone(&self.shared) }))
+            let free = !state.is_locked && state.look_count == 0;
+            state.is_locked |= free;
+            Ok(free.then(|| SimLock { shared: Arc::clone(&self.shared), is_shared: false }))
+        });
+        taken.map_err(LockError::Io)?.ok_or(LockError::Held)
+    }
+
+    fn lock_shared(&self) -> Result<SimLock, LockError> {
+        let taken = self.shared.run_whole(OperationKind::LockShared, None, |state| {
+            let free = !state.is_locked;
+            state.look_count += u64::from(free);
+            Ok(free.then(|| SimLock { shared: Arc::clone(&self.shared), is_shared: true }))
         });
         taken.map_err(LockError::Io)?.ok_or(LockError::Held)
     }
@@ -312,7 +332,11 @@ impl Disk for SimDisk {
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.shared.state.lock().locked = false;
+        let mut state = self.shared.state.lock();
+        match self.is_shared {
+            true => state.look_count -= 1,
+            false => state.is_locked = false,
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::local::options::OnSpaceLow;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Ordering, Process};
 
 /// Tells whoever wants to know, if anybody does.
 pub(crate) struct Alarm {
@@ -33,7 +33,9 @@ impl Alarm {
         }
         if left < *threshold && !self.rung.swap(true, Ordering::Relaxed) {
             // Its panic is nobody's business here.
+            let process = Process::current();
             drop(catch_unwind(AssertUnwindSafe(|| tell(left))));
+            process.end_if_forked();
         }
     }
 }

@@ -7,6 +7,10 @@
 //! 1. A group is laid out and its space reserved before its first byte is written; when that fails,
 //!    the tail is where it was. Else the tail is behind it, whether it is written yet or not.
 //! 2. A write starts on a page boundary behind everything laid out before.
+//! 3. A segment is begun for a frame, which it takes: no roll is followed by another one without a frame
+//!    between. A frame that is longer than the segments of this session has its segment made longer; blocks
+//!    written under the options of an earlier session may need that when they are moved.
+//! 4. A commit that fits into a segment is not split, unless it is of moves: each of those stands for itself.
 
 use std::sync::Arc;
 
@@ -98,9 +102,8 @@ impl<D: Disk> Appender<D> {
         last: Lsn,
         durable: Lsn,
         body: &[u8],
+        claim: Claim,
     ) -> Result<Flight<D::File>> {
-        // A witness is left out rather than written for the last of the space.
-        let claim = if kind == Kind::Witness { Claim::Ordinary } else { Claim::Reserved };
         let mut layout = Layout::start(self, durable, claim);
         layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
         layout.finish()
@@ -153,6 +156,11 @@ impl<D: Disk> Appender<D> {
     /// [`Error::Io`]: the file keeps its length, which does no harm.
     pub(crate) fn cut_sealed(&self, end: LogPosition) -> Result<()> {
         self.space.cut_sealed(end.sequence, end.offset)
+    }
+
+    /// The file number of the active segment.
+    pub(crate) fn segment_number(&self) -> u64 {
+        self.tail.segment.number
     }
 
     /// Where the log goes on.
@@ -211,15 +219,19 @@ impl<'a, D: Disk> Layout<'a, D> {
     fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
         // What no segment holds has to be split, however short it is.
         let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
-        let (mut rest, mut part) = (operations, 0);
+        let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
+        let (mut rest, mut part, mut rolled) = (operations, 0, false);
         loop {
             let count = self.fitting(rest);
             let whole = count == rest.len();
-            let split = part > 0 || frame_len(rest) > split_len;
+            let split = part > 0 || moves || frame_len(rest) > split_len;
             if count == 0 || !(whole || split) {
-                self.roll()?;
+                assert!(!rolled, "a segment that was begun for a frame takes it");
+                self.begin_segment(frame_len(&rest[..1]))?;
+                rolled = true;
                 continue;
             }
+            rolled = false;
             let (now, later) = rest.split_at(count);
             self.part(lsn, now, part, later.is_empty())?;
             if later.is_empty() {
@@ -227,13 +239,22 @@ impl<'a, D: Disk> Layout<'a, D> {
             }
             rest = later;
             part += 1;
+        }
+    }
+
+    /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
+    /// it is empty.
+    fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
+        if aligned(self.at.offset) > PAGE {
             self.roll()?;
         }
+        assert_eq!(self.at.offset, PAGE, "no frame is in it");
+        self.appender.space.lengthen(self.rolled, frame_len)
     }
 
     /// How many of these operations fit into one frame in the rest of the segment.
     fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
-        let room = self.at.segment.len_max.saturating_sub(aligned(self.at.offset));
+        let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
             len += operation_len(operation);
@@ -269,9 +290,12 @@ impl<'a, D: Disk> Layout<'a, D> {
                     self.changes.changed.push((*id, lsn, None));
                     Entry::Delete(*id)
                 }
-                Operation::Move { block, lsn, .. } => {
+                Operation::Move { block, lsn, from, is_old } => {
                     let place = Location::new(&block.header, sequence, offset);
-                    self.changes.moved.push((*id, *lsn, place));
+                    match is_old {
+                        true => self.changes.moved_old.push((*id, *from, place)),
+                        false => self.changes.moved.push((*id, *lsn, place)),
+                    }
                     payloads.push(block.data.clone());
                     Entry::Move(block.header, *lsn)
                 }
@@ -296,9 +320,11 @@ impl<'a, D: Disk> Layout<'a, D> {
 
     /// Adds a frame behind the last one of the extent.
     fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
-        if self.at.segment.len_max < aligned(self.at.offset) + u64::from(header.frame_len) {
-            self.roll()?;
+        let len = u64::from(header.frame_len);
+        if self.at.segment.len_max() < aligned(self.at.offset) + len {
+            self.begin_segment(len)?;
         }
+        assert!(aligned(self.at.offset) + len <= self.at.segment.len_max(), "a frame fits");
         self.close_frame(false);
         self.pad_to(aligned(self.at.offset));
         let offset = self.at.offset;
@@ -401,7 +427,7 @@ pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
 }
 
 /// Bytes that an operation takes in a frame.
-fn operation_len(operation: &Operation) -> u64 {
+pub(crate) fn operation_len(operation: &Operation) -> u64 {
     (row_count(operation) * ENTRY_LEN) as u64 + operation.payload_len()
 }
 

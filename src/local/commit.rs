@@ -15,8 +15,8 @@
 //! 5. `Published` ends it: the index now answers for the group, and `actions.answer` its callers.
 //!
 //! When a write or sync fails, every member of that group and of every later one gets the error, and
-//! the queue and all that comes after is refused. When there was no space, nothing was written: the
-//! group and later ones are refused, their LSNs are taken back, and the core goes on. What only deletes or
+//! the queue and all that comes after is refused. When something was short (space, descriptors, memory, length
+//! of a file) before the first byte, nothing was written: the group and later ones are refused, their LSNs are taken back, and the core goes on. What only deletes or
 //! moves goes back to the head of the queue instead if somebody else's write was in its group: it may find
 //! space without that. So does a member that was found to conflict, or to lack a block: what it was
 //! refused for may be what was taken back.
@@ -330,7 +330,7 @@ impl<T> CommitCore<T> {
     }
 
     fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
-        self.overlay.keep_current(&mut submission.batch, published);
+        self.overlay.keep_current(&mut submission.batch, published)?;
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
         }
@@ -399,7 +399,7 @@ impl<T> CommitCore<T> {
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
             }
-            if let Outcome::Full(error) | Outcome::Failed(_, error) = outcome {
+            if let Outcome::Refused(error) | Outcome::Failed(_, error) = outcome {
                 first.get_or_insert(error);
             }
             let retries = cause.is_none() && !group.frees();

@@ -1,30 +1,34 @@
 //! Compaction: empties segments that are mostly dead, so that they can go.
 //!
-//! Owns the choice of the *victim* and the way of its blocks: each one that is still in force is read,
+//! Owns the runs of compaction and the way of a *victim*'s blocks: each one that is still in force is read,
 //! verified, and written again through the log as a move, which takes effect only if the block is
 //! still what it was. So compaction competes with nobody for anything but bandwidth, and crash
 //! recovery knows nothing of it. The emptied segment goes with the next checkpoint (`upkeep`).
 //!
-//! The victim is the segment with the greatest benefit for its cost, `(1 - u) * age / (1 + u)`, where
-//! `u` is the share of it that is in force and its age the number of segments begun since (Rosenblum
+//! The victim ([`choice`]) is the segment with the greatest benefit for its cost, `(1 - u) * age / (1 + u)`,
+//! where `u` is the share of it that is needed and its age the number of segments begun since (Rosenblum
 //! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
 //!
-//! Segments are emptied while the log takes more than `amplification_max` times the bytes in force,
-//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`pace`].
+//! Segments are emptied while the log takes more than `amplification_max` times the bytes that are needed,
+//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`pace`]. After the last commit of
+//! a user no more bytes are moved than twice those that are needed, whatever the options.
 
+mod choice;
 mod moves;
 mod pace;
+mod told;
 
 use std::collections::BTreeSet;
 
+use choice::{Goal, KeptBySegment, Victim};
 use pace::Excess;
 pub(super) use pace::Pressure;
+pub use told::{CompactionEnd, CompactionReport};
 
 use crate::block::Lsn;
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::format::PAGE;
-use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
 use crate::local::upkeep::{Haste, State, Upkeep};
 use crate::local::usage::SegmentUse;
 use crate::sync::Ordering;
@@ -66,13 +70,21 @@ pub(super) struct Run {
     cause: Cause,
     /// Segments that were gone through, and hold something that could not be moved.
     passed: BTreeSet<u64>,
+    /// Old versions that snapshots see, in segments that were not gone through.
+    kept: KeptBySegment,
     /// The first error that is of one place, and stands in the way of nothing else.
     first_error: Option<Error>,
 }
 
 impl Run {
-    pub(super) fn of(cause: Cause) -> Run {
-        Run { cause, passed: BTreeSet::new(), first_error: None }
+    /// A segment, with what of it snapshots see.
+    fn victim(&self, segment: SegmentUse) -> Victim {
+        Victim { segment, kept: self.kept.get(&segment.sequence).copied().unwrap_or_default() }
+    }
+
+    /// Whether somebody called for it.
+    fn is_told(&self) -> bool {
+        self.cause == Cause::Told
     }
 
     /// What there is to say in the end.
@@ -87,31 +99,6 @@ pub(super) struct PinnedDead {
     len: u64,
     /// The snapshots that there were, some of which see versions in them.
     pins: Vec<Lsn>,
-}
-
-/// How far to go.
-#[derive(Debug, Clone, Copy)]
-struct Goal {
-    /// Bytes of the log for each one in force.
-    amplification_max: f64,
-    /// Dead bytes that are left alone.
-    dead_len_max: u64,
-    /// Segments from this one on are left alone.
-    before: u64,
-    /// And those with more than this in force: the rest of the reserve is the deletes'.
-    fits_len: u64,
-}
-
-impl SegmentUse {
-    /// Bytes that are in force, the rows of their tables and headers of lone commits included.
-    pub(crate) fn in_force(&self) -> u64 {
-        (self.live_len + self.live_count * (HEADER_LEN + ENTRY_LEN) as u64).min(self.used_len)
-    }
-
-    fn benefit(&self, newest: u64) -> f64 {
-        let in_force = self.in_force() as f64 / self.used_len.max(1) as f64;
-        (1.0 - in_force) * (newest - self.sequence) as f64 / (1.0 + in_force)
-    }
 }
 
 /// The amplification that compaction works down to while nobody writes.
@@ -135,63 +122,51 @@ impl<D: Disk> Upkeep<D> {
         totals
     }
 
-    /// Empties segments until what is in force takes all but a little of the log, and lets them go.
-    pub(crate) fn compact_now(&self) -> Result<()> {
-        let mut state = self.take_turn()?;
-        self.checkpoint_with(&mut state, Haste::Room)?;
-        // Who calls for it has what could not be read tried again.
-        state.stuck.clear();
-        let mut run = Run::of(Cause::Told);
-        // What is written from here on is as dense as it gets.
-        let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let most =
-            Goal { amplification_max: 1.0, dead_len_max: 0, before: active, fits_len: u64::MAX };
-        loop {
-            let goal = Goal { fits_len: self.fits_len(), ..most };
-            let Some(victim) = self.victim(&state, &run, goal) else { break };
-            if self.shared.upkeep.is_stopped() {
-                return Err(Error::Closed);
-            }
-            self.empty(&mut state, &mut run, victim)?;
-            self.let_go_if_full(&mut state)?;
-        }
-        self.checkpoint_with(&mut state, Haste::Room)?;
-        self.shrink(false)?;
-        run.end()
-    }
-
     /// Empties segments while there is too much that is dead.
     pub(super) fn compact_due(&self, state: &mut State, is_idle: bool) -> Result<()> {
         if state.hold_count > 0 {
             // What is emptied could not go.
             return Ok(());
         }
-        if is_idle && state.idle_at.is_some_and(|at| self.written_len() - at < DEAD_LEN_MIN) {
+        if is_idle && state.idle_at.is_some_and(|at| self.user_len() - at < DEAD_LEN_MIN) {
             // Blocks that do not fill pages and segments keep the log above the goal for ever.
             return Ok(());
         }
+        if !is_idle && self.shared.usage.segment_count() < 2 {
+            // This is asked with every commit that calls, and the segment in use is neither emptied nor let go.
+            state.idle_at = None;
+            return Ok(());
+        }
         let max = self.options.amplification_max;
-        // What is written from here on is as dense as it gets.
-        let active = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let goal = Goal {
+        let mut run = self.run(Cause::Idle);
+        let mut goal = Goal {
             amplification_max: if is_idle { idle_max(max) } else { max },
             dead_len_max: DEAD_LEN_MIN,
-            before: active,
+            before: u64::MAX,
             fits_len: u64::MAX,
         };
-        let mut run = Run::of(Cause::Idle);
+        if is_idle && !self.must_stop(run.cause) && self.standing(&run).is_beyond(&goal) {
+            self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
+        }
+        // What is written from here on is as dense as it gets.
+        goal.before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         loop {
-            self.drop_dead(state, is_idle)?;
+            self.drop_dead(state, false)?;
             let victim = self.victim(state, &run, goal).and_then(|_| {
                 // Only where there is one at all.
                 self.victim(state, &run, Goal { fits_len: self.fits_len(), ..goal })
             });
             let Some(victim) = victim else {
-                state.idle_at = is_idle.then(|| self.written_len());
+                if is_idle {
+                    state.idle_at = Some(self.user_len());
+                    self.drop_dead(state, true)?;
+                } else {
+                    state.idle_at = None;
+                }
                 return run.end();
             };
             if !is_idle {
-                run.cause = Cause::Due(self.excess(goal));
+                run.cause = Cause::Due(self.excess(&run, goal));
             }
             if self.must_stop(run.cause) {
                 return run.end();
@@ -204,6 +179,29 @@ impl<D: Disk> Upkeep<D> {
                 return run.end();
             }
         }
+    }
+
+    /// Empties segments that stay for the sake of snapshots alone, and lets them go.
+    ///
+    /// # Errors
+    /// As [`Upkeep::empty`].
+    pub(super) fn empty_for_snapshots(&self, state: &mut State) -> Result<()> {
+        let mut run = self.run(Cause::Idle);
+        let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        loop {
+            let fits_len = self.fits_len();
+            let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
+            let mut victims = self.victims(state, &run, goal);
+            victims.retain(|victim| {
+                victim.segment.live_count == 0 && victim.needed_len() <= goal.fits_len
+            });
+            let best = victims.into_iter().max_by_key(|victim| self.gain_of(victim));
+            let Some(victim) = best.filter(|_| !self.must_stop(run.cause)) else { break };
+            self.empty(state, &mut run, victim)?;
+            self.let_go_if_full(state)?;
+        }
+        self.checkpoint_with(state, Haste::Room)?;
+        run.end()
     }
 
     /// Lets segments go that are dead as a whole: that needs no moves, only a checkpoint.
@@ -232,7 +230,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
-    fn let_go_if_full(&self, state: &mut State) -> Result<()> {
+    pub(super) fn let_go_if_full(&self, state: &mut State) -> Result<()> {
         if self.space.is_full() {
             self.checkpoint_with(state, Haste::Room)?;
             drop(self.space.reserve.refill());
@@ -241,69 +239,21 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// What the log has beyond a goal.
-    fn excess(&self, goal: Goal) -> Excess {
-        let totals = self.totals();
-        let allowed_len = (totals.live_len as f64 * (goal.amplification_max - 1.0)) as u64;
-        let dead_len = totals.used_len - totals.dead_len - totals.live_len;
-        Excess { len: dead_len.saturating_sub(allowed_len), allowed_len }
+    fn excess(&self, run: &Run, goal: Goal) -> Excess {
+        let standing = self.standing(run);
+        let allowed_len = standing.allowed_len(goal.amplification_max);
+        Excess { len: standing.dead_len().saturating_sub(allowed_len), allowed_len }
     }
 
-    /// The segment to empty next, if there is too much that is dead.
-    fn victim(&self, state: &State, run: &Run, goal: Goal) -> Option<SegmentUse> {
-        let totals = self.totals();
-        let held = totals.used_len - totals.dead_len;
-        let dead_len = held - totals.live_len;
-        if held as f64 <= totals.live_len as f64 * goal.amplification_max
-            || dead_len <= goal.dead_len_max
-        {
-            return None;
-        }
-        let segments = self.shared.usage.all();
-        let newest = segments.last()?.sequence;
-        let victims = segments.iter().filter(|segment| {
-            segment.live_count > 0
-                && segment.sequence < newest.min(goal.before)
-                && !state.stuck.contains(&segment.sequence)
-                && !run.passed.contains(&segment.sequence)
-                && segment.in_force() <= goal.fits_len
-                && segment.used_len - segment.in_force() > segment.used_len / 50
-        });
-        victims.copied().max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
+    /// A run, with what snapshots see now.
+    pub(super) fn run(&self, cause: Cause) -> Run {
+        let (passed, first_error) = (BTreeSet::new(), None);
+        Run { cause, passed, kept: self.kept_by_segment(), first_error }
     }
 
-    /// A segment to empty for want of space: it gives back at least as much as its moves take.
-    pub(super) fn victim_of_need(
-        &self,
-        state: &State,
-        run: &Run,
-        before: u64,
-    ) -> Option<SegmentUse> {
-        let fits_len = self.fits_len();
-        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
-        // Each batch of moves takes a page, and may leave the end of a segment unused.
-        let is_worth_it = |victim: &SegmentUse| {
-            victim.used_len - victim.in_force() >= (victim.used_len / 8).max(MAKE_ROOM_LEN)
-        };
-        self.victim(state, run, goal).filter(is_worth_it)
-    }
-
-    /// What moves may take: what is free, and half of the reserve.
-    fn fits_len(&self) -> u64 {
-        let reserve = &self.space.reserve;
-        match self.disk.free_space() {
-            Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
-            Err(_) if reserve.is_short() => reserve.len() / 2,
-            Err(_) => u64::MAX,
-        }
-    }
-
-    /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
-    fn check_room(&self) -> Result<()> {
-        let reserve = &self.space.reserve;
-        match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
-            true => Err(self.space.full(reserve.missing_len())),
-            false => Ok(()),
-        }
+    /// Log bytes of users' commits since open.
+    pub(super) fn user_len(&self) -> u64 {
+        self.shared.user_len.load(Ordering::Relaxed)
     }
 
     pub(super) fn written_len(&self) -> u64 {

@@ -21,7 +21,7 @@ use crate::local::segment::Location;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
 use crate::stats::StallCause;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, Process};
 use crate::ticket::{CommitTicket, Issuer, in_callback};
 
 #[expect(private_interfaces, reason = "the sealed trait's own types")]
@@ -34,7 +34,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
     fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
         let inner = &self.inner;
-        let handles = self.handles.as_ref()?;
+        // In a forked child a slot may be in the making for ever.
+        let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
         Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
     }
 
@@ -58,6 +59,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
+        debug_assert!(!self.inner.is_read_only, "a session that only reads has nothing to hand in");
         for (id, _) in &batch.operations {
             self.mvcc().index.touch(*id)?;
         }
@@ -79,11 +81,25 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn make_durable(&self) -> Result<()> {
+        if self.inner.is_read_only {
+            let is_durable = self.durable_lsn() >= self.mvcc().index.visible();
+            return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
+        }
         self.inner.issue(sync_request)?.wait().map(|_| ())
     }
 
     fn check_open(&self) -> Result<()> {
+        self.inner.process().check()?;
         if self.inner.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn process(&self) -> &Process {
+        self.inner.process()
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.inner.is_read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
     fn durable_lsn(&self) -> Lsn {

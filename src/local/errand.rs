@@ -98,14 +98,22 @@ impl<D: Disk> Trip<D> {
 
     fn go(&mut self, disk: &D, shared: &Shared) {
         let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
-        let outcome = match self.make_so(disk, shared, &mut written_at, &mut flight_time) {
+        let made = self.make_so(disk, shared, &mut written_at, &mut flight_time);
+        let landed_at = disk.now();
+        let segment = self.flight.ends().last().map(|(_, number, _)| number);
+        // Before anybody is told: in a file without a name it would not be there at the next open.
+        let here = made.and_then(|()| {
+            let looked = shared.presence.look_now_and_then(disk, landed_at, segment);
+            looked.map_err(|removed| (PoisonCause::Removed, removed))
+        });
+        let outcome = match here {
             Ok(()) => Outcome::Done,
             Err((cause, error)) => {
                 shared.poison.set(cause);
                 Outcome::Failed(cause, error)
             }
         };
-        self.landing = Some(Landing { outcome, written_at, landed_at: disk.now(), flight_time });
+        self.landing = Some(Landing { outcome, written_at, landed_at, flight_time });
     }
 
     fn make_so(
@@ -134,7 +142,7 @@ impl<D: Disk> Trip<D> {
         // It may be there at the next open: not the answer of one that was never tried.
         let poisoned = || match shared.poison.cause() {
             Some(cause) => {
-                let source = io::ErrorKind::Other.into();
+                let source = io::Error::other("not tried, since an earlier one failed");
                 Err((cause, Error::io(IoOp::Sync, disk.path(), source)))
             }
             None => Ok(()),

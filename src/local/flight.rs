@@ -24,7 +24,7 @@ use crate::error::{Error, IoOp, Result};
 use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored_at};
 use crate::local::recent::Recent;
 use crate::local::segment::{Location, Segment};
-use crate::mvcc::index::Change;
+use crate::mvcc::index::{Change, LookedUp};
 use crate::spread::helpers;
 
 /// Payloads from this length on are not copied into the staging buffer.
@@ -64,7 +64,11 @@ pub(crate) enum Piece {
 pub(crate) struct Changes {
     /// Blocks that only change their place; before the others.
     pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
+    /// Older versions that only change their place: where they were, and where they are.
+    pub(crate) moved_old: Vec<(BlockId, u64, Location)>,
     pub(crate) changed: Vec<Change<Location>>,
+    /// What they replace, where that is not among the entries of the index.
+    pub(crate) below: LookedUp<Location>,
 }
 
 impl Piece {

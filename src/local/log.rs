@@ -30,6 +30,7 @@ use crate::local::flight::{Changes, Flight};
 use crate::local::handover::{Load, Turn};
 use crate::local::phases::{Phases, Took};
 use crate::local::poison::Poison;
+use crate::local::presence::{self, Presence};
 use crate::local::recent::Recent;
 use crate::local::segment::Location;
 use crate::local::stall::StallLog;
@@ -68,6 +69,7 @@ pub(crate) enum Message {
 pub(crate) struct Shared {
     pub(crate) mvcc: Mvcc<Location>,
     pub(crate) poison: Arc<Poison>,
+    pub(crate) presence: Presence,
     pub(crate) budget: Budget,
     pub(crate) recent: Recent,
     /// Held while the log is synced.
@@ -78,6 +80,10 @@ pub(crate) struct Shared {
     pub(crate) overlapped: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
+    /// Of those, bytes of groups with commits of users: not of moves alone, and not of marks.
+    pub(crate) user_len: AtomicU64,
+    /// Sequence of the last segment that a commit of a user reached, or that was there at open.
+    pub(crate) user_sequence: AtomicU64,
     pub(crate) phases: Phases,
     pub(crate) usage: Usage,
     pub(crate) stalls: Arc<StallLog>,
@@ -107,6 +113,8 @@ pub(crate) struct Log<D: Disk> {
     landed: Vec<Landed<D>>,
     /// Published, to be told to their callers with the log put down.
     published: Vec<Answers>,
+    /// The segment that the log was told to go on in, and the last commit before it.
+    rolled_to: Option<(u64, Lsn)>,
     /// When the last group landed.
     landed_at: Duration,
     /// When the oldest commit that is not durable yet was written.
@@ -155,6 +163,7 @@ impl<D: Disk> Log<D> {
             unseen_len: 0,
             landed: Vec::new(),
             published: Vec::new(),
+            rolled_to: None,
             landed_at,
             unsynced_since: None,
             flight_time: Duration::ZERO,
@@ -213,17 +222,37 @@ impl<D: Disk> Log<D> {
     /// Prepares a group's trip to the disk, or refuses it.
     fn take_off(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
         let begun_at = self.disk.now();
-        let laid = self.admit(&group).and_then(|()| self.appender.lay_out(&group));
-        match laid {
+        match self.lay_out(&group) {
             Ok(flight) => {
                 self.shared.overlapped.fetch_add(u64::from(group.follows), Ordering::Relaxed);
                 Some(Trip { group, flight, begun_at, landing: None })
             }
             Err(error) => {
-                self.arrive(group, refusal(error));
+                let error = self.look_for(&error).err().unwrap_or(error);
+                self.arrive(group, refusal(&self.shared.poison, error));
                 None
             }
         }
+    }
+
+    /// Looks whether the store's files are gone, where that may be why nothing could be laid out.
+    fn look_for(&self, error: &Error) -> Result<bool> {
+        match error {
+            Error::Io { .. } => presence::look(&*self.disk, None),
+            _ => Ok(true),
+        }
+    }
+
+    /// Does all that may fail and touches nothing: from the first byte on, a group is published or the store
+    /// is poisoned.
+    fn lay_out(&mut self, group: &Group<Reply>) -> Result<Flight<D::File>> {
+        self.admit(group)?;
+        let written = group.members.iter().filter(|member| member.commit_lsn().is_some());
+        let operations = written.flat_map(|member| &member.submission.batch.operations);
+        let below = self.shared.mvcc.index.look_up_below(operations.map(|(id, _)| *id))?;
+        let mut flight = self.appender.lay_out(group)?;
+        flight.changes.below = below;
+        Ok(flight)
     }
 
     /// Takes a trip back that has ended.
@@ -249,7 +278,9 @@ impl<D: Disk> Log<D> {
             }
             self.written_len += trip.flight.len();
             self.shared.written_len.store(self.written_len, Ordering::Relaxed);
-            self.note(trip.flight.len());
+            if trip.group.user_commit_count() > 0 {
+                self.note_user(&trip.flight);
+            }
             self.landed.push(Landed { number: trip.group.number(), flight: trip.flight, took });
         }
         self.landed_at = landing.landed_at;
@@ -260,11 +291,11 @@ impl<D: Disk> Log<D> {
     fn arrive(&mut self, group: Group<Reply>, outcome: Outcome) {
         match &outcome {
             Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
-            Outcome::Full(_) => {
+            Outcome::Refused(Error::StorageFull { .. }) => {
                 self.shared.room_wanted.store(true, Ordering::Relaxed);
                 self.shared.upkeep.call();
             }
-            Outcome::Done => {}
+            Outcome::Refused(_) | Outcome::Done => {}
         }
         let event = Event::Landed(group, outcome);
         let actions = self.core.step(self.disk.now(), event, &self.shared.mvcc.index);
@@ -324,17 +355,21 @@ impl<D: Disk> Log<D> {
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // What was moved is still the newest: a later operation on it comes later in the group.
         for (id, lsn, place) in changes.moved {
-            let moved = mvcc.index.relocate(id, lsn, place, |old| {
+            let moved = mvcc.index.relocate((id, lsn, place), &changes.below, |old| {
                 usage.count(Some(old), Some(&place));
             });
             assert!(moved, "a move was checked when it was given its place");
+        }
+        for (id, from, place) in changes.moved_old {
+            // Its last snapshot may have gone since: then its bytes are dead at both places.
+            mvcc.index.relocate_undone(id, from, place);
         }
         let mut freed_len = 0;
         let count = |old: Option<&Location>, new: Option<&Location>| {
             usage.count(old, new);
             freed_len += old.map_or(0, |old| u64::from(old.len));
         };
-        mvcc.publish(changes.changed, group.last_lsn, count);
+        mvcc.publish(changes.changed, &changes.below, group.last_lsn, count);
         mvcc.counters.commits.add(group.user_commit_count() as u64);
         self.shared.durable.store(self.core.durable().0, Ordering::Release);
         let has_commits = group.user_commit_count() > 0;
@@ -355,6 +390,17 @@ impl<D: Disk> Log<D> {
         let refusal = Err(error);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
+    }
+
+    /// Notes what commits of users have written. Moves of blocks are the upkeep's own: were they to call it,
+    /// it would go on by itself for ever.
+    fn note_user(&mut self, flight: &Flight<D::File>) {
+        let (shared, len) = (&self.shared, flight.len());
+        shared.user_len.fetch_add(len, Ordering::Relaxed);
+        if let Some((sequence, ..)) = flight.ends().last() {
+            shared.user_sequence.fetch_max(sequence, Ordering::Relaxed);
+        }
+        self.note(len);
     }
 
     /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
@@ -478,12 +524,15 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
 }
 
-/// What it means when a group could not be laid out: nothing of it was written.
-fn refusal(error: Error) -> Outcome {
+/// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and
+/// nothing else. An error that says that the device or the file system fails is taken for a failed write.
+fn refusal(poison: &Poison, error: Error) -> Outcome {
     match error {
+        // Its worker knows more of what was touched than the error says.
+        _ if let Some(cause) = poison.cause() => Outcome::Failed(cause, error),
         Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
         Error::Poisoned { cause } => Outcome::Failed(cause, error),
         _ if planted(Bug::FullDiskIsPoison) => Outcome::Failed(PoisonCause::WriteFailed, error),
-        _ => Outcome::Full(error),
+        _ => Outcome::Refused(error),
     }
 }

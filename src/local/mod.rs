@@ -32,8 +32,10 @@ mod options;
 mod pause;
 mod phases;
 mod poison;
+mod presence;
 mod probe;
 mod quota;
+mod read_only;
 mod reading;
 mod recent;
 mod recovery;
@@ -59,6 +61,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use backup::{BackupCheck, BackupReport, CopyProgress};
+pub use compaction::{CompactionEnd, CompactionReport};
 pub use options::{OpenPhase, OpenProgress, Options, ReadMode, WriteMode};
 pub use probe::Probe;
 pub use recovery::RecoveryReport;
@@ -82,7 +85,7 @@ use crate::local::space::Space;
 use crate::local::upkeep::Upkeep;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{AtomicBool, Mutex, Ordering, ProcessBound};
 use crate::ticket::{CommitTicket, Issuer, Reply, in_callback, refuse_in_callback, ticket};
 use crate::transaction::inclusive;
 
@@ -90,6 +93,9 @@ use crate::transaction::inclusive;
 ///
 /// Commits of concurrent callers are written and synced together. The store closes when the last
 /// handle is dropped; [`LocalBackend::close`] does so now and tells how it went.
+///
+/// A store belongs to the process that opened it. In a forked child every call is [`Error::Forked`], and
+/// dropping a handle touches nothing. A program that becomes a daemon forks first and opens then.
 ///
 /// # Examples
 /// ```
@@ -105,7 +111,7 @@ use crate::transaction::inclusive;
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
-    inner: Arc<Inner<Quota<D>>>,
+    inner: Arc<ProcessBound<Inner<Quota<D>>>>,
     /// `None` in those that are in there.
     handles: Option<Arc<Handles<LocalBackend<D>>>>,
 }
@@ -134,6 +140,7 @@ struct Inner<D: Disk> {
     driver: Arc<Driver<D>>,
     upkeep: Arc<Upkeep<D>>,
     durability: Durability,
+    is_read_only: bool,
     report: RecoveryReport,
     closed: AtomicBool,
     /// The keeper thread and the store's lock, until closed.
@@ -206,7 +213,8 @@ impl LocalBackend {
     /// Puts a salvaged copy in the place of a damaged store, and keeps the damaged one beside it, as it
     /// was, as `<store>.before-repair-<n>`. A store without damage is left as it is. What is lost is in
     /// the report; see [`LocalBackend::salvage`]. Needs space for every block once more, and a file
-    /// system that can exchange two names (Linux: all common local ones).
+    /// system that can exchange two names (Linux: all common local ones). Of a store behind a symbolic link the
+    /// directory behind it is repaired, and kept beside it.
     ///
     /// The repaired store is a new one: commits are counted from 1 again, and unknown files stay in the
     /// kept directory.
@@ -214,6 +222,9 @@ impl LocalBackend {
     /// # Errors
     /// As [`LocalBackend::salvage`]. At each moment, also when the machine stops, the path holds either
     /// the damaged store or the repaired one, whole. A directory `<store>.repairing-<n>` may be left.
+    /// - [`Error::Unsupported`]: the file system cannot exchange two directories. The repaired store is whole in
+    ///   that directory: rename the two by hand. Or the store is the root of a volume, which has no other name:
+    ///   nothing was done; [`LocalBackend::salvage`] it.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
         repair::repair(path.as_ref())
     }
@@ -268,7 +279,8 @@ impl LocalBackend {
     }
 
     /// Says what opening the store in a directory would find, without opening it: reads `META`, the
-    /// checkpoint's header and the log behind it. Holds the store's lock meanwhile, and changes nothing.
+    /// checkpoint's header and the log behind it. Keeps writers out meanwhile, lets
+    /// other looks in, and changes nothing: `LOCK` is not made where it is missing.
     ///
     /// # Errors
     /// As [`LocalBackend::open`], except that damage is [`Probe::Damaged`].
@@ -286,8 +298,9 @@ impl<D: Disk> LocalBackend<D> {
     /// As [`LocalBackend::open`].
     pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
         options.check()?;
-        let inner = open::open(disk, options)?;
-        Ok(LocalBackend { inner: Arc::new(inner), handles: Some(Arc::default()) })
+        let open = if options.read_only { read_only::open } else { open::open };
+        let inner = Arc::new(ProcessBound::new(open(disk, options)?));
+        Ok(LocalBackend { inner, handles: Some(Arc::default()) })
     }
 
     /// What opening the store found and did.
@@ -314,8 +327,9 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::StorageFull`]: there is less space than that.
     /// - [`Error::Io`], [`Error::Poisoned`]: zeroing failed.
     /// - [`Error::Closed`]: the store was closed before or meanwhile.
+    /// - [`Error::ReadOnly`]: it was opened to be read only.
     pub fn prepare_space(&self, len: u64) -> Result<()> {
-        self.check_open()?;
+        self.check_writable()?;
         self.inner.space.prepare(len)
     }
 
@@ -328,26 +342,32 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::StorageFull`]: there is no space for the image.
     /// - [`Error::Io`], [`Error::Corrupt`]: the image, or the one it builds on, is not to be had.
     /// - [`Error::Poisoned`]: a commit that the checkpoint was to hold could not be made durable.
+    /// - [`Error::ReadOnly`]: the store was opened to be read only.
     ///
     /// # Panics
     /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn checkpoint(&self) -> Result<()> {
-        self.check_open()?;
+        self.check_writable()?;
         refuse_in_callback("make a checkpoint");
         self.inner.upkeep.checkpoint()
     }
 
     /// Brings the log down to little more than what is in force, now: moves blocks out of segments that
     /// are partly dead and gives those back to the file system. Commits go on meanwhile. This happens by
-    /// itself as far as [`Options::space_amplification_max`] asks for it.
+    /// itself as far as [`Options::space_amplification_max`] asks for it. On a full disk the segments with the least in
+    /// force go first, each of them at once. While a backup reads the store nothing is moved, because nothing could be
+    /// given back before its end ([`CompactionEnd::Backup`]).
     ///
     /// # Errors
-    /// As [`LocalBackend::checkpoint`]; no block is lost or changed by any of them.
+    /// No block is lost or changed by any of these, and what was given back by then stays so:
+    /// - [`Error::StorageFull`]: much of the log is dead, but what is in force beside it fits nowhere. The error
+    ///   names the bytes that are missing.
+    /// - Others as [`LocalBackend::checkpoint`].
     ///
     /// # Panics
     /// In a callback of a commit ([`CommitTicket::on_durable`]).
-    pub fn compact_now(&self) -> Result<()> {
-        self.check_open()?;
+    pub fn compact_now(&self) -> Result<CompactionReport> {
+        self.check_writable()?;
         refuse_in_callback("compact its store");
         self.inner.upkeep.compact_now()
     }
@@ -400,7 +420,8 @@ impl<D: Disk> LocalBackend<D> {
     /// second name where the file system has such, so that both backups together are hardly larger than
     /// one. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
     /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no segment and
-    /// no checkpoint is given back.
+    /// no checkpoint is given back. A store that was opened to be read only is copied as its files are, without a
+    /// checkpoint first; restoring and opening such a backup may therefore replay more log.
     ///
     /// # Errors
     /// The store goes on as it was, and what was copied by then is removed again:
@@ -503,6 +524,10 @@ impl<D: Disk> Inner<D> {
     fn shut_down(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
+        if self.is_read_only {
+            self.end_reading(session);
+            return Ok(());
+        }
         self.shared.upkeep.stop();
         let upkeep_ended_well = session.caretaker.is_none_or(Thread::join);
         let covered = self.upkeep.end();
@@ -520,6 +545,15 @@ impl<D: Disk> Inner<D> {
 }
 
 impl<D: Disk> Inner<D> {
+    /// Closes a session that has nothing to write down.
+    fn end_reading(&self, session: Session<D>) {
+        self.upkeep.end_reading();
+        if let Some(pool) = &self.pool {
+            pool.close();
+        }
+        drop(session.lock);
+    }
+
     /// Has a thread of its own close the store: this one is in a callback that the store waits for.
     fn shut_down_elsewhere(&mut self) {
         *self.closed.get_mut() = true;
@@ -533,6 +567,7 @@ impl<D: Disk> Inner<D> {
             driver: Arc::clone(&self.driver),
             upkeep: Arc::clone(&self.upkeep),
             durability: self.durability,
+            is_read_only: self.is_read_only,
             report: self.report,
             closed: AtomicBool::new(false),
             session: Mutex::new(self.session.lock().take()),

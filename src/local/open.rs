@@ -28,10 +28,11 @@ use crate::local::log::{Log, Shared, UPKEEP_EVERY};
 use crate::local::options::ReadMode;
 use crate::local::phases::Phases;
 use crate::local::poison::Poison;
+use crate::local::presence::Presence;
 use crate::local::quota::{Quota, QuotaFile};
 use crate::local::reading::view_of;
 use crate::local::recent::Recent;
-use crate::local::recovery::{Recovered, Recovery, Replay};
+use crate::local::recovery::{Ending, Recovered, Recovery, Replay};
 use crate::local::reserve::Reserve;
 use crate::local::scan::path_of;
 use crate::local::segment::{Location, ShowSegment, Views, damaged};
@@ -86,19 +87,16 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     let space_options = SpaceOptions {
         segment_len: options.segment_len_max,
         ahead_len_max: options.zero_ahead_len,
-        direct: options.write_mode == WriteMode::Direct,
+        how: match options.write_mode {
+            WriteMode::Direct => How::ReadWriteDirect,
+            WriteMode::Buffered => How::ReadWrite,
+        },
     };
-    let limits = Limits {
-        block_len_max: options.longest_block(),
-        transaction_len_max: options.transaction_len_max,
-        open_transactions_max: options.open_transactions_max,
-        snapshot_age_max: options.snapshot_age_max,
-        snapshot_pinned_max: options.snapshot_pinned_max,
-    };
-    let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
-    let reserve = Reserve::open(Arc::clone(&disk), options.segment_len_max, options.max_bytes)
+    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let (segment_len, quota_len) = (options.segment_len_max, options.max_bytes);
+    let reserve = Reserve::open(Arc::clone(&disk), How::ReadWrite, segment_len, quota_len)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
-    let views = Arc::new(Views::new(options.read_mode, show_segments(&disk, options.read_mode)));
+    let views = Arc::new(Views::new(options.read_mode, show_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;
         let recovery = Recovery {
@@ -120,14 +118,26 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     };
     remove_unfinished(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
+    recovered.report.modes_refused = disk.modes_are_refused();
     recovered.report.elapsed = disk.now().saturating_sub(started);
-    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered)
+    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered, None)
+}
+
+/// What callers of a store may ask for.
+pub(crate) fn limits_of(options: &Options) -> Limits {
+    Limits {
+        block_len_max: options.longest_block(),
+        transaction_len_max: options.transaction_len_max,
+        open_transactions_max: options.open_transactions_max,
+        snapshot_age_max: options.snapshot_age_max,
+        snapshot_pinned_max: options.snapshot_pinned_max,
+    }
 }
 
 /// How segments are shown that are read for the first time.
-pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>, mode: ReadMode) -> ShowSegment {
+pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>) -> ShowSegment {
     let disk = Arc::clone(disk);
-    Box::new(move |number, len| {
+    Box::new(move |number, len, mode| {
         let file = disk.open(FileName::Segment(number), How::Read)?;
         if mode != ReadMode::Pread && file.len()? < len {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -136,9 +146,9 @@ pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>, mode: ReadMode) -> ShowSegme
     })
 }
 
-/// Starts the threads of an open store.
+/// Starts the threads of an open store. One that is only read, up to its `ending`, has no log to look after.
 #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
-fn start<D: Disk>(
+pub(crate) fn start<D: Disk>(
     disk: Arc<Quota<D>>,
     lock: D::Lock,
     options: Options,
@@ -149,7 +159,9 @@ fn start<D: Disk>(
     usage: Usage,
     reserve: Reserve<Quota<D>>,
     recovered: Recovered<QuotaFile<D::File>>,
+    ending: Option<Ending>,
 ) -> Result<Inner<Quota<D>>> {
+    let has_keepers = !options.single_threaded && ending.is_none();
     let poison = Arc::new(Poison::default());
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
     let pool = match options.single_threaded {
@@ -183,14 +195,17 @@ fn start<D: Disk>(
     let shared = Arc::new(Shared {
         mvcc,
         poison,
+        presence: Presence::default(),
         budget: Budget::new(shares.in_flight_len_max),
         recent: Recent::new(shares.recent_len),
         sync_turn: Mutex::new(()),
-        durable: AtomicU64::new(visible.0),
+        durable: AtomicU64::new(ending.map_or(visible, |ending| ending.durable).0),
         groups: AtomicU64::new(0),
         overlapped: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
         written_len: AtomicU64::new(0),
+        user_len: AtomicU64::new(0),
+        user_sequence: AtomicU64::new(tail_again.segment.sequence),
         phases: Phases::default(),
         usage,
         stalls,
@@ -198,7 +213,8 @@ fn start<D: Disk>(
         room_wanted: AtomicBool::new(false),
         upkeep: Call::default(),
     });
-    let appender = Appender::new(Arc::clone(&space), space_options.direct, tail_again, chain);
+    let direct = space_options.how == How::ReadWriteDirect;
+    let appender = Appender::new(Arc::clone(&space), direct, tail_again, chain);
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     // Frames that were written again are durable now, and no frame says so yet.
     let witnessed = if report.rewritten_frames > 0 { Lsn(0) } else { visible };
@@ -211,10 +227,10 @@ fn start<D: Disk>(
         options.sync_interval,
         witnessed,
     );
-    let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, !options.single_threaded));
-    let keeper = match options.single_threaded {
-        true => None,
-        false => {
+    let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, has_keepers));
+    let keeper = match has_keepers {
+        false => None,
+        true => {
             let driver = Arc::clone(&driver);
             let body = Box::new(move || driver.keep());
             Some(disk.spawn("aegis-log".to_string(), body).map_err(spawn)?)
@@ -236,6 +252,7 @@ fn start<D: Disk>(
         chain_of_images,
         report.bytes,
         own_from,
+        ending,
     ));
     let session = Session { keeper, caretaker: None, lock };
     let inner = Inner {
@@ -247,11 +264,12 @@ fn start<D: Disk>(
         driver,
         upkeep,
         durability: options.durability,
+        is_read_only: ending.is_some(),
         report,
         closed: AtomicBool::new(false),
         session: Mutex::new(Some(session)),
     };
-    if !options.single_threaded {
+    if has_keepers {
         let upkeep = Arc::clone(&inner.upkeep);
         let body = Box::new(move || upkeep.keep());
         // Without it the store is closed again: a keeper left behind would write to what is no longer locked.
@@ -260,6 +278,9 @@ fn start<D: Disk>(
         if let Some(session) = &mut *inner.session.lock() {
             session.caretaker = Some(caretaker);
         }
+    }
+    if inner.is_read_only {
+        return Ok(inner);
     }
     // Without space there is none for now; ordinary writes wait for it.
     drop(inner.space.reserve.suit(inner.upkeep.load()));
@@ -343,7 +364,12 @@ pub(crate) fn lock<D: Disk>(disk: &D) -> Result<D::Lock> {
     disk.lock().map_err(|error| lock_error(disk, error))
 }
 
-pub(crate) fn lock_error<D: Disk>(disk: &D, error: LockError) -> Error {
+/// Keeps writers out, and makes no file.
+pub(crate) fn lock_shared<D: Disk>(disk: &D) -> Result<D::Lock> {
+    disk.lock_shared().map_err(|error| lock_error(disk, error))
+}
+
+fn lock_error<D: Disk>(disk: &D, error: LockError) -> Error {
     match error {
         LockError::Held => Error::Locked { path: disk.path().to_path_buf() },
         LockError::Io(e) => Error::io(IoOp::Lock, disk.path(), e),
@@ -391,7 +417,7 @@ fn create<D: Disk>(
     name_store(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
     })?;
-    views.insert(1, number, &segment.file, segment.len_max).map_err(io(IoOp::Map))?;
+    views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
     let first = crate::local::format::PAGE;
     let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
     let report = crate::local::RecoveryReport { clean: true, ..Default::default() };

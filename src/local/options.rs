@@ -32,21 +32,25 @@ pub enum WriteMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReadMode {
-    /// Nothing is copied: a block's bytes are those of the mapped file.
-    ///
-    /// - A page that the disk cannot read ends the process by `SIGBUS`, when the block is verified, or
-    ///   later, when the caller looks at it and the system has dropped the page since. So does a
-    ///   segment that somebody cuts.
-    /// - A page that was dropped is read again after it was verified: what the caller then sees is
-    ///   what the disk gives the second time.
-    /// - Bytes that are held keep their whole segment on the disk, however long ago its blocks were
-    ///   moved or deleted.
-    #[default]
-    Mapped,
     /// Copied out of the map and then verified: what was verified is what the caller holds, nothing is
     /// read twice, and bytes that are held keep no segment. A page that the disk cannot read still ends
     /// the process by `SIGBUS`, while it is copied. Pages of checkpoints are used in the map.
+    #[default]
     Copied,
+    /// **Bytes in hand can change, or end the process.** Nothing is copied: a block's bytes are those of the
+    /// mapped file, and a map is no memory. For programs that have measured that a copy costs them too much,
+    /// let go of bytes soon, and trust their disk:
+    ///
+    /// - What is written to the file by somebody else shows in bytes that were verified before.
+    /// - A page that the disk cannot read ends the process by `SIGBUS`, when the block is verified, or
+    ///   later, when the caller looks at it and the system has dropped the page since. So does a
+    ///   segment that somebody else cuts. The store itself removes files that are mapped, and cuts none.
+    /// - A page that was dropped is read again after it was verified: what the caller then sees is
+    ///   what the disk gives the second time.
+    /// - Bytes that are held keep their whole segment on the disk and in the address space, however long ago
+    ///   its blocks were moved or deleted. `held_bytes` counts those segments, in
+    ///   [`StorageStats`](crate::StorageStats) and [`SpaceReport`](crate::SpaceReport).
+    Mapped,
     /// No file is mapped: bytes are read into a buffer and then verified. As `Copied`, and a page that
     /// the disk cannot read or that is no longer there is an error of that read, never a signal. Costs
     /// a system call a read, one more for each page of a checkpoint that it needs, and a descriptor for
@@ -104,6 +108,7 @@ pub struct Options {
     pub(crate) write_mode: WriteMode,
     pub(crate) read_mode: ReadMode,
     pub(crate) create: bool,
+    pub(crate) read_only: bool,
     pub(crate) segment_len_max: u64,
     /// `None`: what a segment has room for, up to the default.
     pub(crate) block_len_max: Option<u32>,
@@ -146,6 +151,7 @@ impl Default for Options {
             write_mode: WriteMode::default(),
             read_mode: ReadMode::default(),
             create: true,
+            read_only: false,
             segment_len_max: 64 << 20,
             block_len_max: None,
             transaction_len_max: 1 << 30,
@@ -184,7 +190,7 @@ impl Options {
         self
     }
 
-    /// How payloads are read. Default: [`ReadMode::Mapped`].
+    /// How payloads are read. Default: [`ReadMode::Copied`].
     #[must_use]
     pub fn read_mode(mut self, mode: ReadMode) -> Options {
         self.read_mode = mode;
@@ -195,6 +201,38 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// Opens a store only to read it: nothing in its directory is made, changed or removed, so that works on a
+    /// volume that is mounted read-only too. Default: false.
+    ///
+    /// - Such handles of any number of processes have the store open at once. A writer gets [`Error::Locked`]
+    ///   meanwhile, and they do while a writer has it.
+    /// - A store that was not closed cleanly is recovered in memory. What it shows may have been in the page
+    ///   cache only, and a power cut may take it: see [`StorageStats::durable_lsn`](crate::StorageStats).
+    ///   [`sync`](crate::StorageBackend::sync) is [`Error::ReadOnly`] as long as that is so.
+    /// - Calls that write are [`Error::ReadOnly`]. Transactions read a snapshot. Backups work.
+    /// - A missing store is not created; options for writing have no effect.
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+    /// # let dir = tempfile::tempdir().map_err(|_| aegis_blocks::Error::Closed)?;
+    /// # let path = dir.path().join("store");
+    /// let store = LocalBackend::open(&path)?;
+    /// let id = store.write_block(Block::new(BlockId(0), BlockType::TableData, "kept"))?;
+    /// store.close()?;
+    ///
+    /// let one = LocalBackend::options().read_only(true).open(&path)?;
+    /// let other = LocalBackend::options().read_only(true).open(&path)?;
+    /// assert_eq!(&one.read_block(id)?.data[..], b"kept");
+    /// assert!(matches!(other.delete_block(id), Err(Error::ReadOnly)));
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Options {
+        self.read_only = read_only;
         self
     }
 
@@ -271,9 +309,14 @@ impl Options {
         self
     }
 
-    /// Bytes of older versions that are kept for snapshots: their payloads, as space of the log, and
-    /// about a hundred bytes of memory for each. Beyond it the oldest snapshots are given up, as
-    /// with [`Options::snapshot_age_max`]. Default: no limit (`u64::MAX`).
+    /// Bytes that are kept for snapshots. Beyond it the oldest snapshots are given up, as with
+    /// [`Options::snapshot_age_max`]. Default: no limit (`u64::MAX`).
+    ///
+    /// Two counts have to be within it. With each operation of a transaction: the payloads of older
+    /// versions, and about a hundred bytes of memory for each. On the thread that looks after the store, every
+    /// few MiB of log: what the log keeps for snapshots alone, of which segments with nothing in force count as
+    /// a whole ([`SpaceReport::pinned_bytes`](crate::SpaceReport::pinned_bytes)). Before it gives a snapshot up,
+    /// the store empties such segments: what snapshots see in them is moved, unless compaction is paused.
     #[must_use]
     pub fn snapshot_pinned_max(mut self, bytes: u64) -> Options {
         self.snapshot_pinned_max = bytes;
@@ -390,11 +433,9 @@ impl Options {
     pub fn open(self, path: impl AsRef<Path>) -> Result<LocalBackend> {
         let path = path.as_ref();
         self.check()?;
-        let disk = match OsDisk::open(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.create => {
-                OsDisk::create(path)
-            }
-            other => other,
+        let disk = match self.create && !self.read_only {
+            true => OsDisk::open_or_create(path),
+            false => OsDisk::open(path),
         };
         let disk = disk.map_err(|source| open_error(path, source))?;
         LocalBackend::open_on(disk, self)

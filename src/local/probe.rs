@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::block::Lsn;
 use crate::error::Defect;
 use crate::error::{Error, Result};
-use crate::io::{Disk, FileName};
+use crate::io::{Disk, FileName, How};
 use crate::local::format::PAGE;
-use crate::local::open::{lock, look, read_description, show_segments};
+use crate::local::open::{lock_shared, look, read_description, show_segments};
 use crate::local::options::ReadMode;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::segment::{Views, damaged};
@@ -47,7 +47,7 @@ pub enum Probe {
 
 pub(super) fn probe<D: Disk>(disk: D) -> Result<Probe> {
     look(&disk, false)?;
-    let _lock = lock(&disk)?;
+    let _lock = lock_shared(&disk)?;
     let disk = Arc::new(disk);
     match examine(&disk) {
         Err(error @ Error::Corrupt { .. }) => to_damage(error).map(Probe::Damaged),
@@ -72,9 +72,9 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
     let recovery = Recovery {
         disk: &**disk,
         store: &store,
-        options: SpaceOptions { segment_len: PAGE, ahead_len_max: 0, direct: false },
+        options: SpaceOptions { segment_len: PAGE, ahead_len_max: 0, how: How::Read },
         mvcc: &mvcc,
-        views: &Views::new(ReadMode::Pread, show_segments(disk, ReadMode::Pread)),
+        views: &Views::new(ReadMode::Pread, show_segments(disk)),
         usage: &Usage::default(),
         reserve: None,
         next_number: listing.next_number,

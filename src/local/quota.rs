@@ -10,6 +10,9 @@
 //!    full disk, and what is once given back below that is not taken again.
 //! 3. A write into what a file takes already costs one load of its length.
 //!
+//! The same layer keeps a session that only reads from changing anything ([`Quota::read_only`]): whatever makes,
+//! changes, renames or removes a file is refused as on a read-only file system, and so is the lock of a writer.
+//!
 //! A file that was removed counts no more, though a reader may hold it. Files of others do not count.
 
 use std::collections::HashMap;
@@ -22,10 +25,24 @@ use crate::error::OverQuota;
 use crate::io::{Disk, DiskFile, Entry, Env, FileName, How, LockError, Thread, View};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-/// A disk of which a store takes so much and no more.
+/// A disk of which a store takes so much and no more, or nothing.
 pub(crate) struct Quota<D> {
     disk: D,
-    ledger: Option<Arc<Ledger>>,
+    access: Access,
+}
+
+/// What a session may take of its disk.
+enum Access {
+    /// What there is.
+    Whole,
+    /// What its quota leaves.
+    Limited(Arc<Ledger>),
+    /// Nothing: no file is changed.
+    ReadOnly,
+}
+
+fn read_only() -> io::Error {
+    io::ErrorKind::ReadOnlyFilesystem.into()
 }
 
 /// What the files of a store take.
@@ -111,14 +128,26 @@ impl<D: Disk> Quota<D> {
     /// # Errors
     /// The disk's own: the files could not be listed.
     pub(crate) fn new(disk: D, max: Option<u64>) -> io::Result<Quota<D>> {
-        let ledger = max.map(|max| Arc::new(Ledger { max, book: Mutex::default() }));
-        let quota = Quota { disk, ledger };
+        let access = match max {
+            Some(max) => Access::Limited(Arc::new(Ledger { max, book: Mutex::default() })),
+            None => Access::Whole,
+        };
+        let quota = Quota { disk, access };
         quota.count().map(|()| quota)
+    }
+
+    /// Refuses every change.
+    pub(crate) fn read_only(disk: D) -> Quota<D> {
+        Quota { disk, access: Access::ReadOnly }
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if matches!(self.access, Access::ReadOnly) { Err(read_only()) } else { Ok(()) }
     }
 
     /// From here on the limit holds.
     pub(crate) fn enforce(&self) {
-        if let Some(ledger) = &self.ledger {
+        if let Some(ledger) = self.ledger() {
             let mut book = ledger.book.lock();
             let (used_least, reserve_len) = (book.used, book.reserve_len);
             book.enforced = Some(Enforced { used_least, reserve_len });
@@ -126,12 +155,15 @@ impl<D: Disk> Quota<D> {
     }
 
     pub(crate) fn ledger(&self) -> Option<&Arc<Ledger>> {
-        self.ledger.as_ref()
+        match &self.access {
+            Access::Limited(ledger) => Some(ledger),
+            Access::Whole | Access::ReadOnly => None,
+        }
     }
 
     /// Counts anew: at the start, and after an error that may have taken effect.
     fn count(&self) -> io::Result<()> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let Some(ledger) = self.ledger() else { return Ok(()) };
         let listed = self.disk.list()?;
         let mut book = ledger.book.lock();
         let mut before = std::mem::take(&mut book.lens);
@@ -158,7 +190,7 @@ impl<D: Disk> Quota<D> {
     }
 
     fn forget(&self, name: FileName) {
-        if let Some(ledger) = &self.ledger {
+        if let Some(ledger) = self.ledger() {
             let mut book = ledger.book.lock();
             if let Some(meter) = book.lens.remove(&name) {
                 let len = meter.swap(0, Ordering::AcqRel);
@@ -174,19 +206,27 @@ impl<D: Disk> Disk for Quota<D> {
     type Lock = D::Lock;
 
     fn open(&self, name: FileName, how: How) -> io::Result<QuotaFile<D::File>> {
+        if how != How::Read {
+            self.check_writable()?;
+        }
         let opened = self.disk.open(name, how);
         let file = if how == How::CreateNew { self.counted(opened) } else { opened }?;
-        let Some(ledger) = &self.ledger else { return Ok(QuotaFile { file, meter: None }) };
+        let ledger = match &self.access {
+            Access::Whole => return Ok(QuotaFile { file, growth: Growth::Free }),
+            Access::ReadOnly => return Ok(QuotaFile { file, growth: Growth::ReadOnly }),
+            Access::Limited(ledger) => ledger,
+        };
         let len = Arc::clone(ledger.book.lock().lens.entry(name).or_default());
         let (ledger, is_reserve) = (Arc::clone(ledger), name == FileName::Reserve);
-        Ok(QuotaFile { file, meter: Some(Meter { ledger, len, is_reserve }) })
+        Ok(QuotaFile { file, growth: Growth::Metered(Meter { ledger, len, is_reserve }) })
     }
 
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
+        self.check_writable()?;
         self.counted(self.disk.rename(from, to))?;
         if from != to {
             self.forget(to);
-            if let Some(ledger) = &self.ledger {
+            if let Some(ledger) = self.ledger() {
                 let mut book = ledger.book.lock();
                 if let Some(meter) = book.lens.remove(&from) {
                     book.lens.insert(to, meter);
@@ -197,6 +237,7 @@ impl<D: Disk> Disk for Quota<D> {
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
+        self.check_writable()?;
         match self.disk.remove(name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
             removed => self.counted(removed)?,
@@ -206,6 +247,7 @@ impl<D: Disk> Disk for Quota<D> {
     }
 
     fn link_from(&self, other: &Self, name: FileName) -> io::Result<()> {
+        self.check_writable()?;
         self.counted(self.disk.link_from(&other.disk, name))?;
         self.count()
     }
@@ -214,17 +256,31 @@ impl<D: Disk> Disk for Quota<D> {
         self.disk.list()
     }
 
+    fn holds(&self, name: FileName) -> io::Result<bool> {
+        self.disk.holds(name)
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
+        self.check_writable()?;
         self.disk.sync_dir()
     }
 
     fn lock(&self) -> Result<D::Lock, LockError> {
+        self.check_writable().map_err(LockError::Io)?;
         self.disk.lock()
+    }
+
+    fn lock_shared(&self) -> Result<D::Lock, LockError> {
+        self.disk.lock_shared()
     }
 
     fn free_space(&self) -> io::Result<u64> {
         let free = self.disk.free_space()?;
-        Ok(self.ledger.as_ref().map_or(free, |ledger| free.min(ledger.left())))
+        Ok(self.ledger().map_or(free, |ledger| free.min(ledger.left())))
+    }
+
+    fn modes_are_refused(&self) -> bool {
+        self.disk.modes_are_refused()
     }
 
     fn path(&self) -> &Path {
@@ -257,7 +313,16 @@ impl<D: Disk> Env for Quota<D> {
 /// A file whose length counts.
 pub(crate) struct QuotaFile<F> {
     file: F,
-    meter: Option<Meter>,
+    growth: Growth,
+}
+
+/// What stands in the way of changing a file.
+enum Growth {
+    Free,
+    /// The quota, once it grows.
+    Metered(Meter),
+    /// The session only reads.
+    ReadOnly,
 }
 
 struct Meter {
@@ -292,7 +357,11 @@ impl<F: DiskFile> QuotaFile<F> {
         change: impl FnOnce(&F) -> io::Result<T>,
         is_whole: impl FnOnce(&T) -> bool,
     ) -> io::Result<T> {
-        let Some(meter) = &self.meter else { return change(&self.file) };
+        let meter = match &self.growth {
+            Growth::Free => return change(&self.file),
+            Growth::ReadOnly => return Err(read_only()),
+            Growth::Metered(meter) => meter,
+        };
         if end <= meter.len.load(Ordering::Acquire) {
             return change(&self.file);
         }
@@ -327,8 +396,8 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
         self.file.map(len)
     }
 
-    fn expect_random(&self) -> io::Result<()> {
-        self.file.expect_random()
+    fn expect_random(&self) {
+        self.file.expect_random();
     }
 
     fn begin_read(&self, offset: u64, len: u64) {
@@ -340,7 +409,10 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match self.growth {
+            Growth::ReadOnly => Err(read_only()),
+            _ => self.file.sync_data(),
+        }
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -355,9 +427,17 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
         })
     }
 
+    fn may_reach(&self, end: u64) -> io::Result<()> {
+        self.file.may_reach(end)
+    }
+
+    fn is_mapped_elsewhere(&self) -> bool {
+        self.file.is_mapped_elsewhere()
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.growing(len, |file| file.set_len(len), |()| true)?;
-        if let Some(meter) = &self.meter {
+        if let Growth::Metered(meter) = &self.growth {
             meter.settle(len);
         }
         Ok(())

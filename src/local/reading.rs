@@ -5,11 +5,11 @@
 //!
 //! | mode     | what is verified and handed out    | when the disk fails under a read                  |
 //! |----------|------------------------------------|---------------------------------------------------|
-//! | `Mapped` | the map itself                     | `SIGBUS`, then or whenever the bytes are looked at |
 //! | `Copied` | a copy out of the map              | `SIGBUS` while it is copied, never later          |
+//! | `Mapped` | the map itself                     | `SIGBUS`, then or whenever the bytes are looked at |
 //! | `Pread`  | a buffer that the system filled    | an error of that read                             |
 //!
-//! Invariant: bytes of the last two are the caller's own, so nobody holds such a view once its call has
+//! Invariant: bytes of all but `Mapped` are the caller's own, so nobody holds such a view once its call has
 //! returned, and the segment below it may be written to again.
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ pub(crate) fn view_of<F: DiskFile>(file: F, len: u64, mode: ReadMode) -> io::Res
     match mode {
         ReadMode::Mapped | ReadMode::Copied => map_of(&file, len, mode),
         ReadMode::Pread => {
-            file.expect_random()?;
+            file.expect_random();
             Ok(Box::new(Asked { file }))
         }
     }

@@ -28,11 +28,14 @@
 //!    and checkpoints out of use; the cut one is shortened; all names are made durable. What the cut
 //!    voids is [`persist`]'s, the rest is done here.
 //!
+//! A session that only reads does neither of the last two ([`read_only`]).
+//!
 //! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
 //! own use of the file.
 
 mod decide;
 mod persist;
+mod read_only;
 mod replay;
 mod survey;
 mod walk;
@@ -42,6 +45,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use read_only::Ending;
 pub(crate) use replay::Replay;
 
 use crate::block::{BlockId, Lsn};
@@ -60,6 +64,7 @@ use crate::local::segment::{Location, Segment, Views};
 use crate::local::space::{SpaceOptions, Tail};
 use crate::local::usage::{SegmentUse, Usage};
 use crate::mvcc::Mvcc;
+use crate::sync::Process;
 
 /// What opening a store found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,12 +80,16 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Bytes behind the last frame that were never acknowledged and are left out.
     pub torn_bytes: u64,
-    /// Frames at the end that no later one vouched for; they are written again.
+    /// Frames at the end that no later one vouched for and that were written again; none by a session that
+    /// only reads.
     pub rewritten_frames: u64,
     /// The newest commit in the checkpoint that was used; 0 without one.
     pub checkpoint_lsn: Lsn,
     /// Files in the directory that are not the store's. They are left alone.
     pub unknown_files: u64,
+    /// The file system keeps no modes, and files that were made are open to others than their owner: what keeps
+    /// them out is how the file system is mounted.
+    pub modes_refused: bool,
     /// How long opening took.
     pub elapsed: Duration,
 }
@@ -167,12 +176,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.load_image(&images, &start);
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &mut walk)?;
-        for (sequence, frame) in &walk.unwitnessed {
-            walk.batch.push(*sequence, frame);
-            self.load_full(&mut walk.batch)?;
-        }
-        self.load(&mut walk.batch)?;
-        self.mvcc.index.finish_load(walk.last_lsn);
+        self.load_unwitnessed(&mut walk)?;
         Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
     }
 
@@ -236,7 +240,10 @@ impl<D: Disk> Recovery<'_, D> {
         frames: u64,
     ) -> Result<()> {
         let Some(watch) = &self.on_progress else { return Ok(()) };
-        match watch(OpenProgress { phase, bytes_done, bytes_total, frames }) {
+        let process = Process::current();
+        let wish = watch(OpenProgress { phase, bytes_done, bytes_total, frames });
+        process.check()?;
+        match wish {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Aborted),
         }

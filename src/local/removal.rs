@@ -40,6 +40,10 @@ impl<D: Disk> Upkeep<D> {
     fn cut_down(&self, name: FileName) -> std::io::Result<()> {
         let step_len = (self.space.segment_room() / STEP_COUNT).max(PAGE);
         let file = self.disk.open(name, How::ReadWrite)?;
+        // An earlier handle's read may still be at it.
+        if file.is_mapped_elsewhere() {
+            return Ok(());
+        }
         let (mut len, mut seen_len) = (file.len()?, self.written_len());
         while len > step_len {
             len -= step_len;

@@ -12,18 +12,29 @@
 //!
 //! Interrupted before step 3, there is a directory too many, `.repairing-<n>`; between 3 and 4 that
 //! directory is the damaged store. Neither name is taken again by a later repair.
+//!
+//! Names are those of the directory itself, where links lead: the store behind a link is repaired and kept
+//! beside itself, and the link stays as it is.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Defect, Error, IoOp, Result};
-use crate::io::os::{OsDisk, OsFile, rename_directory, swap_directories};
-use crate::io::{Disk, Entry, FileName};
+use crate::io::FileName;
+use crate::io::os::{OsDisk, OsFile, is_mount_point, rename_directory, swap_directories};
 use crate::local::LocalBackend;
-use crate::local::open::{Listing, lock, lock_error, look};
+use crate::local::open::{Listing, lock, lock_shared, look};
 use crate::local::options::open_error;
 use crate::local::salvage::{Salvage, SalvageReport};
 use crate::local::segment::damaged;
 use crate::local::verify::{Damage, verify_locked};
+
+/// What some file systems do not have (NFS, CIFS, FAT, some FUSE).
+const EXCHANGE: &str = "an exchange of two directories, as its file system has none: the repaired store is \
+                        whole in the directory <store>.repairing-<n> beside the damaged one";
+
+/// A mount point has no other name, and what is beside it is another file system.
+const VOLUME: &str =
+    "the repair of a store that is a whole volume: salvage it into another directory";
 
 /// What a repair found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,8 +51,9 @@ pub struct RepairReport {
 /// See [`LocalBackend::salvage`].
 pub(crate) fn salvage(path: &Path, out: &Path) -> Result<SalvageReport> {
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
+    look(&disk, false)?;
+    let _lock = lock_shared(&disk)?;
     let listing = look(&disk, false)?;
-    let _lock = lock_as_it_is(&disk)?;
     check_out(path, out)?;
     copy(Salvage::plan(&disk, &listing)?, out)
 }
@@ -60,12 +72,35 @@ pub(crate) fn repair(path: &Path) -> Result<RepairReport> {
         return Ok(RepairReport::default());
     }
     let path = path.canonicalize().map_err(|source| open_error(path, source))?;
+    if is_mount_point(&path).map_err(|source| open_error(&path, source))? {
+        return Err(Error::Unsupported { operation: VOLUME });
+    }
     let (rebuilt, kept) = free_names(&path);
     let salvage = rebuild(&disk, &listing, &rebuilt)?;
-    swap_directories(&path, &rebuilt).map_err(|source| Error::io(IoOp::Rename, &path, source))?;
+    check_still_there(&disk, &path)?;
+    swap_directories(&path, &rebuilt).map_err(|source| swap_error(&path, source))?;
     rename_directory(&rebuilt, &kept)
         .map_err(|source| Error::io(IoOp::Rename, &rebuilt, source))?;
     Ok(RepairReport { damage, salvage, copy: Some(kept) })
+}
+
+/// The directory that is exchanged is the one that was locked and read, wherever links lead by now.
+fn check_still_there(disk: &OsDisk, path: &Path) -> Result<()> {
+    let io = |source| Error::io(IoOp::Rename, path, source);
+    match disk.is_at(path).map_err(io)? {
+        true => Ok(()),
+        false => Err(io(std::io::Error::other("another directory has this name by now"))),
+    }
+}
+
+/// The repaired copy stays where it is: whole, verified, and only in need of its name.
+fn swap_error(path: &Path, source: std::io::Error) -> Error {
+    use std::io::ErrorKind as K;
+
+    match source.kind() {
+        K::InvalidInput | K::Unsupported => Error::Unsupported { operation: EXCHANGE },
+        _ => Error::io(IoOp::Rename, path, source),
+    }
 }
 
 /// Step 2.
@@ -98,16 +133,6 @@ fn check_out(path: &Path, out: &Path) -> Result<()> {
     let io = |source| Error::io(IoOp::Open, out, source);
     let (path, parent) = (path.canonicalize().map_err(io)?, parent.canonicalize().map_err(io)?);
     if parent.starts_with(path) { refuse("must not lie in the damaged store") } else { Ok(()) }
-}
-
-/// Changes nothing: where there is no `LOCK` it is not made either.
-fn lock_as_it_is(disk: &OsDisk) -> Result<<OsDisk as Disk>::Lock> {
-    let entries = disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))?;
-    let is_lock = |entry: &Entry| matches!(entry, Entry::File { name: FileName::Lock, .. });
-    if entries.iter().any(is_lock) {
-        return lock(disk);
-    }
-    disk.lock_directory().map_err(|error| lock_error(disk, error))
 }
 
 /// Names beside the store that nothing has.

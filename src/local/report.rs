@@ -21,7 +21,8 @@ pub struct SpaceReport {
     pub dead_bytes: u64,
     /// Sealed segments with nothing in force: the next checkpoint lets those go that no snapshot needs.
     pub empty_bytes: u64,
-    /// Payload bytes of old versions that snapshots can still see; part of the two above.
+    /// What is kept for snapshots alone, part of the two above: segments in which nothing is in force, as a
+    /// whole, and elsewhere the payloads of old versions.
     pub pinned_bytes: u64,
     /// The oldest snapshot that is held.
     pub oldest_snapshot: Option<Lsn>,
@@ -36,7 +37,8 @@ pub struct SpaceReport {
     /// The most that the store may take ([`Options::max_bytes`](crate::Options::max_bytes)), if there is
     /// such a limit.
     pub max_bytes: Option<u64>,
-    /// What ordinary writes may still take: of that, and of the disk.
+    /// What ordinary writes may still take: of that, and of the disk. `u64::MAX` where neither has a limit
+    /// that is told.
     pub left_bytes: u64,
     /// Lengths of all files of the store.
     pub file_bytes: u64,
@@ -49,8 +51,6 @@ pub(super) fn space<D: Disk>(inner: &Inner<Quota<D>>) -> Result<SpaceReport> {
     let totals = inner.upkeep.totals();
     let oldest_snapshot = index.oldest_pin();
     let age = oldest_snapshot.map_or(0, |oldest| index.visible().0 - oldest.0);
-    let mut pinned_bytes = 0;
-    index.each_undo(|version| pinned_bytes += u64::from(version.len));
     let (mut file_bytes, mut files) = (0, 0);
     let listed = inner.disk.list();
     for entry in listed.map_err(|e| Error::io(IoOp::List, inner.disk.path(), e))? {
@@ -65,7 +65,7 @@ pub(super) fn space<D: Disk>(inner: &Inner<Quota<D>>) -> Result<SpaceReport> {
         live_bytes: totals.live_len,
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
         empty_bytes: totals.dead_len,
-        pinned_bytes,
+        pinned_bytes: inner.upkeep.snapshot_len(),
         oldest_snapshot,
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),

@@ -97,16 +97,17 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 }
 
 impl<D: Disk> Reserve<D> {
-    /// Looks for what an earlier session left. Changes nothing.
+    /// Looks for what an earlier session left, to change it or only to read how long it is. Changes nothing.
     ///
     /// # Errors
     /// The disk's own, that of a file that somebody else may have open among them.
     pub(crate) fn open(
         disk: Arc<D>,
+        how: How,
         segment_len: u64,
         max_bytes: Option<u64>,
     ) -> io::Result<Reserve<D>> {
-        let file = match disk.open(FileName::Reserve, How::ReadWrite) {
+        let file = match disk.open(FileName::Reserve, how) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),

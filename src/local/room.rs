@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::io::Disk;
-use crate::local::compaction::{Cause, Run};
+use crate::local::compaction::Cause;
 use crate::local::format::PAGE;
 use crate::local::upkeep::{AGAIN_AFTER, Haste, State, Upkeep};
 use crate::sync::Ordering;
@@ -75,7 +75,7 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let mut run = Run::of(Cause::Need);
+        let mut run = self.run(Cause::Need);
         while let Some(victim) = self.victim_of_need(state, &run, newest) {
             if self.must_stop(Cause::Need) || (until_room && self.has_room()) {
                 break;

@@ -124,7 +124,7 @@ impl<F: DiskFile> Scanner<F> {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn give_way(&mut self) -> Result<()> {
-        self.file.expect_random().map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
+        self.file.expect_random();
         self.begun_to = Some(0);
         Ok(())
     }

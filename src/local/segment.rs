@@ -13,13 +13,14 @@ use bytes::Bytes;
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
 use crate::canary::{Bug, planted};
-use crate::error::{Defect, Place};
+use crate::error::{Defect, IoOp, Place, Resource, shortage};
 use crate::io::{DiskFile, FileName, View};
+use crate::local::format::segment::LEN_MAX;
 use crate::local::options::ReadMode;
 use crate::local::reading::map_of;
 use crate::mvcc::overlay::IdHasher;
 use crate::mvcc::version::VersionLen;
-use crate::sync::{Mutex, OnceLock, RwLock};
+use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
 /// A segment that is written to.
 #[derive(Debug)]
@@ -30,11 +31,27 @@ pub(crate) struct Segment<F> {
     pub(crate) sequence: u64,
     /// Seed of its frame checksums.
     pub(crate) seed: u32,
-    /// Bytes it may grow to.
-    pub(crate) len_max: u64,
+    len_max: AtomicU64,
     /// For the log thread alone. Zeroing uses a descriptor of its own: the kernel reports a failed
     /// writeback once to each, so nobody's sync swallows the error that another one must see.
     pub(crate) file: F,
+}
+
+impl<F> Segment<F> {
+    pub(crate) fn new(number: u64, sequence: u64, seed: u32, len_max: u64, file: F) -> Segment<F> {
+        Segment { number, sequence, seed, len_max: AtomicU64::new(len_max), file }
+    }
+
+    /// Bytes it may grow to.
+    pub(crate) fn len_max(&self) -> u64 {
+        self.len_max.load(Ordering::Relaxed)
+    }
+
+    /// Lets a segment that holds no frame yet grow further than the others of this session.
+    pub(crate) fn lengthen(&self, len_max: u64) {
+        assert!(len_max <= LEN_MAX, "a place in a segment is 32 bits wide");
+        self.len_max.fetch_max(len_max, Ordering::Relaxed);
+    }
 }
 
 /// Where a block's payload lies, and what its header says.
@@ -92,27 +109,44 @@ impl VersionLen for Location {
     }
 }
 
-/// Shows a segment's file, given its number and how far.
-pub(crate) type ShowSegment = Box<dyn Fn(u64, u64) -> io::Result<Box<dyn View>> + Send + Sync>;
+/// Shows a segment's file, given its number, how far, and by what means.
+pub(crate) type ShowSegment =
+    Box<dyn Fn(u64, u64, ReadMode) -> io::Result<Box<dyn View>> + Send + Sync>;
 
-/// Files that are open at a time where they are not mapped ([`ReadMode::Pread`]).
-const OPEN_COUNT_MAX: usize = 256;
+/// Files that are open at a time for want of a map, or because none is wanted ([`ReadMode::Pread`]).
+const FILE_COUNT_MAX: usize = 256;
 
-/// Every segment's file, as readers see it. Those that nobody has read from yet are mapped or opened
-/// when somebody does. Files that are not mapped are closed again, the one opened first before others,
-/// when too many are open.
+/// Files that are mapped at a time: an eighth of what Linux grants a process (`vm.max_map_count`).
+const MAP_COUNT_MAX: usize = 8192;
+
+type Table = HashMap<u64, Readable, BuildHasherDefault<IdHasher>>;
+
+/// Every segment's file, as readers see it. Files without a view yet are mapped or opened by their first
+/// reader. A file that the system refuses to map is read like one of [`ReadMode::Pread`]. When too many
+/// are mapped or open, those shown first are closed again.
 pub(crate) struct Views {
     mode: ReadMode,
     show: ShowSegment,
-    table: RwLock<HashMap<u64, Readable, BuildHasherDefault<IdHasher>>>,
-    /// Sequences of the files that are open, in the order in which they were opened; locked after the
-    /// table. Empty where files are mapped.
-    open: Mutex<VecDeque<u64>>,
+    table: RwLock<Table>,
+    /// Locked after the table.
+    shown: Mutex<Order>,
+    file_count_max: usize,
+    map_count_max: usize,
+}
+
+/// Sequences of the segments that have a view, in the order in which they were shown.
+#[derive(Default)]
+struct Order {
+    /// Each keeps a descriptor.
+    files: VecDeque<u64>,
+    /// Each keeps a map.
+    maps: VecDeque<u64>,
 }
 
 struct Readable {
     number: u64,
     len: u64,
+    mode: ReadMode,
     view: OnceLock<Arc<Shown>>,
 }
 
@@ -127,7 +161,14 @@ impl std::fmt::Debug for Views {
 
 impl Views {
     pub(crate) fn new(mode: ReadMode, show: ShowSegment) -> Views {
-        Views { mode, show, table: RwLock::default(), open: Mutex::default() }
+        Views {
+            mode,
+            show,
+            table: RwLock::default(),
+            shown: Mutex::default(),
+            file_count_max: FILE_COUNT_MAX,
+            map_count_max: MAP_COUNT_MAX,
+        }
     }
 
     /// How files are read.
@@ -135,8 +176,8 @@ impl Views {
         self.mode
     }
 
-    /// Adds a segment that may grow up to `len`. It is mapped by way of `file`, the writer's own; where
-    /// nothing is mapped its first reader opens it.
+    /// Adds a segment that may grow up to `len`. It is mapped by way of `file`, the writer's own. Where
+    /// nothing is mapped, or the system refuses, its first reader opens it.
     pub(crate) fn insert<F: DiskFile>(
         &self,
         sequence: u64,
@@ -145,18 +186,29 @@ impl Views {
         len: u64,
     ) -> io::Result<()> {
         let view = OnceLock::default();
-        if self.mode != ReadMode::Pread {
-            let map = map_of(file, len, self.mode)?;
-            view.get_or_init(|| Arc::new(Shown(map)));
+        let mut mode = self.mode;
+        if mode != ReadMode::Pread {
+            match map_of(file, len, mode) {
+                Ok(map) => {
+                    view.get_or_init(|| Arc::new(Shown(map)));
+                }
+                Err(error) if is_map_refused(&error) => mode = ReadMode::Pread,
+                Err(error) => return Err(error),
+            }
         }
-        self.table.write().insert(sequence, Readable { number, len, view });
+        let is_mapped = view.get().is_some();
+        self.table.write().insert(sequence, Readable { number, len, mode, view });
+        if is_mapped {
+            self.shown.lock().maps.push_back(sequence);
+            self.close_down_to(self.file_count_max, self.map_count_max);
+        }
         Ok(())
     }
 
     /// Adds a segment whose first `len` bytes may be read.
     pub(crate) fn insert_unmapped(&self, sequence: u64, number: u64, len: u64) {
         let view = OnceLock::default();
-        self.table.write().insert(sequence, Readable { number, len, view });
+        self.table.write().insert(sequence, Readable { number, len, mode: self.mode, view });
     }
 
     /// Says that nobody writes to these segments any more.
@@ -197,56 +249,72 @@ impl Views {
     /// The payload at a place, not yet verified; `None` when its segment is gone.
     pub(crate) fn bytes(&self, location: &Location) -> io::Result<Option<Bytes>> {
         let sequence = u64::from(location.segment);
-        let (view, is_new) = {
-            let table = self.table.read();
-            let Some(readable) = table.get(&sequence) else { return Ok(None) };
-            match readable.view.get() {
-                Some(view) => (Arc::clone(view), false),
-                None => (self.show_now(sequence, readable)?, true),
+        let view = match self.view(sequence) {
+            // Descriptors and maps of other files are given back for this one.
+            Err(error) if is_shortage(&error) && self.close_down_to(0, 0) > 0 => {
+                self.view(sequence)?
             }
+            view => view?,
         };
+        let Some((view, is_new)) = view else { return Ok(None) };
         if is_new {
-            self.close_some();
+            self.close_down_to(self.file_count_max, self.map_count_max);
         }
         view.0.bytes(u64::from(location.offset), location.len as usize).map(Some)
     }
 
-    /// Maps or opens every segment that is not yet.
+    /// The view of a segment, and whether it was made now; `None` when the segment is gone.
+    fn view(&self, sequence: u64) -> io::Result<Option<(Arc<Shown>, bool)>> {
+        let table = self.table.read();
+        let Some(readable) = table.get(&sequence) else { return Ok(None) };
+        Ok(Some(match readable.view.get() {
+            Some(view) => (Arc::clone(view), false),
+            None => (self.show_now(sequence, readable)?, true),
+        }))
+    }
+
+    /// Maps or opens every segment that is not yet, as far as the system grants it.
     pub(crate) fn show_all(&self) -> io::Result<()> {
         let table = self.table.read();
-        let unread = table.iter().filter(|(_, readable)| readable.view.get().is_none());
-        unread.into_iter().try_for_each(|(sequence, r)| self.show_now(*sequence, r).map(drop))
+        let mut unread = table.iter().filter(|(_, readable)| readable.view.get().is_none());
+        let shown = unread.try_for_each(|(sequence, r)| self.show_now(*sequence, r).map(drop));
+        match shown {
+            Err(error) if is_shortage(&error) => Ok(()),
+            shown => shown,
+        }
     }
 
     fn show_now(&self, sequence: u64, readable: &Readable) -> io::Result<Arc<Shown>> {
-        let view = Shown((self.show)(readable.number, readable.len)?);
-        let shown = Arc::clone(readable.view.get_or_init(|| Arc::new(view)));
-        if self.mode == ReadMode::Pread {
-            self.open.lock().push_back(sequence);
+        let Readable { number, len, mut mode, .. } = *readable;
+        let view = match (self.show)(number, len, mode) {
+            Err(error) if mode != ReadMode::Pread && is_map_refused(&error) => {
+                mode = ReadMode::Pread;
+                (self.show)(number, len, mode)?
+            }
+            view => view?,
+        };
+        let shown = Arc::clone(readable.view.get_or_init(|| Arc::new(Shown(view))));
+        let mut order = self.shown.lock();
+        match mode {
+            ReadMode::Pread => order.files.push_back(sequence),
+            ReadMode::Copied | ReadMode::Mapped => order.maps.push_back(sequence),
         }
         Ok(shown)
     }
 
-    /// Closes files until few enough are open, those that somebody reads from at this moment excepted: a
-    /// segment that is taken away must see all its readers.
-    fn close_some(&self) {
-        if self.open.lock().len() <= OPEN_COUNT_MAX {
-            return;
+    /// Closes files and maps until few enough are left, and returns how many it closed. A segment that is
+    /// taken away must see all its readers: a view stays while it is read from or its bytes are held.
+    fn close_down_to(&self, file_count_max: usize, map_count_max: usize) -> usize {
+        {
+            let order = self.shown.lock();
+            if order.files.len() <= file_count_max && order.maps.len() <= map_count_max {
+                return 0;
+            }
         }
         let mut table = self.table.write();
-        let mut open = self.open.lock();
-        for _ in 0..open.len() {
-            if open.len() <= OPEN_COUNT_MAX {
-                return;
-            }
-            let Some(sequence) = open.pop_front() else { return };
-            let Some(readable) = table.get_mut(&sequence) else { continue };
-            match readable.view.get().map(Arc::strong_count) {
-                Some(1) => readable.view = OnceLock::default(),
-                Some(_) => open.push_back(sequence),
-                None => {}
-            }
-        }
+        let mut order = self.shown.lock();
+        let closed = close_first(&mut table, &mut order.files, file_count_max);
+        closed + close_first(&mut table, &mut order.maps, map_count_max)
     }
 
     /// Names a place for messages.
@@ -255,6 +323,34 @@ impl Views {
         let number = table.get(&u64::from(location.segment)).map_or(0, |r| r.number);
         place(FileName::Segment(number), u64::from(location.offset)).of_block(id)
     }
+}
+
+/// Takes views away, those shown first before others, until `count_max` are left of this kind.
+fn close_first(table: &mut Table, order: &mut VecDeque<u64>, count_max: usize) -> usize {
+    let mut closed = 0;
+    for _ in 0..order.len() {
+        if order.len() <= count_max {
+            break;
+        }
+        let Some(sequence) = order.pop_front() else { break };
+        let Some(readable) = table.get_mut(&sequence) else { continue };
+        let Some(view) = readable.view.get_mut() else { continue };
+        if Arc::get_mut(view).is_none_or(|view| view.0.is_shared()) {
+            order.push_back(sequence);
+        } else {
+            readable.view = OnceLock::default();
+            closed += 1;
+        }
+    }
+    closed
+}
+
+fn is_map_refused(error: &io::Error) -> bool {
+    shortage(error, IoOp::Map) == Some(Resource::Memory)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    shortage(error, IoOp::Map).is_some()
 }
 
 /// A place in a file.
@@ -272,4 +368,53 @@ impl Place {
 /// Damage to a whole file.
 pub(crate) fn damaged(file: FileName, offset: u64, defect: Defect) -> crate::Error {
     crate::Error::Corrupt { defect, place: place(file, offset) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::How;
+    use crate::io::sim::SimDisk;
+    use crate::io::{Disk, write_all_at};
+    use crate::local::open::show_segments;
+
+    fn place_of(sequence: u32) -> Location {
+        let header = crate::Block::new(BlockId(1), BlockType::TableData, vec![0; 9]).header;
+        Location::new(&header, u64::from(sequence), 4096)
+    }
+
+    #[test]
+    fn no_more_files_are_shown_than_allowed_and_all_are_read() {
+        for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
+            let disk = Arc::new(SimDisk::new(1));
+            let mut views = Views::new(mode, show_segments(&disk));
+            (views.file_count_max, views.map_count_max) = (2, 3);
+            let mut held = Vec::new();
+            for sequence in 1..=20 {
+                let name = FileName::Segment(sequence);
+                let file = disk.open(name, How::CreateNew).expect("a file");
+                write_all_at(&file, 4096, &[sequence as u8; 4096]).expect("a write");
+                views.insert(sequence, sequence, &file, 8192).expect("a view");
+                let read = views.bytes(&place_of(sequence as u32)).expect("reads").expect("there");
+                held.extend((sequence <= 5).then_some(read));
+            }
+            for sequence in (1..=20).chain(1..=20) {
+                let read = views.bytes(&place_of(sequence)).expect("reads").expect("there");
+                assert_eq!(read, [sequence as u8; 9][..]);
+            }
+            let shown = |views: &Views| {
+                let table = views.table.read();
+                table.values().filter(|readable| readable.view.get().is_some()).count()
+            };
+            let count = shown(&views);
+            // Bytes in hand keep their map, and only those.
+            let expected = match mode {
+                ReadMode::Pread => 2..=2,
+                ReadMode::Copied => 3..=3,
+                ReadMode::Mapped => 5..=6,
+            };
+            assert!(expected.contains(&count), "{mode:?}: {count}");
+            drop(held);
+        }
+    }
 }

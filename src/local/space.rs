@@ -10,8 +10,12 @@
 //!    `SEG-` name, and its name is durable before the log uses it.
 //! 3. No two segments with the same place in the row exist, whatever a power cut leaves: one that was
 //!    named and then not used is removed, durably, before another is made.
-//! 4. Space is reserved before the first byte of a group is written: a full disk refuses a group as a
-//!    whole, and leaves nothing of it.
+//! 4. Whatever may run short, space, length of the file, descriptors and memory for another segment, is taken
+//!    before the first byte of a group is written: a shortage refuses a group as a whole, and leaves nothing of
+//!    it.
+//!
+//! A segment takes `segment_len` of this session. A block of an earlier one may be longer than that: the
+//! empty segment that it is moved to grows as far as this block needs ([`Space::lengthen`]).
 //!
 //! A segment that nobody needs any more ([`Space::give_back`]) becomes the next one, under a header,
 //! salt and name of its own: its space was written once and needs no zeros. First it loses its name,
@@ -33,11 +37,11 @@ use std::sync::Arc;
 pub(crate) use make::{Source, take_back};
 
 use crate::canary::{Bug, planted};
-use crate::error::{Error, IoOp, OverQuota, Result, SpaceLimit};
+use crate::error::{Error, IoOp, OverQuota, Resource, Result, SpaceLimit, shortage};
 use crate::io::pool::IoPool;
 use crate::io::{Disk, DiskFile, FileName, How};
-use crate::local::format::PAGE;
 use crate::local::format::description::Description;
+use crate::local::format::{PAGE, page_up};
 use crate::local::poison::Poison;
 use crate::local::quota::Ledger;
 use crate::local::reserve::{Claim, Fit, Reserve, is_full};
@@ -61,14 +65,8 @@ const BULK_LEN: u64 = 256 << 10;
 pub(crate) struct SpaceOptions {
     pub(crate) segment_len: u64,
     pub(crate) ahead_len_max: u64,
-    pub(crate) direct: bool,
-}
-
-impl SpaceOptions {
-    /// How log files are opened for writing.
-    pub(crate) fn how(&self) -> How {
-        if self.direct { How::ReadWriteDirect } else { How::ReadWrite }
-    }
+    /// How log files are opened: to be written, or to be read in a session that writes nothing.
+    pub(crate) how: How,
 }
 
 /// The space of one store.
@@ -120,7 +118,7 @@ struct Ahead<F> {
 
 impl<F> Ahead<F> {
     fn room(&self) -> u64 {
-        self.segment.len_max - self.written
+        self.segment.len_max() - self.written
     }
 }
 
@@ -150,7 +148,7 @@ impl<D: Disk> Space<D> {
         next_number: u64,
     ) -> io::Result<Space<D>> {
         let ahead = |segment: Arc<Segment<D::File>>, written| {
-            let zeroer = Arc::new(disk.open(FileName::Segment(segment.number), options.how())?);
+            let zeroer = Arc::new(disk.open(FileName::Segment(segment.number), options.how)?);
             Ok(Ahead { segment, zeroer, written })
         };
         let next_sequence = tail.segment.sequence + 1 + ready.len() as u64;
@@ -230,10 +228,19 @@ impl<D: Disk> Space<D> {
 
     /// Lets the log write the active segment up to `end`.
     pub(crate) fn reserve(&self, end: u64, claim: Claim) -> Result<()> {
-        if end <= self.state.lock().active.written {
+        let state = self.state.lock();
+        self.check_end(&state.active, end)?;
+        if end <= state.active.written {
             return Ok(());
         }
+        drop(state);
         self.stalls.wait(StallCause::SpaceAhead, || self.catch_up(end, claim))
+    }
+
+    /// Refuses what the process may not write, though there are zeros already: its limit may have been lowered.
+    fn check_end(&self, ahead: &Ahead<D::File>, end: u64) -> Result<()> {
+        let allowed = ahead.zeroer.may_reach(end);
+        allowed.map_err(|source| self.refused(source, end - ahead.written.min(end)))
     }
 
     fn catch_up(&self, end: u64, claim: Claim) -> Result<()> {
@@ -248,12 +255,12 @@ impl<D: Disk> Space<D> {
         }
         // The tail has caught up. Zeroing does not touch the active segment while we hold the lock.
         state.bulk = end - state.tail >= BULK_LEN;
-        let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max);
+        let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max());
         let zeroer = &state.active.zeroer;
         let more = (!self.is_full()).then(|| zeroer.reserve(written, to - written));
         let to = match more {
             Some(Ok(())) => to,
-            Some(Err(source)) if !is_full(&source) => {
+            Some(Err(source)) if !is_full(&source) && !is_too_long(&source) => {
                 return Err(self.refused(source, to - written));
             }
             // No more than has to be.
@@ -315,11 +322,36 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Lets the log write an upcoming segment up to `end`.
-    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
-        if end <= self.state.lock().ready[count - 1].written {
+    /// Has a segment hold a frame of that length, however short the segments of this session are: the active
+    /// one, or the `count`-th behind it. No frame is in it yet, so no reader looks at it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the system refuses a longer map; the segment is as long as it was.
+    pub(crate) fn lengthen(&self, count: usize, frame_len: u64) -> Result<()> {
+        let state = self.state.lock();
+        let segment = match count {
+            0 => &state.active.segment,
+            count => &state.ready[count - 1].segment,
+        };
+        let len = page_up(PAGE + frame_len);
+        if len <= segment.len_max() {
             return Ok(());
         }
+        let shown = self.views.insert(segment.sequence, segment.number, &segment.file, len);
+        shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
+        segment.lengthen(len);
+        Ok(())
+    }
+
+    /// Lets the log write an upcoming segment up to `end`.
+    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
+        let state = self.state.lock();
+        let ahead = &state.ready[count - 1];
+        self.check_end(ahead, end)?;
+        if end <= ahead.written {
+            return Ok(());
+        }
+        drop(state);
         self.stalls.wait(StallCause::SpaceAhead, || self.catch_up_upcoming(count, end, claim))
     }
 
@@ -511,6 +543,11 @@ impl<D: Disk> Space<D> {
     fn refused(&self, source: io::Error, needed: u64) -> Error {
         Error::space(IoOp::Allocate, self.disk.path(), needed, source)
     }
+}
+
+/// Whether the process may not make a file so long.
+fn is_too_long(error: &io::Error) -> bool {
+    shortage(error, IoOp::Allocate) == Some(Resource::FileLength)
 }
 
 impl<F> State<F> {

@@ -22,7 +22,7 @@ use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, Env};
 use crate::local::quota::Quota;
 use crate::local::{Inner, LocalBackend};
-use crate::sync::{Condvar, Mutex, Ordering};
+use crate::sync::{Condvar, Mutex, Ordering, ProcessBound};
 
 /// Blocks that the caller reads before it looks at the clock again.
 const PROBE_COUNT: usize = 32;
@@ -74,7 +74,7 @@ fn read_alone<D: Disk>(
 
 /// Ids that several threads read.
 struct Round<D: Disk> {
-    store: Weak<Inner<Quota<D>>>,
+    store: Weak<ProcessBound<Inner<Quota<D>>>>,
     ids: Vec<BlockId>,
     /// The first id that nobody has taken.
     next: AtomicUsize,

@@ -17,6 +17,7 @@
 
 mod call;
 mod release;
+mod snapshots;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,7 @@ use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::alarm::Alarm;
+use crate::local::checkpoint::header::Summary;
 use crate::local::checkpoint::image::Image;
 use crate::local::checkpoint::pace::Pace;
 use crate::local::checkpoint::{Chain, NotMade, Order};
@@ -39,6 +41,7 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
 use crate::local::pause::Pauses;
+use crate::local::recovery::Ending;
 use crate::local::reserve::{StoreLoad, is_full};
 use crate::local::room::RoomMade;
 use crate::local::segment::Views;
@@ -56,6 +59,16 @@ pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A checkpoint that nobody waits for may take until the log has grown by this share of what makes one due.
 const SPREAD_SHARE: u64 = 2;
+
+/// Failed jobs in a row after which the store is left alone until it is called for again.
+const FAILED_COUNT_MAX: u32 = 10;
+
+/// How long to wait after so many failed jobs in a row: each time twice as long, so that a store that nobody uses
+/// becomes still on a full or damaged disk, too.
+fn again_after(failed_count: u32) -> Option<Duration> {
+    (failed_count <= FAILED_COUNT_MAX)
+        .then(|| AGAIN_AFTER * 2_u32.pow(failed_count.saturating_sub(1)))
+}
 
 /// What a checkpoint is made for, and so how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +102,8 @@ pub(crate) struct Upkeep<D: Disk> {
     pub(super) space: Arc<Space<D>>,
     pub(super) views: Arc<Views>,
     alarm: Alarm,
+    /// Where the log of a store ends that is only read.
+    pub(super) ending: Option<Ending>,
     /// The first segment in the row that was not written to before open. Who holds bytes of an earlier one may have them from
     /// an earlier handle, of which we know nothing.
     own_from: u64,
@@ -149,6 +164,7 @@ impl<D: Disk> Upkeep<D> {
         chain: Chain,
         replayed_len: u64,
         own_from: u64,
+        ending: Option<Ending>,
     ) -> Upkeep<D> {
         let checkpoint_len = AtomicU64::new(chain.file_len());
         let state = Mutex::new(State { chain, ..State::default() });
@@ -163,6 +179,7 @@ impl<D: Disk> Upkeep<D> {
             space,
             views,
             alarm,
+            ending,
             own_from,
             pauses: Pauses::default(),
             moved_len: AtomicU64::new(0),
@@ -186,22 +203,29 @@ impl<D: Disk> Upkeep<D> {
 
     /// What the thread does until the store is closed.
     pub(crate) fn keep(&self) {
-        let (mut rest, mut seen_len) = (None, 0);
+        let (mut rest, mut seen_len, mut failed_count) = (None, 0, 0);
         loop {
             let woken = self.shared.upkeep.wait(rest);
             if woken == Woken::Stopped {
                 return;
             }
-            let written_len = self.shared.written_len.load(Ordering::Relaxed);
+            // Of users: what the upkeep itself writes is no reason to look again.
+            let user_len = self.user_len();
             // Not because of two calls in a row: somebody writes who has just not got that far.
-            let is_idle = woken == Woken::Rested && written_len == seen_len;
-            seen_len = written_len;
+            let is_idle = woken == Woken::Rested && user_len == seen_len;
+            if woken == Woken::Called || user_len != seen_len {
+                failed_count = 0;
+            }
+            seen_len = user_len;
             let done = catch_unwind(AssertUnwindSafe(|| self.run_due(is_idle)));
             rest = match done.unwrap_or_else(|_panic| self.give_up()) {
                 Ok(()) => (!is_idle).then_some(IDLE_AFTER),
                 Err(_) if self.shared.poison.cause().is_some() => None,
                 // Full, or damaged somewhere: whoever needs that place hears of it.
-                Err(_) => Some(AGAIN_AFTER),
+                Err(_) => {
+                    failed_count += 1;
+                    again_after(failed_count)
+                }
             };
         }
     }
@@ -237,6 +261,7 @@ impl<D: Disk> Upkeep<D> {
         drop(self.space.reserve.suit(self.load()));
         self.make_room_with(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
+        self.limit_snapshots(&mut state)?;
         if is_idle { self.shrink(false) } else { Ok(()) }
     }
 
@@ -294,9 +319,15 @@ impl<D: Disk> Upkeep<D> {
         }
         match self.checkpoint_with(&mut state, Haste::Spread) {
             // All commits are durable; only the next open has a little more to do.
-            Err(Error::StorageFull { .. }) => Ok(()),
+            Err(error) if error.is_shortage() => Ok(()),
             done => done,
         }
+    }
+
+    /// Ends what is done beside reading: later backups are refused.
+    pub(crate) fn end_reading(&self) {
+        assert!(self.ending.is_some(), "a session that writes ends its log");
+        self.state.lock().is_ended = true;
     }
 
     /// What the reserve is for.
@@ -351,7 +382,13 @@ impl<D: Disk> Upkeep<D> {
         let Frozen { summary, segments } = self.driver.freeze()?;
         let index = &self.shared.mvcc.index;
         let newest = state.chain.summary().copied();
-        if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn {
+        // What a roll has sealed without a commit goes with a checkpoint behind it only.
+        let is_sealed = |newest: &Summary| {
+            let sealed = newest.position.sequence..summary.position.sequence;
+            segments.iter().any(|s| s.live_count == 0 && sealed.contains(&s.sequence))
+        };
+        let lets_go = haste == Haste::Room && newest.as_ref().is_some_and(is_sealed);
+        if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn && !lets_go {
             index.thaw();
             // What stood in the way of the rest the last time may be gone by now.
             return match newest {

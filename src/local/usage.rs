@@ -101,6 +101,11 @@ impl Usage {
         self.segments.lock().remove(&sequence);
     }
 
+    /// How many segments there are.
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments.lock().len()
+    }
+
     /// All segments, in log order.
     pub(crate) fn all(&self) -> Vec<SegmentUse> {
         self.segments.lock().values().copied().collect()

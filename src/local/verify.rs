@@ -15,14 +15,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::block::{BlockId, Lsn};
+use crate::block::{BlockId, BlockType, Lsn};
 use crate::checksum;
 use crate::error::{Defect, Error, Place, Result};
-use crate::io::{Disk, DiskFile, FileName};
+use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::checkpoint::Chain;
 use crate::local::format::description::Description;
 use crate::local::format::{PAGE, page_up};
-use crate::local::open::{Listing, lock, look, read_description};
+use crate::local::open::{Listing, lock_shared, look, read_description};
 use crate::local::options::ReadMode;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::scan::{Found, Frame, Scanner};
@@ -44,6 +44,8 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Their payload bytes.
     pub bytes: u64,
+    /// Blocks of type [`BlockType::Metadata`] that are in force.
+    pub metadata_blocks: u64,
     /// Checkpoint files in use.
     pub checkpoints: u64,
     /// Their pages.
@@ -70,7 +72,7 @@ const ID_COUNT: usize = 4096;
 
 pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
     look(disk, false)?;
-    let _lock = lock(disk)?;
+    let _lock = lock_shared(disk)?;
     let listing = look(disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
@@ -90,12 +92,12 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         snapshot_pinned_max: u64::MAX,
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
-    let unread = Box::new(|_, _| Err(std::io::ErrorKind::Unsupported.into()));
+    let unread = Box::new(|_, _, _| Err(std::io::ErrorKind::Unsupported.into()));
     let views = Views::new(ReadMode::Pread, unread);
     let recovery = Recovery {
         disk,
         store: &store,
-        options: SpaceOptions { segment_len: 0, ahead_len_max: 0, direct: false },
+        options: SpaceOptions { segment_len: 0, ahead_len_max: 0, how: How::Read },
         mvcc: &mvcc,
         views: &views,
         usage: &usage,
@@ -411,6 +413,7 @@ impl Findings {
         location: &Location,
         scanners: &mut Scanners<F>,
     ) -> Result<()> {
+        self.report.metadata_blocks += u64::from(location.block_type == BlockType::Metadata);
         let offset = u64::from(location.offset);
         let error = match scanners.get_mut(&u64::from(location.segment)) {
             None => damaged(FileName::Segment(0), offset, Defect::MissingSegment),

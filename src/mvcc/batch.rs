@@ -3,7 +3,7 @@
 //! Owns [`Operation`] and [`Batch`]. Invariant: a batch names an id at most once; the last operation
 //! of the transaction on that id has won before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 
@@ -16,6 +16,7 @@ pub(crate) enum Operation {
     Delete,
     /// The block's bytes are written again so that the segment they are in can go. The block stays
     /// what commit `lsn` made of it; if it is not any more, or not at its old place, nothing happens.
+    /// A version that only snapshots see is moved so, too: `is_old` then.
     Move {
         /// The block as it is.
         block: Block,
@@ -23,10 +24,17 @@ pub(crate) enum Operation {
         lsn: Lsn,
         /// Where it was: the backend's own.
         from: u64,
+        /// Whether another commit has replaced it since.
+        is_old: bool,
     },
 }
 
 impl Operation {
+    /// Whether it changes a block's place only.
+    pub(crate) fn is_move(&self) -> bool {
+        matches!(self, Operation::Move { .. })
+    }
+
     /// Payload bytes it carries.
     pub(crate) fn payload_len(&self) -> u64 {
         match self {
@@ -51,8 +59,27 @@ pub(crate) enum Precondition {
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     pub(crate) ids: BTreeSet<BlockId>,
-    /// First and last id of each range.
-    pub(crate) ranges: Vec<(BlockId, BlockId)>,
+    /// First and last id of each range. None overlaps another or begins right behind it.
+    pub(crate) ranges: BTreeMap<BlockId, BlockId>,
+}
+
+impl Reads {
+    /// Adds a range to those that were listed. What a scan lists page by page is one range.
+    pub(crate) fn add_range(&mut self, mut first: BlockId, mut last: BlockId) {
+        if first > last {
+            return;
+        }
+        let reach = BlockId(last.0.saturating_add(1));
+        while let Some((from, to)) = self.ranges.range(..=reach).next_back() {
+            if to.0.saturating_add(1) < first.0 {
+                break;
+            }
+            let from = *from;
+            (first, last) = (first.min(from), last.max(*to));
+            self.ranges.remove(&from);
+        }
+        self.ranges.insert(first, last);
+    }
 }
 
 /// The operations of one transaction and the condition under which they apply.
@@ -84,7 +111,7 @@ impl Batch {
 
     /// Whether it moves blocks, and so changes nothing that a user sees.
     pub(crate) fn is_move(&self) -> bool {
-        matches!(self.operations.first(), Some((_, Operation::Move { .. })))
+        self.operations.first().is_some_and(|(_, operation)| operation.is_move())
     }
 
     /// Whether it makes space rather than taking it: deletes and moves only, or nothing at all.
@@ -110,5 +137,26 @@ impl Batch {
             reads: None,
             transaction: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        let mut reads = Reads::default();
+        let add = |reads: &mut Reads, ranges: &[(u64, u64)]| {
+            ranges
+                .iter()
+                .for_each(|(first, last)| reads.add_range(BlockId(*first), BlockId(*last)));
+            reads.ranges.iter().map(|(first, last)| (first.0, last.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(add(&mut reads, &[(10, 19), (30, 39), (20, 20)]), [(10, 20), (30, 39)]);
+        assert_eq!(add(&mut reads, &[(5, 8), (40, 40), (9, 8)]), [(5, 8), (10, 20), (30, 40)]);
+        assert_eq!(add(&mut reads, &[(8, 35)]), [(5, 40)]);
+        assert_eq!(add(&mut reads, &[(0, 3), (50, u64::MAX)]), [(0, 3), (5, 40), (50, u64::MAX)]);
+        assert_eq!(add(&mut reads, &[(4, 4), (41, u64::MAX)]), [(0, u64::MAX)]);
     }
 }

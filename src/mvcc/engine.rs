@@ -14,8 +14,10 @@ use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::index::Versioned;
 use crate::mvcc::state::Mvcc;
 use crate::mvcc::version::VersionLen;
+use crate::order::ScanOrder;
+use crate::sync::Process;
 use crate::ticket::CommitTicket;
-use crate::transaction::{IsolationLevel, Savepoint, WriteBatch};
+use crate::transaction::{IsolationLevel, Savepoint, ScanMark, ScanPage, WriteBatch};
 
 /// Whoever reads a place that is gone looks for the new one, which is in the index before that. Without
 /// one he would look for ever.
@@ -62,8 +64,24 @@ pub trait Engine: Send + Sync {
     #[doc(hidden)]
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>>;
 
+    /// Whether the store may be used: it is open, and this is the process that opened it. Comes before
+    /// the first lock of every call.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
     #[doc(hidden)]
     fn check_open(&self) -> Result<()>;
+
+    /// The process that opened the store.
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "sealed, as above")]
+    fn process(&self) -> &Process;
+
+    /// As [`Engine::check_open`], and refuses a store that is only read.
+    #[doc(hidden)]
+    fn check_writable(&self) -> Result<()> {
+        self.check_open()
+    }
 
     #[doc(hidden)]
     fn add_stats(&self, stats: &mut StorageStats);
@@ -133,7 +151,7 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId> {
-        look(self)?;
+        look_to_write(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
             let block = mvcc.name_block(block)?;
@@ -165,7 +183,7 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<()> {
-        look(self)?;
+        look_to_write(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
             pending.note_read(id);
@@ -208,23 +226,28 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
+        let (order, mark) = (ScanOrder::Ascending, ScanMark::LATEST);
+        self.scan_in_tx(tx, &ScanPage { first, last, order, count_max: usize::MAX, mark })
+    }
+
+    fn scan_mark_in_tx(&self, tx: TransactionId) -> Result<ScanMark> {
         look(self)?;
         let mvcc = self.mvcc();
-        mvcc.transactions.with(tx, |pending| {
-            pending.note_range(first, last);
-            let mut ids = match pending.snapshot() {
-                Some(snapshot) => mvcc.index.ids_at(first, last, usize::MAX, snapshot)?,
-                None => mvcc.index.ids(first, last, usize::MAX)?,
-            };
-            let deleted = |id: &BlockId| matches!(pending.own(*id), Some(Operation::Delete));
-            ids.retain(|id| !deleted(id));
-            let written = pending.own_range(first, last);
-            ids.extend(
-                written.filter(|(_, own)| matches!(own, Operation::Write(_))).map(|(id, _)| *id),
-            );
-            ids.sort_unstable();
-            ids.dedup();
-            Ok(ids)
+        // A transaction without operations stays one of which reads need no lock.
+        let none = mvcc.transactions.with_view(tx, |_| Ok(ScanMark::NOTHING));
+        none.unwrap_or_else(|| mvcc.transactions.with(tx, |pending| Ok(pending.scan_mark())))
+    }
+
+    fn scan_in_tx(&self, tx: TransactionId, page: &ScanPage) -> Result<Vec<BlockId>> {
+        look(self)?;
+        let mvcc = self.mvcc();
+        let plain = mvcc.transactions.with_view(tx, |view| mvcc.scan(view.snapshot, page));
+        plain.unwrap_or_else(|| {
+            mvcc.transactions.with(tx, |pending| {
+                let (ids, covered) = mvcc.scan_with_own(pending, page)?;
+                pending.note_range(covered.0, covered.1);
+                Ok(ids)
+            })
         })
     }
 
@@ -276,10 +299,14 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn oldest_snapshot(&self) -> Option<OldestSnapshot> {
+        self.process().check().ok()?;
         self.mvcc().oldest_snapshot(self.now())
     }
 
     fn stats(&self) -> StorageStats {
+        if !self.process().is_current() {
+            return StorageStats::default();
+        }
         let mut stats = self.mvcc().stats(self.now());
         stats.durable_lsn = self.durable_lsn();
         self.add_stats(&mut stats);
@@ -294,15 +321,22 @@ fn look<E: Engine>(engine: &E) -> Result<()> {
     Ok(())
 }
 
+/// What an operation begins with that changes something.
+fn look_to_write<E: Engine>(engine: &E) -> Result<()> {
+    engine.check_writable()?;
+    engine.mvcc().keep_limits(|| engine.now());
+    Ok(())
+}
+
 fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
-    look(engine)?;
+    look_to_write(engine)?;
     let block = engine.mvcc().name_block(block)?;
     let id = block.header.block_id;
     engine.hand_in(Batch::write(block), durability)?.wait().map(|_| id)
 }
 
 fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
-    look(engine)?;
+    look_to_write(engine)?;
     engine.hand_in(Batch::delete(id), durability)?.wait().map(|_| ())
 }
 
@@ -311,7 +345,7 @@ fn apply<E: Engine>(
     batch: WriteBatch,
     durability: Option<Durability>,
 ) -> Result<Vec<BlockId>> {
-    look(engine)?;
+    look_to_write(engine)?;
     let (ids, batch) = engine.mvcc().name_batch(batch)?;
     if batch.operations.is_empty() {
         return Ok(ids);

@@ -18,13 +18,16 @@
 //! version that it replaces only if somebody holds a pin then ([`Pins::is_held`]).
 //!
 //! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN (`base`). What is
-//! kept of undo versions, and what that costs, is the business of `undo`; putting a log in, of `load`.
+//! kept of undo versions, and what that costs, is the business of `undo`; putting a log in, of `load`; walking
+//! the ids of a range, of `scan`.
 //!
-//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them but the look-up
-//! of a base that was asked for the same id before.
+//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them: what the publisher
+//! has to know of a base is looked up before its group is written (`looked_up`).
 
 mod base;
 mod load;
+mod looked_up;
+mod scan;
 mod undo;
 
 use std::collections::BTreeMap;
@@ -33,6 +36,7 @@ use std::sync::Arc;
 
 pub(crate) use base::Base;
 pub(crate) use load::{Deed, Step};
+pub(crate) use looked_up::LookedUp;
 
 use crate::block::{BlockId, Lsn};
 use crate::canary::{Bug, planted};
@@ -43,7 +47,8 @@ use crate::mvcc::page::{PAGE_IDS, Page};
 use crate::mvcc::pins::{Pin, Pins};
 use crate::mvcc::shard::{Filed, Shard};
 use crate::mvcc::version::VersionLen;
-use crate::sync::{AtomicU64, Mutex, RwLock};
+use crate::order::ScanOrder;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, RwLock};
 
 const SHARD_COUNT: usize = 64;
 
@@ -69,6 +74,8 @@ pub(crate) struct Index<V> {
     undo_count: AtomicU64,
     /// What the filed undo versions cost in bytes.
     pinned_len: AtomicU64,
+    /// Set for good by the first freeze or image: before that, the entries are everything.
+    is_layered: AtomicBool,
 }
 
 impl<V: VersionLen> Default for Index<V> {
@@ -79,6 +86,7 @@ impl<V: VersionLen> Default for Index<V> {
             filed: Mutex::default(),
             undo_count: AtomicU64::new(0),
             pinned_len: AtomicU64::new(0),
+            is_layered: AtomicBool::new(false),
         }
     }
 }
@@ -127,57 +135,14 @@ impl<V: VersionLen> Index<V> {
         seen.resolve(id)
     }
 
-    /// The newest visible ids from `first` to `last`, ascending, at most `count_max` of them.
-    ///
-    /// # Errors
-    /// As [`Base::get`].
-    pub(crate) fn ids(
-        &self,
-        first: BlockId,
-        last: BlockId,
-        count_max: usize,
-    ) -> Result<Vec<BlockId>> {
-        let pin = self.pin();
-        let ids = self.ids_at(first, last, count_max, pin.lsn());
-        self.unpin(pin);
-        ids
-    }
-
-    /// The ids that a pinned snapshot sees from `first` to `last`, ascending, at most `count_max`.
-    ///
-    /// # Errors
-    /// As [`Base::get`].
-    pub(crate) fn ids_at(
-        &self,
-        first: BlockId,
-        last: BlockId,
-        count_max: usize,
-        snapshot: Lsn,
-    ) -> Result<Vec<BlockId>> {
-        let mut ids = Vec::new();
-        let last_page = last.0 / PAGE_IDS;
-        let mut page = self.next_page(first.0 / PAGE_IDS)?;
-        while let Some(at) = page.filter(|page| *page <= last_page) {
-            let shard = self.shard(BlockId(at * PAGE_IDS)).read();
-            let seen = shard.page_at(at, snapshot);
-            drop(shard);
-            seen.resolve(at, &mut ids)?;
-            ids.retain(|id| *id >= first && *id <= last);
-            if ids.len() >= count_max {
-                ids.truncate(count_max);
-                break;
-            }
-            // No page is behind that of the last id.
-            page = if at < last_page { self.next_page(at + 1)? } else { None };
-        }
-        Ok(ids)
-    }
-
     /// Publishes the changes of a group, ascending by LSN, and makes commits up to `visible` visible.
-    /// Calls `replaced` with the old and the new version of each change.
+    /// `below` is what [`Index::look_up_below`] said of their ids before the group was written. Calls `replaced`
+    /// with the old and the new version of each change. Cannot fail: the group may be durable already.
+    #[inline]
     pub(crate) fn publish(
         &self,
         changes: impl IntoIterator<Item = Change<V>>,
+        below: &LookedUp<V>,
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
@@ -186,25 +151,27 @@ impl<V: VersionLen> Index<V> {
         }
         let mut changes = changes.into_iter();
         match (changes.next(), changes.next()) {
-            (Some(only), None) => self.publish_one(only, visible, &mut replaced),
+            (Some(only), None) => self.publish_one(only, below, visible, &mut replaced),
             (first, second) => {
                 let all = first.into_iter().chain(second).chain(changes);
-                self.publish_all(all, visible, &mut replaced);
+                self.publish_all(all, below, visible, &mut replaced);
             }
         }
     }
 
     /// Publishes a single change. Nobody can see half of it, so the version that it replaces is kept
     /// only if somebody holds a snapshot.
+    #[inline]
     fn publish_one(
         &self,
         (id, lsn, value): Change<V>,
+        below: &LookedUp<V>,
         visible: Lsn,
         replaced: &mut impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut shard = self.shard(id).write();
         let deleted = value.is_none();
-        let old = shard.replace(id, Versioned { lsn, value: value.clone() });
+        let old = shard.replace(id, Versioned { lsn, value: value.clone() }, below);
         replaced(old.as_ref().map(|old| &old.value), value.as_ref());
         // Under the lock: who finds the entry finds it visible.
         self.pins.raise(visible);
@@ -217,6 +184,7 @@ impl<V: VersionLen> Index<V> {
     fn publish_all(
         &self,
         changes: impl Iterator<Item = Change<V>>,
+        below: &LookedUp<V>,
         visible: Lsn,
         replaced: &mut impl FnMut(Option<&V>, Option<&V>),
     ) {
@@ -224,7 +192,7 @@ impl<V: VersionLen> Index<V> {
         for (id, lsn, value) in changes {
             let deleted = value.is_none();
             let mut shard = self.shard(id).write();
-            let old = shard.replace(id, Versioned { lsn, value: value.clone() });
+            let old = shard.replace(id, Versioned { lsn, value: value.clone() }, below);
             replaced(old.as_ref().map(|old| &old.value), value.as_ref());
             undone.extend(old.map(|old| self.keep(&mut shard, id, old, lsn, deleted)));
         }
@@ -238,10 +206,16 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// Gives the version that commit `lsn` made of an id a new value, which means the same (a block
-    /// that was moved), if it is still the newest. Calls `moved` with the old value.
-    pub(crate) fn relocate(&self, id: BlockId, lsn: Lsn, value: V, moved: impl FnOnce(&V)) -> bool {
+    /// that was moved), if it is still the newest. `below` as for [`Index::publish`]. Calls `moved` with the
+    /// old value.
+    pub(crate) fn relocate(
+        &self,
+        (id, lsn, value): (BlockId, Lsn, V),
+        below: &LookedUp<V>,
+        moved: impl FnOnce(&V),
+    ) -> bool {
         let mut shard = self.shard(id).write();
-        let newest = shard.newest(id).filter(|newest| newest.lsn == lsn);
+        let newest = shard.newest(id, below).filter(|newest| newest.lsn == lsn);
         let Some(old) = newest.and_then(|newest| newest.value) else { return false };
         moved(&old);
         shard.pages.insert(id, Versioned { lsn, value: Some(value) });
@@ -249,9 +223,28 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// Whether the newest version of an id is the one that commit `lsn` made, and `holds` of it.
-    pub(crate) fn is_newest(&self, id: BlockId, lsn: Lsn, holds: impl FnOnce(&V) -> bool) -> bool {
-        let newest = self.shard(id).read().newest(id).filter(|newest| newest.lsn == lsn);
-        newest.and_then(|newest| newest.value).is_some_and(|value| holds(&value))
+    ///
+    /// # Errors
+    /// As [`Base::get`].
+    pub(crate) fn is_newest(
+        &self,
+        id: BlockId,
+        lsn: Lsn,
+        holds: impl FnOnce(&V) -> bool,
+    ) -> Result<bool> {
+        let newest = self.newest(id)?.filter(|newest| newest.lsn == lsn);
+        Ok(newest.and_then(|newest| newest.value).is_some_and(|value| holds(&value)))
+    }
+
+    /// The newest version or deletion of an id, visible or not. A base is asked without a lock.
+    fn newest(&self, id: BlockId) -> Result<Option<Newest<V>>> {
+        let shard = self.shard(id).read();
+        if let Some(entry) = shard.in_memory(id) {
+            return Ok(Some(entry.clone()));
+        }
+        let base = shard.base.clone();
+        drop(shard);
+        base.map_or(Ok(None), |base| base.get(id))
     }
 
     /// Makes loaded changes visible.
@@ -278,21 +271,6 @@ impl<V: VersionLen> Index<V> {
             pages.iter().map(|p| p.heap_len + p.by_number.len() * page_len).sum::<usize>()
         };
         self.shards.iter().map(|shard| shard_len(&shard.read()) as u64).sum()
-    }
-
-    /// The first page at or behind `page` that may hold something for a reader.
-    fn next_page(&self, page: u64) -> Result<Option<u64>> {
-        let in_memory = self.shards.iter().filter_map(|shard| shard.read().next_page(page)).min();
-        // Asked last, of the shard that is the first to get a new one: what has left the others'
-        // memory meanwhile is in it.
-        let base = self.shards[0].read().base.clone();
-        let Some(base) = base else { return Ok(in_memory) };
-        let mut below = None;
-        base.walk(BlockId(page * PAGE_IDS), BlockId(u64::MAX), &mut |id, _| {
-            below = Some(id.0 / PAGE_IDS);
-            ControlFlow::Break(())
-        })?;
-        Ok(in_memory.into_iter().chain(below).min())
     }
 
     fn shard(&self, id: BlockId) -> &RwLock<Shard<V>> {
@@ -326,11 +304,12 @@ impl<V: VersionLen> Published for Index<V> {
                 return Ok(changed);
             }
         }
-        // Asked last, as in `next_page`.
+        // Asked last, of the shard that is the first to get a new one: what has left the others'
+        // memory meanwhile is in it.
         let base = self.shards[0].read().base.clone().filter(|base| base.lsn() > snapshot);
         let mut found = None;
         if let Some(base) = base {
-            base.walk(first, last, &mut |id, entry| {
+            base.walk(first, last, ScanOrder::Ascending, &mut |id, entry| {
                 found = (entry.lsn > snapshot).then_some((id, entry.lsn));
                 if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
@@ -338,8 +317,12 @@ impl<V: VersionLen> Published for Index<V> {
         Ok(found)
     }
 
-    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
         self.is_newest(id, lsn, |version| version.place() == place)
+    }
+
+    fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+        self.undone_at(id, place).is_some_and(|version| version.lsn == lsn)
     }
 
     fn exists(&self, id: BlockId) -> Result<bool> {

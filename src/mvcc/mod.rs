@@ -13,6 +13,7 @@
 //! | `pending`      | what one open transaction has done so far                                |
 //! | `places`       | where a slot of threads has its open transactions; how the latest ended  |
 //! | `credits`      | how many may be open, and who waits for one to end                       |
+//! | `scan`         | pages of what a transaction sees of a range of ids                       |
 //! | `batch`        | the operations of one transaction                                        |
 //! | `ids`          | allocation of block ids                                                  |
 //! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
@@ -36,6 +37,7 @@ mod page;
 mod pending;
 pub(crate) mod pins;
 mod places;
+mod scan;
 mod shard;
 pub(crate) mod state;
 pub(crate) mod transactions;

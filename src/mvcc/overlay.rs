@@ -29,7 +29,9 @@ pub(crate) trait Published {
     fn exists(&self, id: BlockId) -> Result<bool>;
     /// Whether a block is still the version that commit `lsn` made, at a place (see
     /// [`Operation::Move`]).
-    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool;
+    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool>;
+    /// Whether an older version of a block, which commit `lsn` made, is kept for snapshots at a place.
+    fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool;
 }
 
 /// Changes in flight.
@@ -90,15 +92,26 @@ impl Overlay {
         self.newest.iter().find(|(id, _)| within(id)).map(|(id, change)| (*id, change.lsn))
     }
 
-    /// Keeps those moves of a batch that are still of the newest version, and every other operation.
-    pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) {
+    /// Keeps those moves of a batch that are still of the newest version, or of one that snapshots see, and
+    /// every other operation.
+    pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) -> Result<()> {
+        let mut looked = Ok(());
         batch.operations.retain(|(id, operation)| match operation {
+            Operation::Move { .. } if planted(Bug::MoveBringsBack) => true,
+            Operation::Move { lsn, from, is_old: true, .. } => {
+                published.is_kept_at(*id, *lsn, *from)
+            }
             Operation::Move { lsn, from, .. } => {
-                planted(Bug::MoveBringsBack)
-                    || !self.newest.contains_key(id) && published.is_at(*id, *lsn, *from)
+                let is_at = || published.is_at(*id, *lsn, *from);
+                !self.newest.contains_key(id)
+                    && is_at().unwrap_or_else(|error| {
+                        looked = Err(error);
+                        false
+                    })
             }
             _ => true,
         });
+        looked
     }
 
     /// Adds a batch that was given an LSN. A move changes nothing that a check could ask for.
@@ -175,8 +188,12 @@ mod tests {
             Ok((1..=9).contains(&id.0))
         }
 
-        fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
-            (1..=9).contains(&id.0) && lsn.0 == id.0 && place == id.0 * 100
+        fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
+            Ok((1..=9).contains(&id.0) && lsn.0 == id.0 && place == id.0 * 100)
+        }
+
+        fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+            id.0 == 5 && lsn.0 == 2 && place == 200
         }
     }
 
@@ -218,12 +235,13 @@ mod tests {
     fn move_is_kept_while_the_block_is_what_and_where_it_was_and_conflicts_with_nothing() {
         let mut overlay = Overlay::default();
         let block = Block::empty(BlockId(5), BlockType::TableData);
-        let moved = |lsn, from| {
-            let operation = Operation::Move { block: block.clone(), lsn: Lsn(lsn), from };
+        let moved_of = |lsn, from, is_old| {
+            let operation = Operation::Move { block: block.clone(), lsn: Lsn(lsn), from, is_old };
             Batch::moves(vec![(BlockId(5), operation)])
         };
+        let moved = |lsn, from| moved_of(lsn, from, false);
         let kept = |overlay: &Overlay, mut batch: Batch| {
-            overlay.keep_current(&mut batch, &Nine);
+            overlay.keep_current(&mut batch, &Nine).expect("readable");
             batch.operations.len()
         };
         assert_eq!(kept(&overlay, moved(5, 500)), 1);
@@ -234,5 +252,8 @@ mod tests {
         overlay.check(&write(5, since), &Nine).expect("a move is no change");
         overlay.add(&write(5, Precondition::None), Lsn(11));
         assert_eq!(kept(&overlay, moved(5, 500)), 0, "replaced in flight");
+        assert_eq!(kept(&overlay, moved_of(2, 200, true)), 1, "snapshots see it all the same");
+        assert_eq!(kept(&overlay, moved_of(2, 201, true)), 0, "it is somewhere else");
+        assert_eq!(kept(&overlay, moved(2, 200)), 0, "an old version is none that is in force");
     }
 }

@@ -12,7 +12,8 @@ use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
 use crate::mvcc::entry::View;
-use crate::transaction::{IsolationLevel, Savepoint};
+use crate::order::ScanOrder;
+use crate::transaction::{IsolationLevel, Savepoint, ScanMark};
 
 /// An open transaction: what it sees, and its operations so far.
 #[derive(Debug, Default)]
@@ -20,7 +21,9 @@ pub(crate) struct Pending {
     /// `None` reads the newest commits.
     snapshot: Option<Lsn>,
     isolation: IsolationLevel,
-    operations: BTreeMap<BlockId, Operation>,
+    operations: BTreeMap<BlockId, Own>,
+    /// Ids that came to `operations` so far; what tells scans which were there before them.
+    named_count: u64,
     payload_len: u64,
     /// What a serializable transaction has read.
     reads: Reads,
@@ -28,12 +31,20 @@ pub(crate) struct Pending {
     next_savepoint: u64,
 }
 
+/// An operation of the transaction itself.
+#[derive(Debug)]
+struct Own {
+    operation: Operation,
+    /// Which of the ids this was, in the order in which they came to the transaction.
+    number: u64,
+}
+
 /// A savepoint.
 #[derive(Debug)]
 struct Mark {
     serial: u64,
     /// What was pending at it, of the ids that were changed before the next one.
-    before: BTreeMap<BlockId, Option<Operation>>,
+    before: BTreeMap<BlockId, Option<Own>>,
 }
 
 impl Pending {
@@ -57,22 +68,35 @@ impl Pending {
     /// Notes that a range was listed.
     pub(crate) fn note_range(&mut self, first: BlockId, last: BlockId) {
         if self.isolation == IsolationLevel::Serializable {
-            self.reads.ranges.push((first, last));
+            self.reads.add_range(first, last);
         }
     }
 
-    /// The transaction's own operations on a range of ids.
-    pub(crate) fn own_range(
+    /// A moment for scans: what the transaction writes later is not walked to.
+    pub(crate) fn scan_mark(&self) -> ScanMark {
+        ScanMark(self.named_count)
+    }
+
+    /// The ids of a range that the transaction had written before a moment, in an order.
+    pub(crate) fn own_written(
         &self,
-        first: BlockId,
-        last: BlockId,
-    ) -> impl Iterator<Item = (&BlockId, &Operation)> {
-        self.operations.range(first..=last)
+        (first, last): (BlockId, BlockId),
+        order: ScanOrder,
+        mark: ScanMark,
+    ) -> impl Iterator<Item = BlockId> {
+        let mut operations = self.operations.range(first..=last);
+        let in_order = std::iter::from_fn(move || match order {
+            ScanOrder::Ascending => operations.next(),
+            ScanOrder::Descending => operations.next_back(),
+        });
+        let was_written =
+            move |own: &Own| own.number <= mark.0 && matches!(own.operation, Operation::Write(_));
+        in_order.filter(move |(_, own)| was_written(own)).map(|(id, _)| *id)
     }
 
     /// The transaction's own last operation on an id.
     pub(crate) fn own(&self, id: BlockId) -> Option<&Operation> {
-        self.operations.get(&id)
+        self.operations.get(&id).map(|own| &own.operation)
     }
 
     /// Adds an operation, which replaces an earlier one on the same id.
@@ -82,14 +106,17 @@ impl Pending {
     pub(crate) fn put(&mut self, id: BlockId, operation: Operation, len_max: u64) -> Result<()> {
         // The first change of an id since a savepoint keeps what it replaces.
         let keeps = self.savepoints.last().is_some_and(|mark| !mark.before.contains_key(&id));
-        let replaced = self.own(id).map_or(0, Operation::payload_len);
+        let own = self.operations.get(&id);
+        let replaced = own.map_or(0, |own| own.operation.payload_len());
+        let number = own.map_or(self.named_count + 1, |own| own.number);
         let freed = if keeps { 0 } else { replaced };
         let len = self.payload_len - freed + operation.payload_len();
         if len > len_max {
             return Err(Error::TransactionTooLarge { len, len_max });
         }
         self.payload_len = len;
-        let before = self.operations.insert(id, operation);
+        self.named_count = self.named_count.max(number);
+        let before = self.operations.insert(id, Own { operation, number });
         if keeps && let Some(mark) = self.savepoints.last_mut() {
             mark.before.insert(id, before);
         }
@@ -114,12 +141,10 @@ impl Pending {
             for (id, before) in mark.before {
                 // What the mark kept counts on, as pending again; what replaced it is gone.
                 let undone = match before {
-                    Some(operation) if !planted(Bug::SavepointForgets) => {
-                        self.operations.insert(id, operation)
-                    }
+                    Some(own) if !planted(Bug::SavepointForgets) => self.operations.insert(id, own),
                     _ => self.operations.remove(&id),
                 };
-                self.payload_len -= undone.map_or(0, |operation| operation.payload_len());
+                self.payload_len -= undone.map_or(0, |own| own.operation.payload_len());
             }
         }
         self.savepoints.push(Mark { serial: savepoint.serial(), before: BTreeMap::new() });
@@ -129,7 +154,8 @@ impl Pending {
     /// Takes the operations for a commit.
     pub(crate) fn start_commit(&mut self, id: TransactionId) -> Batch {
         self.savepoints.clear();
-        let operations = std::mem::take(&mut self.operations).into_iter().collect();
+        let operations = std::mem::take(&mut self.operations).into_iter();
+        let operations = operations.map(|(id, own)| (id, own.operation)).collect();
         let precondition = match self.snapshot {
             None => Precondition::None,
             Some(_) if planted(Bug::BlindWrites) => Precondition::None,

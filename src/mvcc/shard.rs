@@ -1,19 +1,17 @@
 //! One shard of the index: the entries, older versions and base of the ids that fall to it.
 //!
 //! Owns [`Shard`], which knows the order of its layers: entries, frozen entries, base. What it answers
-//! under its lock is complete but for the base, which may do I/O: [`Seen`] and [`SeenPage`] carry what
+//! under its lock is complete but for the base, which may do I/O: [`Seen`] and [`PageView`] carry what
 //! is left to be asked out of the lock.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasherDefault;
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn};
 use crate::error::Result;
-use crate::mvcc::index::{Base, Newest, Versioned};
-use crate::mvcc::overlay::IdHasher;
+use crate::mvcc::index::{Base, LookedUp, Newest, Versioned};
 use crate::mvcc::page::{PAGE_IDS, Page};
+use crate::order::ScanOrder;
 
 #[derive(Debug)]
 pub(super) struct Shard<V> {
@@ -21,7 +19,8 @@ pub(super) struct Shard<V> {
     /// Put aside for an image that is being made; below `pages`, above `base`.
     pub(super) frozen: Pages<V>,
     pub(super) base: Option<Arc<dyn Base<V>>>,
-    pub(super) undo: HashMap<BlockId, Vec<Undo<V>>, BuildHasherDefault<IdHasher>>,
+    /// Older versions. In the order of the ids, so that a scan meets them page by page.
+    pub(super) undo: BTreeMap<BlockId, Vec<Undo<V>>>,
 }
 
 /// Entries by page number.
@@ -76,33 +75,14 @@ impl<V> Seen<V> {
     }
 }
 
-/// The part of a page that a snapshot sees, as far as memory knows.
-pub(super) struct SeenPage<V> {
-    pub(super) ids: Vec<BlockId>,
-    /// Slots of which memory knows the newest version.
+/// What memory knows of a page for one snapshot: a bit for each of its ids.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageView {
+    pub(super) number: u64,
+    /// Blocks that the snapshot sees, as far as memory knows.
+    pub(super) seen: u64,
+    /// Ids of which memory knows the newest version. What an image says of them is hidden.
     pub(super) known: u64,
-    pub(super) base: Option<Arc<dyn Base<V>>>,
-    pub(super) snapshot: Lsn,
-}
-
-impl<V> SeenPage<V> {
-    /// Appends the ids that the snapshot sees, ascending.
-    pub(super) fn resolve(self, page: u64, ids: &mut Vec<BlockId>) -> Result<()> {
-        let start = ids.len();
-        ids.extend(self.ids);
-        if let Some(base) = self.base {
-            let first = page * PAGE_IDS;
-            base.walk(BlockId(first), BlockId(first + (PAGE_IDS - 1)), &mut |id, entry| {
-                let known = self.known & (1 << (id.0 % PAGE_IDS)) != 0;
-                if !known && entry.lsn <= self.snapshot && entry.value.is_some() {
-                    ids.push(id);
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        ids[start..].sort_unstable();
-        Ok(())
-    }
 }
 
 impl<V> Default for Shard<V> {
@@ -111,7 +91,7 @@ impl<V> Default for Shard<V> {
             pages: Pages::default(),
             frozen: Pages::default(),
             base: None,
-            undo: HashMap::default(),
+            undo: BTreeMap::new(),
         }
     }
 }
@@ -169,19 +149,23 @@ impl<V: Clone> Shard<V> {
         self.pages.get(id).or_else(|| self.frozen.get(id))
     }
 
-    /// The newest version. For the publisher: the id was looked up in the base before, when its batch
-    /// was handed in.
-    pub(super) fn newest(&self, id: BlockId) -> Option<Newest<V>> {
+    /// The newest version, for the publisher: what the base says of the id was looked up before.
+    pub(super) fn newest(&self, id: BlockId, below: &LookedUp<V>) -> Option<Newest<V>> {
         if let Some(entry) = self.in_memory(id) {
             return Some(entry.clone());
         }
-        // Damage that came in between poisons the store, by way of the panic.
-        self.base.as_ref()?.get(id).expect("the image was readable at this place a moment ago")
+        // Without a base memory knows everything. What was frozen then may be gone from it since.
+        self.base.as_ref().and_then(|_| below.get(id)).cloned()
     }
 
     /// Puts an entry in place and returns the version that it replaces.
-    pub(super) fn replace(&mut self, id: BlockId, entry: Newest<V>) -> Option<Versioned<V>> {
-        let old = self.newest(id);
+    pub(super) fn replace(
+        &mut self,
+        id: BlockId,
+        entry: Newest<V>,
+        below: &LookedUp<V>,
+    ) -> Option<Versioned<V>> {
+        let old = self.newest(id, below);
         let hides = self.base.is_some() || self.frozen.get(id).is_some();
         if entry.value.is_none() && !hides {
             self.pages.remove(id);
@@ -246,18 +230,29 @@ impl<V: Clone> Shard<V> {
         versions.retain(|undo| undo.until != version.until);
         if versions.is_empty() {
             self.undo.remove(&version.id);
-            if self.undo.is_empty() && self.undo.capacity() > 1024 {
-                self.undo.shrink_to_fit();
-            }
         }
     }
 
-    /// The first page at or behind `page` that memory knows something of.
-    pub(super) fn next_page(&self, page: u64) -> Option<u64> {
-        let kept = self.undo.keys().map(|id| id.0 / PAGE_IDS).filter(|at| *at >= page).min();
-        let pages = [&self.pages, &self.frozen];
-        let current = pages.map(|p| p.by_number.range(page..).next().map(|(at, _)| *at));
-        kept.into_iter().chain(current.into_iter().flatten()).min()
+    /// The page nearest to the begin of a scan, of pages `first` to `last`, that memory knows something
+    /// of.
+    pub(super) fn nearest_page(&self, first: u64, last: u64, order: ScanOrder) -> Option<u64> {
+        let pages = [&self.pages, &self.frozen].map(|pages| {
+            let mut numbers = pages.by_number.range(first..=last).map(|(number, _)| *number);
+            match order {
+                ScanOrder::Ascending => numbers.next(),
+                ScanOrder::Descending => numbers.next_back(),
+            }
+        });
+        let mut kept = self.undo.range(BlockId(first * PAGE_IDS)..=last_id(last));
+        let kept = match order {
+            ScanOrder::Ascending => kept.next(),
+            ScanOrder::Descending => kept.next_back(),
+        };
+        let all = pages.into_iter().flatten().chain(kept.map(|(id, _)| id.0 / PAGE_IDS));
+        match order {
+            ScanOrder::Ascending => all.min(),
+            ScanOrder::Descending => all.max(),
+        }
     }
 
     pub(super) fn changed_within(
@@ -270,30 +265,39 @@ impl<V: Clone> Shard<V> {
             .into_iter()
             .find_map(|pages| pages.changed_within(first, last, snapshot));
         written.or_else(|| {
-            let within = self.undo.iter().filter(|(id, _)| first <= **id && **id <= last);
+            let within = self.undo.range(first..=last);
             let mut marks = within.filter_map(|(id, versions)| Some((*id, versions.last()?.until)));
             marks.find(|(_, until)| *until > snapshot)
         })
     }
 
     /// What a snapshot sees of a page.
-    pub(super) fn page_at(&self, page: u64, snapshot: Lsn) -> SeenPage<V> {
-        let (mut ids, mut known) = (Vec::new(), 0u64);
-        for (id, entry) in self.pages.page(page).chain(self.frozen.page(page)) {
-            let slot = 1 << (id.0 % PAGE_IDS);
-            if known & slot == 0 && entry.lsn <= snapshot {
-                ids.extend(entry.value.as_ref().map(|_| id));
+    pub(super) fn view(&self, number: u64, snapshot: Lsn) -> PageView {
+        let (mut seen, mut known) = (0, 0);
+        for (id, entry) in self.pages.page(number).chain(self.frozen.page(number)) {
+            let slot = slot_of(id);
+            if known & slot == 0 && entry.lsn <= snapshot && entry.value.is_some() {
+                seen |= slot;
             }
             known |= slot;
         }
-        if !self.undo.is_empty() {
-            let span = (0..PAGE_IDS).map(|slot| BlockId(page * PAGE_IDS + slot));
-            let older = span.filter(|id| {
-                self.in_memory(*id).is_none_or(|entry| entry.lsn > snapshot)
-                    && self.undone(*id, snapshot).is_some()
-            });
-            ids.extend(older);
+        for id in self.undo.range(BlockId(number * PAGE_IDS)..=last_id(number)).map(|(id, _)| *id) {
+            if self.in_memory(id).is_none_or(|entry| entry.lsn > snapshot)
+                && self.undone(id, snapshot).is_some()
+            {
+                seen |= slot_of(id);
+            }
         }
-        SeenPage { ids, known, base: self.base.clone(), snapshot }
+        PageView { number, seen, known }
     }
+}
+
+/// The bit of an id in its page.
+pub(super) fn slot_of(id: BlockId) -> u64 {
+    1 << (id.0 % PAGE_IDS)
+}
+
+/// The last id of a page.
+pub(super) fn last_id(page: u64) -> BlockId {
+    BlockId(page * PAGE_IDS + (PAGE_IDS - 1))
 }

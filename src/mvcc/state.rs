@@ -15,7 +15,7 @@ use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
-use crate::mvcc::index::{Change, Deed, Index, Step, Versioned};
+use crate::mvcc::index::{Change, Deed, Index, LookedUp, Step, Versioned};
 use crate::mvcc::transactions::{Released, TransactionTable};
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::word::Phase;
@@ -67,18 +67,19 @@ impl<V: VersionLen> Mvcc<V> {
         }
     }
 
-    /// Publishes a group of commits and counts what it changed. One publisher at a time. Calls
-    /// `replaced` with the old and the new version of each change.
+    /// Publishes a group of commits and counts what it changed. One publisher at a time. `below` and
+    /// `replaced` are as for [`Index::publish`].
     pub(crate) fn publish(
         &self,
         changes: impl IntoIterator<Item = Change<V>>,
+        below: &LookedUp<V>,
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut delta = Delta::default();
         let committed = &self.committed;
         let changes = changes.into_iter().inspect(|(id, ..)| committed.raise(*id));
-        self.index.publish(changes, visible, |old, new| {
+        self.index.publish(changes, below, visible, |old, new| {
             delta.count(old, new);
             replaced(old, new);
         });
@@ -183,6 +184,12 @@ impl<V: VersionLen> Mvcc<V> {
         let due = oldest.map_or(now, |oldest| oldest.begun_at).saturating_add(age_max);
         let due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
         self.age_due.store(due, Ordering::Relaxed);
+    }
+
+    /// Gives up the oldest snapshot, because what is kept for all of them is over a limit. False when there is
+    /// none, or its versions are not free yet.
+    pub(crate) fn give_up_oldest(&self, limit: SnapshotLimit) -> bool {
+        self.transactions.oldest().is_some_and(|oldest| self.give_up(oldest.id, limit))
     }
 
     /// False when its versions are not free yet.

@@ -19,7 +19,8 @@ use super::rng::Rng;
 use crate::backend::{StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, BlockType, TransactionId};
 use crate::error::{Error, Result};
-use crate::transaction::{IsolationLevel, Savepoint};
+use crate::order::ScanOrder;
+use crate::transaction::{IsolationLevel, Savepoint, ScanMark, ScanPage};
 
 /// Asserts that a call fails with this error and no other.
 macro_rules! refused {
@@ -344,6 +345,31 @@ impl Tx<'_, '_> {
         let expected = self.model.borrow().ids(first, last);
         let found: Vec<u64> = found.into_iter().map(|id| id.0).collect();
         assert_eq!(found, expected, "ids from {first} to {last}");
+        for count_max in [1, 3, 512] {
+            let up = self.scanned(first, last, ScanOrder::Ascending, count_max);
+            assert_eq!(up, expected, "ids from {first} up to {last}, {count_max} at a time");
+            let mut down = self.scanned(first, last, ScanOrder::Descending, count_max);
+            down.reverse();
+            assert_eq!(down, expected, "ids from {last} down to {first}, {count_max} at a time");
+        }
+    }
+
+    /// Scans a range page by page.
+    fn scanned(&self, first: u64, last: u64, order: ScanOrder, count_max: usize) -> Vec<u64> {
+        let (mut rest, mut found) = (Some((first, last)), Vec::new());
+        while let Some((first, last)) = rest {
+            let (first, last, mark) = (BlockId(first), BlockId(last), ScanMark::LATEST);
+            let page = ScanPage { first, last, order, count_max, mark };
+            let ids = ok(self.store().scan_in_tx(self.id, &page), "scan_in_tx");
+            found.extend(ids.iter().map(|id| id.0));
+            let end = ids.last().filter(|_| ids.len() >= count_max);
+            rest = end.and_then(|end| match order {
+                ScanOrder::Ascending => Some((end.0.checked_add(1)?, last.0)),
+                ScanOrder::Descending => Some((first.0, end.0.checked_sub(1)?)),
+            });
+            rest = rest.filter(|(first, last)| first <= last);
+        }
+        found
     }
 
     /// Makes a savepoint; `None`, with a note, where they are not offered.

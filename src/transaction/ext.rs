@@ -6,7 +6,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Blocks, IsolationLevel, Snapshot, Transaction};
+use super::{Blocks, Ids, IsolationLevel, Snapshot, Transaction};
 use crate::backend::StorageBackend;
 use crate::block::BlockId;
 #[cfg(doc)]
@@ -70,8 +70,7 @@ pub trait StorageExt {
     }
 
     /// Walks the blocks in a range of ids as of now, from either end, while writers go on. The
-    /// iterator holds the snapshot, and 8 bytes for each id that is left; it is an open transaction
-    /// until it is dropped.
+    /// iterator holds the snapshot and some KiB; it is an open transaction until it is dropped.
     ///
     /// # Errors
     /// As [`StorageExt::begin`] and [`Transaction::range`].
@@ -91,7 +90,42 @@ pub trait StorageExt {
     /// # Ok::<(), aegis_blocks::Error>(())
     /// ```
     fn blocks(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'static>> {
-        Blocks::owning(self.begin()?, range)
+        Ok(Blocks::of(self.ids_in(range)?))
+    }
+
+    /// Walks the ids in a range as of now, from either end, while writers go on. Otherwise as
+    /// [`StorageExt::blocks`].
+    ///
+    /// # Errors
+    /// As [`StorageExt::begin`] and [`Transaction::ids`].
+    fn ids_in(&self, range: impl RangeBounds<BlockId>) -> Result<Ids<'static>> {
+        Ids::owning(self.begin()?, range)
+    }
+
+    /// The lowest id in a range as of now. Costs a look-up, however many blocks there are.
+    ///
+    /// # Errors
+    /// As [`StorageExt::ids_in`], and those of its walk.
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageBackend, StorageExt};
+    /// let store = MemoryBackend::new();
+    /// store.write_block(Block::empty(BlockId(7), BlockType::TableData))?;
+    /// assert_eq!(store.first_in(BlockId(3)..)?, Some(BlockId(7)));
+    /// assert_eq!(store.last_in(..BlockId(7))?, None);
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    fn first_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.begin()?.first_in(range)
+    }
+
+    /// The highest id in a range as of now. Costs a look-up, however many blocks there are.
+    ///
+    /// # Errors
+    /// As [`StorageExt::first_in`].
+    fn last_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.begin()?.last_in(range)
     }
 
     /// Runs `body` in a transaction and commits it. On [`Error::Conflict`], of the commit or of

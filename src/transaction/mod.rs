@@ -1,17 +1,19 @@
 //! Transactions that people hold: one handle over any backend.
 //!
 //! Owns [`Transaction`] (rolled back when dropped), [`Savepoint`] and the isolation levels; in files
-//! of their own [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`] (`batch`), [`StorageExt`] and its
+//! of their own [`Ids`] (`scan`), [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`] (`batch`), [`StorageExt`] and its
 //! retry loop (`ext`). Written once, over the ids of [`StorageBackend`]; all checks on ids are the
 //! backend's. A finished transaction cannot be used again: `commit` and `rollback` consume it.
 
 mod batch;
 mod ext;
+mod scan;
 mod view;
 
 pub use batch::{BatchOperation, WriteBatch};
 pub use ext::{BEGIN_WAIT_MAX, StorageExt, TRANSACT_TRIES_MAX};
-pub(crate) use view::inclusive;
+pub(crate) use scan::inclusive;
+pub use scan::{Ids, ScanMark, ScanPage};
 pub use view::{Blocks, Snapshot};
 
 use std::ops::RangeBounds;
@@ -152,16 +154,65 @@ impl Transaction {
         self.store.block_exists_in_tx(self.id, id)
     }
 
-    /// Walks the blocks in a range of ids as this transaction sees them, from either end. Which ids
-    /// those are is decided here: what the transaction writes afterwards is not walked to, what it
-    /// deletes afterwards is passed over. Holds 8 bytes for each id.
+    /// Walks the blocks in a range of ids as this transaction sees them, from either end. Otherwise as
+    /// [`Transaction::ids`]; what the transaction deletes meanwhile is passed over.
+    ///
+    /// # Errors
+    /// As [`Transaction::ids`].
+    pub fn range(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'_>> {
+        Ok(Blocks::of(self.ids(range)?))
+    }
+
+    /// Walks the ids of a range that this transaction sees, from either end. Ids are looked up page by
+    /// page while they are walked: the first costs a look-up, whatever the store holds, and the walk holds
+    /// some KiB. A block that the transaction writes after this call, and did not write or see before, is
+    /// not walked to.
+    ///
+    /// A serializable transaction has read the part of the range that was looked up: never less than was
+    /// walked, and less than twice as many ids. A read-committed one sees in each page what is committed
+    /// then.
     ///
     /// # Errors
     /// - [`InvalidArgument`](crate::Error::InvalidArgument): the range ends before it starts.
-    /// - [`Unsupported`](crate::Error::Unsupported): the backend cannot list ids.
     /// - as [`Transaction::exists`].
-    pub fn range(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'_>> {
-        Blocks::of(self, range)
+    ///
+    /// The walk itself ends with an error:
+    /// - [`Unsupported`](crate::Error::Unsupported): the backend cannot list ids.
+    /// - [`Corrupt`](crate::Error::Corrupt): a part of the index is damaged.
+    /// - as [`Transaction::exists`].
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageExt};
+    /// let store = MemoryBackend::new();
+    /// let tx = store.begin()?;
+    /// for id in [1, 5, 9] {
+    ///     tx.write(Block::empty(BlockId(id), BlockType::IndexData))?;
+    /// }
+    /// let mut ids = tx.ids(BlockId(2)..)?;
+    /// assert_eq!(ids.next().transpose()?, Some(BlockId(5)));
+    /// assert_eq!(ids.next_back().transpose()?, Some(BlockId(9)));
+    /// assert!(ids.next().is_none());
+    /// # Ok::<(), aegis_blocks::Error>(())
+    /// ```
+    pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Ids<'_>> {
+        Ids::of(self, range)
+    }
+
+    /// The lowest id of a range that this transaction sees. Costs a look-up, however many there are.
+    ///
+    /// # Errors
+    /// As [`Transaction::ids`] and its walk.
+    pub fn first_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.ids(range)?.next().transpose()
+    }
+
+    /// The highest id of a range that this transaction sees. Costs a look-up, however many there are.
+    ///
+    /// # Errors
+    /// As [`Transaction::ids`] and its walk.
+    pub fn last_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.ids(range)?.next_back().transpose()
     }
 
     /// Marks a state to go back to. Savepoints nest.

@@ -4,65 +4,32 @@
 //! stays at its end.
 
 use std::iter::FusedIterator;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
-use super::Transaction;
+use super::{Ids, Transaction};
 use crate::block::{Block, BlockId};
 use crate::error::{Error, Result};
 
 /// The blocks of a range, in order of their ids, from either end. After an error it is at its end.
 #[derive(Debug)]
 pub struct Blocks<'a> {
-    view: Hold<'a>,
-    ids: std::vec::IntoIter<BlockId>,
-}
-
-/// Whose view is walked.
-#[derive(Debug)]
-enum Hold<'a> {
-    Borrowed(&'a Transaction),
-    /// Boxed, so that the other kind is not as large.
-    Owned(Box<Transaction>),
-}
-
-impl Hold<'_> {
-    fn transaction(&self) -> &Transaction {
-        match self {
-            Hold::Borrowed(transaction) => transaction,
-            Hold::Owned(transaction) => transaction,
-        }
-    }
+    ids: Ids<'a>,
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn of(
-        transaction: &'a Transaction,
-        range: impl RangeBounds<BlockId>,
-    ) -> Result<Blocks<'a>> {
-        let ids = ids_of(transaction, range)?;
-        Ok(Blocks { view: Hold::Borrowed(transaction), ids: ids.into_iter() })
+    pub(super) fn of(ids: Ids<'a>) -> Blocks<'a> {
+        Blocks { ids }
     }
 
-    /// Reads a block; `None` when it was deleted since the ids were listed.
-    fn read(&mut self, id: BlockId) -> Option<Result<Block>> {
-        let block = self.view.transaction().read(id);
+    /// Reads a block; `None` when its own transaction deleted it meanwhile.
+    fn read(&mut self, id: Result<BlockId>) -> Option<Result<Block>> {
+        let block = id.and_then(|id| self.ids.transaction().read(id));
         match &block {
             Err(Error::BlockNotFound { .. }) => return None,
-            Err(_) => self.ids = Vec::new().into_iter(),
+            Err(_) => self.ids.end(),
             Ok(_) => {}
         }
         Some(block)
-    }
-}
-
-impl Blocks<'static> {
-    /// The blocks of a view that nobody else holds.
-    pub(super) fn owning(
-        transaction: Transaction,
-        range: impl RangeBounds<BlockId>,
-    ) -> Result<Blocks<'static>> {
-        let ids = ids_of(&transaction, range)?;
-        Ok(Blocks { view: Hold::Owned(Box::new(transaction)), ids: ids.into_iter() })
     }
 }
 
@@ -79,7 +46,7 @@ impl Iterator for Blocks<'_> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.ids.len()))
+        (0, self.ids.size_hint().1)
     }
 }
 
@@ -129,34 +96,27 @@ impl Snapshot {
     pub fn range(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'_>> {
         self.0.range(range)
     }
-}
-
-fn ids_of(transaction: &Transaction, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
-    match inclusive(range)? {
-        Some((first, last)) => transaction.store.ids_in_tx(transaction.id, first, last),
-        None => Ok(Vec::new()),
+    /// Walks the ids of a range, from either end, as [`Transaction::ids`].
+    ///
+    /// # Errors
+    /// As [`Transaction::ids`].
+    pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Ids<'_>> {
+        self.0.ids(range)
     }
-}
 
-/// The first and last id of a range; `None` when it is empty.
-pub(crate) fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
-    use Bound::{Excluded, Included, Unbounded};
-    let (start, end) = (range.start_bound(), range.end_bound());
-    if let (Included(start) | Excluded(start), Included(end) | Excluded(end)) = (start, end)
-        && start > end
-    {
-        let reason = "the range ends before it starts";
-        return Err(Error::InvalidArgument { argument: "range", reason });
+    /// The lowest id of a range. Costs a look-up, however many there are.
+    ///
+    /// # Errors
+    /// As [`Transaction::first_in`].
+    pub fn first_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.0.first_in(range)
     }
-    let first = match start {
-        Included(id) => Some(*id),
-        Excluded(id) => id.0.checked_add(1).map(BlockId),
-        Unbounded => Some(BlockId(0)),
-    };
-    let last = match end {
-        Included(id) => Some(*id),
-        Excluded(id) => id.0.checked_sub(1).map(BlockId),
-        Unbounded => Some(BlockId(u64::MAX)),
-    };
-    Ok(first.zip(last).filter(|(first, last)| first <= last))
+
+    /// The highest id of a range. Costs a look-up, however many there are.
+    ///
+    /// # Errors
+    /// As [`Transaction::first_in`].
+    pub fn last_in(&self, range: impl RangeBounds<BlockId>) -> Result<Option<BlockId>> {
+        self.0.last_in(range)
+    }
 }

@@ -36,6 +36,8 @@ mod mvcc {
     pub(crate) mod version;
     mod word;
 }
+#[path = "../../src/order.rs"]
+mod order;
 #[path = "../../src/spread.rs"]
 mod spread;
 #[path = "../modelled/sync.rs"]

@@ -10,8 +10,9 @@ use loom::thread;
 use crate::Claim;
 use crate::block::{BlockId, Lsn};
 use crate::error::Result;
-use crate::mvcc::index::{Base, Index, Newest};
+use crate::mvcc::index::{Base, Index, LookedUp, Newest};
 use crate::mvcc::version::VersionLen;
+use crate::order::ScanOrder;
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
@@ -70,8 +71,10 @@ impl Base<u64> for Image {
         &self,
         first: BlockId,
         last: BlockId,
+        order: ScanOrder,
         each: &mut dyn FnMut(BlockId, Newest<u64>) -> ControlFlow<()>,
     ) -> Result<()> {
+        assert_eq!(order, ScanOrder::Ascending, "the model lists upwards");
         let mut records = self.0.range(first..=last);
         while records.next().is_some_and(|(id, record)| each(*id, *record).is_continue()) {}
         Ok(())
@@ -107,7 +110,8 @@ fn imaged() {
 /// One thread reads a block at a snapshot while the main thread replaces it, change by change.
 fn single() {
     let index = Arc::new(Index::<u64>::default());
-    let set = |n: u64| index.publish([(BlockId(1), Lsn(n), Some(n))], Lsn(n), |_, _| {});
+    let none = LookedUp::default();
+    let set = |n: u64| index.publish([(BlockId(1), Lsn(n), Some(n))], &none, Lsn(n), |_, _| {});
     set(1);
     let reader = {
         let index = Arc::clone(&index);
@@ -131,7 +135,7 @@ fn publish(index: &Index<u64>, group: u64) {
     let third = group.is_multiple_of(2).then_some(group);
     let changes =
         [(BlockId(1), lsn, Some(group)), (BlockId(2), lsn, Some(group)), (BlockId(3), lsn, third)];
-    index.publish(changes, lsn, |_, _| {});
+    index.publish(changes, &LookedUp::default(), lsn, |_, _| {});
 }
 
 fn read_at(index: &Index<u64>, id: u64, snapshot: Lsn) -> Option<u64> {

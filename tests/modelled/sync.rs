@@ -17,6 +17,52 @@ use crate::primitives;
 /// Slots that threads are spread over.
 pub(crate) const SLOT_COUNT: usize = 2;
 
+/// The process: a model has only one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process;
+
+impl Process {
+    pub(crate) fn current() -> Process {
+        Process
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        1
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn check(&self) -> crate::error::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn end_if_forked(&self) {}
+}
+
+/// Something that is dropped in the process that made it: in a model that is the only one.
+#[derive(Debug)]
+pub(crate) struct ProcessBound<T>(T);
+
+impl<T> ProcessBound<T> {
+    pub(crate) fn new(value: T) -> ProcessBound<T> {
+        ProcessBound(value)
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &Process
+    }
+}
+
+impl<T> Deref for ProcessBound<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Loom takes the release of a lock for no event of its own: it would never try a `try_lock` that fails
 /// because the release comes after it. `tried` makes the two meet.
 pub(crate) struct Mutex<T> {
@@ -212,6 +258,10 @@ impl<T> Default for OnceLock<T> {
 impl<T> OnceLock<T> {
     pub(crate) fn get(&self) -> Option<&T> {
         if self.is_set.load(Ordering::Acquire) { self.value.get() } else { None }
+    }
+
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        self.value.get_mut()
     }
 
     pub(crate) fn get_or_init(&self, value: impl FnOnce() -> T) -> &T {

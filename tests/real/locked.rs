@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::ControlFlow::Continue;
 use std::os::unix::fs::MetadataExt;
 
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBackend};
+use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, Probe, StorageBackend};
 
 use crate::arena::{Arena, Skipped};
 use crate::volume::{Kind, Volume};
@@ -53,9 +54,26 @@ pub fn read_only(arena: &Arena) -> Result<(), Skipped> {
             "{error:?}"
         );
     }
-    let verified = |volume: &Volume| {
-        let report = LocalBackend::verify(volume.path().join("store")).expect("a report");
+    let mut backup_count = 0;
+    let mut verified = |volume: &Volume| {
+        let path = volume.path().join("store");
+        let report = LocalBackend::verify(&path).expect("a report");
         assert_eq!((report.damage.len(), report.blocks), (0, 1), "{report:?}");
+        let probed = LocalBackend::probe(&path).expect("a look");
+        assert!(matches!(probed, Probe::Clean { .. }), "{probed:?}");
+        let store = options().read_only(true).open(&path).expect("a store to read");
+        assert_eq!(store.read_block(BlockId(1)).expect("the block"), block());
+        assert!(matches!(store.write_block(block()), Err(Error::ReadOnly)));
+        backup_count += 1;
+        let backup = arena.path().join(format!("backup-{backup_count}"));
+        store.backup_to(&backup, None, &|_| Continue(())).expect("a backup");
+        store.close().expect("nothing to write down");
+        let again = arena.path().join(format!("again-{backup_count}"));
+        LocalBackend::restore(&backup, &again, &|_| Continue(())).expect("a store again");
+        let store = options().open(&again).expect("a restored store");
+        assert_eq!(store.read_block(BlockId(1)).expect("the block"), block());
+        let salvaged = arena.path().join(format!("salvaged-{backup_count}"));
+        assert_eq!(LocalBackend::salvage(&path, &salvaged).expect("a copy").blocks, 1);
     };
     verified(&volume);
     let error = options().open(volume.path().join("new")).expect_err("read only");
@@ -67,6 +85,7 @@ pub fn read_only(arena: &Arena) -> Result<(), Skipped> {
     volume.unmount();
     volume.mount("ro");
     verified(&volume);
+    assert_eq!(backup_count, 2);
     volume.unmount();
     volume.mount("");
     let store = options().open(&path).expect("the store can be written again");

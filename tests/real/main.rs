@@ -15,6 +15,7 @@
 
 mod arena;
 mod blocklog;
+mod btrfs;
 #[path = "../counted/mod.rs"]
 mod counted;
 mod cuts;
@@ -22,6 +23,7 @@ mod full;
 mod locked;
 mod oracle;
 mod reflinks;
+mod refused;
 mod reorder;
 mod thin;
 mod traced;
@@ -88,6 +90,16 @@ fn read_only_file_system_is_named_and_nothing_is_lost() {
 }
 
 #[test]
+fn full_btrfs_refuses_writes_and_poisons_nothing() {
+    in_arena("full_btrfs_refuses_writes_and_poisons_nothing", btrfs::full);
+}
+
+#[test]
+fn store_on_btrfs_shares_its_bytes_with_its_backup() {
+    in_arena("store_on_btrfs_shares_its_bytes_with_its_backup", btrfs::shared);
+}
+
+#[test]
 fn backup_of_reflinks_takes_no_space_and_stays_what_it_was() {
     in_arena("backup_of_reflinks_takes_no_space_and_stays_what_it_was", reflinks::backups);
 }
@@ -95,4 +107,29 @@ fn backup_of_reflinks_takes_no_space_and_stays_what_it_was() {
 #[test]
 fn backup_without_reflinks_is_a_copy() {
     in_arena("backup_without_reflinks_is_a_copy", reflinks::copies);
+}
+
+#[test]
+fn what_a_file_system_refuses_of_wishes_costs_nothing() {
+    in_arena("what_a_file_system_refuses_of_wishes_costs_nothing", refused::wishes);
+}
+
+#[test]
+fn file_system_without_locks_or_syncs_is_refused_by_name() {
+    in_arena("file_system_without_locks_or_syncs_is_refused_by_name", refused::needs);
+}
+
+#[test]
+fn repair_without_an_exchange_of_names_leaves_both_stores() {
+    in_arena("repair_without_an_exchange_of_names_leaves_both_stores", refused::exchange);
+}
+
+#[test]
+fn file_system_that_tells_no_length_is_not_full() {
+    in_arena("file_system_that_tells_no_length_is_not_full", refused::untold);
+}
+
+#[test]
+fn store_of_a_whole_volume_is_salvaged_and_not_repaired() {
+    in_arena("store_of_a_whole_volume_is_salvaged_and_not_repaired", refused::volume);
 }

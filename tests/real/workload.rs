@@ -123,7 +123,9 @@ pub fn outcome(answer: Result<Lsn>, durability: Durability) -> Outcome {
     match answer {
         Ok(lsn) => Outcome::Acknowledged { lsn, durability },
         Err(Error::Poisoned { cause: PoisonCause::ThreadPanicked }) => panic!("a thread panicked"),
-        Err(Error::StorageFull { .. } | Error::Poisoned { .. }) => Outcome::Refused,
+        Err(
+            Error::StorageFull { .. } | Error::ResourceExhausted { .. } | Error::Poisoned { .. },
+        ) => Outcome::Refused,
         Err(Error::Io { .. }) => Outcome::Unknown,
         Err(error) => panic!("no commit may answer {error:?}"),
     }

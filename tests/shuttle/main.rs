@@ -34,6 +34,8 @@ mod local;
 mod memory;
 #[path = "../../src/mvcc/mod.rs"]
 mod mvcc;
+#[path = "../../src/order.rs"]
+mod order;
 #[path = "../../src/spread.rs"]
 mod spread;
 #[path = "../../src/stats.rs"]
@@ -73,10 +75,11 @@ pub use local::{
     Options, Probe, RecoveryReport, SpaceReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
+pub use order::ScanOrder;
 pub use ticket::CommitTicket;
 pub use transaction::{
-    BEGIN_WAIT_MAX, BatchOperation, Blocks, IsolationLevel, Savepoint, Snapshot, StorageExt,
-    TRANSACT_TRIES_MAX, Transaction, WriteBatch,
+    BEGIN_WAIT_MAX, BatchOperation, Blocks, Ids, IsolationLevel, Savepoint, ScanMark, ScanPage,
+    Snapshot, StorageExt, TRANSACT_TRIES_MAX, Transaction, WriteBatch,
 };
 
 /// Schedules of a default run, over all claims.

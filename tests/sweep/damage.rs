@@ -11,7 +11,7 @@ use aegis_blocks::io::sim::{CrashChoice, Profile, SimDisk};
 use super::cuts::{Tape, check_goes_on, leave};
 use super::oracle::{History, all_bytes, check_refusal};
 use super::tally::{Case, Tally};
-use super::workload::{counts, options, reopen};
+use super::workload::{LAST_SESSION, counts, options, reopen};
 
 /// Paths that a sweep over damage must take.
 pub const PATHS: &[&str] = &["refused", "corrupt block", "nothing lost", "tail lost"];
@@ -178,7 +178,7 @@ fn harm(tally: &mut Tally, case: &Case, victim: &Victim, name: FileName, harm: H
     }
     tally.count("damages");
     let before = all_bytes(&disk);
-    let store = match LocalBackend::open_on(disk.clone(), options(&victim.word)) {
+    let store = match LocalBackend::open_on(disk.clone(), options(&victim.word, LAST_SESSION)) {
         Ok(store) => store,
         Err(error) => {
             check_refusal(&error);

@@ -27,11 +27,14 @@ pub const PATHS: &[&str] = &[
 ];
 
 /// All ways to fail.
-pub const KINDS: [FaultKind; 12] = [
+pub const KINDS: [FaultKind; 15] = [
     FaultKind::Eio,
     FaultKind::EioAfterEffect,
     FaultKind::Enospc,
     FaultKind::Edquot,
+    FaultKind::Emfile,
+    FaultKind::Enomem,
+    FaultKind::Efbig,
     FaultKind::Eintr,
     FaultKind::ShortWrite(Share::OneByte),
     FaultKind::ShortWrite(Share::Half),
@@ -135,6 +138,9 @@ fn concerns(kind: FaultKind, operation: OperationKind) -> bool {
     match kind {
         FaultKind::EioAfterEffect => operation.is_change(),
         FaultKind::Enospc | FaultKind::Edquot => operation.is_change() && operation != K::Remove,
+        FaultKind::Emfile => matches!(operation, K::Create | K::Open),
+        FaultKind::Enomem => operation == K::Map,
+        FaultKind::Efbig => matches!(operation, K::Zero | K::SetLen),
         FaultKind::Eintr => is_sync || matches!(operation, K::Read | K::Write),
         FaultKind::ShortWrite(_) | FaultKind::WriteZero => operation == K::Write,
         FaultKind::ShortRead(_) => operation == K::Read,
@@ -223,6 +229,11 @@ fn check_policy(
     if no_space && !fault.sticky && !is_sync && struck != OperationKind::Write {
         let poisoned = run.failures.iter().find(|e| matches!(e, Error::Poisoned { .. }));
         assert!(poisoned.is_none(), "no space for a {struck:?} poisons");
+    }
+    let is_short = matches!(fault.kind, FaultKind::Emfile | FaultKind::Enomem | FaultKind::Efbig);
+    if is_short {
+        let poisoned = run.failures.iter().find(|e| matches!(e, Error::Poisoned { .. }));
+        assert!(poisoned.is_none() && !run.poisoned, "{:?} of a {struck:?} poisons", fault.kind);
     }
     if let Some(store) = &run.store {
         // Bytes of buffered commits that the cache forgot may not even be there to be read.

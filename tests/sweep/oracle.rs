@@ -215,7 +215,10 @@ pub fn check_files(store: &LocalBackend<SimDisk>, disk: &SimDisk) {
 /// O9: an error that the world's failures explain. Injected ones never look like damage.
 pub fn check_failure(error: &Error) {
     match error {
-        Error::Io { .. } | Error::StorageFull { .. } | Error::Closed => {}
+        Error::Io { .. }
+        | Error::StorageFull { .. }
+        | Error::ResourceExhausted { .. }
+        | Error::Closed => {}
         Error::Poisoned { cause } => {
             assert_ne!(*cause, PoisonCause::ThreadPanicked, "O9: a thread of the store panicked");
         }

@@ -15,17 +15,23 @@
 //! | `f`    | the disk is full from here on: but for deletes nothing may be written              |
 //! | `g`    | the disk has space again                                                           |
 //!
-//! The word also decides, by its hash, how far space is made ahead and how the log is written.
+//! | `h`    | put huge: the longest block that this session allows                               |
+//!
+//! The word also decides, by its hash, how far space is made ahead and how the log is written, and what
+//! each later session is opened with: other lengths of segments and blocks, other memory, other modes.
 
 use std::collections::BTreeSet;
 
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{Operation, OperationKind, SimDisk};
+use aegis_blocks::testkit::Rng;
 use aegis_blocks::{
-    Block, BlockId, BlockType, CommitTicket, Durability, Error, LocalBackend, Options, Result,
-    StorageBackend, WriteMode,
+    Block, BlockId, BlockType, CommitTicket, Durability, Error, LocalBackend, Options, ReadMode,
+    Result, StorageBackend, WriteMode,
 };
 use bytes::Bytes;
+
+use crate::drawn::Drawn;
 
 use super::oracle::{Changes, History, check_failure, check_files};
 
@@ -59,6 +65,11 @@ pub const SCRIPTED: &[&str] = &[
     "bbblcklr",
     "bbkblldr",
     "ybblblkly",
+    "hrhrkrlkr",
+    "hchrkcrhkl",
+    "hhrsrhsrdrkr",
+    "bhrbhrkrbr",
+    "yhryhkryhr",
 ];
 
 /// Paths that scripted words take, whatever becomes of the store afterwards.
@@ -95,21 +106,42 @@ pub fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// How the stores of a word are opened.
-pub fn options(word: &str) -> Options {
+/// Options that [`reopen`] draws: those of a session that no word reaches.
+pub const LAST_SESSION: u64 = 1 << 32;
+
+/// How the `session`th session of a word's store is opened. The first one is as short as can be.
+fn draw(word: &str, session: u64) -> Drawn {
     let bits = hash(word.as_bytes()) >> 7;
-    let buffered = word.contains('y');
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(if bits & 1 == 0 { 0 } else { SEGMENT_LEN })
-        .write_mode(if bits & 6 == 0 { WriteMode::Direct } else { WriteMode::Buffered })
-        .durability(if buffered { Durability::Buffered } else { Durability::Durable })
+    let drawn = Drawn::draw_lenient(&mut Rng::new(bits ^ session));
+    let durability = match word.contains('y') {
+        true => Durability::Buffered,
+        false => Durability::Durable,
+    };
+    if session > 0 {
+        // With `Pread` a failing disk may refuse a read, which the oracle takes for a loss: tests/lives
+        // and tests/read_modes ask that.
+        let read_mode =
+            if drawn.read_mode == ReadMode::Pread { ReadMode::Copied } else { drawn.read_mode };
+        return Drawn { durability, read_mode, ..drawn };
+    }
+    Drawn {
+        segment_len_max: SEGMENT_LEN,
+        block_len_max: SEGMENT_LEN as u32 / 2,
+        zero_ahead_len: if bits & 1 == 0 { 0 } else { SEGMENT_LEN },
+        write_mode: if bits & 6 == 0 { WriteMode::Direct } else { WriteMode::Buffered },
+        durability,
+        ..Drawn::defaults()
+    }
+}
+
+/// The same as the store takes them.
+pub fn options(word: &str, session: u64) -> Options {
+    draw(word, session).options().single_threaded(true)
 }
 
 /// A store, its model, and how it went so far.
 pub struct Run {
+    word: String,
     pub disk: SimDisk,
     pub history: History,
     pub store: Option<LocalBackend<SimDisk>>,
@@ -119,7 +151,8 @@ pub struct Run {
     pub poisoned: bool,
     /// Those of [`PATHS`] that were taken.
     pub paths: BTreeSet<&'static str>,
-    options: Options,
+    /// Sessions begun so far.
+    sessions: u64,
     durable: bool,
     counter: u64,
 }
@@ -131,7 +164,9 @@ impl Run {
 
     /// Goes on with a disk that holds a store.
     pub fn resume(word: &str, disk: SimDisk, history: History) -> Run {
-        let counter = 1000 * history.most() as u64;
+        // Goes on with the options of another session.
+        let sessions = history.most() as u64;
+        let counter = 1000 * sessions;
         Run {
             disk,
             history,
@@ -139,7 +174,8 @@ impl Run {
             failures: Vec::new(),
             poisoned: false,
             paths: BTreeSet::new(),
-            options: options(word),
+            word: word.to_owned(),
+            sessions,
             durable: !word.contains('y'),
             counter,
         }
@@ -155,7 +191,9 @@ impl Run {
     /// Opens the store and checks what it shows.
     pub fn open(&mut self) {
         self.poisoned = false;
-        match LocalBackend::open_on(self.disk.clone(), self.options.clone()) {
+        let options = options(&self.word, self.sessions);
+        self.sessions += 1;
+        match LocalBackend::open_on(self.disk.clone(), options) {
             Ok(store) => {
                 let count = self.history.check(&store, self.history.floor()..=self.history.most());
                 self.history.settle(count);
@@ -195,6 +233,10 @@ impl Run {
             b's' if self.counter.is_multiple_of(2) => self.commit(vec![(1, Some(100))]),
             b's' => self.commit(vec![(0, Some(77))]),
             b'l' => self.commit(vec![(40 + self.counter % 2, Some(20 << 10))]),
+            b'h' => {
+                let longest = draw(&self.word, self.sessions - 1).block_len_max as usize;
+                self.commit(vec![(45 + self.counter % 2, Some(longest))]);
+            }
             b'd' => {
                 let newest = self.history.state().keys().next_back().copied();
                 self.commit(vec![(newest.unwrap_or(u64::MAX), None)]);
@@ -216,10 +258,10 @@ impl Run {
     }
 
     /// Does what makes every commit durable.
-    fn durably(&mut self, operation: fn(&LocalBackend<SimDisk>) -> Result<()>) {
+    fn durably<T>(&mut self, operation: fn(&LocalBackend<SimDisk>) -> Result<T>) {
         let Some(store) = &self.store else { return };
         match operation(store) {
-            Ok(()) => {
+            Ok(_) => {
                 assert!(!self.poisoned, "a poisoned store goes on as if nothing had happened");
                 self.history.synced();
                 self.mark(0);
@@ -310,7 +352,8 @@ impl Run {
             }
             _ => self.history.refused(changes),
         }
-        self.poisoned |= !matches!(error, Error::StorageFull { .. });
+        self.poisoned |=
+            !matches!(error, Error::StorageFull { .. } | Error::ResourceExhausted { .. });
         self.fail(error);
     }
 
@@ -380,7 +423,7 @@ pub fn counts(mark: u64) -> std::ops::RangeInclusive<usize> {
 
 /// Opens a store that must open.
 pub fn reopen(word: &str, disk: &SimDisk) -> LocalBackend<SimDisk> {
-    let store = LocalBackend::open_on(disk.clone(), options(word));
+    let store = LocalBackend::open_on(disk.clone(), options(word, LAST_SESSION));
     let store = store.unwrap_or_else(|error| panic!("O1: the store does not open: {error:?}"));
     check_files(&store, disk);
     store

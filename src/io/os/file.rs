@@ -2,25 +2,30 @@
 //!
 //! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
-//! transfer. Does not loop over short transfers (see [`super::super`]), except in
-//! [`DiskFile::zero`], which is one operation to its caller.
+//! transfer. A transfer beyond the process's limit on file lengths raises `SIGXFSZ`, which ends the
+//! process unless it is ignored. So each opening asks for that limit before it reaches further than
+//! ever, and transfers nothing beyond it. A limit that is lowered below that later is not noticed.
+//! Does not loop over short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is
+//! one operation to its caller.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{
     FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise,
 };
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::uio::pwritev;
 use nix::unistd::fdatasync;
 
 use super::super::{DiskFile, PAGE_LEN, View, write_all_at};
-use super::Zeroing;
 use super::view::OsView;
+use super::{Process, Zeroing};
 
 /// Linux 6.17's `FALLOC_FL_WRITE_ZEROES`: written, zeroed blocks without a transfer of zeros.
 const WRITE_ZEROES: FallocateFlags = FallocateFlags::from_bits_retain(0x80);
@@ -41,11 +46,15 @@ pub struct OsFile {
     /// The file was opened for transfers past the page cache, so everything must be aligned.
     direct: bool,
     zeroing: Arc<Zeroing>,
+    process: Process,
+    /// How far the process was found to be allowed to write.
+    allowed_end: AtomicU64,
 }
 
 impl OsFile {
     pub(super) fn new(file: File, direct: bool, zeroing: Arc<Zeroing>) -> OsFile {
-        OsFile { file, direct, zeroing }
+        let allowed_end = AtomicU64::new(0);
+        OsFile { file, direct, zeroing, process: Process::current(), allowed_end }
     }
 
     fn check_aligned(&self, offset: u64, buf: &[u8]) {
@@ -58,6 +67,7 @@ impl OsFile {
     /// Runs a transfer; when the file system takes no direct transfers of our alignment, runs it
     /// once more through the page cache.
     fn transfer(&self, mut run: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        self.process.check_io()?;
         match run() {
             Err(e) if self.direct && e.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 self.leave_direct()?;
@@ -102,6 +112,7 @@ impl OsFile {
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         self.check_aligned(offset, buf);
+        self.may_reach(offset.saturating_add(buf.len() as u64))?;
         let written = self.transfer(|| self.file.write_at(buf, offset))?;
         Ok(self.progress(written, buf.len()))
     }
@@ -111,8 +122,10 @@ impl DiskFile for OsFile {
             self.check_aligned(offset, buf);
         }
         let at = to_off_t(offset)?;
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        self.may_reach(offset.saturating_add(len as u64))?;
         let written = self.transfer(|| Ok(pwritev(&self.file, bufs, at)?))?;
-        Ok(self.progress(written, bufs.iter().map(|buf| buf.len()).sum()))
+        Ok(self.progress(written, len))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -121,11 +134,16 @@ impl DiskFile for OsFile {
     }
 
     fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
+        self.process.check_io()?;
         Ok(Box::new(OsView::new(&self.file, len, self.direct)?))
     }
 
-    fn expect_random(&self) -> io::Result<()> {
-        Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?)
+    fn expect_random(&self) {
+        if !self.process.is_current() {
+            return;
+        }
+        let random = PosixFadviseAdvice::POSIX_FADV_RANDOM;
+        posix_fadvise(&self.file, 0, 0, random).unwrap_or_default();
     }
 
     fn begin_read(&self, offset: u64, len: u64) {
@@ -136,6 +154,7 @@ impl DiskFile for OsFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.process.check_io()?;
         Ok(fdatasync(&self.file)?)
     }
 
@@ -150,6 +169,8 @@ impl DiskFile for OsFile {
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.process.check_io()?;
+        self.may_reach(offset.saturating_add(len))?;
         if len == 0 || self.zero_at_once(offset, len)? {
             return Ok(());
         }
@@ -164,22 +185,47 @@ impl DiskFile for OsFile {
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.process.check_io()?;
+        self.may_reach(offset.saturating_add(len))?;
         let (at, len) = (to_off_t(offset)?, to_off_t(len)?);
         loop {
             match fallocate(&self.file, FallocateFlags::empty(), at, len) {
                 Err(Errno::EINTR) => {}
                 // The file system cannot reserve: then a write has to find out.
-                Ok(()) | Err(Errno::EOPNOTSUPP) => return Ok(()),
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
         }
     }
 
+    fn may_reach(&self, end: u64) -> io::Result<()> {
+        if end <= self.allowed_end.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if end <= limit {
+            self.allowed_end.fetch_max(end, Ordering::Relaxed);
+            Ok(())
+        } else {
+            Err(Errno::EFBIG.into())
+        }
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.process.check_io()?;
+        if len > self.len()? {
+            self.may_reach(len)?;
+        }
         self.file.set_len(len)
     }
 
+    /// A map keeps the shared lock of the opening that it was made from (`OsView::new`).
+    fn is_mapped_elsewhere(&self) -> bool {
+        self.file.try_lock().is_err()
+    }
+
     fn len(&self) -> io::Result<u64> {
+        self.process.check_io()?;
         Ok(self.file.metadata()?.len())
     }
 
@@ -190,6 +236,8 @@ impl DiskFile for OsFile {
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "nix has no `FICLONERANGE`")]
     fn reflink_from(&self, original: &File, len: u64) -> io::Result<()> {
+        self.process.check_io()?;
+        super::in_place::mark_alike(&self.file, original);
         let range =
             CloneRange { from: original.as_raw_fd().into(), from_offset: 0, len, offset: 0 };
         // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors are open as long

@@ -5,10 +5,19 @@ use std::io;
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::fsync;
 
 use super::directory_flags;
+
+/// Whether a directory is the root of a file system. `path` is canonical.
+///
+/// # Errors
+/// The operating system's own.
+pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let Some(parent) = path.parent() else { return Ok(true) };
+    Ok(stat(path)?.st_dev != stat(parent)?.st_dev)
+}
 
 /// Exchanges two directories of one parent, durably.
 ///

@@ -207,13 +207,22 @@ fn a_second_name_is_refused_where_others_can_write() {
 }
 
 #[test]
-fn a_link_in_place_of_the_directory_is_refused() {
+fn a_link_to_the_directory_is_followed_once() {
     let scratch = Scratch::new();
-    scratch.disk();
+    file_with(&scratch.disk(), SEGMENT, b"in the store");
     let link = scratch.root.path().join("link");
     symlink(scratch.path(), &link).expect("linked");
-    assert!(OsDisk::open(&link).is_err());
-    OsDisk::open(&scratch.path()).expect("opened");
+    for way in [link.clone(), link.join("")] {
+        let disk = OsDisk::open(&way).expect("opened");
+        assert!(disk.is_at(&scratch.path()).expect("looked at"));
+        assert!(!disk.is_at(scratch.root.path()).expect("looked at"));
+        // Where the link leads from now on is nothing to an open store.
+        std::fs::remove_file(&link).expect("removed");
+        symlink(scratch.root.path(), &link).expect("linked");
+        disk.open(SEGMENT, How::Read).expect("the same directory");
+        std::fs::remove_file(&link).expect("removed");
+        symlink(scratch.path(), &link).expect("linked");
+    }
     check_kind(OsDisk::create(&scratch.path()), ErrorKind::AlreadyExists);
     check_kind(OsDisk::create(Path::new("/")), ErrorKind::InvalidInput);
     check_kind(OsDisk::open(&scratch.root.path().join("none")), ErrorKind::NotFound);
@@ -280,4 +289,46 @@ fn the_environment_has_a_clock_randomness_and_threads() {
     assert!(thread.join());
     let thread = disk.spawn("worker-2".to_owned(), Box::new(|| panic!("on purpose")));
     assert!(!thread.expect("started").join());
+}
+
+/// A map is noticed by a later opening though nothing else is left of the one that made it.
+#[test]
+fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
+    let scratch = Scratch::new();
+    let disk = scratch.disk();
+    drop(file_with(&disk, SEGMENT, &[7; 3 * PAGE_LEN]));
+    let is_mapped =
+        |disk: &OsDisk| disk.open(SEGMENT, How::ReadWrite).expect("the file").is_mapped_elsewhere();
+    assert!(!is_mapped(&disk), "nobody has a map yet");
+    let view = disk.open(SEGMENT, How::Read).expect("the file").map(3 * PAGE_LEN).expect("a map");
+    let held = view.bytes(PAGE_LEN as u64, 9).expect("bytes");
+    drop(disk);
+    let later = OsDisk::open(&scratch.path()).expect("the directory");
+    assert!(is_mapped(&later), "the view is there");
+    drop(view);
+    assert!(is_mapped(&later), "the bytes are held");
+    assert_eq!(held, [7; 9][..]);
+    drop(held);
+    assert!(!is_mapped(&later), "nobody looks any more");
+}
+
+#[test]
+fn a_mode_that_the_file_system_does_not_keep_is_told_and_no_error() {
+    // Modes of files below /proc cannot be changed, not even by root.
+    let open_to_all = std::fs::File::open("/proc/self/status").expect("a file");
+    assert!(fchmod(&open_to_all, FILE_MODE).is_err(), "a file system without modes");
+    assert!(!keep_mode(&open_to_all, FILE_MODE).expect("no error"));
+    let all = Mode::S_IRWXU | Mode::S_IRWXG | Mode::S_IRWXO;
+    assert!(keep_mode(&open_to_all, all).expect("no error"), "nobody is let in against a wish");
+    let own = tempfile::tempfile().expect("a temporary file");
+    assert!(keep_mode(&own, FILE_MODE).expect("set"));
+
+    let scratch = Scratch::new();
+    let open = |disk| crate::LocalBackend::open_on(disk, crate::LocalBackend::options());
+    let store = open(scratch.disk()).expect("a store");
+    assert!(!store.recovery().modes_refused);
+    store.close().expect("a clean close");
+    let disk = OsDisk::open(&scratch.path()).expect("opened");
+    disk.modes_refused.store(true, Ordering::Relaxed);
+    assert!(open(disk).expect("a store").recovery().modes_refused);
 }

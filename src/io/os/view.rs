@@ -5,6 +5,13 @@
 //! 8 MiB on some, 6 ms for a block of 4 KiB. Asked for single pages, it takes a trip to the disk for
 //! each. So a map is told that reads will be here and there, and the first reader of a window of
 //! [`WINDOW_LEN`] asks for all of it.
+//!
+//! A map outlives the descriptor that it was made from, the handle of its store, and the store's lock, as long
+//! as a reader holds bytes of it. So that a later handle, in any process, cuts no file below such bytes, a map
+//! is made from an opening with a shared lock (`flock`). The system keeps that lock until the opening's last
+//! descriptor *and* its last map are gone. [`DiskFile::is_mapped_elsewhere`] asks for the exclusive one.
+//!
+//! [`DiskFile::is_mapped_elsewhere`]: super::super::DiskFile::is_mapped_elsewhere
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -86,8 +93,11 @@ impl OsView {
     /// front of them, count as settled: reading ahead of them would fill the cache with pages that
     /// direct writes are about to change.
     pub(super) fn new(file: &File, len: usize, grows: bool) -> io::Result<OsView> {
+        // Without locks of files (some network file systems) nothing is known, and no file is cut.
+        drop(file.try_lock_shared());
         let map = Arc::new(map_file(file, len)?);
-        map.advise(Advice::Random)?;
+        // A hint, as below.
+        drop(map.advise(Advice::Random));
         let whole = whole_of(&map);
         let view = OsView { map, whole, len, windows: Windows::new(len) };
         if !grows {
@@ -141,7 +151,7 @@ impl View for OsView {
 #[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
 fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
     // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`:
-    // bytes beyond the end of the file are not touched, files that are mapped are never cut, and no
+    // bytes beyond the end of the file are not touched, files that are mapped are never cut (see the header), and no
     // byte is written to the file while somebody holds a slice over it (`View::is_shared`). The
     // directory has mode 0700 and is locked, so no other program has a reason to write there.
     unsafe { MmapOptions::new().len(len).map(file) }

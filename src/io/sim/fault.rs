@@ -22,6 +22,8 @@ pub enum OperationKind {
     List,
     SyncDir,
     Lock,
+    /// Taking the shared lock, which makes no file.
+    LockShared,
     FreeSpace,
     /// Plain or vectored.
     Write,
@@ -104,6 +106,13 @@ pub enum FaultKind {
     Enospc,
     /// No space left to this user (`EDQUOT`), otherwise as `Enospc`.
     Edquot,
+    /// No descriptor is left (`EMFILE`), for what opens a file. Nothing is done.
+    Emfile,
+    /// No address space or map is left (`ENOMEM`), for what maps a file. Nothing is done.
+    Enomem,
+    /// The process may make no file so long (`EFBIG`), for what may make one longer but a write: that is
+    /// refused before. Nothing is done.
+    Efbig,
     /// A signal came (`EINTR`), for transfers and syncs. When sticky, every other one succeeds.
     Eintr,
     /// A write takes only some of the bytes.
@@ -124,6 +133,10 @@ impl FaultKind {
             let error = io::Error::from_raw_os_error(errno);
             concerned.then_some(Verdict { effect: Effect::Fail, error: Some(error) })
         };
+        let refuses = |errno, concerned: bool| {
+            let error = io::Error::from_raw_os_error(errno);
+            concerned.then_some(Verdict { effect: Effect::Nothing, error: Some(error) })
+        };
         let passes = |effect, concerned: bool| concerned.then_some(Verdict { effect, error: None });
         match self {
             FaultKind::Eio => fails(libc::EIO, true),
@@ -133,6 +146,9 @@ impl FaultKind {
             }),
             FaultKind::Enospc => fails(libc::ENOSPC, kind.is_change() && kind != K::Remove),
             FaultKind::Edquot => fails(libc::EDQUOT, kind.is_change() && kind != K::Remove),
+            FaultKind::Emfile => refuses(libc::EMFILE, matches!(kind, K::Create | K::Open)),
+            FaultKind::Enomem => refuses(libc::ENOMEM, kind == K::Map),
+            FaultKind::Efbig => refuses(libc::EFBIG, matches!(kind, K::Zero | K::SetLen)),
             FaultKind::Eintr => {
                 let transfer = matches!(kind, K::Read | K::Write);
                 let error = Some(io::Error::from_raw_os_error(libc::EINTR));

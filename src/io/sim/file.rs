@@ -152,6 +152,7 @@ impl DiskFile for SimFile {
         self.run(OperationKind::Zero, |state, effect| {
             let wanted = match effect {
                 Effect::Fail => len / 2,
+                Effect::Nothing => 0,
                 _ => len,
             };
             let room = state.room(self.handle.file, offset, wanted)?;
@@ -164,6 +165,9 @@ impl DiskFile for SimFile {
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.check_change(offset, len)?;
         self.run(OperationKind::Zero, |state, effect| {
+            if effect == Effect::Nothing {
+                return Ok(());
+            }
             let room = state.room(self.handle.file, offset, len)?;
             if effect == Effect::Fail || room < len {
                 return Err(no_space());
@@ -180,12 +184,17 @@ impl DiskFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_change(len, 0)?;
         self.run(OperationKind::SetLen, |state, effect| {
-            if effect != Effect::Fail {
+            if !matches!(effect, Effect::Fail | Effect::Nothing) {
                 state.check_cut(self.handle.file, len);
                 state.media.set_len(self.handle.file, len);
             }
             Ok(())
         })
+    }
+
+    fn is_mapped_elsewhere(&self) -> bool {
+        let state = self.handle.shared.state.lock();
+        !state.pinned(self.handle.file, 0..u64::MAX).is_empty()
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -14,6 +14,7 @@ use crate::local::backup::CopyProgress;
 use crate::local::backup::manifest::Row;
 use crate::local::scan::path_of;
 use crate::local::segment::damaged;
+use crate::sync::Process;
 
 /// Read and written at once.
 const CHUNK_LEN: usize = 1 << 20;
@@ -41,8 +42,8 @@ impl<'a, T: Disk> Copying<'a, T> {
         Copying { target, watch, rest, progress, made: Vec::new() }
     }
 
-    /// Copies the first `len` bytes of a file and returns their checksum, and whether the file system made them
-    /// a reflink: no bytes of their own.
+    /// Copies the first `len` bytes of a file, with others behind them, and returns the checksum of all, and
+    /// whether the file system made those of the file a reflink: no bytes of their own.
     ///
     /// # Errors
     /// [`Error::Corrupt`]: the source is missing or ends before; [`Error::Aborted`], [`Error::Io`],
@@ -52,6 +53,7 @@ impl<'a, T: Disk> Copying<'a, T> {
         source: &S,
         name: FileName,
         len: u64,
+        behind: &[u8],
     ) -> Result<(u32, bool)> {
         let file = self.create(name)?;
         let path = path_of(self.target.path(), name);
@@ -75,9 +77,12 @@ impl<'a, T: Disk> Copying<'a, T> {
             self.progress.bytes_done = before + len;
             crc
         };
+        let written = write_all_at(&file, len, behind);
+        written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))?;
+        self.progress.bytes_done += behind.len() as u64;
         file.sync_data().map_err(|e| Error::io(IoOp::Sync, path, e))?;
         self.tell()?;
-        Ok((crc, is_cloned))
+        Ok((checksum::crc32c_append(crc, behind), is_cloned))
     }
 
     /// Reads what a file of the target holds that was not written here, and returns its checksum.
@@ -104,7 +109,7 @@ impl<'a, T: Disk> Copying<'a, T> {
                 self.read(name, row.file.len)
             }
             Err(_no_second_names_here) => {
-                self.copy(earlier, name, row.file.len).map(|(crc, _)| crc)
+                self.copy(earlier, name, row.file.len, &[]).map(|(crc, _)| crc)
             }
         };
         match taken {
@@ -175,7 +180,10 @@ impl<'a, T: Disk> Copying<'a, T> {
     /// Gives way, and tells how far it is.
     fn tell(&self) -> Result<()> {
         self.rest.iter().for_each(|rest| rest());
-        match (self.watch)(self.progress) {
+        let process = Process::current();
+        let wish = (self.watch)(self.progress);
+        process.check()?;
+        match wish {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Aborted),
         }
@@ -235,7 +243,7 @@ fn each_chunk<S: Disk>(
     let chunk_len = if gives_way { SHORT_CHUNK_LEN } else { CHUNK_LEN };
     if gives_way {
         // What the system reads ahead by itself may be megabytes.
-        file.expect_random().map_err(|e| Error::io(IoOp::Read, &path, e))?;
+        file.expect_random();
     }
     let mut buffer = vec![0; chunk_len.min(len as usize)];
     let (mut crc, mut offset) = (0, 0);

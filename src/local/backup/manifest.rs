@@ -19,7 +19,8 @@
 //! |      8 |    8 | number           | in the file's name; 0 for `META`                            |
 //! |     16 |    8 | `len`            | of the file                                                 |
 //! |     24 |    8 | `sequence`       | of a segment; 0 otherwise                                   |
-//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image            |
+//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image; its       |
+//! |        |      |                  | complement for a copy that ends with a witness of its own   |
 //! |     40 |    8 | zero             | refused otherwise                                           |
 //!
 //! Integers are little-endian. Invariant: files of one store with the same name, sequence, salt and

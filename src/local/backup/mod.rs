@@ -16,6 +16,11 @@
 //! 4. **Publish** the manifest under its name, when all other names are durable. That is the step that
 //!    makes it a backup. Whatever fails before takes the copies away again.
 //!
+//! Of a store that is only read (`read_only`) nothing is made first: the backup is the store as its files are. So
+//! that the rest holds, the copy of the last segment ends behind the last frame that counts, with a witness of
+//! its own. It is synced before the manifest is, so the witness is true there, whatever the store's own files
+//! would survive. Such a copy is no other backup's file: its row has an identity that no segment has.
+//!
 //! A directory with a manifest is refused as a store: opening it would change it. Restoring copies it,
 //! `META` last, comparing every file.
 
@@ -33,12 +38,16 @@ use crate::io::os::OsDisk;
 use crate::io::{Disk, DiskFile, Entry, FileName, How, read_exact_at};
 use crate::local::backup::copy::{Copying, compare, same};
 use crate::local::backup::manifest::{Identity, Manifest, Row, Unreadable};
+use crate::local::format::frame::{FrameHeader, Kind};
 use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
+use crate::local::log::Standing;
 use crate::local::options::open_error;
+use crate::local::recovery::Ending;
 use crate::local::scan::{Found, Scanner, path_of};
 use crate::local::segment::damaged;
 use crate::local::upkeep::{Haste, Upkeep};
 use crate::local::verify::{Damage, to_damage};
+use crate::sync::Process;
 
 /// Between two chunks, while others commit.
 const REST: Duration = Duration::from_millis(1);
@@ -93,15 +102,28 @@ struct Plan<'a, D: Disk> {
     lsn: Lsn,
     /// By name.
     files: Vec<Identity>,
+    /// What a copy ends with that the file itself does not have.
+    witness: Option<(FileName, Vec<u8>)>,
     _hold: Hold<'a, D>,
 }
 
-/// Keeps the upkeep from giving files back.
-struct Hold<'a, D: Disk>(&'a Upkeep<D>);
+/// Keeps the upkeep from giving files back. In a forked child it is forgotten: its lock may never be free.
+struct Hold<'a, D: Disk>(&'a Upkeep<D>, Process);
+
+impl<D: Disk> Plan<'_, D> {
+    fn witness_of(&self, name: FileName) -> &[u8] {
+        match &self.witness {
+            Some((last, witness)) if *last == name => witness,
+            _ => &[],
+        }
+    }
+}
 
 impl<D: Disk> Drop for Hold<'_, D> {
     fn drop(&mut self) {
-        self.0.let_go();
+        if self.1.is_current() {
+            self.0.let_go();
+        }
     }
 }
 
@@ -164,7 +186,9 @@ impl<D: Disk> Upkeep<D> {
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, file.len)?;
+            let witness = plan.witness_of(file.name);
+            let len = file.len - witness.len() as u64;
+            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, witness)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -183,12 +207,17 @@ impl<D: Disk> Upkeep<D> {
     /// Steps 1 and 2.
     fn plan(&self) -> Result<Plan<'_, D>> {
         let mut state = self.take_turn()?;
-        self.checkpoint_with(&mut state, Haste::Spread)?;
-        let standing = self.driver.stand_still()?;
+        let standing = match &self.ending {
+            Some(Ending { lsn, position, .. }) => Standing { lsn: *lsn, position: *position },
+            None => {
+                self.checkpoint_with(&mut state, Haste::Spread)?;
+                self.driver.stand_still()?
+            }
+        };
         state.hold_count += 1;
         let chain = state.chain.clone();
         drop(state);
-        let hold = Hold(self);
+        let hold = Hold(self, Process::current());
         let image = |(name, len): (crate::local::checkpoint::header::ImageName, u64)| {
             let (salt, name) = (name.salt, FileName::Checkpoint(name.number));
             Identity { name, len, sequence: 0, salt }
@@ -208,8 +237,16 @@ impl<D: Disk> Upkeep<D> {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
             files.push(self.segment(sequence, number, len)?);
         }
+        let last = files.iter_mut().find(|file| file.sequence == end.sequence);
+        let witness = self.ending.as_ref().zip(last).map(|(ending, last)| {
+            let witness = witness_behind(ending);
+            last.len += witness.len() as u64;
+            last.salt = !last.salt;
+            (last.name, witness)
+        });
+        assert_eq!(witness.is_some(), self.ending.is_some(), "the log ends in one of its segments");
         files.sort_unstable_by_key(|file| file.name);
-        Ok(Plan { lsn: standing.lsn, files, _hold: hold })
+        Ok(Plan { lsn: standing.lsn, files, witness, _hold: hold })
     }
 
     /// A segment up to `len`, or to the end of its last frame.
@@ -232,6 +269,15 @@ impl<D: Disk> Upkeep<D> {
         }
         Ok(Identity { name, len: end.min(scanner.len), sequence, salt })
     }
+}
+
+/// The mark that says that everything before the end of a log is durable, up to the next page.
+fn witness_behind(ending: &Ending) -> Vec<u8> {
+    let Ending { position, seed, lsn, .. } = *ending;
+    let mark = FrameHeader::mark(Kind::Witness, lsn, lsn, position.chain);
+    let mut bytes = mark.encode(seed, position.offset).0.to_vec();
+    bytes.resize((mark.next_offset(position.offset) - position.offset) as usize, 0);
+    bytes
 }
 
 /// Makes a store out of a backup.
@@ -276,7 +322,7 @@ fn copy_all<S: Disk, T: Disk>(
         if row.file.name == FileName::Meta {
             copying.sync_names()?;
         }
-        let (crc, is_cloned) = copying.copy(backup, row.file.name, row.file.len)?;
+        let (crc, is_cloned) = copying.copy(backup, row.file.name, row.file.len, &[])?;
         same(backup, row, crc)?;
         cloned_len += if is_cloned { row.file.len } else { 0 };
     }
@@ -334,11 +380,7 @@ pub(crate) fn read_manifest<S: Disk>(backup: &S) -> Result<Manifest> {
 /// # Errors
 /// [`Error::NotEmpty`], [`Error::NotAStore`] when it is no directory, [`Error::Io`].
 pub(crate) fn empty_directory(path: &Path) -> Result<OsDisk> {
-    let disk = match OsDisk::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => OsDisk::create(path),
-        other => other,
-    };
-    let disk = disk.map_err(|source| open_error(path, source))?;
+    let disk = OsDisk::open_or_create(path).map_err(|source| open_error(path, source))?;
     check_empty(&disk)?;
     Ok(disk)
 }

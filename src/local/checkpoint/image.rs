@@ -9,17 +9,18 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::BlockId;
-use crate::error::{Defect, Error, IoOp, Result};
+use crate::error::{Defect, Error, IoOp, Resource, Result, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
 use crate::local::checkpoint::header::{Header, ROW_LEN, decode_table};
 use crate::local::checkpoint::page::{Page, Record};
 use crate::local::format::description::Description;
 use crate::local::format::{FORMAT_VERSION, PAGE};
 use crate::local::options::ReadMode;
-use crate::local::reading::view_of;
+use crate::local::reading::{map_of, view_of};
 use crate::local::scan::path_of;
 use crate::local::segment::damaged;
 use crate::local::usage::SegmentUse;
+use crate::order::ScanOrder;
 
 /// An open image.
 pub(crate) struct Image {
@@ -80,13 +81,21 @@ impl Image {
         read_exact_at(&file, table_at, &mut rows).map_err(io(IoOp::Read))?;
         let segments = decode_table(&rows, layout);
         let segments = segments.ok_or_else(|| damaged(name, table_at, Defect::Checkpoint))?;
-        let is_read = mode == ReadMode::Pread;
         let words = layout.page_count.div_ceil(64) as usize;
         let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
         let seed = header.seed(store);
         // A copy of a page would be used within the call, so it would be worth nothing.
-        let mode = if is_read { mode } else { ReadMode::Mapped };
-        let view = view_of(file, len, mode).map_err(io(IoOp::Map))?;
+        let map = (mode != ReadMode::Pread).then(|| map_of(&file, len, ReadMode::Mapped));
+        let (view, is_read) = match map {
+            Some(Err(error)) if shortage(&error, IoOp::Map) != Some(Resource::Memory) => {
+                return Err(io(IoOp::Map)(error));
+            }
+            Some(Ok(map)) => (map, false),
+            // Without a map each page is read when it is asked for.
+            Some(Err(_)) | None => {
+                (view_of(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
+            }
+        };
         Ok((Image { header, seed, view, is_read, path, verified }, segments))
     }
 
@@ -120,14 +129,28 @@ impl Image {
         Ok(())
     }
 
-    /// A cursor before the first id at or behind `first`.
-    pub(crate) fn cursor(&self, first: BlockId) -> Result<Cursor<'_>> {
-        let start = if self.header.layout.leaf_count == 0 { 0 } else { 1 };
-        let number = self.leaf_for(first)?.unwrap_or(start);
-        let mut cursor = Cursor { image: self, number, bytes: Cow::Borrowed(&[]), at: 0 };
+    /// A cursor before the records of a range, in an order.
+    pub(crate) fn cursor(
+        &self,
+        (first, last): (BlockId, BlockId),
+        order: ScanOrder,
+    ) -> Result<Cursor<'_>> {
+        let number = match order {
+            ScanOrder::Ascending => {
+                let start = u64::from(self.header.layout.leaf_count > 0);
+                self.leaf_for(first)?.unwrap_or(start)
+            }
+            // Before the first leaf there is nothing.
+            ScanOrder::Descending => self.leaf_for(last)?.unwrap_or(0),
+        };
+        let mut cursor = Cursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
         cursor.load()?;
         if !cursor.bytes.is_empty() {
-            cursor.at = Page::checked(&cursor.bytes).seek(first);
+            let page = Page::checked(&cursor.bytes);
+            cursor.at = match order {
+                ScanOrder::Ascending => page.seek(first),
+                ScanOrder::Descending => page.seek_behind(last),
+            };
         }
         Ok(cursor)
     }
@@ -239,12 +262,14 @@ fn read_header<F: DiskFile>(
     Ok(Err(newer[0].filter(|_| newer[0] == newer[1])))
 }
 
-/// Walks an image's records in id order.
+/// Walks an image's records in an order of their ids.
 pub(crate) struct Cursor<'a> {
     image: &'a Image,
+    order: ScanOrder,
     /// The leaf the cursor is in; 0 when there is none.
     number: u64,
     bytes: Cow<'a, [u8]>,
+    /// Records of the leaf that lie before the cursor, in the order of their ids.
     at: usize,
 }
 
@@ -253,17 +278,33 @@ impl Cursor<'_> {
     pub(crate) fn next(&mut self) -> Result<Option<(BlockId, Record)>> {
         while !self.bytes.is_empty() {
             let page = Page::checked(&self.bytes);
-            if self.at < page.count() {
-                let record = page.record(self.at).ok_or_else(|| self.image.damage(self.number))?;
-                let id = page.id(self.at);
-                self.at += 1;
-                return Ok(Some((id, record)));
+            let (next, behind) = match self.order {
+                ScanOrder::Ascending => {
+                    (Some(self.at).filter(|at| *at < page.count()), self.at + 1)
+                }
+                ScanOrder::Descending => (self.at.checked_sub(1), self.at.saturating_sub(1)),
+            };
+            if let Some(at) = next {
+                let record = page.record(at).ok_or_else(|| self.image.damage(self.number))?;
+                self.at = behind;
+                return Ok(Some((page.id(at), record)));
             }
-            self.number += 1;
-            self.at = 0;
-            self.load()?;
+            self.next_leaf()?;
         }
         Ok(None)
+    }
+
+    fn next_leaf(&mut self) -> Result<()> {
+        match self.order {
+            ScanOrder::Ascending => self.number += 1,
+            ScanOrder::Descending => self.number -= 1,
+        }
+        self.load()?;
+        self.at = match self.order {
+            ScanOrder::Descending if !self.bytes.is_empty() => Page::checked(&self.bytes).count(),
+            _ => 0,
+        };
+        Ok(())
     }
 
     fn load(&mut self) -> Result<()> {

@@ -45,6 +45,7 @@ use crate::local::options::ReadMode;
 use crate::local::segment::{Location, damaged};
 use crate::local::usage::SegmentUse;
 use crate::mvcc::index::{Base, Index, Newest};
+use crate::order::ScanOrder;
 
 /// Deltas hold at most one record for so many of the base.
 const DELTA_SHARE: u64 = 2;
@@ -195,7 +196,9 @@ impl Chain {
         merged: &[Arc<Image>],
     ) -> std::result::Result<(), NotMade> {
         let is_base = merged.len() == self.images.len();
-        let mut older = Merge::start(merged, BlockId(0)).map_err(NotMade::Damaged)?;
+        let all = (BlockId(0), BlockId(u64::MAX));
+        let mut older =
+            Merge::start(merged, all, ScanOrder::Ascending).map_err(NotMade::Damaged)?;
         let mut push = |id, record: Record| match record.value {
             // Below a base is nothing that a deletion could hide.
             None if is_base || planted(Bug::DeletionLeftOut) => Ok(()),
@@ -273,24 +276,30 @@ impl From<NotWritten> for NotMade {
     }
 }
 
-/// The newest record of each id of several images, in id order.
+/// The newest record of each id of several images, in an order of the ids.
 struct Merge<'a> {
+    order: ScanOrder,
     cursors: Vec<(Cursor<'a>, Option<(BlockId, Record)>)>,
 }
 
 impl<'a> Merge<'a> {
-    fn start(images: &'a [Arc<Image>], first: BlockId) -> Result<Merge<'a>> {
+    fn start(
+        images: &'a [Arc<Image>],
+        range: (BlockId, BlockId),
+        order: ScanOrder,
+    ) -> Result<Merge<'a>> {
         let cursor = |image: &'a Arc<Image>| {
-            let mut cursor = image.cursor(first)?;
+            let mut cursor = image.cursor(range, order)?;
             let next = cursor.next()?;
             Ok((cursor, next))
         };
-        Ok(Merge { cursors: images.iter().map(cursor).collect::<Result<_>>()? })
+        Ok(Merge { order, cursors: images.iter().map(cursor).collect::<Result<_>>()? })
     }
 
     fn peek(&self) -> Option<(BlockId, Record)> {
         // The first of equal ids is the newest.
-        self.cursors.iter().filter_map(|(_, next)| *next).min_by_key(|(id, _)| *id)
+        let all = self.cursors.iter().filter_map(|(_, next)| *next);
+        all.reduce(|first, next| if self.order.is_before(next.0, first.0) { next } else { first })
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -329,10 +338,11 @@ impl Base<Location> for Chain {
         &self,
         first: BlockId,
         last: BlockId,
+        order: ScanOrder,
         each: &mut dyn FnMut(BlockId, Newest<Location>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut merge = Merge::start(&self.images, first)?;
-        while let Some((id, record)) = merge.peek().filter(|(id, _)| *id <= last) {
+        let mut merge = Merge::start(&self.images, (first, last), order)?;
+        while let Some((id, record)) = merge.peek().filter(|(id, _)| first <= *id && *id <= last) {
             if each(id, record).is_break() {
                 return Ok(());
             }
@@ -403,6 +413,34 @@ mod tests {
             for count in [1, 2, 5, ids.len()] {
                 for (ids, singly) in ids.windows(count).zip(singly.windows(count)) {
                     assert_eq!(chain.get_all(ids).expect("whole"), singly, "{ids:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_walked_from_either_end_of_any_range() {
+        for mode in [ReadMode::Mapped, ReadMode::Pread] {
+            let (chain, ids) = images(mode);
+            let walk = |first: u64, last: u64, order| {
+                let mut found = Vec::new();
+                let each = &mut |id: BlockId, record: Newest<Location>| {
+                    found.push((id.0, record));
+                    ControlFlow::Continue(())
+                };
+                chain.walk(BlockId(first), BlockId(last), order, each).expect("whole");
+                found
+            };
+            let borders = [0, 1, 2, 136, 137, 400, 401, 9_999, 10_000, 10_001, 10_600, 11_197];
+            let borders: Vec<u64> = borders.into_iter().chain([77 << 40, u64::MAX]).collect();
+            for (at, first) in borders.iter().enumerate() {
+                for last in &borders[at..] {
+                    let up = walk(*first, *last, ScanOrder::Ascending);
+                    let expected = ids.iter().filter(|id| first <= *id && *id <= last);
+                    assert!(up.iter().map(|(id, _)| id).eq(expected), "{first} to {last}");
+                    let mut down = walk(*first, *last, ScanOrder::Descending);
+                    down.reverse();
+                    assert_eq!(down, up, "{first} to {last}");
                 }
             }
         }

@@ -96,6 +96,11 @@ impl<'a> Page<'a> {
         }
     }
 
+    /// Where in a leaf the first id behind `id` is.
+    pub(crate) fn seek_behind(self, id: BlockId) -> usize {
+        id.0.checked_add(1).map_or(self.count(), |behind| self.seek(BlockId(behind)))
+    }
+
     /// The id of a leaf's record.
     pub(crate) fn id(self, at: usize) -> BlockId {
         let start = HEADER_LEN + at * self.id_len();
@@ -269,7 +274,7 @@ mod tests {
             assert_eq!((page.count(), page.level()), (count, 0));
             for (at, (id, record)) in entries[..count].iter().enumerate() {
                 assert_eq!((page.id(at), page.record(at)), (*id, Some(*record)));
-                assert_eq!(page.seek(*id), at);
+                assert_eq!((page.seek(*id), page.seek_behind(*id)), (at, at + 1));
             }
             assert!(Page::check(&bytes, 7, 4).is_none() && Page::check(&bytes, 8, 3).is_none());
         }

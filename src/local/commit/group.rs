@@ -76,8 +76,8 @@ impl<T> Group<T> {
 pub(crate) enum Outcome {
     /// Written, and synced if that was asked for.
     Done,
-    /// There was no space; nothing of the group is or will be in the log.
-    Full(Error),
+    /// Something was short before its first byte; nothing of the group is or will be in the log.
+    Refused(Error),
     /// A write or sync failed: what is in the log is unknown.
     Failed(PoisonCause, Error),
 }

@@ -20,8 +20,12 @@ impl Published for Empty {
         Ok(false)
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         false
+    }
+
+    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -297,7 +301,7 @@ fn full_disk_behind_a_group_under_way_takes_back_its_own_lsns_only() {
     let (first, second) = two_groups(&mut core);
     let path = "store".into();
     let full = Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk };
-    assert!(land(&mut core, FLIGHT, second, Outcome::Full(full)).refuse.is_empty());
+    assert!(land(&mut core, FLIGHT, second, Outcome::Refused(full)).refuse.is_empty());
     submit(&mut core, FLIGHT, write(5, 5));
     assert!(tick(&mut core, FLIGHT * 9).write.is_none(), "the lsns are not settled yet");
     let actions = land(&mut core, FLIGHT, first, Outcome::Done);
@@ -321,7 +325,7 @@ fn request_to_sync_is_not_refused_with_deletes_that_found_no_space() {
     let formed = group(&mut core, FLIGHT * 3);
     let path = "store".into();
     let full = Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk };
-    let refused = land(&mut core, FLIGHT * 3, formed, Outcome::Full(full)).refuse;
+    let refused = land(&mut core, FLIGHT * 3, formed, Outcome::Refused(full)).refuse;
     assert_eq!(refused.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [2]);
     let formed = group(&mut core, FLIGHT * 9);
     assert!(formed.sync && tags(&formed) == [3]);
@@ -353,7 +357,7 @@ fn full_disk_takes_the_lsns_back_and_the_core_goes_on() {
         path: "store".into(),
         limit: crate::error::SpaceLimit::Disk,
     };
-    let actions = land(&mut core, FLIGHT, formed, Outcome::Full(full));
+    let actions = land(&mut core, FLIGHT, formed, Outcome::Refused(full));
     assert!(matches!(actions.refuse[..], [(_, Error::StorageFull { .. })]));
     assert_eq!(core.last_lsn(), Lsn(10));
     submit(&mut core, FLIGHT, write(2, 1));
@@ -362,7 +366,7 @@ fn full_disk_takes_the_lsns_back_and_the_core_goes_on() {
 
 fn full() -> Outcome {
     let path = "store".into();
-    Outcome::Full(Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk })
+    Outcome::Refused(Error::StorageFull { needed: 1, path, limit: crate::error::SpaceLimit::Disk })
 }
 
 /// A write that conflicts with every change behind LSN 10.
@@ -388,8 +392,12 @@ impl Published for One {
         Ok(id == BlockId(1))
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         false
+    }
+
+    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+        Ok(false)
     }
 }
 

@@ -5,16 +5,17 @@
 
 use bytes::Bytes;
 
+use super::choice::Victim;
 use super::pace::Pace;
 use super::{Cause, Run};
 use crate::block::{Block, BlockId};
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, FileName};
-use crate::local::append::frame_len;
+use crate::local::append::{frame_len, operation_len};
 use crate::local::commit::Submission;
-use crate::local::format::PAGE;
-use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
+use crate::local::format::frame::HEADER_LEN;
+use crate::local::format::{PAGE, page_up};
 use crate::local::scan::{Found, Frame, Scanner};
 use crate::local::segment::damaged;
 use crate::local::upkeep::{State, Upkeep};
@@ -35,11 +36,11 @@ impl<D: Disk> Upkeep<D> {
         &self,
         state: &mut State,
         run: &mut Run,
-        victim: SegmentUse,
+        victim: Victim,
     ) -> Result<()> {
         match self.move_all(state, run, victim) {
             Err(error) if is_of_a_place(&error) => {
-                state.stuck.insert(victim.sequence);
+                state.stuck.insert(victim.segment.sequence);
                 run.first_error.get_or_insert(error);
                 Ok(())
             }
@@ -47,7 +48,13 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    fn move_all(&self, state: &mut State, run: &mut Run, victim: SegmentUse) -> Result<()> {
+    /// The length of a batch of moves: whole pages, which it fills as far as blocks allow.
+    pub(super) fn batch_len(&self) -> u64 {
+        page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
+    }
+
+    fn move_all(&self, state: &mut State, run: &mut Run, victim: Victim) -> Result<()> {
+        let Victim { segment: victim, kept } = victim;
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
@@ -56,8 +63,8 @@ impl<D: Disk> Upkeep<D> {
         if !pace.as_ref().is_some_and(Pace::is_pressed) {
             scanner.give_way()?;
         }
-        let batch_len = BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE);
-        let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), 0);
+        let batch_len = self.batch_len();
+        let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), HEADER_LEN as u64);
         let mut is_damaged = false;
         while let Found::Frame(frame) = scanner.frame_at(offset)? {
             offset = frame.header.next_offset(frame.offset);
@@ -71,17 +78,18 @@ impl<D: Disk> Upkeep<D> {
                         continue;
                     }
                 };
-                moves_len += operation.payload_len() + (HEADER_LEN + ENTRY_LEN) as u64;
-                moves.push((id, operation));
-                if moves_len >= batch_len {
+                let move_len = operation_len(&operation);
+                if moves_len + move_len > batch_len && !moves.is_empty() {
                     self.check_room()?;
                     let log_len = self.write_moves(std::mem::take(&mut moves))?;
                     pace.iter_mut().for_each(|pace| pace.moved(log_len));
-                    moves_len = 0;
+                    moves_len = HEADER_LEN as u64;
                     if self.must_stop(run.cause) {
                         return Ok(());
                     }
                 }
+                moves_len += move_len;
+                moves.push((id, operation));
             }
             if self.must_stop(run.cause) {
                 return Ok(());
@@ -90,14 +98,15 @@ impl<D: Disk> Upkeep<D> {
         pace.iter().for_each(|pace| state.pressure.note(pace));
         self.check_room()?;
         self.write_moves(moves)?;
-        let rest = self.shared.usage.all().into_iter().find(|s| s.sequence == victim.sequence);
-        if rest.is_some_and(|rest| rest.live_count > 0) {
+        let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
+        if kept.count > 0 || self.shared.usage.all().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
                 true => state.stuck.insert(victim.sequence),
                 // Its move met a commit that was taken back.
                 false => run.passed.insert(victim.sequence),
             };
         }
+        run.kept.remove(&victim.sequence);
         Ok(())
     }
 
@@ -117,11 +126,13 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    /// The move of the block whose payload is at a place.
+    /// The move of the block whose payload is at a place, be it in force or kept for snapshots.
     fn move_of(&self, scanner: &mut Scanner<D::File>, id: BlockId, offset: u64) -> Result<Movable> {
-        let newest = self.shared.mvcc.index.read(id)?;
+        let index = &self.shared.mvcc.index;
         let from = scanner.sequence << 32 | offset;
-        let Some(version) = newest.filter(|version| version.value.place() == from) else {
+        let newest = index.read(id)?.filter(|version| version.value.place() == from);
+        let is_old = newest.is_none();
+        let Some(version) = newest.or_else(|| index.undone_at(id, from)) else {
             return Ok(Movable::NotInForce);
         };
         let payload = scanner.payload(offset, version.value.len)?;
@@ -130,7 +141,7 @@ impl<D: Disk> Upkeep<D> {
         if !block.verify_checksum() {
             return Ok(Movable::Damaged);
         }
-        Ok(Movable::Yes(Operation::Move { block, lsn: version.lsn, from }))
+        Ok(Movable::Yes(Operation::Move { block, lsn: version.lsn, from, is_old }))
     }
 
     /// Writes moves, and says how many bytes of log they took.
@@ -159,7 +170,7 @@ impl<D: Disk> Upkeep<D> {
 /// Whether a block can be moved.
 enum Movable {
     Yes(Operation),
-    /// Nobody reads it there any more.
+    /// Nobody reads it there any more, nor can a snapshot.
     NotInForce,
     /// It stays where it is, for `verify` to name; its segment is not emptied.
     Damaged,

@@ -183,7 +183,8 @@ impl Run {
             }
             Err(error) => {
                 check_failure(&error);
-                self.poisoned |= !matches!(error, Error::StorageFull { .. });
+                self.poisoned |=
+                    !matches!(error, Error::StorageFull { .. } | Error::ResourceExhausted { .. });
             }
         }
     }
@@ -220,7 +221,8 @@ impl Run {
                     assert!(!self.poisoned, "a poisoned store tries another commit");
                     self.push(&changes);
                 }
-                self.poisoned |= !matches!(error, Error::StorageFull { .. });
+                self.poisoned |=
+                    !matches!(error, Error::StorageFull { .. } | Error::ResourceExhausted { .. });
             }
         }
     }
@@ -286,7 +288,7 @@ fn choice(argument: u8) -> CrashChoice {
 /// Injected failures never look like damage, and panic nobody.
 fn check_failure(error: &Error) {
     match error {
-        Error::Io { .. } | Error::StorageFull { .. } => {}
+        Error::Io { .. } | Error::StorageFull { .. } | Error::ResourceExhausted { .. } => {}
         Error::Poisoned { cause } => assert_ne!(*cause, PoisonCause::ThreadPanicked),
         error => panic!("a failing disk is reported as {error:?}"),
     }

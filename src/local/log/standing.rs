@@ -10,18 +10,20 @@
 //! | checkpoint | the name of this checkpoint is durable                  |
 //! | end        | the store was closed, and nothing follows               |
 //!
-//! A mark that cannot be written or synced poisons the store, as a group does; one for which there is no
-//! space is not made, and does not.
+//! A mark that cannot be written or synced poisons the store, as a group does; one for which something is
+//! short (space, descriptors, memory, length of a file) is not made, and does not.
 
 use super::Log;
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
-use crate::error::{Error, PoisonCause, Result};
+use crate::error::{PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::flight::Flight;
 use crate::local::format::PAGE;
 use crate::local::format::frame::Kind;
+use crate::local::presence;
+use crate::local::reserve::Claim;
 use crate::local::usage::SegmentUse;
 use crate::sync::Ordering;
 
@@ -80,7 +82,7 @@ impl<D: Disk> Log<D> {
         if self.core.durable() < lsn {
             return Ok(None);
         }
-        self.mark(Kind::Witness, lsn, &[])?;
+        self.mark(Kind::Witness, lsn, &[], Claim::Reserved)?;
         self.witnessed = lsn;
         Ok(Some(Standing { lsn, position: self.appender.position() }))
     }
@@ -88,10 +90,10 @@ impl<D: Disk> Log<D> {
     /// Says in the log that the name of a checkpoint is durable.
     ///
     /// # Errors
-    /// [`Error::StorageFull`]: it is not said. [`Error::Io`], [`Error::Poisoned`]: the store is poisoned.
+    /// [`Error::StorageFull`](crate::Error::StorageFull): it is not said. [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned): the store is poisoned.
     pub(crate) fn confirm(&mut self, image: ImageName) -> Result<()> {
         self.shared.poison.check()?;
-        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode())
+        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode(), Claim::Reserved)
     }
 
     /// Goes on in the next segment, durably, and gives back what the active one has ahead.
@@ -101,11 +103,15 @@ impl<D: Disk> Log<D> {
     pub(crate) fn roll(&mut self) -> Result<()> {
         self.shared.poison.check()?;
         let sealed = self.appender.position();
-        if sealed.offset == PAGE {
+        // With nothing but marks in it the next one is no better: asked for again and again on a full disk, it
+        // would take what is left.
+        let rolled_to = Some((sealed.sequence, self.core.last_lsn()));
+        if sealed.offset == PAGE || self.rolled_to == rolled_to {
             return Ok(());
         }
         let laid = self.appender.lay_out_roll(self.core.last_lsn(), self.core.durable())?;
         self.write_mark(laid)?;
+        self.rolled_to = Some((self.appender.position().sequence, self.core.last_lsn()));
         self.appender.cut_sealed(sealed)
     }
 
@@ -113,11 +119,10 @@ impl<D: Disk> Log<D> {
     pub(super) fn witness(&mut self) {
         let durable = self.core.durable();
         self.witnessed = durable;
-        if let Err(error) = self.mark(Kind::Witness, durable, &[]) {
-            // Without space there is no witness; any other failure has poisoned the store.
-            debug_assert!(
-                matches!(error, Error::StorageFull { .. }) || self.shared.poison.cause().is_some()
-            );
+        // It is left out rather than written for the last of the space.
+        if let Err(error) = self.mark(Kind::Witness, durable, &[], Claim::Ordinary) {
+            // In a shortage there is no witness; any other failure has poisoned the store.
+            debug_assert!(error.is_shortage() || self.shared.poison.cause().is_some());
         }
     }
 
@@ -126,6 +131,10 @@ impl<D: Disk> Log<D> {
         if !planted(Bug::PoisonedIsClosedClean) {
             self.shared.poison.check()?;
         }
+        if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
+            self.shared.poison.set(PoisonCause::Removed);
+            return Err(removed);
+        }
         if self.core.durable() < self.core.last_lsn() {
             let flight = self.appender.lay_out_sync();
             let synced = flight.sync(self.disk.path());
@@ -133,19 +142,20 @@ impl<D: Disk> Log<D> {
             self.appender.land(flight, true);
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
-        match self.mark(Kind::End, self.core.last_lsn(), &[]) {
+        match self.mark(Kind::End, self.core.last_lsn(), &[], Claim::Reserved) {
             Err(_) if planted(Bug::CloseUnheard) => Ok(self.core.last_lsn()),
             // All commits are durable; only the next open has a little more to do.
-            Ok(()) | Err(Error::StorageFull { .. }) => Ok(self.core.last_lsn()),
+            Ok(()) => Ok(self.core.last_lsn()),
+            Err(error) if error.is_shortage() => Ok(self.core.last_lsn()),
             Err(error) => Err(error),
         }
     }
 
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
-    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8]) -> Result<()> {
+    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8], claim: Claim) -> Result<()> {
         let last = self.core.last_lsn();
         let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
-        let laid = self.appender.lay_out_mark(kind, last, durable, body)?;
+        let laid = self.appender.lay_out_mark(kind, last, durable, body, claim)?;
         self.write_mark(laid)
     }
 

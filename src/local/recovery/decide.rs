@@ -9,6 +9,7 @@ use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Result};
 use crate::io::{Disk, FileName};
+use crate::local::checkpoint::header::LogPosition;
 use crate::local::format::PAGE;
 use crate::local::format::frame::{Entry, Kind};
 use crate::local::scan::Found;
@@ -58,6 +59,8 @@ impl<D: Disk> Recovery<'_, D> {
         self.replay_witnessed(walk)?;
         self.load(&mut walk.batch)?;
         walk.report.torn_bytes = torn_len;
+        let (sequence, offset, chain) = (walk.sequence, walk.offset, walk.chain);
+        walk.counted = LogPosition { sequence, offset, chain };
         let clean = walk.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
         if !clean {
             self.drop_torn(segments, walk)?;
@@ -79,6 +82,10 @@ impl<D: Disk> Recovery<'_, D> {
             if frame.header.last_part || planted(Bug::PartsAreSealed) {
                 keep = at + 1;
             }
+        }
+        if let Some((sequence, first)) = walk.unwitnessed.get(keep) {
+            let (sequence, offset, chain) = (*sequence, first.offset, first.header.previous);
+            walk.counted = LogPosition { sequence, offset, chain };
         }
         let dropped = walk.unwitnessed.drain(keep..);
         let dropped_len: u64 = dropped.map(|(_, f)| u64::from(f.header.frame_len)).sum();

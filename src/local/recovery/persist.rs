@@ -37,16 +37,12 @@ impl<D: Disk> Recovery<'_, D> {
         for segment in segments.range(walk.sequence..).map(|(_, segment)| segment) {
             let name = FileName::Segment(segment.number);
             let path = path_of(self.disk.path(), name);
-            let file = self.disk.open(name, self.options.how());
+            let file = self.disk.open(name, self.options.how);
             let file = file.map_err(|e| Error::io(IoOp::Open, &path, e))?;
-            let opened = Segment {
-                number: segment.number,
-                sequence: segment.sequence,
-                seed: segment.seed(),
-                len_max: self.options.segment_len.max(page_up(segment.len)),
-                file,
-            };
-            segment.show(self.views, opened.len_max)?;
+            let len_max = self.options.segment_len.max(page_up(segment.len));
+            let (number, seed) = (segment.number, segment.seed());
+            let opened = Segment::new(number, segment.sequence, seed, len_max, file);
+            segment.show(self.views, len_max)?;
             if segment.sequence == walk.sequence {
                 self.write_end_again(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.offset);
@@ -124,7 +120,7 @@ impl<D: Disk> Recovery<'_, D> {
             self.tidy(segments, walk)?;
         }
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
-        let shown = self.views.insert(sequence, number, &segment.file, segment.len_max);
+        let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         for (_, frame) in &walk.unwitnessed {
             walk.batch.push(sequence, frame);
@@ -225,7 +221,11 @@ impl<D: Disk> Recovery<'_, D> {
             let path = path_of(self.disk.path(), name);
             let file = self.disk.open(name, crate::io::How::ReadWrite);
             let file = file.map_err(|e| Error::io(IoOp::Open, &path, e))?;
-            file.set_len(cut_offset).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
+            // Who reads through an earlier handle's map may hold bytes behind the cut: they stay until the
+            // segment goes.
+            if !file.is_mapped_elsewhere() {
+                file.set_len(cut_offset).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
+            }
             segment.len = cut_offset;
         }
         Ok(())

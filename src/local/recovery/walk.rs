@@ -36,6 +36,8 @@ pub(super) struct Walk {
     pub(super) unwitnessed: VecDeque<(u64, Frame)>,
     /// The place and chain behind the last witnessed frame.
     pub(super) witnessed: (LogPosition, Lsn),
+    /// The place and chain behind the last frame that counts, once that is decided.
+    pub(super) counted: LogPosition,
     /// Witnessed, and not in the index yet.
     pub(super) batch: Batch,
     pub(super) report: RecoveryReport,
@@ -151,6 +153,7 @@ impl Walk {
             parts_open: false,
             unwitnessed: VecDeque::new(),
             witnessed: (at.position, at.lsn),
+            counted: at.position,
             batch: Batch::default(),
             report: RecoveryReport::default(),
         }

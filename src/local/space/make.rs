@@ -100,6 +100,10 @@ impl<D: Disk> Space<D> {
             write_all_at(&file, 0, &header.encode())?;
         }
         write_all_at(&file, PAGE, first)?;
+        if matches!(source, Source::Spare(_)) && file.len()? > options.segment_len {
+            // It held a block longer than the segments of this session.
+            file.set_len(options.segment_len)?;
+        }
         if !planted(Bug::SegmentUnsynced) {
             file.sync_data()?;
         }
@@ -114,15 +118,10 @@ impl<D: Disk> Space<D> {
             take_back(disk, finished);
             return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
         }
-        let file = disk.open(finished, options.how()).map_err(not_made)?;
-        let segment = Segment {
-            number,
-            sequence: header.sequence,
-            seed: header.frame_seed(store),
-            len_max: options.segment_len.max(PAGE + first.len() as u64),
-            file,
-        };
-        Ok((segment, written))
+        let file = disk.open(finished, options.how).map_err(not_made)?;
+        let (sequence, seed) = (header.sequence, header.frame_seed(store));
+        let len_max = options.segment_len.max(PAGE + first.len() as u64);
+        Ok((Segment::new(number, sequence, seed, len_max, file), written))
     }
 
     /// A header for a new use of a file.

@@ -113,9 +113,9 @@ impl<D: Disk> Space<D> {
                     Self::make_segment(disk, store, &self.options, *number, &header, source)?;
                 let name = FileName::Segment(*number);
                 let not_made = |source| NotMade { source, left: take_back(disk, name) };
-                let zeroer = disk.open(name, self.options.how());
+                let zeroer = disk.open(name, self.options.how);
                 let zeroer = zeroer.map_err(not_made)?;
-                let (file, len_max) = (&segment.file, segment.len_max);
+                let (file, len_max) = (&segment.file, segment.len_max());
                 let shown = self.views.insert(segment.sequence, segment.number, file, len_max);
                 shown.map_err(not_made)?;
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How the upkeep is called.
 #[derive(Debug, Default)]
@@ -18,6 +18,9 @@ pub(crate) struct Call {
 struct Called {
     work: bool,
     stop: bool,
+    /// The thread waits for a call, however long that takes.
+    #[cfg(test)]
+    is_still: bool,
 }
 
 /// Why a wait ended.
@@ -55,7 +58,7 @@ impl Call {
         let mut state = self.state.lock();
         if !state.work && !state.stop {
             match at_most {
-                None => self.changed.wait(&mut state),
+                None => self.wait_for_ever(&mut state),
                 Some(time) => {
                     self.changed.wait_for(&mut state, time);
                 }
@@ -66,6 +69,28 @@ impl Call {
             (true, _) => Woken::Stopped,
             (false, true) => Woken::Called,
             (false, false) => Woken::Rested,
+        }
+    }
+
+    fn wait_for_ever(&self, state: &mut MutexGuard<'_, Called>) {
+        #[cfg(test)]
+        {
+            state.is_still = true;
+            self.changed.notify_all();
+        }
+        self.changed.wait(state);
+        #[cfg(test)]
+        {
+            state.is_still = false;
+        }
+    }
+
+    /// Waits until nothing is left to do and nothing will be by itself.
+    #[cfg(test)]
+    pub(crate) fn await_stillness(&self) {
+        let mut state = self.state.lock();
+        while !state.is_still || state.work {
+            self.changed.wait(&mut state);
         }
     }
 

@@ -7,8 +7,7 @@
 //! 2. [`Index::install`] puts that image below and drops what was frozen, shard by shard: under its lock a
 //!    reader finds either both parts of the old state or the new one. [`Index::thaw`] takes a freeze back.
 //!
-//! Invariant: one image is made at a time. What may be looked up in a base under a shard's lock was looked
-//! up without one before ([`Index::touch`]).
+//! Invariant: one image is made at a time. No base is asked under a shard's lock: it may have to read.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,6 +19,8 @@ use crate::error::Result;
 use crate::mvcc::page::PAGE_IDS;
 use crate::mvcc::shard::Shard;
 use crate::mvcc::version::VersionLen;
+use crate::order::ScanOrder;
+use crate::sync::Ordering;
 
 /// An image of an index at an earlier LSN. It never changes.
 pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
@@ -40,8 +41,8 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
         ids.iter().map(|id| self.get(*id)).collect()
     }
 
-    /// Calls `each` for the ids from `first` to `last` that the image speaks of, ascending, until it
-    /// breaks.
+    /// Calls `each` for the ids from `first` to `last` that the image speaks of, in an order, until it
+    /// breaks. The first of them is found without looking at the others.
     ///
     /// # Errors
     /// As [`Base::get`].
@@ -49,16 +50,21 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
         &self,
         first: BlockId,
         last: BlockId,
+        order: ScanOrder,
         each: &mut dyn FnMut(BlockId, Newest<V>) -> ControlFlow<()>,
     ) -> Result<()>;
 }
 
 impl<V: VersionLen> Index<V> {
-    /// Looks an id up in the base, so that doing so again takes no I/O.
+    /// Looks an id up in the base, so that its bytes are in memory when the log asks for them, and so that a
+    /// failure is told to the caller whose commit it is.
     ///
     /// # Errors
     /// As [`Base::get`].
     pub(crate) fn touch(&self, id: BlockId) -> Result<()> {
+        if !self.is_layered.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let shard = self.shard(id).read();
         let Some(base) = shard.base.clone().filter(|_| shard.in_memory(id).is_none()) else {
             return Ok(());
@@ -82,6 +88,7 @@ impl<V: VersionLen> Index<V> {
     /// Puts the entries in memory aside, for an image of the index as it is visible now. Between two
     /// publications.
     pub(crate) fn freeze(&self) {
+        self.is_layered.store(true, Ordering::Release);
         for shard in &self.shards {
             let mut shard = shard.write();
             assert!(shard.frozen.by_number.is_empty(), "one image is made at a time");
@@ -138,6 +145,7 @@ impl<V: VersionLen> Index<V> {
     /// Puts an image below the entries in place of the frozen ones, which are in it. `base` makes a
     /// handle for each shard, so that readers of different shards share no counter.
     pub(crate) fn install(&self, base: impl Fn() -> Arc<dyn Base<V>>) {
+        self.is_layered.store(true, Ordering::Release);
         for shard in &self.shards {
             let mut shard = shard.write();
             shard.base = Some(base());

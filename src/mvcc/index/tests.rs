@@ -16,7 +16,7 @@ impl VersionLen for [std::num::NonZeroU64; 3] {
 
 fn set(index: &Index<u32>, lsn: u64, changes: &[(u64, Option<u32>)]) {
     let changes = changes.iter().map(|(id, value)| (BlockId(*id), Lsn(lsn), *value));
-    index.publish(changes, Lsn(lsn), |_, _| {});
+    index.publish_alone(changes, Lsn(lsn));
 }
 
 fn value(index: &Index<u32>, id: u64, pin: &Pin) -> Option<u32> {
@@ -32,8 +32,11 @@ fn snapshot_sees_what_was_visible_when_it_was_pinned() {
     let after = index.pin();
     assert_eq!([1, 2, 3].map(|id| value(&index, id, &before)), [Some(10), Some(20), None]);
     assert_eq!([1, 2, 3].map(|id| value(&index, id, &after)), [Some(11), None, Some(30)]);
-    let ids =
-        |pin: &Pin| index.ids_at(BlockId(0), BlockId(u64::MAX), 9, pin.lsn()).expect("no base");
+    let ids = |pin: &Pin| {
+        index
+            .scan(BlockId(0), BlockId(u64::MAX), ScanOrder::Ascending, 9, pin.lsn())
+            .expect("no base")
+    };
     assert_eq!(ids(&before), [BlockId(1), BlockId(2)]);
     assert_eq!(ids(&after), [BlockId(1), BlockId(3)]);
     index.unpin(before);
@@ -108,12 +111,12 @@ fn dense_ids_cost_at_most_forty_bytes() {
     let place = [std::num::NonZeroU64::MIN; 3];
     let changes = (1..=100_000).map(|id| (BlockId(id), Lsn(2), Some(place)));
     let wide: Index<[std::num::NonZeroU64; 3]> = Index::default();
-    wide.publish(changes, Lsn(2), |_, _| {});
+    wide.publish_alone(changes, Lsn(2));
     assert!(wide.heap_len() <= 40 * 100_000, "{} bytes", wide.heap_len());
 }
 
 /// An image as a map, made of what an index has frozen.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Map(Lsn, BTreeMap<BlockId, Newest<u32>>);
 
 impl Base<u32> for Map {
@@ -129,10 +132,15 @@ impl Base<u32> for Map {
         &self,
         first: BlockId,
         last: BlockId,
+        order: ScanOrder,
         each: &mut dyn FnMut(BlockId, Newest<u32>) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut records = self.1.range(first..=last);
-        while let Some((id, record)) = records.next()
+        let mut next = || match order {
+            ScanOrder::Ascending => records.next(),
+            ScanOrder::Descending => records.next_back(),
+        };
+        while let Some((id, record)) = next()
             && each(*id, *record).is_continue()
         {}
         Ok(())
@@ -156,7 +164,9 @@ fn image_below_changes_nothing_that_anybody_sees() {
     set(&index, 2, &[(1, None), (2, Some(21)), (500, Some(50))]);
     let second = index.pin();
     let see = |pin: &Pin| {
-        let ids = index.ids_at(BlockId(0), BlockId(u64::MAX), 99, pin.lsn()).expect("readable");
+        let ids = index
+            .scan(BlockId(0), BlockId(u64::MAX), ScanOrder::Ascending, 99, pin.lsn())
+            .expect("readable");
         let seen = ids.iter().map(|id| (id.0, value(&index, id.0, pin).expect("listed")));
         seen.collect::<Vec<_>>()
     };
@@ -187,6 +197,61 @@ fn image_below_changes_nothing_that_anybody_sees() {
     assert_eq!(index.undo_count(), 0);
 }
 
+/// An image on a disk that has begun to fail.
+#[derive(Debug)]
+struct Failing(Map, Arc<std::sync::atomic::AtomicBool>);
+
+impl Base<u32> for Failing {
+    fn lsn(&self) -> Lsn {
+        self.0.lsn()
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Newest<u32>>> {
+        if self.1.load(std::sync::atomic::Ordering::SeqCst) {
+            let source = std::io::Error::from_raw_os_error(libc::EIO);
+            return Err(crate::error::Error::io(crate::error::IoOp::Read, "image", source));
+        }
+        self.0.get(id)
+    }
+
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        order: ScanOrder,
+        each: &mut dyn FnMut(BlockId, Newest<u32>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.0.walk(first, last, order, each)
+    }
+}
+
+#[test]
+fn publication_asks_no_image_and_knows_what_it_replaces() {
+    let (index, fails) = (Index::default(), Arc::default());
+    set(&index, 1, &[(1, Some(10)), (2, Some(20)), (3, Some(30))]);
+    index.freeze();
+    let entries = index.frozen_pages().into_iter().flat_map(|page| index.frozen_entries(page));
+    let image = Map(Lsn(1), entries.collect());
+    // One group takes off while the entries are frozen, one when they are in the image; both land then.
+    let first = index.look_up_below([1, 2].map(BlockId).into_iter()).expect("frozen");
+    index.install(|| Arc::new(Failing(image.clone(), Arc::clone(&fails))));
+    let second = index.look_up_below([1, 3].map(BlockId).into_iter()).expect("readable");
+    fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    let failed = index.look_up_below([BlockId(3)].into_iter()).map(drop);
+    assert!(matches!(failed, Err(crate::error::Error::Io { .. })), "{failed:?}");
+    let pin = index.pin();
+    let mut replaced = Vec::new();
+    let changes = [(BlockId(1), Lsn(2), None), (BlockId(2), Lsn(2), Some(21))];
+    index.publish(changes, &first, Lsn(2), |old, _| replaced.push(old.copied()));
+    assert!(index.relocate((BlockId(3), Lsn(1), 31), &second, |old| replaced.push(Some(*old))));
+    let changes = [(BlockId(1), Lsn(3), Some(11))];
+    index.publish(changes, &second, Lsn(3), |old, _| replaced.push(old.copied()));
+    assert_eq!(replaced, [Some(10), Some(20), Some(30), None]);
+    assert_eq!([1, 2, 3].map(|id| value(&index, id, &pin)), [Some(10), Some(20), Some(31)]);
+    index.unpin(pin);
+    assert_eq!(index.undo_count(), 0);
+}
+
 #[test]
 fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
     let (index, mut image) = (Index::default(), Map::default());
@@ -194,13 +259,14 @@ fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
     index.freeze();
     make_image(&index, &mut image);
     let mut replaced = None;
-    assert!(index.relocate(BlockId(1), Lsn(1), 11, |old| replaced = Some(*old)));
+    let below = index.look_up_below([BlockId(1), BlockId(2)].into_iter()).expect("readable");
+    assert!(index.relocate((BlockId(1), Lsn(1), 11), &below, |old| replaced = Some(*old)));
     assert_eq!(replaced, Some(10));
     let read = index.read(BlockId(1)).expect("r").map(|version| (version.lsn, version.value));
     assert_eq!(read, Some((Lsn(1), 11)));
     set(&index, 2, &[(2, Some(21))]);
-    assert!(!index.relocate(BlockId(2), Lsn(1), 22, |_| panic!("newer")));
-    assert!(index.is_newest(BlockId(2), Lsn(2), |value| *value == 21));
+    assert!(!index.relocate((BlockId(2), Lsn(1), 22), &below, |_| panic!("newer")));
+    assert!(index.is_newest(BlockId(2), Lsn(2), |value| *value == 21).expect("readable"));
 }
 
 /// What a log says in `count` steps of ids that lie close together, far apart and at the ends.
@@ -295,9 +361,9 @@ fn batch_of_a_log_comes_to_what_its_steps_come_to_one_after_the_other() {
             }
             assert!(count > 6000, "{count}: moves of what is there among them");
             for (id, newest) in &model {
-                let shard = index.shard(*id).read();
                 // A deletion that hides nothing is forgotten.
-                let found = shard.newest(*id).filter(|found| found.value.is_some());
+                let found = index.newest(*id).expect("readable");
+                let found = found.filter(|found| found.value.is_some());
                 let newest = Some(*newest).filter(|newest| newest.value.is_some());
                 assert_eq!(found, newest, "{id}, batches of {batch_count}");
             }

@@ -96,6 +96,25 @@ impl<V: VersionLen> Index<V> {
         }
     }
 
+    /// The older version of a block that somebody can see, and that lies at a place.
+    pub(crate) fn undone_at(&self, id: BlockId, place: u64) -> Option<Versioned<V>> {
+        let shard = self.shard(id).read();
+        let mut kept = shard.undo.get(&id)?.iter();
+        let found = kept.find(|undo| undo.value.as_ref().is_some_and(|v| v.place() == place))?;
+        found.value.clone().map(|value| Versioned { lsn: found.from, value })
+    }
+
+    /// Gives the older version of a block that lies at a place a new value, which means the same. False when
+    /// nobody can see that version any more.
+    pub(crate) fn relocate_undone(&self, id: BlockId, place: u64, value: V) -> bool {
+        let mut shard = self.shard(id).write();
+        let mut kept = shard.undo.get_mut(&id).into_iter().flatten();
+        let found = kept.find(|undo| undo.value.as_ref().is_some_and(|v| v.place() == place));
+        let Some(undo) = found else { return false };
+        undo.value = Some(value);
+        true
+    }
+
     /// Undo versions that are kept now.
     pub(crate) fn undo_count(&self) -> u64 {
         self.undo_count.load(Ordering::SeqCst)

@@ -1,0 +1,98 @@
+//! Read-only: the state of a store in memory, its files as they are.
+//!
+//! Owns what a session that writes nothing does in place of steps 4 and 5 of recovery: the unwitnessed frames
+//! that count are read at the places where they lie, what is void stays, and no name is made durable. So what
+//! such a session shows may be in the page cache only, and a power cut may still take it: [`Ending`] says up to
+//! where it cannot. Invariant: no file is opened but to be read.
+
+use std::sync::Arc;
+
+use super::survey::Survey;
+use super::walk::Walk;
+use super::{Recovered, Recovery, Segments};
+use crate::block::Lsn;
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, FileName, How};
+use crate::local::checkpoint::header::LogPosition;
+use crate::local::format::page_up;
+use crate::local::open::Listing;
+use crate::local::scan::path_of;
+use crate::local::segment::{Segment, damaged};
+use crate::local::space::Tail;
+
+/// Where the log of a store ends that is only read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    /// Behind the last frame that counts.
+    pub(crate) position: LogPosition,
+    /// The seed of frames in that segment.
+    pub(crate) seed: u32,
+    /// The last commit.
+    pub(crate) lsn: Lsn,
+    /// The last commit that was known durable.
+    pub(crate) durable: Lsn,
+}
+
+impl<D: Disk> Recovery<'_, D> {
+    /// Recovers a log as [`Recovery::run`] does, in memory only.
+    ///
+    /// # Errors
+    /// As [`Recovery::run`].
+    pub(crate) fn run_in_memory(&self, listing: &Listing) -> Result<(Recovered<D::File>, Ending)> {
+        assert_eq!(self.options.how, How::Read, "nothing is opened to be written");
+        let Survey { images, sealed, start, mut segments, cuts, .. } = self.survey(listing)?;
+        self.take_over(&images, &sealed, &start)?;
+        let mut walk = self.walk(&mut segments, &cuts, &start)?;
+        let clean = self.decide(&mut segments, &mut walk)?;
+        let (bytes, frames) = (walk.report.bytes, walk.report.frames);
+        self.progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
+        self.load_unwitnessed(&mut walk)?;
+        let end = walk.counted;
+        for segment in segments.range(..=end.sequence).map(|(_, segment)| segment) {
+            segment.show(self.views, segment.len)?;
+            let len = if segment.sequence == end.sequence { end.offset } else { segment.len };
+            self.usage.used(segment.sequence, segment.number, len);
+        }
+        let (tail, seed) = self.read_tail(&segments, end)?;
+        let ending = Ending { position: end, seed, lsn: walk.last_lsn, durable: walk.witnessed.1 };
+        assert!(ending.durable <= ending.lsn, "what is durable counts");
+        let mut report = walk.report;
+        (report.clean, report.checkpoint_lsn) = (clean, start.lsn);
+        let recovered = Recovered {
+            tail,
+            chain: end.chain,
+            ready: Vec::new(),
+            next_number: self.next_number,
+            chain_of_images: images,
+            report,
+        };
+        Ok((recovered, ending))
+    }
+
+    /// Puts the unwitnessed frames that count in the index, at their own places.
+    pub(super) fn load_unwitnessed(&self, walk: &mut Walk) -> Result<()> {
+        for (sequence, frame) in &walk.unwitnessed {
+            walk.batch.push(*sequence, frame);
+            self.load_full(&mut walk.batch)?;
+        }
+        self.load(&mut walk.batch)?;
+        self.mvcc.index.finish_load(walk.last_lsn);
+        Ok(())
+    }
+
+    /// The segment that the log ends in, and the seed of its frames.
+    fn read_tail(
+        &self,
+        segments: &Segments<D::File>,
+        end: LogPosition,
+    ) -> Result<(Tail<D::File>, u32)> {
+        let missing = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
+        let last = segments.get(&end.sequence).ok_or_else(missing)?;
+        let name = FileName::Segment(last.number);
+        let file = self.disk.open(name, How::Read);
+        let file = file.map_err(|e| Error::io(IoOp::Open, path_of(self.disk.path(), name), e))?;
+        let (seed, len) = (last.seed(), page_up(last.len));
+        let segment = Arc::new(Segment::new(last.number, last.sequence, seed, len, file));
+        Ok((Tail { segment, offset: end.offset, written: end.offset }, seed))
+    }
+}

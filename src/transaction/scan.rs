@@ -1,0 +1,206 @@
+//! Scans: the ids of a range, page by page, from either end.
+//!
+//! Owns [`Ids`], the iterator, and what it asks a backend for: a [`ScanPage`]. The first page has one id,
+//! each next one twice as many, up to [`PAGE_COUNT_MAX`]. So the first id costs a look-up, a long walk
+//! costs little for each, and a serializable transaction has read less than twice what it walked.
+//! Invariants:
+//!
+//! - what was looked up is below (`front`) or above (`back`) what is left of the range;
+//! - an iterator that has failed stays at its end.
+
+use std::iter::FusedIterator;
+use std::ops::{Bound, RangeBounds};
+
+use super::Transaction;
+use crate::block::BlockId;
+use crate::error::{Error, Result};
+use crate::order::ScanOrder;
+
+/// Ids of the longest page.
+const PAGE_COUNT_MAX: usize = 512;
+
+/// A moment in a transaction: a scan that began then is not led to what the transaction wrote later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ScanMark(pub u64);
+
+impl ScanMark {
+    /// Before the transaction wrote anything.
+    pub const NOTHING: ScanMark = ScanMark(0);
+    /// All that the transaction has written when a page is looked up.
+    pub const LATEST: ScanMark = ScanMark(u64::MAX);
+}
+
+/// What a scan asks a backend for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanPage {
+    /// The lowest id of the range.
+    pub first: BlockId,
+    /// The highest id of the range.
+    pub last: BlockId,
+    /// At which end the page begins.
+    pub order: ScanOrder,
+    /// Ids that are wanted, at least 1. A page with fewer ends the range.
+    pub count_max: usize,
+    /// When the scan began.
+    pub mark: ScanMark,
+}
+
+/// The ids of a range that a transaction sees, from either end. After an error it is at its end.
+#[derive(Debug)]
+pub struct Ids<'a> {
+    view: Hold<'a>,
+    mark: ScanMark,
+    /// Looked up from the low end, ascending.
+    front: std::vec::IntoIter<BlockId>,
+    /// What is not looked up yet.
+    rest: Option<(BlockId, BlockId)>,
+    /// Looked up from the high end, descending.
+    back: std::vec::IntoIter<BlockId>,
+    /// Ids of the next page.
+    count: usize,
+}
+
+/// Whose view is walked.
+#[derive(Debug)]
+enum Hold<'a> {
+    Borrowed(&'a Transaction),
+    /// Boxed, so that the other kind is not as large.
+    Owned(Box<Transaction>),
+}
+
+impl<'a> Ids<'a> {
+    pub(super) fn of(
+        transaction: &'a Transaction,
+        range: impl RangeBounds<BlockId>,
+    ) -> Result<Ids<'a>> {
+        Ids::start(Hold::Borrowed(transaction), range)
+    }
+
+    fn start(view: Hold<'a>, range: impl RangeBounds<BlockId>) -> Result<Ids<'a>> {
+        let rest = inclusive(range)?;
+        let transaction = view.transaction();
+        let mark = transaction.store.scan_mark_in_tx(transaction.id)?;
+        let none = || Vec::new().into_iter();
+        Ok(Ids { view, mark, front: none(), rest, back: none(), count: 1 })
+    }
+
+    /// The transaction whose view is walked.
+    pub(super) fn transaction(&self) -> &Transaction {
+        self.view.transaction()
+    }
+
+    /// Goes to the end.
+    pub(super) fn end(&mut self) {
+        self.rest = None;
+        self.front = Vec::new().into_iter();
+        self.back = Vec::new().into_iter();
+    }
+
+    /// Looks the next page up, from an end.
+    fn look_up(&mut self, order: ScanOrder) -> Result<()> {
+        let Some((first, last)) = self.rest.take() else { return Ok(()) };
+        let page = ScanPage { first, last, order, count_max: self.count, mark: self.mark };
+        let transaction = self.view.transaction();
+        let ids = transaction.store.scan_in_tx(transaction.id, &page)?;
+        let end = ids.last().filter(|_| ids.len() >= self.count);
+        self.rest = match order {
+            ScanOrder::Ascending => {
+                end.and_then(|end| Some((BlockId(end.0.checked_add(1)?), last)))
+            }
+            ScanOrder::Descending => {
+                end.and_then(|end| Some((first, BlockId(end.0.checked_sub(1)?))))
+            }
+        };
+        self.rest = self.rest.filter(|(first, last)| first <= last);
+        self.count = (self.count * 2).min(PAGE_COUNT_MAX);
+        match order {
+            ScanOrder::Ascending => self.front = ids.into_iter(),
+            ScanOrder::Descending => self.back = ids.into_iter(),
+        }
+        Ok(())
+    }
+
+    /// The next id from an end.
+    fn step(&mut self, order: ScanOrder) -> Option<Result<BlockId>> {
+        let (near, far) = match order {
+            ScanOrder::Ascending => (&mut self.front, &mut self.back),
+            ScanOrder::Descending => (&mut self.back, &mut self.front),
+        };
+        if let Some(id) = near.next() {
+            return Some(Ok(id));
+        }
+        if self.rest.is_none() {
+            return far.next_back().map(Ok);
+        }
+        match self.look_up(order) {
+            Ok(()) => self.step(order),
+            Err(error) => {
+                self.end();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl Ids<'static> {
+    /// The ids of a view that nobody else holds.
+    pub(super) fn owning(
+        transaction: Transaction,
+        range: impl RangeBounds<BlockId>,
+    ) -> Result<Ids<'static>> {
+        Ids::start(Hold::Owned(Box::new(transaction)), range)
+    }
+}
+
+impl Hold<'_> {
+    fn transaction(&self) -> &Transaction {
+        match self {
+            Hold::Borrowed(transaction) => transaction,
+            Hold::Owned(transaction) => transaction,
+        }
+    }
+}
+
+impl Iterator for Ids<'_> {
+    type Item = Result<BlockId>;
+
+    fn next(&mut self) -> Option<Result<BlockId>> {
+        self.step(ScanOrder::Ascending)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let looked_up = self.front.len() + self.back.len();
+        (looked_up, self.rest.is_none().then_some(looked_up))
+    }
+}
+
+impl DoubleEndedIterator for Ids<'_> {
+    fn next_back(&mut self) -> Option<Result<BlockId>> {
+        self.step(ScanOrder::Descending)
+    }
+}
+
+impl FusedIterator for Ids<'_> {}
+
+/// The first and last id of a range; `None` when it is empty.
+pub(crate) fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
+    use Bound::{Excluded, Included, Unbounded};
+    let (start, end) = (range.start_bound(), range.end_bound());
+    if let (Included(start) | Excluded(start), Included(end) | Excluded(end)) = (start, end)
+        && start > end
+    {
+        let reason = "the range ends before it starts";
+        return Err(Error::InvalidArgument { argument: "range", reason });
+    }
+    let first = match start {
+        Included(id) => Some(*id),
+        Excluded(id) => id.0.checked_add(1).map(BlockId),
+        Unbounded => Some(BlockId(0)),
+    };
+    let last = match end {
+        Included(id) => Some(*id),
+        Excluded(id) => id.0.checked_sub(1).map(BlockId),
+        Unbounded => Some(BlockId(u64::MAX)),
+    };
+    Ok(first.zip(last).filter(|(first, last)| first <= last))
+}

@@ -1,0 +1,255 @@
+//! Limits of the process: a shortage that touched nothing refuses the call that met it, by name, and nothing
+//! else; once the limit is lifted the same store goes on.
+//!
+//! A limit is the whole process's, so each case runs in a child: this binary again, told what to do by its
+//! environment. A child that a signal ends has failed.
+
+mod counted;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aegis_blocks::{
+    Block, BlockId, BlockType, Error, LocalBackend, Options, ReadMode, Resource, Result,
+    StorageBackend,
+};
+use memmap2::{Mmap, MmapMut};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+
+const CASE: &str = "AEGIS_LIMIT_CASE";
+const STORE: &str = "AEGIS_LIMIT_STORE";
+const SEGMENT_LEN: u64 = 64 << 10;
+const PAYLOAD_LEN: usize = 10 << 10;
+
+/// Every few blocks begin a segment, and reads go to the files.
+fn options() -> Options {
+    let options = LocalBackend::options().segment_len_max(SEGMENT_LEN).block_len_max(16 << 10);
+    options.zero_ahead_len(0).recent_len(0)
+}
+
+fn block(id: u64) -> Block {
+    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; PAYLOAD_LEN])
+}
+
+fn run_in_a_child(case: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "child_started_by_a_test", "--nocapture"])
+        .env(CASE, case)
+        .env(STORE, directory.path().join("store"))
+        .output()
+        .expect("the child starts");
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let words = told(&output.stdout) + &told(&output.stderr);
+    assert!(output.status.success(), "{case}: {}: {words}", output.status);
+    assert!(words.contains("all as promised"), "{case}: the child did nothing: {words}");
+    counted::tell("children under a limit", 1);
+}
+
+/// The child's half. Does nothing unless a test has started it.
+#[test]
+fn child_started_by_a_test() {
+    let Ok(case) = std::env::var(CASE) else { return };
+    let path = PathBuf::from(std::env::var_os(STORE).expect("a store"));
+    match case.as_str() {
+        "descriptors" => descriptors(&path),
+        "descriptors of reads" => descriptors_of_reads(&path),
+        "address space" => address_space(&path),
+        "maps" => maps(&path),
+        "file length" => file_length(&path),
+        other => panic!("no such case: {other}"),
+    }
+    println!("all as promised");
+}
+
+/// Writes until a write is refused, and says by which error and how many were taken. Before each of them it
+/// takes away what there is too much of.
+fn write_until_refused(
+    store: &LocalBackend,
+    first: u64,
+    mut take_away: impl FnMut(),
+) -> (u64, Error) {
+    for id in first..first + 1000 {
+        take_away();
+        if let Err(error) = store.write_block(block(id)) {
+            return (id, error);
+        }
+    }
+    panic!("nothing was refused");
+}
+
+/// What was acknowledged is there; what was refused is not, and the store takes it now.
+fn check_goes_on(store: &LocalBackend, refused: u64) {
+    assert!(!store.block_exists(BlockId(refused)).expect("an answer"), "refused and there");
+    for id in refused..refused + 20 {
+        store.write_block(block(id)).expect("the limit is lifted");
+    }
+    for id in 1..refused + 20 {
+        assert_eq!(store.read_block(BlockId(id)).expect("the block").data, block(id).data);
+    }
+}
+
+fn check_after_reopening(store: LocalBackend, path: &Path, count: u64) -> Result<()> {
+    store.close()?;
+    let store = options().open(path)?;
+    assert_eq!(store.stats().total_blocks, count);
+    store.close()
+}
+
+/// Leaves no descriptor to the process.
+fn take_descriptors() -> Vec<File> {
+    let used = fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64;
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Limit::RLIMIT_NOFILE, used + 8, hard).expect("a lower limit");
+    let mut taken = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        taken.push(file);
+    }
+    taken
+}
+
+/// Each file that is read keeps a descriptor: the store's own are given back for the next one.
+fn descriptors_of_reads(path: &Path) {
+    let store = options().read_mode(ReadMode::Pread).open(path).expect("a new store");
+    for id in 1..=60 {
+        store.write_block(block(id)).expect("a write");
+    }
+    store.read_block(BlockId(1)).expect("a file is open now");
+    let taken = take_descriptors();
+    for id in (1..=60).rev() {
+        assert_eq!(store.read_block(BlockId(id)).expect("reads go on").data, block(id).data);
+    }
+    drop(taken);
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Limit::RLIMIT_NOFILE, hard, hard).expect("no limit");
+    check_after_reopening(store, path, 60).expect("closes and opens");
+}
+
+/// Everything that a store does, where files cannot be mapped.
+fn check_unmapped(store: &LocalBackend, first: u64) {
+    for id in first..first + 60 {
+        store.write_block(block(id)).expect("no map is needed");
+    }
+    for id in first..first + 60 {
+        assert_eq!(store.read_block(BlockId(id)).expect("no map is needed").data, block(id).data);
+    }
+    store.checkpoint().expect("no map is needed");
+    for id in first..first + 30 {
+        store.delete_block(BlockId(id)).expect("no map is needed");
+        assert!(store.block_exists(BlockId(id + 30)).expect("no map is needed"));
+    }
+    store.compact_now().expect("no map is needed");
+}
+
+fn address_space(path: &Path) {
+    // A segment is longer than what is left.
+    let options = || options().segment_len_max(256 << 20).single_threaded(true);
+    let status = fs::read_to_string("/proc/self/statm").expect("what is used");
+    let pages: u64 = status.split(' ').next().expect("a figure").parse().expect("a figure");
+    let (_, hard) = getrlimit(Limit::RLIMIT_AS).expect("a limit");
+    setrlimit(Limit::RLIMIT_AS, (pages << 12) + (128 << 20), hard).expect("a lower limit");
+    let store = options().open(path).expect("no map is needed");
+    check_unmapped(&store, 1);
+    store.close().expect("closes");
+    let store = options().open(path).expect("no map is needed");
+    assert_eq!(store.stats().total_blocks, 30);
+    check_unmapped(&store, 61);
+    store.close().expect("closes");
+}
+
+/// Takes every map that the process may have (`vm.max_map_count`), but for a few.
+fn take_maps() -> Vec<Mmap> {
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").expect("a limit");
+    let mut taken = Vec::with_capacity(limit.trim().parse().expect("a figure"));
+    // Neighbours with other rights stay maps of their own.
+    while let Ok(map) = MmapMut::map_anon(4096).and_then(MmapMut::make_read_only) {
+        taken.push(map);
+        match MmapMut::map_anon(4096).and_then(MmapMut::make_exec) {
+            Ok(map) => taken.push(map),
+            Err(_) => break,
+        }
+    }
+    taken.truncate(taken.len() - 8);
+    taken
+}
+
+fn maps(path: &Path) {
+    let store = options().open(path).expect("a new store");
+    let taken = take_maps();
+    check_unmapped(&store, 1);
+    drop(taken);
+    check_after_reopening(store, path, 30).expect("closes and opens");
+}
+
+fn descriptors(path: &Path) {
+    let store = options().open(path).expect("a new store");
+    store.write_block(block(1)).expect("a write");
+    let mut taken = take_descriptors();
+    // A thread of the store may have had a file open for a moment, and give its descriptor back.
+    let (refused, error) = write_until_refused(&store, 2, || taken.extend(File::open("/dev/null")));
+    assert!(
+        matches!(error, Error::ResourceExhausted { resource: Resource::Descriptors, .. }),
+        "{error:?}"
+    );
+    for id in 1..refused {
+        assert_eq!(store.read_block(BlockId(id)).expect("reads go on").data, block(id).data);
+    }
+    drop(taken);
+    check_goes_on(&store, refused);
+    check_after_reopening(store, path, refused + 19).expect("closes and opens");
+}
+
+fn file_length(path: &Path) {
+    let store = options().open(path).expect("a new store");
+    store.write_block(block(1)).expect("a write");
+    let (_, hard) = getrlimit(Limit::RLIMIT_FSIZE).expect("a limit");
+    store.close().expect("closes");
+    setrlimit(Limit::RLIMIT_FSIZE, 40 << 10, hard).expect("a lower limit");
+    let store = options().open(path).expect("the log ends below the limit");
+    let (refused, error) = write_until_refused(&store, 2, || {});
+    assert!(
+        matches!(error, Error::ResourceExhausted { resource: Resource::FileLength, .. }),
+        "{error:?}"
+    );
+    assert!(refused > 2, "what fits is taken");
+    setrlimit(Limit::RLIMIT_FSIZE, hard, hard).expect("no limit");
+    check_goes_on(&store, refused);
+    let count = store.stats().total_blocks;
+    // Opening writes the last page of the log again: below a limit that forbids it, it is refused by name.
+    drop(store);
+    setrlimit(Limit::RLIMIT_FSIZE, 4 << 10, hard).expect("a lower limit");
+    let error = options().open(path).map(drop).expect_err("the limit is below the log's end");
+    assert!(
+        matches!(error, Error::ResourceExhausted { resource: Resource::FileLength, .. }),
+        "{error:?}"
+    );
+    setrlimit(Limit::RLIMIT_FSIZE, hard, hard).expect("no limit");
+    let store = options().open(path).expect("opens again");
+    check_after_reopening(store, path, count).expect("closes and opens");
+}
+
+#[test]
+fn commit_that_finds_no_descriptor_is_refused_and_the_store_goes_on() {
+    run_in_a_child("descriptors");
+}
+
+#[test]
+fn commit_that_would_make_a_file_too_long_is_refused_and_ends_no_process() {
+    run_in_a_child("file length");
+}
+
+#[test]
+fn reads_give_descriptors_of_the_store_back_for_one_that_is_missing() {
+    run_in_a_child("descriptors of reads");
+}
+
+#[test]
+fn store_without_address_space_for_maps_reads_writes_and_opens() {
+    run_in_a_child("address space");
+}
+
+#[test]
+fn store_without_maps_reads_and_writes() {
+    run_in_a_child("maps");
+}
