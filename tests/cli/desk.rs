@@ -53,6 +53,14 @@ impl Desk {
         line.unwrap_or_else(|| panic!("{stderr}")).to_string()
     }
 
+    /// Runs a command that ends with this code, and returns what it says on standard error.
+    pub fn ends(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        stderr
+    }
+
     pub fn put(&self, payload: &[u8], arguments: &[&str]) -> String {
         let mut child = self
             .command(&[&["put", "store"], arguments].concat())
@@ -150,6 +158,9 @@ pub fn block_count(desk: &Desk) -> u64 {
     count
 }
 
+/// Where the path begins in the metadata block of an entry.
+pub const ENTRY_PATH_AT: usize = 72;
+
 /// The metadata block of an imported path.
 pub fn entry_of(store: &LocalBackend, path: &str) -> Block {
     let ids = store.ids(..).unwrap();
@@ -159,7 +170,7 @@ pub fn entry_of(store: &LocalBackend, path: &str) -> Block {
             let path_len = path.len();
             block.header.block_type == BlockType::Metadata
                 && block.data[12..16] == (path_len as u32).to_le_bytes()
-                && block.data[48..].starts_with(path.as_bytes())
+                && block.data[ENTRY_PATH_AT..].starts_with(path.as_bytes())
         })
         .unwrap()
 }

@@ -3,6 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod desk;
+mod exits;
+#[cfg(target_os = "linux")]
+mod full;
+mod kept;
+mod overlaps;
+mod reading;
+mod signals;
+mod streams;
 mod trees;
 
 use std::fs;
@@ -45,9 +53,9 @@ fn backup_restores_and_its_damage_is_named() {
     assert!(desk.ok(&["verify", "one"]).starts_with("sound: backup of lsn "));
     let second = desk.ok(&["backup", "store", "two", "--since", "one"]);
     assert!(second.contains("from the earlier backup"), "{second}");
-    assert!(desk.refused(1, &["restore", "two", "store"]).ends_with("is not empty"));
-    assert!(desk.refused(1, &["restore", "store", "new"]).contains("no MANIFEST"));
-    assert!(desk.refused(1, &["ls", "one"]).contains("it is a backup"));
+    assert!(desk.refused(4, &["restore", "two", "store"]).ends_with("is not empty"));
+    assert!(desk.refused(4, &["restore", "store", "new"]).contains("no MANIFEST"));
+    assert!(desk.refused(4, &["ls", "one"]).contains("it is a backup"));
     fs::rename(desk.path("store"), desk.path("old")).unwrap();
     assert!(desk.ok(&["restore", "two", "store"]).starts_with("restored lsn "));
     desk.check_export();
@@ -85,12 +93,12 @@ fn a_missing_store_is_named_and_not_created() {
         &["verify", "store"],
         &["export", "store", "out"],
     ] {
-        let line = desk.refused(1, arguments);
+        let line = desk.refused(4, arguments);
         assert!(line.contains("store is not a block store: it does not exist"), "{line}");
     }
     // Nor is a store made for input that is not there.
-    desk.refused(1, &["put", "store", "no such file"]);
-    desk.refused(1, &["import", "store", "no such tree"]);
+    desk.refused(4, &["put", "store", "no such file"]);
+    desk.refused(4, &["import", "store", "no such tree"]);
     assert_eq!(fs::read_dir(desk.0.path()).unwrap().count(), 0);
 }
 
@@ -102,9 +110,9 @@ fn what_is_no_store_is_named_and_left_alone() {
     fs::write(desk.path("foreign/file"), "mine").unwrap();
     let before = snapshot(desk.0.path());
     for command in ["ls", "stat", "verify", "put"] {
-        let line = desk.refused(1, &[command, "file"]);
+        let line = desk.refused(4, &[command, "file"]);
         assert!(line.contains("file is not a block store: it is not a directory"), "{line}");
-        let line = desk.refused(1, &[command, "foreign"]);
+        let line = desk.refused(4, &[command, "foreign"]);
         assert!(line.contains("foreign is not a block store: it holds other files"), "{line}");
     }
     assert_eq!(snapshot(desk.0.path()), before);
@@ -126,7 +134,7 @@ fn an_unknown_block_is_named_and_empties_no_file() {
 fn a_second_opener_is_told_so() {
     let desk = Desk::new();
     let store = LocalBackend::open(desk.path("store")).unwrap();
-    let line = desk.refused(1, &["ls", "store"]);
+    let line = desk.refused(3, &["ls", "store"]);
     assert!(line.ends_with("store is open elsewhere"), "{line}");
     store.close().unwrap();
     desk.ok(&["ls", "store"]);
@@ -144,6 +152,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         &["bench", "--threads", "0"],
         &["bench", "--size", "1GiB", "--threads", "64"],
         &["import", "store", "tree", "--chunk", "0"],
+        &["import", "store", "tree", "--chunk", "64MiB"],
     ] {
         desk.refused(2, arguments);
     }
@@ -186,8 +195,8 @@ fn repair_asks_first_and_prints_what_was_lost() {
         assert_eq!(desk.ok(&["get", store, "2"]), "another");
         assert_eq!(desk.refused(1, &["get", store, "1"]), "block 1 does not exist");
     }
-    let line = desk.refused(1, &["salvage", "store", "out"]);
-    assert_eq!(line, "out: must not exist");
+    let line = desk.refused(4, &["salvage", "store", "out"]);
+    assert_eq!(line, "out is not empty");
 }
 
 /// The segment that holds bytes, and where.
@@ -290,8 +299,8 @@ fn bench_sweeps_draws_and_compares_itself_with_an_earlier_run() {
     assert!(outside.iter().all(|word| !page.contains(word)), "the page needs another file");
 
     fs::write(desk.path("other.json"), "[]").unwrap();
-    for file in ["other.json", "missing.json"] {
-        let refused = desk.refused(1, &[&sweep[..], &["--compare", file]].concat());
+    for (code, file) in [(2, "other.json"), (4, "missing.json")] {
+        let refused = desk.refused(code, &[&sweep[..], &["--compare", file]].concat());
         assert!(refused.contains(file), "{refused}");
     }
 }

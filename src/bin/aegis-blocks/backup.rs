@@ -2,16 +2,17 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use aegis_blocks::{BackupReport, CopyProgress, LocalBackend};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::failure::Outcome;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
 use crate::size::Size;
-use crate::{output, store};
+use crate::unfinished::Unfinished;
+use crate::{output, store, unfinished};
 
-/// Copy a store as of now into an empty or missing directory.
+/// Copy a store, as of its newest commit, into an empty or missing directory.
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store
@@ -23,7 +24,7 @@ pub struct Args {
     since: Option<PathBuf>,
 }
 
-/// Make a store out of a backup, in an empty or missing directory.
+/// Make a store out of a backup, in an empty or missing directory. The backup stays as it is.
 #[derive(clap::Args)]
 pub struct RestoreArgs {
     /// Directory of the backup
@@ -34,17 +35,28 @@ pub struct RestoreArgs {
 
 /// Runs `backup`.
 pub fn run(args: &Args) -> Outcome {
-    let report = store::with(store::open(&args.store)?, |store| {
-        watched(|watch| Ok(store.backup_to(&args.out, args.since.as_deref(), watch)?))
+    let report = store::with(store::open_to_read(&args.store)?, |store| {
+        let out = Unfinished::begin(&args.out)?;
+        let since = args.since.as_deref();
+        let report = watched(|watch| store.backup_to(out.dir(), since, watch));
+        let report = report.map_err(|error| Failure::or_interrupted(error, NOTHING_LEFT))?;
+        out.finish()?;
+        Ok(report)
     })?;
     print("backup of", &report)
 }
 
 /// Runs `restore`.
 pub fn restore(args: &RestoreArgs) -> Outcome {
-    let report = watched(|watch| LocalBackend::restore(&args.backup, &args.store, watch))?;
+    unfinished::refuse(&args.backup)?;
+    let store = Unfinished::begin(&args.store)?;
+    let report = watched(|watch| LocalBackend::restore(&args.backup, store.dir(), watch));
+    let report = report.map_err(|error| Failure::or_interrupted(error, NOTHING_LEFT))?;
+    store.finish()?;
     print("restored", &report)
 }
+
+const NOTHING_LEFT: &str = "what was copied is removed again";
 
 fn print(done: &str, report: &BackupReport) -> Outcome {
     let shared = match report.shared_bytes {
@@ -59,7 +71,7 @@ fn print(done: &str, report: &BackupReport) -> Outcome {
     output::print(|out| {
         Ok(writeln!(out, "{done} lsn {}: {size} in {files} files{shared}{cloned}", report.lsn)?)
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 /// Runs `body` with a bar on standard error.
@@ -71,7 +83,7 @@ fn watched<T>(body: impl FnOnce(&dyn Fn(CopyProgress) -> ControlFlow<()>) -> T) 
     let done = body(&|progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
-        ControlFlow::Continue(())
+        store::go_on()
     });
     bar.finish_and_clear();
     done

@@ -16,8 +16,7 @@ mod roofline;
 mod rounds;
 mod workload;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
 
 use crate::bench::earlier::Earlier;
 use crate::bench::engine::Setup;
@@ -25,10 +24,12 @@ use crate::bench::machine::Machine;
 use crate::bench::report::Report;
 use crate::bench::rounds::Bench;
 use crate::bench::workload::Workload;
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::outfile::OutFile;
 use crate::size::Size;
 use crate::store::{DurabilityArg, WriteModeArg};
-use crate::{interrupt, output};
+use crate::{interrupt, output, overlap};
 
 /// Measure group commit: commits/s, latency, syncs and processor time beside the disk's roofline.
 #[derive(clap::Args)]
@@ -155,11 +156,12 @@ pub fn run(args: &Args) -> Outcome {
     let workloads = args.workloads()?;
     let seconds = args.seconds()?;
     let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
+    let files = Files::open(args)?;
     let parent = args.dir.clone().unwrap_or_else(machine::default_dir);
     let failed = |e| Failure::io("cannot make a directory in", &parent, e);
+    overlap::refuse_inside_store(&parent)?;
     let dir = tempfile::Builder::new().prefix("aegis-blocks-bench-").tempdir_in(&parent);
     let dir = dir.map_err(failed)?;
-    interrupt::listen()?;
     let machine = Machine::of(&parent);
     introduce(&machine)?;
 
@@ -189,11 +191,11 @@ pub fn run(args: &Args) -> Outcome {
     if report.rows.is_empty() {
         return Err(Failure::interrupted("nothing was measured"));
     }
-    conclude(args, &report, earlier.as_ref())?;
+    conclude(files, &report, earlier.as_ref())?;
     if interrupt::requested() {
         return Err(Failure::interrupted("the medians are over fewer slices"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn introduce(machine: &Machine) -> Result<(), Failure> {
@@ -203,12 +205,27 @@ fn introduce(machine: &Machine) -> Result<(), Failure> {
         Ok(())
     })?;
     if machine.is_in_memory() {
-        eprintln!("{file_system} lies in memory: these figures say nothing about a disk");
+        let says_nothing = "lies in memory: these figures say nothing about a disk";
+        output::note(format_args!("{file_system} {says_nothing}"));
     }
     Ok(())
 }
 
-fn conclude(args: &Args, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
+/// The files to write, opened before minutes are spent on what goes into them.
+struct Files {
+    json: Option<OutFile>,
+    svg: Option<OutFile>,
+    html: Option<OutFile>,
+}
+
+impl Files {
+    fn open(args: &Args) -> Result<Files, Failure> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(OutFile::open).transpose();
+        Ok(Files { json: open(&args.json)?, svg: open(&args.svg)?, html: open(&args.html)? })
+    }
+}
+
+fn conclude(files: Files, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
     let mut parts = vec![
         ("Results", report.results().to_string()),
         ("Costs", report.costs().to_string()),
@@ -224,18 +241,14 @@ fn conclude(args: &Args, report: &Report, earlier: Option<&Earlier>) -> Result<(
     })?;
     let json = serde_json::to_string_pretty(report).map_err(std::io::Error::from)?;
     let svg = || picture::draw(report).to_svg();
-    if let Some(file) = &args.json {
-        write_file(file, &json)?;
+    if let Some(file) = files.json {
+        file.write(json.as_bytes())?;
     }
-    if let Some(file) = &args.svg {
-        write_file(file, &svg())?;
+    if let Some(file) = files.svg {
+        file.write(svg().as_bytes())?;
     }
-    if let Some(file) = &args.html {
-        write_file(file, &page::write(report, &svg(), &parts, &json))?;
+    if let Some(file) = files.html {
+        file.write(page::write(report, &svg(), &parts, &json).as_bytes())?;
     }
     Ok(())
-}
-
-fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(file, text).map_err(|e| Failure::io("cannot write", file, e))
 }

@@ -1,21 +1,23 @@
 //! The catalog: all entries of a store, by path, in memory.
 //!
 //! Built by one walk in id order. An entry comes before its chunks (see [`crate::entry`]), so the
-//! walk remembers their ids and reads none of them: it costs one read per file, not per block.
+//! walk remembers their ids and reads none of them: it costs one read per file, not per block. What
+//! is still remembered at the end is missing: deleted by `rm`, or lost with damage.
 
 use std::collections::{BTreeMap, HashSet};
 
-use aegis_blocks::{BlockId, BlockType, Error, LocalBackend, StorageBackend};
+use aegis_blocks::{BlockId, BlockType, Error, LocalBackend, StorageBackend, StorageExt};
 
 use crate::entry::{Entry, Malformed};
 use crate::failure::Failure;
+use crate::{interrupt, output};
 
 /// All entries of a store.
 #[derive(Debug, Default)]
 pub struct Catalog {
     newest: BTreeMap<Vec<u8>, Stored>,
-    /// What nobody reaches any more: entries of imports that did not finish, and, in stores that
-    /// something else than `import` wrote, older entries of the same path.
+    /// What nothing leads to: entries of imports that did not finish, and, in stores that something
+    /// else than `import` wrote, older entries of the same path.
     pub leftover: Vec<Stored>,
     /// Metadata blocks that claim to be entries and are not, or cannot be read.
     pub malformed: Vec<(BlockId, String)>,
@@ -28,17 +30,33 @@ pub struct Stored {
     pub id: BlockId,
     /// What it says.
     pub entry: Entry,
+    /// Blocks of its content that are not in the store.
+    pub missing: Vec<BlockId>,
+}
+
+impl Stored {
+    /// How many blocks of its content are in a set.
+    pub fn count_in(&self, blocks: &HashSet<BlockId>) -> usize {
+        self.entry.content.blocks().filter(|chunk| blocks.contains(chunk)).count()
+    }
+
+    /// Whether the store holds all of the content.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
 }
 
 impl Catalog {
     /// Reads all entries of a store.
     pub fn scan(store: &LocalBackend) -> Result<Catalog, Failure> {
         let mut catalog = Catalog::default();
-        let mut chunks: HashSet<BlockId> = HashSet::new();
-        for id in store.ids(..)? {
-            if chunks.remove(&id) {
+        let mut awaited: HashSet<BlockId> = HashSet::new();
+        for id in store.ids_in(..)? {
+            let id = id?;
+            if awaited.remove(&id) {
                 continue;
             }
+            interrupt::check("the list of files was not read to its end")?;
             let block = match store.read_block(id) {
                 Ok(block) => block,
                 Err(error @ Error::Corrupt { .. }) => {
@@ -52,13 +70,14 @@ impl Catalog {
             }
             match Entry::decode(&block.data) {
                 Ok(entry) => {
-                    chunks.extend(entry.content.chunks().iter().filter(|chunk| **chunk > id));
-                    catalog.add(Stored { id, entry });
+                    awaited.extend(entry.content.blocks().filter(|chunk| *chunk > id));
+                    catalog.add(Stored { id, entry, missing: Vec::new() });
                 }
                 Err(Malformed::Foreign) => {}
                 Err(why) => catalog.malformed.push((id, why.to_string())),
             }
         }
+        catalog.find_missing(store, &awaited)?;
         Ok(catalog)
     }
 
@@ -68,6 +87,27 @@ impl Catalog {
         } else if let Some(older) = self.newest.insert(stored.entry.path.clone(), stored) {
             self.leftover.push(older);
         }
+    }
+
+    /// Notes what the walk did not meet. Chunks below their entry, which `import` never makes, are
+    /// looked up one by one.
+    fn find_missing(
+        &mut self,
+        store: &LocalBackend,
+        not_met: &HashSet<BlockId>,
+    ) -> Result<(), Failure> {
+        for stored in self.newest.values_mut() {
+            for chunk in stored.entry.content.blocks() {
+                let is_missing = match chunk > stored.id {
+                    true => not_met.contains(&chunk),
+                    false => !store.block_exists(chunk)?,
+                };
+                if is_missing {
+                    stored.missing.push(chunk);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The complete entries in path order: a directory comes before what lies in it.
@@ -83,7 +123,7 @@ impl Catalog {
     /// Names on standard error what [`Catalog::malformed`] holds.
     pub fn report_malformed(&self) {
         for (id, why) in &self.malformed {
-            eprintln!("aegis-blocks: block {id}: {why}");
+            output::warn(format_args!("block {id}: {why}"));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | offset | size     | field         | meaning                                                  |
 //! |-------:|---------:|---------------|----------------------------------------------------------|
 //! |      0 |        4 | magic         | `AGFE`                                                   |
-//! |      4 |        2 | version       | 1                                                        |
+//! |      4 |        2 | version       | 2                                                        |
 //! |      6 |        1 | kind          | 1 file, 2 directory, 3 symbolic link                     |
 //! |      7 |        1 | state         | 1 complete, 2 staged: chunks of an import under way      |
 //! |      8 |        4 | mode          | permission, set-id and sticky bits, at most `0o7777`     |
@@ -16,15 +16,21 @@
 //! |     32 |        8 | `len`         | bytes of content; 0 unless a file                        |
 //! |     40 |        4 | `chunk_len`   | of every chunk but the last, which may be shorter        |
 //! |     44 |        4 | `chunk_count` | `len / chunk_len`, rounded up                            |
-//! |     48 | path     | path          | relative to the imported tree; empty for its root        |
+//! |     48 |        8 | ctime seconds | of the file when it was read; 0 where not known          |
+//! |     56 |        4 | ctime nanos   | below 1 000 000 000; 0 where not known                   |
+//! |     60 |        4 | known         | bit 0: the ctime, bit 1: the owner; others are 0         |
+//! |     64 |        4 | user id       | 0 where not known                                        |
+//! |     68 |        4 | group id      | 0 where not known                                        |
+//! |     72 | path     | path          | relative to the imported tree; empty for its root        |
 //! |        | target   | target        | as `readlink` returns it                                 |
-//! |        | 8 a chunk| chunks        | block ids, in order, never 0                             |
+//! |        | 8 a chunk| chunks        | block ids, in order; 0 for a chunk that is all zeros     |
 //!
 //! Integers are little-endian, and nothing may follow the last field. A path is a list of names
 //! joined by `/`; no name is empty, `.` or `..`, or holds a zero byte. Names are bytes, not text.
+//! Version 1 has no fields from byte 48 to 72 and no chunk id 0; it is read, and no longer written.
 //!
-//! Invariant: an entry's own id is smaller than the ids of its chunks, so whoever walks a store in
-//! id order meets the entry first and need not read the chunks to find the next one.
+//! Invariant: an entry's own id is smaller than the ids of its chunks. A walk in id order meets the
+//! entry first and need not read the chunks to find the next one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,14 +41,24 @@ use aegis_blocks::BlockId;
 pub const PATH_LEN_MAX: usize = 4096;
 
 const MAGIC: [u8; 4] = *b"AGFE";
-const VERSION: u16 = 1;
-const FIXED_LEN: usize = 48;
+const VERSION: u16 = 2;
+/// Without ctime, owner and holes.
+const OLDEST_VERSION: u16 = 1;
+const FIXED_LEN: usize = 72;
+#[cfg(test)]
+const OLDEST_FIXED_LEN: usize = 48;
 const MODE_MAX: u32 = 0o7777;
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 const KIND_FILE: u8 = 1;
 const KIND_DIRECTORY: u8 = 2;
 const KIND_SYMLINK: u8 = 3;
+
+const KNOWN_CTIME: u32 = 1;
+const KNOWN_OWNER: u32 = 2;
+
+/// In the place of a chunk's id: the chunk is all zeros, and no block holds it.
+pub const HOLE: BlockId = BlockId(0);
 
 const STATE_COMPLETE: u8 = 1;
 const STATE_STAGED: u8 = 2;
@@ -55,20 +71,34 @@ pub struct Entry {
     /// Permission, set-id and sticky bits.
     pub mode: u32,
     /// When the content last changed.
-    pub mtime: Mtime,
+    pub mtime: Timestamp,
+    /// When the file last changed in any way, by the clock of its file system. Not known for entries
+    /// of version 1, for directories and links, and for files that changed just before they were read.
+    pub ctime: Option<Timestamp>,
+    /// Whom it belonged to. Not known for entries of version 1.
+    pub owner: Option<Owner>,
     /// What it is and holds.
     pub content: Content,
-    /// Whether this is a file whose import has not finished; nobody but `import` looks at it.
+    /// Whether this is a file whose import has not finished; only `import` looks at it.
     pub staged: bool,
 }
 
 /// A time stamp as file systems keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mtime {
+pub struct Timestamp {
     /// Since 1970.
     pub seconds: i64,
     /// Below 1 000 000 000.
     pub nanos: u32,
+}
+
+/// Numbers of a user and a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Of the user.
+    pub user: u32,
+    /// Of the group.
+    pub group: u32,
 }
 
 /// What an entry is and holds.
@@ -80,7 +110,7 @@ pub enum Content {
         len: u64,
         /// Bytes of every chunk but the last.
         chunk_len: u32,
-        /// The blocks that hold the content, in order.
+        /// The blocks that hold the content, in order; [`HOLE`] for one that is all zeros.
         chunks: Vec<BlockId>,
     },
     /// A directory.
@@ -98,9 +128,21 @@ impl Content {
         if let Content::File { len, .. } = self { *len } else { 0 }
     }
 
-    /// The blocks of the content; none unless a file.
+    /// The content in order, holes too; empty unless a file.
     pub fn chunks(&self) -> &[BlockId] {
         if let Content::File { chunks, .. } = self { chunks } else { &[] }
+    }
+
+    /// The blocks that hold the content; none unless a file.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.chunks().iter().copied().filter(|chunk| *chunk != HOLE)
+    }
+
+    /// Bytes of the chunk at a place of [`Content::chunks`].
+    pub fn len_of_chunk(&self, at: usize) -> u64 {
+        let Content::File { len, chunk_len, .. } = self else { return 0 };
+        let chunk_len = u64::from(*chunk_len);
+        len.saturating_sub(at as u64 * chunk_len).min(chunk_len)
     }
 }
 
@@ -158,11 +200,25 @@ impl Entry {
         out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(&chunk_len.to_le_bytes());
         out.extend_from_slice(&(chunks.len() as u32).to_le_bytes());
+        self.encode_known(&mut out);
+        debug_assert_eq!(out.len(), FIXED_LEN);
         out.extend_from_slice(&self.path);
         out.extend_from_slice(target);
         chunks.iter().for_each(|id| out.extend_from_slice(&id.0.to_le_bytes()));
         debug_assert_eq!(out.len(), total_len);
         out
+    }
+
+    /// The fields that version 1 does not have.
+    fn encode_known(&self, out: &mut Vec<u8>) {
+        let ctime = self.ctime.unwrap_or(Timestamp { seconds: 0, nanos: 0 });
+        let owner = self.owner.unwrap_or(Owner { user: 0, group: 0 });
+        let known = self.ctime.map_or(0, |_| KNOWN_CTIME) | self.owner.map_or(0, |_| KNOWN_OWNER);
+        out.extend_from_slice(&ctime.seconds.to_le_bytes());
+        out.extend_from_slice(&ctime.nanos.to_le_bytes());
+        out.extend_from_slice(&known.to_le_bytes());
+        out.extend_from_slice(&owner.user.to_le_bytes());
+        out.extend_from_slice(&owner.group.to_le_bytes());
     }
 
     /// Decodes a metadata block. Allocates no more than the block's own length.
@@ -171,9 +227,9 @@ impl Entry {
         if rest.take(4).map_err(|_| Malformed::Foreign)? != MAGIC {
             return Err(Malformed::Foreign);
         }
-        match u16::from_le_bytes(rest.array()?) {
-            VERSION => {}
-            found => return Err(Malformed::Version(found)),
+        let version = u16::from_le_bytes(rest.array()?);
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+            return Err(Malformed::Version(version));
         }
         let [kind, state] = rest.array()?;
         let staged = match state {
@@ -189,17 +245,22 @@ impl Entry {
         let len = u64::from_le_bytes(rest.array()?);
         let chunk_len = rest.u32()?;
         let chunk_count = rest.u32()?;
+        let (ctime, owner) = if version > OLDEST_VERSION { rest.known()? } else { (None, None) };
         let path = rest.take(path_len as usize)?.to_vec();
         if !path_is_safe(&path) {
             return Err(Malformed::Path);
         }
         let target = rest.take(target_len as usize)?.to_vec();
         let chunks = rest.chunks(chunk_count)?;
+        if version == OLDEST_VERSION && chunks.contains(&HOLE) {
+            return Err(Malformed::Field("chunk id"));
+        }
         let content = content(kind, len, chunk_len, chunks, target)?;
         if staged && kind != KIND_FILE {
             return Err(Malformed::Field("state"));
         }
-        Ok(Entry { path, mode, mtime: Mtime { seconds, nanos }, content, staged })
+        let mtime = Timestamp { seconds, nanos };
+        Ok(Entry { path, mode, mtime, ctime, owner, content, staged })
     }
 }
 
@@ -277,8 +338,23 @@ impl<'a> Reader<'a> {
         if ids.len() != count as usize || !rest.is_empty() {
             return Err(Malformed::Length);
         }
-        let ids: Vec<BlockId> = ids.iter().map(|id| BlockId(u64::from_le_bytes(*id))).collect();
-        if ids.contains(&BlockId(0)) { Err(Malformed::Field("chunk id")) } else { Ok(ids) }
+        Ok(ids.iter().map(|id| BlockId(u64::from_le_bytes(*id))).collect())
+    }
+
+    /// The fields that version 1 does not have. What is not known is written as 0.
+    fn known(&mut self) -> Result<(Option<Timestamp>, Option<Owner>), Malformed> {
+        let seconds = i64::from_le_bytes(self.array()?);
+        let nanos = checked(self.u32()?, NANOS_PER_SECOND - 1, "time")?;
+        let known = checked(self.u32()?, KNOWN_CTIME | KNOWN_OWNER, "list of known fields")?;
+        let (user, group) = (self.u32()?, self.u32()?);
+        let ctime = (known & KNOWN_CTIME != 0).then_some(Timestamp { seconds, nanos });
+        let owner = (known & KNOWN_OWNER != 0).then_some(Owner { user, group });
+        if (ctime.is_none() && (seconds, nanos) != (0, 0))
+            || (owner.is_none() && (user, group) != (0, 0))
+        {
+            return Err(Malformed::Field("field that is not known"));
+        }
+        Ok((ctime, owner))
     }
 }
 
@@ -290,17 +366,19 @@ mod tests {
         let entry = |path: &[u8], content| Entry {
             path: path.to_vec(),
             mode: 0o4755,
-            mtime: Mtime { seconds: -1, nanos: 999_999_999 },
+            mtime: Timestamp { seconds: -1, nanos: 999_999_999 },
+            ctime: Some(Timestamp { seconds: 1 << 40, nanos: 1 }),
+            owner: Some(Owner { user: 1000, group: u32::MAX }),
             content,
             staged: false,
         };
-        let chunks = vec![BlockId(2), BlockId(u64::MAX), BlockId(9)];
+        let chunks = vec![BlockId(2), HOLE, BlockId(u64::MAX)];
         let file = Content::File { len: 9, chunk_len: 4, chunks };
         vec![
             entry(b"a/b\xff/c", file.clone()),
             Entry { staged: true, ..entry(b"staged", file) },
             entry(b"empty", Content::File { len: 0, chunk_len: 4096, chunks: Vec::new() }),
-            entry(b"", Content::Directory),
+            Entry { ctime: None, owner: None, ..entry(b"", Content::Directory) },
             entry(b"link", Content::Symlink { target: b"../../etc/passwd".to_vec() }),
         ]
     }
@@ -309,6 +387,26 @@ mod tests {
     fn entries_survive_the_round_trip() {
         for entry in entries() {
             assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        }
+    }
+
+    /// Version 1 is the same without the fields that it does not know.
+    fn as_version_1(entry: &Entry) -> Vec<u8> {
+        let mut bytes = entry.encode();
+        bytes[4] = 1;
+        bytes.drain(OLDEST_FIXED_LEN..FIXED_LEN);
+        bytes
+    }
+
+    #[test]
+    fn entries_of_version_1_are_read_without_what_they_do_not_have() {
+        for entry in entries() {
+            let decoded = Entry::decode(&as_version_1(&entry));
+            if entry.content.chunks().contains(&HOLE) {
+                assert_eq!(decoded, Err(Malformed::Field("chunk id")));
+            } else {
+                assert_eq!(decoded, Ok(Entry { ctime: None, owner: None, ..entry }));
+            }
         }
     }
 
@@ -347,7 +445,9 @@ mod tests {
             let entry = Entry {
                 path: path.into(),
                 mode: 0,
-                mtime: Mtime { seconds: 0, nanos: 0 },
+                mtime: Timestamp { seconds: 0, nanos: 0 },
+                ctime: None,
+                owner: None,
                 content: Content::Directory,
                 staged: false,
             };

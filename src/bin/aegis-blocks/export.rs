@@ -1,28 +1,36 @@
 //! `export`: writes back what `import` packed.
 //!
 //! Directories first, then files and links from many threads, then the directories' own modes and
-//! times, deepest first. Nothing is written outside of the target (see [`crate::rooted`]), whatever
-//! the store says. Files that stand in the way are replaced, other files in the target stay.
+//! times, deepest first, also after a signal. Nothing is written outside of the target (see
+//! [`crate::rooted`]), whatever the store says, nor into a store that the target holds. Files that
+//! stand in the way are replaced, other files in the target stay. A file that cannot be written, or
+//! not as it was, is named, and the others go on.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aegis_blocks::{LocalBackend, StorageBackend};
 use indicatif::ProgressBar;
+use nix::unistd::geteuid;
+use parking_lot::Mutex;
 
 use crate::catalog::{Catalog, Stored};
-use crate::entry::{Content, Entry, printable};
+use crate::entry::{Content, Entry, HOLE, printable};
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::rooted::Root;
+use crate::rooted::{Date, Root, write_sparse};
 use crate::size::{Size, grouped};
-use crate::{import, interrupt, output, store};
+use crate::{import, interrupt, output, overlap, store};
 
-/// Write back the files that `import` packed.
+/// Write back the files that `import` packed. Files of the same names are replaced, others stay.
+///
+/// Running it again completes an export that was interrupted. What is kept of a file is listed by:
+/// aegis-blocks import --help
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store
@@ -32,7 +40,10 @@ pub struct Args {
     /// Threads that read and write
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// Also restore set-user-id and set-group-id bits of files
+    /// Also set owner and group, as numbers; needs the rights to do so
+    #[arg(long)]
+    owner: bool,
+    /// Also set the set-user-id and set-group-id bits of files
     #[arg(long)]
     setid: bool,
 }
@@ -41,8 +52,8 @@ const SETID_BITS: u32 = 0o6000;
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let store = store::open(&args.store)?;
-    interrupt::listen()?;
+    overlap::refuse_export(&args.store, &args.dir)?;
+    let store = store::open_to_read(&args.store)?;
     let started = Instant::now();
     let done = store::with(store, |store| export_tree(store, args))?;
     report(&done, started.elapsed())
@@ -52,7 +63,9 @@ pub fn run(args: &Args) -> Outcome {
 struct Done {
     entries: usize,
     bytes: u64,
+    written: usize,
     not_exported: usize,
+    dates_lost: usize,
 }
 
 fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
@@ -60,36 +73,69 @@ fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
     catalog.report_malformed();
     let all: Vec<&Stored> = catalog.newest().map(|(_, stored)| stored).collect();
     if all.is_empty() && catalog.malformed.is_empty() {
-        return Err(Failure::io("nothing to export:", &args.store, "it holds no imported files"));
+        let shown = args.store.display();
+        return Err(Failure::missing(format!("{shown} holds no imported files")));
     }
-    let root = Root::open(&args.dir).map_err(|e| Failure::io("cannot write to", &args.dir, e))?;
+    let root = Root::open(&args.dir, args.owner)?;
     let bytes = all.iter().map(|stored| stored.entry.content.len()).sum();
     let export = Export {
         store,
+        catalog: &catalog,
         root: &root,
         setid: args.setid,
+        blocked: HashSet::new(),
         next: AtomicUsize::new(0),
-        failed: Mutex::new(Vec::new()),
+        written: AtomicUsize::new(0),
+        said: Mutex::default(),
         bar: import::progress_bar(bytes),
     };
-    export.directories(&all, |dir| root.create_directory(&dir.path));
+    let export = export.prepare(&all);
     export.leaves(&all, usize::from(args.threads));
-    let deepest_first: Vec<&Stored> = all.iter().rev().copied().collect();
-    export.directories(&deepest_first, |dir| root.finish_directory(&dir.path, dir.mode, dir.mtime));
-    root.sync().map_err(|e| Failure::io("cannot sync", &args.dir, e))?;
+    export.finish(&all);
     export.bar.finish_and_clear();
-    let failed = export.failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    failed.iter().for_each(|line| eprintln!("aegis-blocks: {line}"));
-    let not_exported = failed.len() + catalog.malformed.len();
-    Ok(Done { entries: all.len(), bytes, not_exported })
+    let synced = root.sync().map_err(|e| Failure::io("cannot sync", &args.dir, e));
+    let said = export.said.into_inner();
+    said.failed.iter().chain(&said.dates).for_each(output::warn);
+    report_not_set(&all, args);
+    synced?;
+    Ok(Done {
+        entries: all.len(),
+        bytes,
+        written: export.written.into_inner(),
+        not_exported: said.failed.len() + catalog.malformed.len(),
+        dates_lost: said.dates.len(),
+    })
+}
+
+/// Says what the store has and the target does not, because nobody asked for it.
+fn report_not_set(all: &[&Stored], args: &Args) {
+    let count = |differs: &dyn Fn(&Entry) -> bool| {
+        grouped(all.iter().filter(|stored| differs(&stored.entry)).count() as u64)
+    };
+    let user = geteuid().as_raw();
+    let of_others = count(&|entry| entry.owner.is_some_and(|owner| owner.user != user));
+    if !args.owner && of_others != "0" {
+        output::note(format_args!("not set: the owner of {of_others} items (--owner sets it)"));
+    }
+    let is_file = |entry: &Entry| matches!(entry.content, Content::File { .. });
+    let with_bits = count(&|entry| is_file(entry) && entry.mode & SETID_BITS != 0);
+    if !args.setid && with_bits != "0" {
+        output::note(format_args!("not set: set-id bits of {with_bits} files (--setid sets them)"));
+    }
 }
 
 fn report(done: &Done, elapsed: Duration) -> Outcome {
     if interrupt::requested() {
-        return Err(Failure::interrupted("the target is incomplete; run it again to complete"));
+        let (written, entries) = (grouped(done.written as u64), grouped(done.entries as u64));
+        let rest = "run it again to complete";
+        return Err(Failure::interrupted(&format!("{written} of {entries} exported; {rest}")));
     }
-    if done.not_exported > 0 {
-        return Err(Failure::new(format!("{} items were not exported", done.not_exported)));
+    let (not_exported, dates) = (done.not_exported, done.dates_lost);
+    if not_exported > 0 {
+        return Err(Failure::new(format!("{not_exported} items were not exported")));
+    }
+    if dates > 0 {
+        return Err(Failure::new(format!("{dates} items have another date than they had")));
     }
     let seconds = elapsed.as_secs_f64().max(1e-9);
     output::print(|out| {
@@ -103,26 +149,71 @@ fn report(done: &Done, elapsed: Duration) -> Outcome {
         )?;
         Ok(())
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 /// What the threads share.
 struct Export<'a> {
     store: &'a LocalBackend,
+    catalog: &'a Catalog,
     root: &'a Root,
     setid: bool,
+    /// Directories that nothing is written into.
+    blocked: HashSet<&'a [u8]>,
     next: AtomicUsize,
-    failed: Mutex<Vec<String>>,
+    written: AtomicUsize,
+    said: Mutex<Said>,
     bar: ProgressBar,
 }
 
-impl Export<'_> {
-    fn directories(&self, all: &[&Stored], act: impl Fn(&Entry) -> std::io::Result<()>) {
-        for stored in all.iter().filter(|s| s.entry.content == Content::Directory) {
-            if let Err(error) = act(&stored.entry) {
-                self.fail(&stored.entry, &error.into());
+/// Lines for standard error, one for each entry at most.
+#[derive(Default)]
+struct Said {
+    failed: Vec<String>,
+    dates: Vec<String>,
+}
+
+impl<'a> Export<'a> {
+    /// Makes the directories, those above before those below.
+    fn prepare(mut self, all: &[&'a Stored]) -> Export<'a> {
+        let has_root = all.iter().any(|stored| stored.entry.path.is_empty());
+        if !has_root && let Err(error) = self.prepare_one(b"", 0o755) {
+            self.said.get_mut().failed.push(format!("cannot clean the target: {error}"));
+        }
+        for stored in all.iter().filter(|stored| stored.entry.content == Content::Directory) {
+            let entry = &stored.entry;
+            if self.is_blocked(&entry.path) {
+                self.blocked.insert(&entry.path);
+                continue;
+            }
+            if let Err(error) = self.prepare_one(&entry.path, entry.mode) {
+                self.fail(entry, &error.into());
+                self.blocked.insert(&entry.path);
             }
         }
+        self
+    }
+
+    /// A store that the target holds is not written to, unless it is one that was imported.
+    fn prepare_one(&self, path: &[u8], mode: u32) -> io::Result<()> {
+        let found = self.root.prepare_directory(path, mode)?;
+        let below = |name: &str| {
+            let slash = if path.is_empty() { "" } else { "/" };
+            [path, slash.as_bytes(), name.as_bytes()].concat()
+        };
+        let is_ours =
+            ["META", "MANIFEST"].iter().any(|name| self.catalog.get(&below(name)).is_some());
+        if found.is_store && !is_ours {
+            return Err(io::Error::other("it holds a block store, which only the store writes to"));
+        }
+        Ok(())
+    }
+
+    /// Whether a directory above is not to be written into.
+    fn is_blocked(&self, path: &[u8]) -> bool {
+        !self.blocked.is_empty()
+            && (self.blocked.contains(&b""[..])
+                || import::ancestors(path).any(|above| self.blocked.contains(above)))
     }
 
     fn leaves(&self, all: &[&Stored], threads: usize) {
@@ -132,56 +223,93 @@ impl Export<'_> {
                     while !interrupt::requested() {
                         let next = self.next.fetch_add(1, Ordering::Relaxed);
                         let Some(stored) = all.get(next) else { return };
-                        match self.leaf(&stored.entry) {
-                            Err(failure) if !interrupt::requested() => {
-                                self.fail(&stored.entry, &failure);
-                            }
-                            _ => {}
-                        }
+                        self.write(&stored.entry);
                     }
                 });
             }
         });
     }
 
-    fn leaf(&self, entry: &Entry) -> Result<(), Failure> {
+    /// Writes a file or link, whatever becomes of it.
+    fn write(&self, entry: &Entry) {
+        if entry.content != Content::Directory && self.is_blocked(&entry.path) {
+            return self.fail(entry, &Failure::new("its directory could not be written to"));
+        }
+        // A bug that one file meets must not cost the others.
+        let written = catch_unwind(AssertUnwindSafe(|| self.leaf(entry)));
+        match written.unwrap_or_else(|_| Err(Failure::new("this program has a bug"))) {
+            Ok(date) => self.count(entry, date),
+            Err(_) if interrupt::requested() => {}
+            Err(failure) => self.fail(entry, &failure),
+        }
+    }
+
+    fn leaf(&self, entry: &Entry) -> Result<Date, Failure> {
         match &entry.content {
-            Content::Directory => Ok(()),
-            Content::Symlink { target } => {
-                Ok(self.root.write_symlink(&entry.path, target, entry.mtime)?)
-            }
+            Content::Directory => Ok(Date::Kept),
+            Content::Symlink { target } => Ok(self.root.write_symlink(entry, target)?),
             Content::File { .. } => {
                 let mode = if self.setid { entry.mode } else { entry.mode & !SETID_BITS };
-                self.root.write_file(&entry.path, mode, entry.mtime, |file| self.fill(file, entry))
+                self.root.write_file(entry, mode, |file| self.fill(file, entry))
             }
         }
     }
 
-    /// Writes the chunks and checks that they add up to the file.
+    /// Writes the chunks and checks that each is as long as the file says.
     fn fill(&self, file: &mut File, entry: &Entry) -> Result<(), Failure> {
-        let mut len = 0;
-        for id in entry.content.chunks() {
-            if interrupt::requested() {
-                return Err(Failure::new("interrupted"));
+        let mut offset = 0;
+        for (at, id) in entry.content.chunks().iter().enumerate() {
+            interrupt::check("the file is not complete")?;
+            let expected = entry.content.len_of_chunk(at);
+            if *id != HOLE {
+                let chunk = self.store.read_block(*id)?;
+                let found = chunk.data.len() as u64;
+                if found != expected {
+                    let what = format!("block {id} holds {found} bytes, not {expected}");
+                    return Err(Failure::new(what));
+                }
+                write_sparse(file, offset, &chunk.data)?;
             }
-            let chunk = self.store.read_block(*id)?;
-            file.write_all(&chunk.data)?;
-            len += chunk.data.len() as u64;
-            self.bar.inc(chunk.data.len() as u64);
+            offset += expected;
+            self.bar.inc(expected);
         }
-        if len != entry.content.len() {
-            let expected = entry.content.len();
-            return Err(Failure::new(format!("its blocks hold {len} bytes, not {expected}")));
+        Ok(file.set_len(offset)?)
+    }
+
+    /// Gives the directories their own modes and times: those below before those above, because
+    /// writing into one changes its time.
+    fn finish(&self, all: &[&Stored]) {
+        for stored in all.iter().rev().filter(|s| s.entry.content == Content::Directory) {
+            let entry = &stored.entry;
+            if self.blocked.contains(entry.path.as_slice()) {
+                continue;
+            }
+            match self.root.finish_directory(entry) {
+                Ok(Date::Kept) => {}
+                Ok(Date::Lost) => self.lose_date(entry),
+                Err(error) => self.fail(entry, &error.into()),
+            }
         }
-        Ok(())
+    }
+
+    fn count(&self, entry: &Entry, date: Date) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        if date == Date::Lost {
+            self.lose_date(entry);
+        }
+    }
+
+    fn lose_date(&self, entry: &Entry) {
+        let seconds = entry.mtime.seconds;
+        let line = format!(
+            "{}: the file system of the target has no date {seconds} s from 1970",
+            printable(&entry.path)
+        );
+        self.said.lock().dates.push(line);
     }
 
     fn fail(&self, entry: &Entry, failure: &Failure) {
         let line = format!("cannot export {}: {failure}", printable(&entry.path));
-        let mut failed = self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // A directory that cannot be made cannot be finished either: said once.
-        if !failed.contains(&line) {
-            failed.push(line);
-        }
+        self.said.lock().failed.push(line);
     }
 }

@@ -1,54 +1,88 @@
 //! How a command ends: an exit code, or one line that says what failed and where.
 //!
-//! Owns the exit codes and the shape of the line. Does not decide which errors a command survives.
+//! Owns the shape of the line. The codes are [`crate::exit`]'s. Does not decide which errors a
+//! command survives.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-/// The end of a command that ran to its end.
-pub type Outcome = Result<ExitCode, Failure>;
+use crate::exit::Exit;
+use crate::interrupt::{self, Stopped};
 
-const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
-/// What a shell expects of a program that ended by Ctrl-C: 128 + SIGINT.
-pub const INTERRUPTED: u8 = 130;
+/// The end of a command that ran to its end.
+pub type Outcome = Result<Exit, Failure>;
 
 /// A command that could not do what it was asked.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
-    code: u8,
+    exit: Exit,
 }
 
 impl Failure {
-    /// A failure of the work itself.
+    /// Some items of many failed, or what was found is not what was stored.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure { message: message.into(), code: FAILED }
+        Failure { message: message.into(), exit: Exit::Found }
     }
 
     /// A command line that asks for something that makes no sense.
     pub fn usage(message: impl Into<String>) -> Failure {
-        Failure { message: message.into(), code: WRONG_USAGE }
+        Failure { message: message.into(), exit: Exit::Usage }
+    }
+
+    /// What the command line names is not there, or is not what it has to be.
+    pub fn missing(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), exit: Exit::Missing }
+    }
+
+    /// The operating system or a limit stands in the way.
+    pub fn refused(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), exit: Exit::Refused }
+    }
+
+    /// A lock that another process holds, or that the system refused.
+    pub fn of_lock(message: String, source: io::Error) -> Failure {
+        match source.kind() {
+            io::ErrorKind::WouldBlock => Failure { message, exit: Exit::Locked },
+            _ => Failure { message: format!("{message}: {source}"), exit: Exit::Refused },
+        }
     }
 
     /// The operating system refused `what` on `path`.
-    pub fn io(what: &str, path: &Path, source: impl fmt::Display) -> Failure {
-        Failure::new(format!("{what} {}: {source}", path.display()))
+    pub fn io(what: &str, path: &Path, source: io::Error) -> Failure {
+        let exit = Exit::of_io(&source);
+        Failure { message: format!("{what} {}: {source}", path.display()), exit }
     }
 
-    /// The work was stopped from the keyboard; what it had committed stays.
+    /// A signal stopped the work; `done` says what became of it.
     pub fn interrupted(done: &str) -> Failure {
-        Failure { message: format!("interrupted, {done}"), code: INTERRUPTED }
+        let signal = interrupt::signal();
+        Failure {
+            message: format!("{}: {done}", signal.words()),
+            exit: Exit::Signal(signal.number()),
+        }
     }
 
-    /// Prints the line and returns the exit code.
-    pub fn report(self) -> ExitCode {
-        eprintln!("aegis-blocks: {}", self.message);
-        ExitCode::from(self.code)
+    /// The same with other words for what the library calls aborted.
+    pub fn or_interrupted(error: aegis_blocks::Error, done: &str) -> Failure {
+        match error {
+            aegis_blocks::Error::Aborted => Failure::interrupted(done),
+            other => other.into(),
+        }
+    }
+
+    /// Says first what was done before the failure.
+    pub fn after(mut self, done: &str) -> Failure {
+        self.message = format!("{done}; {}", self.message);
+        self
+    }
+
+    /// The line and the exit code.
+    pub fn into_parts(self) -> (String, Exit) {
+        (self.message, self.exit)
     }
 }
 
@@ -60,45 +94,66 @@ impl fmt::Display for Failure {
 
 impl From<aegis_blocks::Error> for Failure {
     fn from(error: aegis_blocks::Error) -> Failure {
-        Failure::new(error.to_string())
+        if let aegis_blocks::Error::Aborted = error {
+            return Failure::interrupted("nothing was changed");
+        }
+        Failure { message: error.to_string(), exit: Exit::of(&error) }
     }
 }
 
-/// For errors of standard output and standard input, which have no path.
+/// For errors that name their place themselves, such as those of standard output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::new(error.to_string())
+        if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
+            return Failure::interrupted("the output is not complete");
+        }
+        Failure { message: error.to_string(), exit: Exit::of_io(&error) }
     }
 }
 
-/// Folds the parser's paragraph into one line.
+/// Folds what the parser says into one line, its tip ("a similar subcommand exists") too.
 impl From<clap::Error> for Failure {
     fn from(error: clap::Error) -> Failure {
         if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             return Failure::usage("no command given (try --help)");
         }
         let text = error.to_string();
-        let paragraph = text.split("\n\n").next().unwrap_or(&text);
-        let words: Vec<&str> = paragraph.split_whitespace().collect();
-        let line = words.join(" ");
-        let line = line.strip_prefix("error: ").unwrap_or(&line);
-        Failure::usage(format!("{line} (try --help)"))
+        let mut paragraphs = text.split("\n\n").map(one_line);
+        let first = paragraphs.next().unwrap_or_default();
+        let line = first.strip_prefix("error: ").unwrap_or(&first);
+        let tips: String = paragraphs
+            .filter_map(|paragraph| Some(format!("; {}", paragraph.strip_prefix("tip: ")?)))
+            .collect();
+        Failure::usage(format!("{line}{tips} (try --help)"))
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(arguments: &[&str]) -> (String, Exit) {
+        let command = clap::Command::new("x")
+            .arg(clap::Arg::new("STORE").required(true))
+            .arg(clap::Arg::new("chunk").long("chunk"));
+        let error = command.try_get_matches_from(arguments).expect_err("a wrong command line");
+        Failure::from(error).into_parts()
+    }
+
     #[test]
     fn a_parser_error_becomes_one_line() {
-        let command = clap::Command::new("x").arg(clap::Arg::new("STORE").required(true));
-        let error = command.try_get_matches_from(["x"]).expect_err("STORE is missing");
-        let failure = Failure::from(error);
-        assert_eq!(failure.code, WRONG_USAGE);
-        assert_eq!(
-            failure.message,
-            "the following required arguments were not provided: <STORE> (try --help)"
-        );
+        let line = "the following required arguments were not provided: <STORE> (try --help)";
+        assert_eq!(refused(&["x"]), (line.to_string(), Exit::Usage));
+    }
+
+    #[test]
+    fn a_tip_of_the_parser_is_kept() {
+        let (line, _) = refused(&["x", "store", "--chnuk", "1"]);
+        let tip = "unexpected argument '--chnuk' found; a similar argument exists: '--chunk'";
+        assert_eq!(line, format!("{tip} (try --help)"));
     }
 }

@@ -1,11 +1,12 @@
 //! `get`: writes a block's payload to standard output or a file.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use aegis_blocks::{BlockId, LocalBackend, StorageBackend};
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::outfile::OutFile;
 use crate::{output, store};
 
 /// Write a block's payload to standard output or a file.
@@ -22,17 +23,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    store::with(store::open(&args.store)?, |store| get(store, args))?;
-    Ok(ExitCode::SUCCESS)
+    store::with(store::open_to_read(&args.store)?, |store| get(store, args))?;
+    Ok(Exit::Done)
 }
 
 fn get(store: &LocalBackend, args: &Args) -> Result<(), Failure> {
     // Read before the file is touched: an unknown id must not empty it.
     let block = store.read_block(BlockId(args.id))?;
     match &args.output {
-        Some(file) => {
-            std::fs::write(file, &block.data).map_err(|e| Failure::io("cannot write", file, e))
-        }
+        Some(file) => OutFile::open(file)?.write(&block.data),
         None => output::print(|out| Ok(out.write_all(&block.data)?)),
     }
 }

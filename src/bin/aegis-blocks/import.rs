@@ -1,17 +1,15 @@
 //! `import`: packs a file or a directory tree into a store, one transaction per file, from many
 //! threads whose commits share syncs.
 //!
-//! Running it again, after a crash or a change, brings the store up to date: a file of the same
-//! path, kind, length, time and mode is skipped, a changed one replaced in one transaction. What a
-//! crash left half done is removed first. See [`crate::entry`] for what lies in the store.
+//! Running it again, after a crash, damage or a change, brings the store up to date. A file that is
+//! known (see [`crate::content`]) is passed over, a changed one replaced in one transaction, and one
+//! that the store no longer holds as a whole is stored again. What a crash left half done is removed
+//! first. See [`crate::entry`] for what lies in the store.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,16 +18,35 @@ use aegis_blocks::{Error, LocalBackend};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::catalog::{Catalog, Stored};
+use crate::content::{Source, describe, is_known};
 use crate::entry::{Content, Entry, printable};
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::size::{Size, grouped};
-use crate::store::DurabilityArg;
-use crate::tree::{Item, Tree, mtime};
+use crate::store::{BLOCK_LEN_MAX, DurabilityArg};
+use crate::tree::{Item, Tree};
 use crate::upload::{self, Upload};
-use crate::{interrupt, output, store};
+use crate::{interrupt, output, overlap, store};
+
+/// What is kept of a file, for `--help` and the manual.
+const KEPT: &str = "\
+What is kept of files, directories and symbolic links:
+  content, name, mode, date of change   kept, and set by export
+  owner and group (as numbers)          kept, set by: export --owner
+  set-user-id, set-group-id bits        kept, set by: export --setid
+  holes                                 not as such; export makes holes of pages that are all zeros
+  hard links                            not kept: each name becomes a file of its own
+  extended attributes, access lists     not kept
+  devices, pipes, sockets               left out
+What is not kept is counted or named on standard error.
+
+A file counts as unchanged if its length, dates (the one that the system sets, too), mode and owner
+are as stored, or if its bytes are. The exit code is 1 if a file could not be read or changed while
+it was read.";
 
 /// Pack a file or directory tree into a store; run again to complete or update it.
 #[derive(clap::Args)]
+#[command(after_long_help = KEPT)]
 pub struct Args {
     /// Directory of the store; made where there is none
     store: PathBuf,
@@ -38,12 +55,15 @@ pub struct Args {
     /// Threads that read and commit
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// Length of the blocks that file contents are cut into
+    /// Length of the blocks that file contents are cut into, at most 32MiB
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     chunk: Size,
     /// When a commit returns
     #[arg(long, value_enum, default_value = "durable")]
     durability: DurabilityArg,
+    /// Compare the bytes of every file with the stored ones, whatever their dates say
+    #[arg(long)]
+    checksum: bool,
     /// Also delete stored files that are no longer in PATH
     #[arg(long)]
     delete: bool,
@@ -58,6 +78,8 @@ struct Tally {
     deleted: u64,
     bytes: u64,
     failed: Vec<String>,
+    /// One line for each file that is stored as it was read and changed meanwhile.
+    changed: Vec<String>,
     /// The store itself failed; nothing further was tried.
     store_error: Option<Error>,
 }
@@ -65,16 +87,19 @@ struct Tally {
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let chunk_len = match u32::try_from(args.chunk.0) {
-        Ok(len @ 1..) => len,
-        _ => return Err(Failure::usage("--chunk must be from 1 B to less than 4 GiB")),
+        Ok(len @ 1..=BLOCK_LEN_MAX) => len,
+        _ => {
+            let max = Size(u64::from(BLOCK_LEN_MAX));
+            return Err(Failure::usage(format!("--chunk must be from 1 B to {max}")));
+        }
     };
+    overlap::refuse_import(&args.store, &args.path)?;
     // The tree comes first: a path that is not there must not leave an empty store behind.
     let tree = Tree::walk(&args.path, &args.store)?;
     let store = store::open_or_create(&args.store, args.durability)?;
-    interrupt::listen()?;
     let started = Instant::now();
     let tally = store::with(store, |store| import_tree(store, &tree, args, chunk_len))?;
-    report(&tree, &tally, started.elapsed())
+    report(&tree, tally, started.elapsed())
 }
 
 fn import_tree(
@@ -93,28 +118,54 @@ fn import_tree(
         catalog: &catalog,
         tree,
         chunk_len,
+        compares_all: args.checksum,
         next: AtomicUsize::new(0),
         stopped: AtomicBool::new(false),
         tally: Mutex::new(Tally { failed: tree.failed.clone(), ..Tally::default() }),
         bar: progress_bar(tree.bytes),
     };
     let mut tally = import.run(usize::from(args.threads));
-    if let Some(error) = tally.store_error.take() {
-        return Err(error.into());
-    }
-    if !interrupt::requested() {
+    if tally.store_error.is_none() {
         delete_gone(args, store, &catalog, tree, &mut tally)?;
     }
     Ok(tally)
 }
 
-fn report(tree: &Tree, tally: &Tally, elapsed: Duration) -> Outcome {
-    for line in &tree.left_out {
-        eprintln!("left out {line}");
+fn report(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
+    tree.left_out.iter().for_each(|line| output::note(format_args!("left out {line}")));
+    tally.failed.iter().chain(&tally.changed).for_each(output::warn);
+    report_not_kept(tree);
+    let printed = print_summary(&tally, elapsed);
+    if let Some(error) = tally.store_error.take() {
+        return Err(Failure::from(error).after("what was stored until then stays"));
     }
-    for line in &tally.failed {
-        eprintln!("aegis-blocks: {line}");
+    interrupt::check("what was stored stays; run it again to complete")?;
+    let (failed, changed) = (tally.failed.len(), tally.changed.len());
+    match (failed, changed) {
+        (0, 0) => printed.map(|()| Exit::Done),
+        (0, _) => Err(Failure::new(format!("{changed} files changed while they were read"))),
+        (_, 0) => Err(Failure::new(format!("{failed} items were not imported"))),
+        _ => Err(Failure::new(format!(
+            "{failed} items were not imported, {changed} files changed while they were read"
+        ))),
     }
+}
+
+/// Says what the store does not have of the tree although every file is in it.
+fn report_not_kept(tree: &Tree) {
+    if tree.with_links > 0 {
+        let count = grouped(tree.with_links);
+        output::note(format_args!("not kept: that {count} files have further names (hard links)"));
+    }
+    if tree.with_attributes > 0 {
+        let count = grouped(tree.with_attributes);
+        output::note(format_args!(
+            "not kept: extended attributes or access lists of {count} items"
+        ));
+    }
+}
+
+fn print_summary(tally: &Tally, elapsed: Duration) -> Result<(), Failure> {
     let seconds = elapsed.as_secs_f64().max(1e-9);
     let written = tally.stored + tally.replaced;
     output::print(|out| {
@@ -131,14 +182,7 @@ fn report(tree: &Tree, tally: &Tally, elapsed: Duration) -> Outcome {
             written as f64 / seconds,
         )?;
         Ok(())
-    })?;
-    if interrupt::requested() {
-        return Err(Failure::interrupted("what was stored stays; run it again to complete"));
-    }
-    if !tally.failed.is_empty() {
-        return Err(Failure::new(format!("{} items were not imported", tally.failed.len())));
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// What the threads share.
@@ -147,6 +191,7 @@ struct Import<'a> {
     catalog: &'a Catalog,
     tree: &'a Tree,
     chunk_len: u32,
+    compares_all: bool,
     next: AtomicUsize,
     stopped: AtomicBool,
     tally: Mutex<Tally>,
@@ -155,8 +200,8 @@ struct Import<'a> {
 
 /// Why one item is not in the store.
 enum ItemError {
-    /// Its source could not be read, or the user interrupted: the others go on.
-    Source(String),
+    /// It could not be read, or no block takes it: the others go on.
+    Item(String),
     /// The store failed: no other item would fare better.
     Store(Error),
 }
@@ -170,7 +215,7 @@ impl From<Error> for ItemError {
 /// What became of one item.
 enum Fate {
     Unchanged,
-    Stored { bytes: u64, replaced: bool },
+    Stored { bytes: u64, replaced: bool, changed: bool },
     Interrupted,
 }
 
@@ -198,12 +243,20 @@ impl Import<'_> {
                     tally.unchanged += 1;
                     self.bar.inc(content_len(item));
                 }
-                Ok(Fate::Stored { bytes, replaced }) => {
+                Ok(Fate::Stored { bytes, replaced, changed }) => {
                     tally.bytes += bytes;
-                    if replaced { tally.replaced += 1 } else { tally.stored += 1 }
+                    if replaced {
+                        tally.replaced += 1
+                    } else {
+                        tally.stored += 1
+                    }
+                    if changed {
+                        let shown = item.source.display();
+                        tally.changed.push(format!("{shown} changed while it was read"));
+                    }
                 }
                 Ok(Fate::Interrupted) => {}
-                Err(ItemError::Source(line)) => tally.failed.push(line),
+                Err(ItemError::Item(line)) => tally.failed.push(line),
                 Err(ItemError::Store(error)) => {
                     tally.store_error.get_or_insert(error);
                     self.stopped.store(true, Ordering::Relaxed);
@@ -216,8 +269,11 @@ impl Import<'_> {
         let old = self.catalog.get(&item.path);
         let kind = item.metadata.file_type();
         if kind.is_file() {
-            if old.is_some_and(|old| is_unchanged(old, item)) {
+            if !self.compares_all && old.is_some_and(|old| is_known(old, item)) {
                 return Ok(Fate::Unchanged);
+            }
+            if let Some(fate) = old.map(|old| self.compare(item, old)).transpose()?.flatten() {
+                return Ok(fate);
             }
             return self.import_file(item, old);
         }
@@ -232,76 +288,71 @@ impl Import<'_> {
             return Ok(Fate::Unchanged);
         }
         Upload::begin(self.store, entry)?.finish(old)?;
-        Ok(Fate::Stored { bytes: 0, replaced: old.is_some() })
+        Ok(Fate::Stored { bytes: 0, replaced: old.is_some(), changed: false })
+    }
+
+    /// Compares a file with what is stored under its path; `None` where its bytes are others.
+    fn compare(&self, item: &Item, old: &Stored) -> Result<Option<Fate>, ItemError> {
+        let is_file = matches!(old.entry.content, Content::File { .. });
+        if !is_file || !old.is_complete() || old.entry.content.len() != item.metadata.len() {
+            return Ok(None);
+        }
+        let mut source = Source::open(item).map_err(|e| unreadable(item, &e))?;
+        let holds = source.holds(self.store, &old.entry.content);
+        if !holds.map_err(|e| unreadable(item, &e))?? {
+            return Ok(None);
+        }
+        let entry = describe(item, &source.metadata, old.entry.content.clone());
+        if entry != old.entry {
+            upload::refresh(self.store, old, &entry)?;
+        }
+        // The ctime is the store's own business.
+        if (Entry { ctime: old.entry.ctime, ..entry }) == old.entry {
+            return Ok(Some(Fate::Unchanged));
+        }
+        Ok(Some(Fate::Stored { bytes: 0, replaced: true, changed: false }))
     }
 
     fn import_file(&self, item: &Item, old: Option<&Stored>) -> Result<Fate, ItemError> {
-        let (mut file, metadata) = open_plain(item).map_err(|e| unreadable(item, &e))?;
+        let unreadable = |e| unreadable(item, &e);
+        let mut source = Source::open(item).map_err(unreadable)?;
         let content = Content::File { len: 0, chunk_len: self.chunk_len, chunks: Vec::new() };
-        let mut upload = Upload::begin(self.store, describe(item, &metadata, content))?;
+        let mut upload = Upload::begin(self.store, describe(item, &source.metadata, content))?;
         let mut bytes = 0;
         loop {
             if interrupt::requested() {
                 return Ok(Fate::Interrupted);
             }
-            let left = metadata.len().saturating_sub(bytes);
-            let chunk =
-                read_chunk(&mut file, left, self.chunk_len).map_err(|e| unreadable(item, &e))?;
+            let chunk = source.read(bytes, u64::from(self.chunk_len)).map_err(unreadable)?;
             let chunk_len = chunk.len();
             if chunk_len > 0 {
                 bytes += chunk_len as u64;
                 self.bar.inc(chunk_len as u64);
-                upload.push(chunk)?;
+                upload.push(chunk).map_err(|error| self.too_long(item, error))?;
             }
             if chunk_len < self.chunk_len as usize {
                 break;
             }
         }
-        upload.finish(old)?;
-        Ok(Fate::Stored { bytes, replaced: old.is_some() })
+        let changed = !source.is_unchanged(bytes).map_err(unreadable)?;
+        if changed {
+            upload.forget_ctime();
+        }
+        upload.finish(old).map_err(|error| self.too_long(item, error))?;
+        Ok(Fate::Stored { bytes, replaced: old.is_some(), changed })
     }
-}
 
-/// A file that may have been swapped since the walk for a link or a pipe: neither is followed or
-/// waited for.
-fn open_plain(item: &Item) -> io::Result<(File, std::fs::Metadata)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(&item.source)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("no longer a plain file"));
+    /// The chunks fit into blocks. The entry, which lists them, does not where they are too many.
+    fn too_long(&self, item: &Item, error: Error) -> ItemError {
+        match error {
+            Error::BlockTooLarge { .. } => ItemError::Item(format!(
+                "{} has too many chunks of {}: use a larger --chunk",
+                item.source.display(),
+                Size(u64::from(self.chunk_len))
+            )),
+            other => ItemError::Store(other),
+        }
     }
-    Ok((file, metadata))
-}
-
-/// Reads up to `chunk_len` bytes; fewer only at the end of the file. `left` is what the file is
-/// expected to hold still: it sizes the buffer, so that many small files stay small.
-fn read_chunk(file: &mut File, left: u64, chunk_len: u32) -> io::Result<Vec<u8>> {
-    let expected = left.min(u64::from(chunk_len)) as usize;
-    let mut chunk = Vec::with_capacity(expected);
-    file.take(u64::from(chunk_len)).read_to_end(&mut chunk)?;
-    Ok(chunk)
-}
-
-fn describe(item: &Item, metadata: &std::fs::Metadata, content: Content) -> Entry {
-    Entry {
-        path: item.path.clone(),
-        mode: metadata.mode() & 0o7777,
-        mtime: mtime(metadata),
-        content,
-        staged: false,
-    }
-}
-
-fn is_unchanged(old: &Stored, item: &Item) -> bool {
-    let Content::File { len, .. } = &old.entry.content else {
-        return false;
-    };
-    *len == item.metadata.len()
-        && old.entry.mtime == mtime(&item.metadata)
-        && old.entry.mode == item.metadata.mode() & 0o7777
 }
 
 fn content_len(item: &Item) -> u64 {
@@ -309,7 +360,7 @@ fn content_len(item: &Item) -> u64 {
 }
 
 fn unreadable(item: &Item, error: &io::Error) -> ItemError {
-    ItemError::Source(format!("cannot read {}: {error}", item.source.display()))
+    ItemError::Item(format!("cannot read {}: {error}", item.source.display()))
 }
 
 /// Deletes stored entries that the tree no longer has: those below something that is no longer a
@@ -329,13 +380,18 @@ fn delete_gone(
         .map(|item| item.path.as_slice())
         .collect();
     if args.delete && !tally.failed.is_empty() {
-        eprintln!("nothing is deleted because not everything could be read");
+        output::note("nothing is deleted because not everything could be read");
     }
     for (path, stored) in catalog.newest() {
+        if interrupt::requested() {
+            return Ok(());
+        }
         let delete = args.delete && tally.failed.is_empty();
         if !present.contains(path) && (delete || ancestors(path).any(|a| leaves.contains(a))) {
-            upload::delete(store, stored)
-                .map_err(|e| Failure::new(format!("{}: {e}", printable(path))))?;
+            let deleted = upload::delete(store, stored);
+            deleted.map_err(|e| {
+                Failure::from(e).after(&format!("cannot delete {}", printable(path)))
+            })?;
             tally.deleted += 1;
         }
     }
@@ -343,7 +399,7 @@ fn delete_gone(
 }
 
 /// The paths of the directories that a path lies in, without the root.
-fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
 }
 

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use aegis_blocks::{BlockId, Error, LocalBackend, StorageBackend};
+use aegis_blocks::{BlockId, Error, LocalBackend, StorageBackend, StorageExt};
 
 use crate::catalog::Catalog;
 use crate::entry::{Content, Entry, printable};
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::{output, store};
+use crate::{interrupt, output, store};
 
 /// List blocks (id, type, length) or imported files.
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let damaged = store::with(store::open(&args.store)?, |store| {
+    let damaged = store::with(store::open_to_read(&args.store)?, |store| {
         output::print(|out| {
             if args.files {
                 list_files(out, store)
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Outcome {
     if damaged > 0 {
         return Err(Failure::new(format!("{damaged} blocks could not be listed")));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 /// Returns how many blocks are damaged; they are named and passed over.
@@ -52,14 +52,16 @@ fn list_blocks(
     range: RangeInclusive<u64>,
 ) -> Result<u64, Failure> {
     let mut damaged = 0;
-    for id in store.ids(BlockId(*range.start())..=BlockId(*range.end()))? {
+    for id in store.ids_in(BlockId(*range.start())..=BlockId(*range.end()))? {
+        let id = id?;
+        interrupt::check("the list is not complete")?;
         match store.read_block(id) {
             Ok(block) => {
                 let name = store::type_name(block.header.block_type);
                 writeln!(out, "{id:>12}  {name:<16}  {:>10}", block.header.data_size)?;
             }
             Err(error @ Error::Corrupt { .. }) => {
-                eprintln!("aegis-blocks: block {id}: {error}");
+                output::warn(format_args!("block {id}: {error}"));
                 damaged += 1;
             }
             Err(error) => return Err(error.into()),

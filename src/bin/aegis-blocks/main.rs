@@ -1,14 +1,17 @@
 //! The program `aegis-blocks`: a command line over the library's public API.
 //!
-//! Owns the command line's shape and the exit code: 0 done, 1 failed, 2 wrong usage, 130
-//! interrupted. A failure is one line on standard error, `aegis-blocks: what and where`; results go
-//! to standard output. Each command lives in the file of its name and knows nothing of the others.
+//! Owns the command line's shape. A failure is one line on standard error, `aegis-blocks: what and
+//! where`, and an exit code ([`exit`]); results go to standard output ([`output`]). Every command
+//! stops in order at a signal ([`interrupt`]). Each lives in the file of its name and knows nothing
+//! of the others.
 
 mod backup;
 mod bench;
 mod catalog;
 mod chart;
+mod content;
 mod entry;
+mod exit;
 mod export;
 mod failure;
 mod get;
@@ -16,7 +19,9 @@ mod import;
 mod interrupt;
 mod ls;
 mod maintain;
+mod outfile;
 mod output;
+mod overlap;
 mod probe;
 mod put;
 mod repair;
@@ -27,18 +32,20 @@ mod stat;
 mod store;
 mod table;
 mod tree;
+mod unfinished;
 mod upload;
 mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 
 /// A crash-safe block store: measure it, fill it, look into it.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = exit::TABLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,16 +74,33 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(cli) => match run(cli.command) {
-            Ok(code) => code,
-            Err(failure) => failure.report(),
-        },
-        Err(error) if error.use_stderr() => Failure::from(error).report(),
-        Err(help) => match help.print() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+    let ended = interrupt::listen().and_then(|()| parse()).and_then(|command| match command {
+        Some(command) => run(command),
+        None => Ok(Exit::Done),
+    });
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            let (line, exit) = failure.into_parts();
+            output::warn(line);
+            exit.into()
+        }
+    }
+}
+
+/// The command line as clap describes it.
+fn command_line() -> clap::Command {
+    let about_exit_codes = "The exit codes are listed by: aegis-blocks --help";
+    Cli::command().mut_subcommands(|command| command.after_help(about_exit_codes))
+}
+
+/// Returns the command, or `None` when help or version was asked for and printed.
+fn parse() -> Result<Option<Command>, Failure> {
+    let parsed = command_line().try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
+    match parsed {
+        Ok(cli) => Ok(Some(cli.command)),
+        Err(error) if error.use_stderr() => Err(error.into()),
+        Err(help) => output::print(|out| Ok(write!(out, "{help}")?)).map(|()| None),
     }
 }
 

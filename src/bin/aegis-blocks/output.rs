@@ -1,16 +1,83 @@
-//! Standard output for results. A reader that goes away (`aegis-blocks ls STORE | head`) ends the
-//! output quietly; any other error is a failure.
+//! What the program says: results on standard output, everything else on standard error.
+//!
+//! Owns both streams. Rules:
+//! 1. An error of standard output is named by its stream, never taken for one of the store's disk.
+//! 2. A reader that goes away (`aegis-blocks ls STORE | head`) ends the output quietly, except where
+//!    the output cannot be had again ([`print_all`]).
+//! 3. A reader that does not read holds nobody up: a signal ends the wait.
+//! 4. A line on standard error is one line, whatever the names in it hold, and a standard error that
+//!    takes nothing (full, closed) ends no command.
 
+use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+
+use nix::poll::PollFlags;
 
 use crate::failure::Failure;
+use crate::interrupt::{self, Stopped};
+
+/// A pipe that is ready takes this much without waiting (`PIPE_BUF`).
+const WRITE_LEN_MAX: usize = 4096;
 
 /// Runs `body` on buffered standard output and returns its result.
 pub fn print<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Result<T, Failure> {
-    let mut out = Quiet { inner: BufWriter::new(io::stdout().lock()), gone: false };
+    let mut out = Quiet { inner: BufWriter::with_capacity(WRITE_LEN_MAX, stdout()?), gone: false };
     let result = body(&mut out)?;
     out.flush()?;
     Ok(result)
+}
+
+/// As [`print`], for what can be had only once: a reader that has gone away is a failure too.
+pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut out = BufWriter::with_capacity(WRITE_LEN_MAX, stdout()?);
+    let result = body(&mut out)?;
+    out.flush()?;
+    Ok(result)
+}
+
+/// Says one line that is no result: what was left out, what is slow.
+pub fn note(line: impl Display) {
+    say("", &line);
+}
+
+/// Says one line about something that failed.
+pub fn warn(line: impl Display) {
+    say("aegis-blocks: ", &line);
+}
+
+fn say(prefix: &str, line: &dyn Display) {
+    let line = line.to_string().replace(char::is_control, "\u{fffd}");
+    // Nothing is left to say it to when this fails.
+    drop(io::stderr().lock().write_all(format!("{prefix}{line}\n").as_bytes()));
+}
+
+fn stdout() -> io::Result<Stdout> {
+    Ok(Stdout(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(named)?)))
+}
+
+/// Standard output, unbuffered, with its name in its errors.
+struct Stdout(File);
+
+impl Write for Stdout {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        interrupt::wait_for(self.0.as_fd(), PollFlags::POLLOUT).map_err(named)?;
+        self.0.write(&buf[..buf.len().min(WRITE_LEN_MAX)]).map_err(named)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn named(error: io::Error) -> io::Error {
+    // Tried again by the caller, or no error of the stream.
+    let is_own = error.get_ref().is_some_and(|inner| inner.is::<Stopped>());
+    if is_own || error.kind() == io::ErrorKind::Interrupted {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 
 /// Swallows everything after the reader has gone.

@@ -1,13 +1,13 @@
 //! `probe`: what opening a store would find.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use aegis_blocks::{LocalBackend, Probe};
 
+use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::output;
 use crate::size::Size;
+use crate::{interrupt, output, unfinished};
 
 /// Say whether a store was closed, needs replay or is damaged; exit code 1 when it is damaged.
 #[derive(clap::Args)]
@@ -18,19 +18,21 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let probe = LocalBackend::probe(&args.store)?;
+    unfinished::refuse(&args.store)?;
+    let probe =
+        interrupt::at_once("nothing was changed", || Ok(LocalBackend::probe(&args.store)?))?;
     let (line, code) = match &probe {
         Probe::Clean { replay_bytes, .. } => {
-            (format!("clean: {} to replay", Size(*replay_bytes)), ExitCode::SUCCESS)
+            (format!("clean: {} to replay", Size(*replay_bytes)), Exit::Done)
         }
         Probe::Unclean { replay_bytes, torn_bytes, .. } => (
             format!("not closed: {} to replay, {torn_bytes} bytes torn", Size(*replay_bytes)),
-            ExitCode::SUCCESS,
+            Exit::Done,
         ),
         Probe::Damaged(damage) => {
-            (format!("DAMAGED: {} in {}", damage.defect, damage.place), ExitCode::FAILURE)
+            (format!("DAMAGED: {} in {}", damage.defect, damage.place), Exit::Found)
         }
-        _ => ("in a state that this program does not know".to_string(), ExitCode::FAILURE),
+        _ => ("in a state that this program does not know".to_string(), Exit::Found),
     };
     output::print(|out| Ok(writeln!(out, "{line}")?))?;
     Ok(code)

@@ -1,14 +1,15 @@
 //! `repair` and `salvage`: what is intact of a damaged store, in its place or in a new directory.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
 use aegis_blocks::{BlockId, LocalBackend, SalvageReport};
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output;
 use crate::size::{Size, grouped};
+use crate::unfinished::Unfinished;
+use crate::{interrupt, output, unfinished};
 
 /// Rebuild a damaged store from what is intact of it, and keep the damaged one beside it; exit code 1
 /// when anything was lost.
@@ -27,7 +28,7 @@ pub struct Args {
 pub struct SalvageArgs {
     /// Directory of the damaged store
     store: PathBuf,
-    /// Directory of the new store; must not exist
+    /// Directory of the new store; empty or missing
     out: PathBuf,
 }
 
@@ -39,11 +40,13 @@ pub fn run(args: &Args) -> Outcome {
              verify or salvage, which change nothing",
         ));
     }
-    let report = LocalBackend::repair(&args.store)?;
+    let repair = || Ok(LocalBackend::repair(&args.store)?);
+    let report = interrupt::at_once(WHOLE_EITHER_WAY, repair)?;
+    name_leftovers(&args.store);
     let Some(copy) = &report.copy else {
         return output::print(|out| {
             writeln!(out, "sound: nothing to repair")?;
-            Ok(ExitCode::SUCCESS)
+            Ok(Exit::Done)
         });
     };
     output::print(|out| {
@@ -57,9 +60,30 @@ pub fn run(args: &Args) -> Outcome {
     Ok(code(&report.salvage))
 }
 
+const WHOLE_EITHER_WAY: &str = "the store is as it was, or repaired as a whole; what was made \
+                                beside it is named .repairing-N";
+
+/// Names what repairs that were ended left beside the store. Nothing of it is removed: one that was
+/// ended in its last step may have left the damaged store there.
+fn name_leftovers(store: &Path) {
+    let Ok(store) = store.canonicalize() else { return };
+    let (Some(dir), Some(name)) = (store.parent(), store.file_name()) else { return };
+    let prefix = format!("{}.repairing-", name.to_string_lossy());
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let left = entry.path();
+            output::note(format_args!("unfinished: an ended repair left {}", left.display()));
+        }
+    }
+}
+
 /// Runs `salvage`.
 pub fn run_salvage(args: &SalvageArgs) -> Outcome {
-    let report = LocalBackend::salvage(&args.store, &args.out)?;
+    unfinished::refuse(&args.store)?;
+    let out = Unfinished::begin(&args.out)?;
+    let salvage = || Ok(LocalBackend::salvage(&args.store, out.dir())?);
+    let report = interrupt::at_once("the copy is unfinished; run it again", salvage)?;
+    out.finish()?;
     output::print(|out| {
         for loss in &report.losses {
             writeln!(out, "{} in {}", loss.defect, loss.place)?;
@@ -69,8 +93,8 @@ pub fn run_salvage(args: &SalvageArgs) -> Outcome {
     Ok(code(&report))
 }
 
-fn code(report: &SalvageReport) -> ExitCode {
-    if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn code(report: &SalvageReport) -> Exit {
+    Exit::of_check(report.is_complete())
 }
 
 fn print_losses(out: &mut dyn Write, report: &SalvageReport) -> Result<(), Failure> {

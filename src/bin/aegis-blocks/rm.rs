@@ -1,12 +1,12 @@
 //! `rm`: deletes blocks, all of them or none.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use aegis_blocks::{BlockId, StorageBackend};
 
+use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::store;
+use crate::{interrupt, store};
 
 /// Delete blocks in one transaction: all of them or, when one does not exist, none.
 #[derive(clap::Args)]
@@ -26,7 +26,8 @@ pub fn run(args: &Args) -> Outcome {
             // Left open when one is missing: closing the store rolls back.
             store.delete_block_in_tx(tx, BlockId(*id))?;
         }
+        interrupt::check("nothing was deleted")?;
         Ok(store.commit_transaction(tx)?)
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use aegis_blocks::{LocalBackend, StorageBackend};
 use serde::Serialize;
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::size::{Size, grouped};
 use crate::{output, store};
@@ -48,9 +48,9 @@ struct Stat {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let stat = store::with(store::open(&args.store)?, |store| stat(store, &args.store))?;
+    let stat = store::with(store::open_to_read(&args.store)?, |store| stat(store, &args.store))?;
     output::print(|out| if args.json { print_json(out, &stat) } else { print_text(out, &stat) })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {

@@ -1,7 +1,8 @@
 //! Opening stores for commands, and what the command line calls the store's options.
 //!
-//! A store that was not closed cleanly is reported in one line on standard error. Commands that
-//! only look never create a store.
+//! A store that was not closed cleanly is reported in one line on standard error. Rule: a command that
+//! changes nothing opens the store to be read only, so that it works on a read-only mount and beside
+//! others of its kind.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -13,13 +14,17 @@ use indicatif::ProgressBar;
 
 use crate::failure::Failure;
 use crate::size::{Size, grouped};
+use crate::{interrupt, output, unfinished};
+
+/// The longest block of a store that this program opens.
+pub const BLOCK_LEN_MAX: u32 = 32 << 20;
 
 /// `--durability`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DurabilityArg {
     /// A commit returns when it would survive power loss.
     Durable,
-    /// A commit returns at once; what survives power loss is a prefix of the commit order.
+    /// A commit returns at once; power loss leaves a prefix of the commit order.
     Buffered,
 }
 
@@ -87,8 +92,15 @@ pub fn type_name(block_type: BlockType) -> &'static str {
     }
 }
 
-/// Opens a store that exists; creates nothing.
+/// Opens a store that exists and changes nothing in it.
+pub fn open_to_read(path: &Path) -> Result<LocalBackend, Failure> {
+    unfinished::refuse(path)?;
+    open_with(LocalBackend::options().read_only(true), path)
+}
+
+/// Opens a store that exists, to change it.
 pub fn open(path: &Path) -> Result<LocalBackend, Failure> {
+    unfinished::refuse(path)?;
     open_with(LocalBackend::options().create(false), path)
 }
 
@@ -114,18 +126,25 @@ fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
     let started = Instant::now();
     let shown = spinner.clone();
     let store = options
+        .block_len_max(BLOCK_LEN_MAX)
         .on_progress(move |progress| {
             if started.elapsed() > QUIET {
                 let (done, total) = (Size(progress.bytes_done), Size(progress.bytes_total));
                 shown.set_message(format!("opening: {done} of {total} of log replayed"));
                 shown.tick();
             }
-            ControlFlow::Continue(())
+            go_on()
         })
-        .open(path)?;
+        .open(path);
     spinner.finish_and_clear();
+    let store = store?;
     report_recovery(path, store.recovery());
     Ok(store)
+}
+
+/// What a callback of the library answers: a signal ends what it watches.
+pub fn go_on() -> ControlFlow<()> {
+    if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Opening faster than this shows nothing.
@@ -133,15 +152,15 @@ const QUIET: Duration = Duration::from_millis(300);
 
 fn report_recovery(path: &Path, recovery: &RecoveryReport) {
     if !recovery.clean {
-        eprintln!(
+        output::note(format_args!(
             "{} was not closed cleanly: recovered {} frames ({}) from {} segments in {:.0} ms, \
-             cut {} bytes of a torn tail",
+             without {} bytes of a torn tail",
             path.display(),
             grouped(recovery.frames),
             Size(recovery.bytes),
             recovery.segments,
             recovery.elapsed.as_secs_f64() * 1e3,
             recovery.torn_bytes,
-        );
+        ));
     }
 }

@@ -1,4 +1,5 @@
-//! The tree to import: what lies under a path, found before the first byte is read.
+//! The tree to import: what lies under a path, found before the first byte is read. Owns what of it
+//! an import keeps: [`mtime`], [`ctime`], [`owner`], and a count of what it does not.
 //!
 //! Follows no symbolic link but the one the user named. Files that are neither plain files,
 //! directories nor links (devices, pipes, sockets) are named and left out; what cannot be read is
@@ -9,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::entry::{Mtime, PATH_LEN_MAX};
+use crate::entry::{Owner, PATH_LEN_MAX, Timestamp};
 use crate::failure::Failure;
+use crate::interrupt;
 
 /// Something to import.
 #[derive(Debug)]
@@ -34,6 +36,10 @@ pub struct Tree {
     pub failed: Vec<String>,
     /// Bytes in plain files.
     pub bytes: u64,
+    /// Plain files that have more names than one.
+    pub with_links: u64,
+    /// Things that have extended attributes or an access control list.
+    pub with_attributes: u64,
 }
 
 impl Tree {
@@ -45,16 +51,17 @@ impl Tree {
         let mut tree = Tree::default();
         if metadata.is_file() {
             let name = root.file_name().unwrap_or(root.as_os_str()).as_bytes().to_vec();
-            tree.bytes = metadata.len();
-            tree.items.push(Item { source: root.to_path_buf(), path: name, metadata });
+            tree.push(Item { source: root.to_path_buf(), path: name, metadata });
             return Ok(tree);
         }
         if !metadata.is_dir() {
-            return Err(Failure::io("cannot import", root, "neither a file nor a directory"));
+            let shown = root.display();
+            return Err(Failure::usage(format!("{shown} is neither a file nor a directory")));
         }
-        tree.items.push(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
+        tree.push(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
         let mut at = 0;
         while at < tree.items.len() {
+            interrupt::check("nothing was imported yet")?;
             if tree.items[at].metadata.is_dir() {
                 tree.list(at, except);
             }
@@ -88,7 +95,7 @@ impl Tree {
     ) {
         let kind = metadata.file_type();
         if kind.is_dir() && except == Some((metadata.dev(), metadata.ino())) {
-            return;
+            return self.left_out.push(format!("{}: the store itself", source.display()));
         }
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
             self.left_out.push(format!("{}: not a file, directory or link", source.display()));
@@ -103,14 +110,46 @@ impl Tree {
             self.failed.push(format!("{}: path too long", source.display()));
             return;
         }
-        if kind.is_file() {
-            self.bytes += metadata.len();
+        self.push(Item { source, path, metadata });
+    }
+
+    fn push(&mut self, item: Item) {
+        if item.metadata.is_file() {
+            self.bytes += item.metadata.len();
+            self.with_links += u64::from(item.metadata.nlink() > 1);
         }
-        self.items.push(Item { source, path, metadata });
+        self.with_attributes += u64::from(has_attributes(&item.source));
+        self.items.push(item);
     }
 }
 
-/// The modification time of a file.
-pub fn mtime(metadata: &Metadata) -> Mtime {
-    Mtime { seconds: metadata.mtime(), nanos: metadata.mtime_nsec() as u32 }
+/// When the content of a file last changed.
+pub fn mtime(metadata: &Metadata) -> Timestamp {
+    Timestamp { seconds: metadata.mtime(), nanos: metadata.mtime_nsec() as u32 }
+}
+
+/// When a file last changed in any way. Programs can set a file's mtime, and not this.
+pub fn ctime(metadata: &Metadata) -> Timestamp {
+    Timestamp { seconds: metadata.ctime(), nanos: metadata.ctime_nsec() as u32 }
+}
+
+/// Whom a file belongs to.
+pub fn owner(metadata: &Metadata) -> Owner {
+    Owner { user: metadata.uid(), group: metadata.gid() }
+}
+
+/// Whether there is more to a file than an import keeps. The label that SELinux gives every file
+/// does not count. What cannot be asked is taken for a no.
+fn has_attributes(path: &Path) -> bool {
+    const NAMES_LEN: usize = 4096;
+    let mut names = [0; NAMES_LEN];
+    match rustix::fs::llistxattr(path, &mut names) {
+        Ok(len) => {
+            let mut names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+            names.any(|name| name != b"security.selinux")
+        }
+        // More names than fit.
+        Err(rustix::io::Errno::RANGE) => true,
+        Err(_) => false,
+    }
 }

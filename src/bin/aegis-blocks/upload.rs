@@ -17,7 +17,7 @@ use aegis_blocks::{
 use bytes::Bytes;
 
 use crate::catalog::Stored;
-use crate::entry::{Content, Entry};
+use crate::entry::{Content, Entry, HOLE};
 
 /// Pending bytes at which a large file is committed in part.
 const TRANSACTION_LEN_MAX: usize = 32 << 20;
@@ -48,14 +48,18 @@ impl<'a> Upload<'a> {
     pub fn push(&mut self, data: impl Into<Bytes>) -> Result<()> {
         let data = data.into();
         let data_len = data.len();
-        let block = Block::new(BlockId(0), BlockType::DocumentData, data);
-        let chunk = self.store.write_block_in_tx(self.tx()?, block)?;
+        let chunk = if is_zeros(&data) {
+            HOLE
+        } else {
+            let block = Block::new(BlockId(0), BlockType::DocumentData, data);
+            self.pending_len += data_len;
+            self.store.write_block_in_tx(self.tx()?, block)?
+        };
         let Content::File { len, chunks, .. } = &mut self.entry.content else {
             unreachable!("only files have chunks");
         };
         *len += data_len as u64;
         chunks.push(chunk);
-        self.pending_len += data_len;
         if self.pending_len >= TRANSACTION_LEN_MAX { self.stage() } else { Ok(()) }
     }
 
@@ -67,6 +71,11 @@ impl<'a> Upload<'a> {
         self.pending_len = 0;
         self.tx = Some(self.store.begin_transaction()?);
         Ok(())
+    }
+
+    /// The file changed while it was read: the next import is to compare it, whatever its dates say.
+    pub fn forget_ctime(&mut self) {
+        self.entry.ctime = None;
     }
 
     /// Makes the entry visible in place of `old`.
@@ -104,10 +113,23 @@ impl Drop for Upload<'_> {
         let rolled_back = self.tx.take().map_or(Ok(()), |tx| self.store.rollback_transaction(tx));
         // A store that refuses this has told so before; the next import cleans up.
         if rolled_back.is_ok() && self.is_staged {
-            let stored = Stored { id: self.id, entry: self.entry.clone() };
+            let (id, entry) = (self.id, self.entry.clone());
+            let stored = Stored { id, entry, missing: Vec::new() };
             drop(delete(self.store, &stored));
         }
     }
+}
+
+/// Whether a chunk holds nothing but zeros. Compares it with itself, one byte on: that is `memcmp`.
+pub fn is_zeros(data: &[u8]) -> bool {
+    data.first().is_none_or(|first| *first == 0 && data[1..] == data[..data.len() - 1])
+}
+
+/// Writes what is known of a file in the place of its entry; its chunks stay.
+pub fn refresh(store: &LocalBackend, stored: &Stored, entry: &Entry) -> Result<()> {
+    assert_eq!(stored.entry.content.chunks(), entry.content.chunks(), "the content stays");
+    store.write_block(Block::new(stored.id, BlockType::Metadata, entry.encode()))?;
+    Ok(())
 }
 
 /// Deletes an entry and its chunks.
@@ -124,8 +146,8 @@ pub fn delete(store: &LocalBackend, stored: &Stored) -> Result<()> {
 
 /// Chunks that are gone already are passed over: `rm` may have taken them.
 fn delete_in_tx(store: &LocalBackend, tx: TransactionId, stored: &Stored) -> Result<()> {
-    for id in stored.entry.content.chunks().iter().chain([&stored.id]) {
-        match store.delete_block_in_tx(tx, *id) {
+    for id in stored.entry.content.blocks().chain([stored.id]) {
+        match store.delete_block_in_tx(tx, id) {
             Ok(()) | Err(Error::BlockNotFound { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -1,38 +1,55 @@
 //! `verify`: reads every record, checks every checksum and lists what is damaged.
+//!
+//! A block that is not there is no damage to a store, and is damage to a file that was packed into it.
+//! So files are looked at, too: each one with missing or damaged blocks is named.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Instant;
 
-use aegis_blocks::{Error, LocalBackend, NotAStoreReason};
+use aegis_blocks::{BlockId, Error, LocalBackend, NotAStoreReason, VerifyReport};
 
-use crate::failure::Outcome;
-use crate::output;
+use crate::catalog::Catalog;
+use crate::entry::printable;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
 use crate::size::{Size, grouped};
+use crate::{interrupt, output, store, unfinished};
 
 /// Read every record and check every checksum; exit code 1 and a list of places when one is wrong.
+///
+/// Of the files that `import` packed, those with missing or damaged blocks are named, too.
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store or backup
     store: PathBuf,
 }
 
+const NOTHING_CHANGED: &str = "not everything was checked, and nothing was changed";
+
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
-    let report = match LocalBackend::verify(&args.store) {
-        Err(Error::NotAStore { reason: NotAStoreReason::Backup, .. }) => return backup(args),
-        report => report?,
-    };
+    unfinished::refuse(&args.store)?;
+    let report = interrupt::at_once(NOTHING_CHANGED, || match LocalBackend::verify(&args.store) {
+        Err(Error::NotAStore { reason: NotAStoreReason::Backup, .. }) => Ok(None),
+        report => Ok(Some(report?)),
+    })?;
+    let Some(report) = report else { return backup(args) };
+    let files = incomplete_files(args, &report)?;
+    let is_sound = report.damage.is_empty() && files.is_empty();
     let elapsed = started.elapsed().as_secs_f64();
     output::print(|out| {
         for damage in &report.damage {
             writeln!(out, "{} in {}", damage.defect, damage.place)?;
         }
+        for file in &files {
+            writeln!(out, "{file}")?;
+        }
         writeln!(
             out,
             "{}: {} blocks ({}) in {} frames, {} segments and {} checkpoints checked in {elapsed:.2} s",
-            if report.damage.is_empty() { "sound" } else { "DAMAGED" },
+            if is_sound { "sound" } else { "DAMAGED" },
             grouped(report.blocks),
             Size(report.bytes),
             grouped(report.frames),
@@ -41,12 +58,43 @@ pub fn run(args: &Args) -> Outcome {
         )?;
         Ok(())
     })?;
-    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Exit::of_check(is_sound))
+}
+
+/// Says of each packed file that not all of it can be had what is wrong with it.
+fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, Failure> {
+    if report.metadata_blocks == 0 {
+        return Ok(Vec::new());
+    }
+    let store = match store::open_to_read(&args.store) {
+        Ok(store) => store,
+        Err(why) if report.damage.is_empty() => return Err(why),
+        // What stands in the way is in the report.
+        Err(_damaged) => return Ok(Vec::new()),
+    };
+    let damaged: HashSet<BlockId> =
+        report.damage.iter().filter_map(|damage| damage.place.block).collect();
+    store::with(store, |store| {
+        let catalog = Catalog::scan(store)?;
+        let wrong = catalog.newest().filter_map(|(path, stored)| {
+            let (missing, bad) = (stored.missing.len(), stored.count_in(&damaged));
+            let words = [(missing, "missing"), (bad, "damaged")];
+            let words = words.iter().filter(|(count, _)| *count > 0);
+            let words: Vec<_> = words.map(|(count, what)| format!("{count} {what}")).collect();
+            let all = stored.entry.content.blocks().count();
+            (!words.is_empty()).then(|| {
+                let words = words.join(" and ");
+                format!("incomplete file {}: {words} of {all} blocks", printable(path))
+            })
+        });
+        Ok(wrong.collect())
+    })
 }
 
 /// Compares the files of a backup with its manifest.
 fn backup(args: &Args) -> Outcome {
-    let check = LocalBackend::verify_backup(&args.store)?;
+    let verify = || Ok(LocalBackend::verify_backup(&args.store)?);
+    let check = interrupt::at_once(NOTHING_CHANGED, verify)?;
     output::print(|out| {
         for damage in &check.damage {
             writeln!(out, "{} in {}", damage.defect, damage.place)?;
@@ -61,5 +109,5 @@ fn backup(args: &Args) -> Outcome {
         )?;
         Ok(())
     })?;
-    Ok(if check.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Exit::of_check(check.damage.is_empty()))
 }

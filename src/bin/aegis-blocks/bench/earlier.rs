@@ -61,7 +61,9 @@ impl Earlier {
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|e| Failure::io("cannot read", file, e))?;
         let run = serde_json::from_str(&text);
-        let run = run.map_err(|e| Failure::io("no figures of a benchmark in", file, e))?;
+        let run = run.map_err(|e| {
+            Failure::usage(format!("no figures of a benchmark in {}: {e}", file.display()))
+        })?;
         Ok(Earlier { file: file.to_path_buf(), run })
     }
 

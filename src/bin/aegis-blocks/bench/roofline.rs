@@ -91,7 +91,9 @@ impl Space {
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
-        Failure::io("cannot write", &self.path, error)
+        // The error itself stays with the thread that met it.
+        let copy = error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error);
+        Failure::io("cannot write", &self.path, copy)
     }
 }
 

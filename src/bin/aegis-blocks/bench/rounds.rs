@@ -17,8 +17,8 @@ use crate::bench::report::{Figures, Row};
 use crate::bench::roofline::{self, LoopSample, Space, Writes};
 use crate::bench::workload::{Payloads, Sample, Workload};
 use crate::failure::Failure;
-use crate::interrupt;
 use crate::size::{Size, grouped};
+use crate::{interrupt, output};
 
 /// How long a slice is at most.
 const SLICE_SECONDS_MAX: f64 = 0.25;
@@ -223,12 +223,12 @@ fn better_bare(
         .into_iter()
         .filter_map(|(writes, sample)| Some((writes, sample?)))
         .max_by(|a, b| a.1.commits_per_s().total_cmp(&b.1.commits_per_s()))
-        .ok_or_else(|| Failure::new("the disk takes neither buffered nor direct writes"))
+        .ok_or_else(|| Failure::refused("the disk takes neither buffered nor direct writes"))
 }
 
 /// One line as soon as it is known.
 fn live(workload: &Workload, round: usize, figures: &Figures) {
-    eprintln!(
+    output::note(format_args!(
         "round {}  {:>3} threads x {:>8}  {:>8} commits/s  {:>4.0} % of the bare loop, {:.2} x \
          leader/follower",
         round + 1,
@@ -237,5 +237,5 @@ fn live(workload: &Workload, round: usize, figures: &Figures) {
         grouped(figures.commits_per_s as u64),
         100.0 * figures.efficiency,
         figures.over_loop,
-    );
+    ));
 }
