@@ -1,5 +1,6 @@
-//! What docs/reliability.md says is tested has a test of that name, in the program that it names.
+//! What the documents name exists: tests, files, functions.
 //!
+//! What docs/reliability.md says is tested has a test of that name, in the program that it names.
 //! A test is named there by two words in code, one behind the other: program and name. The program is
 //! one of `tests/`, or `lib` for those beside the sources, whose names hold their modules.
 
@@ -65,6 +66,56 @@ fn programs() -> BTreeMap<String, BTreeSet<String>> {
     programs
 }
 
+/// What stands in code in a document, the words between single backticks. Blocks of code are left out.
+fn words_in_code(document: &str) -> Vec<String> {
+    let text = document.split("```").step_by(2).collect::<String>();
+    text.split('`').skip(1).step_by(2).map(str::to_string).collect()
+}
+
+/// Whether `word` is `Type::name`, where a program's code would have it.
+fn type_and_name(word: &str) -> Option<(&str, &str)> {
+    let is_name = |part: &str| part.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let (of, name) = word.split_once("::")?;
+    let name = name.split('(').next().expect("a first part");
+    (of.starts_with(char::is_uppercase) && is_name(of) && is_name(name)).then_some((of, name))
+}
+
+/// Whether a source defines the type or has an `impl` of it, and defines that name.
+fn defines(source: &str, of: &str, name: &str) -> bool {
+    let is_word = |line: &str, word: &str| {
+        line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|part| part == word)
+    };
+    let heads = ["pub enum ", "enum ", "pub struct ", "struct ", "pub trait ", "trait ", "impl"];
+    let is_head = |line: &str| {
+        let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+        heads.iter().any(|head| line.starts_with(head)) && is_word(line, of)
+    };
+    let defined = [format!("fn {name}("), format!("fn {name}<"), format!(" {name}:")];
+    let is_variant = |line: &str| {
+        let rest = line.trim().strip_prefix(name);
+        rest.is_some_and(|rest| {
+            rest.starts_with([',', '(']) || rest.starts_with(" {") || rest.is_empty()
+        })
+    };
+    source.lines().any(is_head)
+        && source.lines().any(|line| defined.iter().any(|d| line.contains(d)) || is_variant(line))
+}
+
+/// The file or directory of a word in code that is a path of this project, or the end of one.
+fn path_of(word: &str) -> Option<&str> {
+    const PLACES: [&str; 6] = ["src/", "tests/", "benches/", "scripts/", "docs/", "examples/"];
+    let path = word.split(' ').next().expect("a first part");
+    let is_path = PLACES.iter().any(|place| path.starts_with(place)) || path.ends_with(".rs");
+    is_path.then_some(path)
+}
+
+fn is_there(path: &str, all: &[PathBuf]) -> bool {
+    match path.split_once('*') {
+        Some((dir, _)) => root().join(dir).is_dir(),
+        None => root().join(path).exists() || all.iter().any(|source| source.ends_with(path)),
+    }
+}
+
 /// Pairs of words in code with nothing but a space between, whose first one is a program.
 fn named(document: &str, programs: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, String)> {
     let words: Vec<&str> = document.split('`').collect();
@@ -96,6 +147,37 @@ fn every_test_that_the_document_names_exists() {
     counted::tell("names of no test", missing.len() as u64);
     assert!(missing.is_empty(), "{DOCUMENT} names what is no test: {missing:#?}");
     assert!(pairs.len() > 100, "{} tests are named", pairs.len());
+}
+
+/// A reader who follows the documents into the sources finds what they name.
+#[test]
+fn every_place_in_the_code_that_a_document_names_exists() {
+    let mut documents = vec![root().join("README.md")];
+    let docs = fs::read_dir(root().join("docs")).expect("the documents");
+    documents.extend(docs.map(|entry| entry.expect("an entry").path()));
+    documents.retain(|path| path.extension().is_some_and(|e| e == "md"));
+    let places = ["src", "tests", "benches", "examples"];
+    let all: Vec<_> = places.iter().flat_map(|dir| sources(&root().join(dir))).collect();
+    let texts: Vec<_> =
+        all.iter().map(|path| fs::read_to_string(path).expect("a source")).collect();
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for document in &documents {
+        let name = document.file_name().expect("a name").to_string_lossy();
+        for word in words_in_code(&fs::read_to_string(document).expect("a document")) {
+            let there = match (path_of(&word), type_and_name(&word)) {
+                (Some(path), _) => is_there(path, &all),
+                (None, Some((of, name))) => texts.iter().any(|text| defines(text, of, name)),
+                (None, None) => continue,
+            };
+            count += 1;
+            if !there {
+                missing.push(format!("{name}: `{word}`"));
+            }
+        }
+    }
+    counted::tell("places in the code named by documents", count);
+    assert!(missing.is_empty(), "what is not there is named: {missing:#?}");
+    assert!(count > 150, "{count} places are named");
 }
 
 /// Every row of the tables of promises ends with tests.

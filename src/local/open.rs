@@ -47,7 +47,7 @@ use crate::mvcc::state::Limits;
 use crate::sync::channel::bounded;
 use crate::sync::{AtomicBool, AtomicU64, Mutex};
 
-/// Messages that may wait for the log thread. Callers beyond them wait to hand in.
+/// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
 const INBOX_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;

@@ -32,7 +32,7 @@ pub(crate) struct Segment<F> {
     /// Seed of its frame checksums.
     pub(crate) seed: u32,
     len_max: AtomicU64,
-    /// For the log thread alone. Zeroing uses a descriptor of its own: the kernel reports a failed
+    /// For whoever carries the log alone. Zeroing uses a descriptor of its own: the kernel reports a failed
     /// writeback once to each, so nobody's sync swallows the error that another one must see.
     pub(crate) file: F,
 }

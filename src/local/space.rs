@@ -4,7 +4,7 @@
 //! zeros or by frames). A sync is cheap where nothing but bytes changes: no length, no extents. So
 //! the tail moves through space that was zeroed and synced before. Invariants:
 //!
-//! 1. The log thread writes below `written` of the active segment only, and raises it by
+//! 1. Whoever carries the log writes below `written` of the active segment only, and raises it by
 //!    [`Space::reserve`]; a worker zeroes at or above it only. Nobody zeroes what the log wrote.
 //! 2. A segment is complete (header, first zeros) and durable under a `TMP-` name before it gets its
 //!    `SEG-` name, and its name is durable before the log uses it.
