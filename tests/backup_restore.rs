@@ -385,6 +385,50 @@ fn stores_restored_from_one_backup_never_share_an_identity() {
     check_backup(&path("of-store"), &path("restored"), report.lsn, &model);
 }
 
+/// A store goes on in the same segment after it was closed, and then in those that it had made ahead. So two lives of
+/// a store that was copied then write different blocks to files of one name, length, place in the log and salt.
+#[test]
+fn backup_takes_nothing_over_that_is_another_lifes() {
+    for written_count in [5, 100] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (store, mut model) = filled(&path("one"));
+        store.close().unwrap();
+        fs::create_dir(path("other")).unwrap();
+        for (file, content) in contents(&path("one")) {
+            fs::write(path("other").join(file), content).unwrap();
+        }
+        // Blocks of the same lengths.
+        let live_on = |life: &str, version: u64| {
+            // Without threads: no mark comes between two commits.
+            let options = single_threaded().space_amplification_max(1e6);
+            let store = options.open(path(life)).unwrap();
+            assert!(store.recovery().clean);
+            (1..=written_count).for_each(|id| put(&store, id, version));
+            store
+        };
+        let (one, other) = (live_on("one", 5), live_on("other", 3005));
+        one.backup_to(path("of-one"), None, &on).unwrap();
+        let report = other.backup_to(path("of-other"), Some(&path("of-one")), &on).unwrap();
+        assert!((1..report.bytes).contains(&report.shared_bytes), "{report:?}");
+        let (of_one, of_other) = (contents(&path("of-one")), contents(&path("of-other")));
+        let is_other = |(name, content): &(&String, &Vec<u8>)| {
+            let namesake = of_one.get(*name).filter(|_| name.starts_with("SEG-"));
+            namesake.is_some_and(|namesake| {
+                let is_of_one_use = namesake[..4096] == content[..4096];
+                is_of_one_use && namesake.len() == content.len() && namesake != *content
+            })
+        };
+        assert!(of_other.iter().any(|file| is_other(&file)), "both went on in the same segment");
+        model.extend((1..=written_count).map(|id| (id, 3005)));
+        check_backup(&path("of-other"), &path("restored"), report.lsn, &model);
+        // Of its own life it takes that segment over, once no more is written to it.
+        let again = other.backup_to(path("again"), Some(&path("of-other")), &on).unwrap();
+        assert!(again.shared_bytes >= report.shared_bytes, "{again:?}");
+        check_backup(&path("again"), &path("restored again"), again.lsn, &model);
+    }
+}
+
 #[test]
 fn aborted_backup_and_restore_leave_an_empty_directory() {
     let dir = tempfile::tempdir().unwrap();

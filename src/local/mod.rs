@@ -418,7 +418,7 @@ impl<D: Disk> LocalBackend<D> {
     /// Copies the store as of one commit into a directory that is empty or missing, while commits go on.
     /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
     /// second name where the file system has such, so that both backups together are hardly larger than
-    /// one. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
+    /// one. That saves space and writing, not reading: both files are read and compared. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
     /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no segment and
     /// no checkpoint is given back. A store that was opened to be read only is copied as its files are, without a
     /// checkpoint first; restoring and opening such a backup may therefore replay more log.

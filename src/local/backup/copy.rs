@@ -85,6 +85,23 @@ impl<'a, T: Disk> Copying<'a, T> {
         Ok((checksum::crc32c_append(crc, behind), is_cloned))
     }
 
+    /// Reads what [`Copying::copy`] would copy, and returns the checksum that it would. It is no progress, but
+    /// gives way and may be ended.
+    ///
+    /// # Errors
+    /// As [`Copying::copy`].
+    pub(super) fn checksum<S: Disk>(
+        &self,
+        source: &S,
+        name: FileName,
+        len: u64,
+        behind: &[u8],
+    ) -> Result<u32> {
+        let gives_way = self.rest.is_some();
+        let crc = each_chunk(source, name, len, gives_way, &mut |_, _| self.tell())?;
+        Ok(checksum::crc32c_append(crc, behind))
+    }
+
     /// Reads what a file of the target holds that was not written here, and returns its checksum.
     fn read(&mut self, name: FileName, len: u64) -> Result<u32> {
         let before = self.progress.bytes_done;

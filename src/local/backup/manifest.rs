@@ -23,8 +23,10 @@
 //! |        |      |                  | complement for a copy that ends with a witness of its own   |
 //! |     40 |    8 | zero             | refused otherwise                                           |
 //!
-//! Integers are little-endian. Invariant: files of one store with the same name, sequence, salt and
-//! length have the same content, because a segment is only ever appended to and an image is written once.
+//! Integers are little-endian. Invariant: `crc` alone says what a file holds. In one life of a store files with the
+//! same name, sequence, salt and length have the same content, because a segment is only ever appended to and an
+//! image is written once. A store that was copied and continued twice has two lives, which write different frames
+//! into the same use of a segment: there an [`Identity`] names two contents.
 
 use crate::block::Lsn;
 use crate::checksum;
@@ -42,7 +44,7 @@ pub(crate) struct Row {
     pub(crate) crc: u32,
 }
 
-/// Names a file's content for good.
+/// Names a file of one life of a store; what it holds only the checksum of its bytes says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) name: FileName,
@@ -109,7 +111,7 @@ impl Manifest {
         Ok(Manifest { store_id, lsn: Lsn(le::u64(bytes, 32)), rows })
     }
 
-    /// The row of the very same file.
+    /// The row of a file of this identity: of this very file, or of another life's.
     pub(crate) fn find(&self, file: &Identity) -> Option<&Row> {
         self.rows.iter().find(|row| row.file == *file)
     }

@@ -10,8 +10,9 @@
 //!    finds no end mark, so it goes on in a segment with a new salt: two stores restored from one backup
 //!    never write under the same identity.
 //! 3. **Copy** the images, every segment that the checkpoint lists and those behind it, up to the end of
-//!    their frames, and `META`. Each is synced. A file that an earlier backup has with the same identity
-//!    comes from there, if it is still what its manifest says. Where the file system has reflinks no bytes are
+//!    their frames, and `META`. Each is synced. A file that an earlier backup lists under the same identity
+//!    is taken over from there, if the store's own file has the checksum that the manifest there lists, and the
+//!    earlier copy still has it, too. Where the file system has reflinks no bytes are
 //!    written, only read; a segment that shares its bytes with a backup is not written again (`upkeep`).
 //! 4. **Publish** the manifest under its name, when all other names are durable. That is the step that
 //!    makes it a backup. Whatever fails before takes the copies away again.
@@ -20,6 +21,13 @@
 //! that the rest holds, the copy of the last segment ends behind the last frame that counts, with a witness of
 //! its own. It is synced before the manifest is, so the witness is true there, whatever the store's own files
 //! would survive. Such a copy is no other backup's file: its row has an identity that no segment has.
+//!
+//! Rule: names, salts, lengths and LSNs say where to look for a file's bytes, and never what they are. A store that
+//! is copied and continued twice has two *lives*, with the same names for different bytes: after a clean close each
+//! goes on in the same segment, and then in those that were made ahead, under the same salts. So an incremental
+//! backup reads what it takes over, here and there, and holds what a full one would hold. The chain of frames would
+//! tell two lives apart, too, but no file says where its last frame begins, and on the way there most bytes of a
+//! segment of small blocks are read in any case.
 //!
 //! A directory with a manifest is refused as a store: opening it would change it. Restoring copies it,
 //! `META` last, comparing every file.
@@ -178,16 +186,17 @@ impl<D: Disk> Upkeep<D> {
         let (mut rows, mut cloned) = (Vec::with_capacity(plan.files.len()), Vec::new());
         for file in &plan.files {
             report.bytes += file.len;
-            let same = earlier.and_then(|(since, listed)| Some((since, listed.find(file)?)));
-            if let Some((since, row)) = same
-                && copying.take_over(*since, row)?
+            let witness = plan.witness_of(file.name);
+            let len = file.len - witness.len() as u64;
+            let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
+            if let Some((since, row)) = listed
+                && copying.checksum(&*self.disk, file.name, len, witness)? == row.crc
+                && copying.take_over(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let witness = plan.witness_of(file.name);
-            let len = file.len - witness.len() as u64;
             let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, witness)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
