@@ -161,7 +161,6 @@ fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
         }
         let context = format!("blocks of {len} bytes, goal {goal}");
         let moved_len = upkeep.moved_len() - moved_before;
-        println!("{context}: {moved_len} bytes moved, {live_len} in force");
         assert!(moved_len <= 2 * live_len, "{context}: {moved_len} bytes of {live_len}");
         let log_len = upkeep.written_len() - log_before;
         assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} in force");
