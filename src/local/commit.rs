@@ -15,11 +15,21 @@
 //! 5. `Published` ends it: the index now answers for the group, and `actions.answer` its callers.
 //!
 //! When a write or sync fails, every member of that group and of every later one gets the error, and
-//! the queue and all that comes after is refused. When something was short (space, descriptors, memory, length
-//! of a file) before the first byte, nothing was written: the group and later ones are refused, their LSNs are taken back, and the core goes on. What only deletes or
-//! moves goes back to the head of the queue instead if somebody else's write was in its group: it may find
-//! space without that. So does a member that was found to conflict, or to lack a block: what it was
-//! refused for may be what was taken back.
+//! the queue and all that comes after is refused.
+//!
+//! **Taking back.** When something was short (space, descriptors, memory, length of a file) before the first
+//! byte, nothing was written: the group and later ones are taken back, their LSNs with them, and the core
+//! goes on.
+//!
+//! 1. A group needs space for what it writes. A member that was refused is not written: with it, too, a group
+//!    of deletes and moves [frees](Group::frees), and may draw from the reserve.
+//! 2. A member goes back to the head of the queue if it may fare better without a commit that was taken back:
+//!    what only deletes or moves, if a write was in its group; a request to sync; what was found to conflict,
+//!    or to lack a block, which may be for the sake of such a commit. All others are refused.
+//! 3. Each taking back refuses at least one member, so a queue that nobody adds to comes to an end.
+//! 4. Members that were put back form their groups without those that came later. Else writes that find no
+//!    space, one after the other, would keep a delete from what it needs for ever. So a member is put back at
+//!    most once for each one that was put back with it.
 //!
 //! **Waiting for company.** After a group has landed its members are expected back, and the next group is
 //! held for them, as far as that can pay: see `company`.
@@ -104,6 +114,8 @@ pub(crate) struct CommitCore<T> {
     options: CoreOptions,
     pace: Pace,
     queue: VecDeque<Submission<T>>,
+    /// So many at its head were put back.
+    put_back_count: usize,
     overlay: Overlay,
     flights: VecDeque<Flight<T>>,
     next_group: u64,
@@ -139,6 +151,7 @@ impl<T> CommitCore<T> {
             options,
             pace,
             queue: VecDeque::new(),
+            put_back_count: 0,
             overlay: Overlay::default(),
             flights: VecDeque::new(),
             next_group: 0,
@@ -281,7 +294,7 @@ impl<T> CommitCore<T> {
             return Start::OnLanding;
         }
         let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
-        if self.queue.len() >= share {
+        if self.queue.len() >= share || self.put_back_count > 0 {
             return Start::Now;
         }
         if self.is_flying() {
@@ -310,6 +323,7 @@ impl<T> CommitCore<T> {
         self.next_group += 1;
         let share =
             if self.shares() > 1 { self.crowd().div_ceil(self.shares()) } else { usize::MAX };
+        let share = if self.put_back_count > 0 { share.min(self.put_back_count) } else { share };
         let mut log_len = 0;
         while let Some(submission) = self.queue.front() {
             log_len += submission.log_len;
@@ -325,6 +339,7 @@ impl<T> CommitCore<T> {
             group.move_count += usize::from(is_written && submission.batch.is_move());
             group.members.push(Member { submission, verdict });
         }
+        self.put_back_count = self.put_back_count.saturating_sub(group.members.len());
         group.last_lsn = self.last_lsn;
         group
     }
@@ -387,10 +402,11 @@ impl<T> CommitCore<T> {
         }
     }
 
-    /// Refuses every group under way with the error of the first.
+    /// Takes every group under way back, and refuses with the error of the first what is not put back.
     fn take_back(&mut self, actions: &mut Actions<T>) {
         let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
         let (mut first, mut cause, mut again) = (None, None, Vec::new());
+        let (mut undone_count, refused_before) = (0, actions.refuse.len());
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
             if !planted(Bug::RefusedStaysInFlight) {
@@ -402,16 +418,18 @@ impl<T> CommitCore<T> {
             if let Outcome::Refused(error) | Outcome::Failed(_, error) = outcome {
                 first.get_or_insert(error);
             }
-            let retries = cause.is_none() && !group.frees();
+            undone_count += group.commit_count;
+            // Where no commit was taken back the next group would fare as this one did.
+            let may_differ = cause.is_none() && undone_count > 0;
+            let was_alone = group.frees();
             for member in group.members {
                 let batch = &member.submission.batch;
-                // A request to sync needs no space, whatever was in its group.
-                let is_request = cause.is_none() && batch.operations.is_empty();
-                let is_judged_again = match &member.verdict {
-                    Ok(_) => is_request || (retries && batch.frees()),
-                    Err(error) => cause.is_none() && is_relative(error),
+                let is_put_back = match &member.verdict {
+                    // A request to sync needs no space, whatever was in its group.
+                    Ok(_) => batch.operations.is_empty() || (batch.frees() && !was_alone),
+                    Err(error) => is_relative(error),
                 };
-                if is_judged_again {
+                if is_put_back && may_differ {
                     again.push(member.submission);
                     continue;
                 }
@@ -423,9 +441,11 @@ impl<T> CommitCore<T> {
                 actions.refuse.push((member.submission, error));
             }
         }
+        assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
         if !planted(Bug::LsnsStayTaken) {
             self.last_lsn = lsn_before;
         }
+        self.put_back_count += again.len();
         again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
         if let Some(cause) = cause {
             self.poison(cause, actions);
@@ -444,6 +464,7 @@ impl<T> CommitCore<T> {
     fn poison(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
         let cause = *self.poison.get_or_insert(cause);
         let queued = std::mem::take(&mut self.queue).into_iter();
+        self.put_back_count = 0;
         actions.refuse.extend(queued.map(|s| (s, Error::Poisoned { cause })));
     }
 }

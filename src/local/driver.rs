@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::checkpoint::header::ImageName;
 use crate::local::commit::Submission;
-use crate::local::handover::{Handover, turn};
+use crate::local::handover::{Handover, Load, turn};
 use crate::local::log::{Frozen, Log, Message, Shared, Standing};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
@@ -120,21 +120,31 @@ impl<D: Disk> Driver<D> {
         })
     }
 
+    /// Makes every commit so far durable, and then does what `attempt` does, between two groups. That ends: what is
+    /// handed in meanwhile comes behind the request to sync, and after the group of that all is durable.
+    fn hold_still<R>(
+        &self,
+        mut attempt: impl FnMut(&mut Log<D>) -> Result<Option<R>>,
+    ) -> Result<R> {
+        self.hold(|log| {
+            log.settle();
+            loop {
+                self.shared.poison.check()?;
+                if let Some(done) = attempt(log)? {
+                    return Ok(done);
+                }
+                assert!(!log.is_idle(), "what is not durable is on its way");
+                turn(log);
+            }
+        })
+    }
+
     /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
     ///
     /// # Errors
     /// [`Error::Poisoned`]; nothing is frozen.
     pub(crate) fn freeze(&self) -> Result<Frozen> {
-        self.hold(|log| {
-            log.settle();
-            loop {
-                self.shared.poison.check()?;
-                if let Some(frozen) = log.freeze() {
-                    return Ok(frozen);
-                }
-                turn(log);
-            }
-        })
+        self.hold_still(|log| Ok(log.freeze()))
     }
 
     /// Makes every commit so far durable and says where the log ends then (see [`Log::stand_still`]).
@@ -142,15 +152,7 @@ impl<D: Disk> Driver<D> {
     /// # Errors
     /// As [`Log::stand_still`].
     pub(crate) fn stand_still(&self) -> Result<Standing> {
-        self.hold(|log| {
-            log.settle();
-            loop {
-                if let Some(standing) = log.stand_still()? {
-                    return Ok(standing);
-                }
-                turn(log);
-            }
-        })
+        self.hold_still(Log::stand_still)
     }
 
     /// Says in the log that the name of a checkpoint is durable.
@@ -197,5 +199,44 @@ impl<D: Disk> Issuer for Driver<D> {
             (Error::Closed, Some(cause)) => Error::Poisoned { cause },
             (error, _) => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend, StorageExt};
+
+    fn block(id: u64, len: usize) -> Block {
+        Block::new(BlockId(id), BlockType::TableData, vec![1; len])
+    }
+
+    #[test]
+    fn delete_beside_a_write_that_conflicts_finds_space_on_a_full_disk() {
+        let disk = SimDisk::new(1);
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(256 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        for id in 1..=20 {
+            store.write_block(block(id, 3900)).expect("writes");
+        }
+        let late = store.begin().expect("begins");
+        late.write(block(2, 10)).expect("a pending write");
+        store.write_block(block(2, 20)).expect("what the other one conflicts with");
+        disk.set_capacity(Some(1 << 20));
+        let full = (100..).find_map(|id| store.write_block(block(id, 3900)).err());
+        assert!(matches!(full, Some(Error::StorageFull { .. })), "{full:?}");
+        let delete = store.begin().expect("begins");
+        delete.delete(BlockId(1)).expect("a pending delete");
+        let tickets = [delete.submit().expect("handed in"), late.submit().expect("handed in")];
+        store.inner.driver.hold(|log| {
+            (0..10).for_each(|_| turn(log));
+        });
+        let [delete, late] = tickets.map(|ticket| ticket.is_answered().then(|| ticket.wait()));
+        assert!(matches!(delete, Some(Ok(Some(_)))), "{delete:?}");
+        assert!(matches!(late, Some(Err(Error::Conflict { .. }))), "{late:?}");
+        assert!(!store.block_exists(BlockId(1)).expect("is looked for"));
     }
 }

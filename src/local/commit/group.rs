@@ -60,9 +60,11 @@ impl<T> Group<T> {
         self.number
     }
 
-    /// Whether none of its commits writes a block.
+    /// Whether none of the commits that it writes writes a block. What was refused is not written, and
+    /// needs no space.
     pub(crate) fn frees(&self) -> bool {
-        self.members.iter().all(|member| member.submission.batch.frees())
+        let mut written = self.members.iter().filter(|member| member.commit_lsn().is_some());
+        written.all(|member| member.submission.batch.frees())
     }
 
     /// Commits of users with something to write.

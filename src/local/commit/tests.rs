@@ -1,5 +1,7 @@
 //! The core under a virtual clock, event by event. A tag is the caller's number.
 
+mod taken_back;
+
 use super::*;
 use crate::block::{Block, BlockId, BlockType};
 use crate::mvcc::batch::{Batch, Precondition};

@@ -1,0 +1,112 @@
+//! Groups that are taken back, again and again: how that ends.
+
+use super::*;
+
+/// A delete of a block that is there for all the core knows.
+fn delete(tag: u32, id: u64) -> Submission<u32> {
+    let mut submission = write(tag, id);
+    submission.batch = Batch::delete(BlockId(id));
+    submission.batch.precondition = Precondition::None;
+    submission
+}
+
+/// A write that conflicts with whatever is published.
+fn too_late(tag: u32, id: u64) -> Submission<u32> {
+    let mut submission = write(tag, id);
+    submission.batch.precondition = Precondition::Exist(vec![BlockId(id)]);
+    submission
+}
+
+/// Takes turns on a disk that is full for what does not free, and for that too unless `reserve`. Returns who was
+/// told what, in order: whether it was carried out.
+fn turns_on_a_full_disk(
+    core: &mut CommitCore<u32>,
+    reserve: bool,
+    mut between: impl FnMut(&mut CommitCore<u32>, u64),
+) -> Vec<(u32, bool)> {
+    let (mut told, mut now) = (Vec::new(), Duration::ZERO);
+    for turn in 0..12 {
+        now += FLIGHT * 3;
+        let mut actions = tick(core, now);
+        if let Some(group) = actions.write.take() {
+            let outcome = if reserve && group.frees() { Outcome::Done } else { full() };
+            let landed = land(core, now, group, outcome);
+            actions.publish.extend(landed.publish);
+            actions.refuse.extend(landed.refuse);
+        }
+        told.extend(actions.refuse.into_iter().map(|(refused, _)| (refused.tag, false)));
+        for group in actions.publish {
+            let answered = core.step(now, Event::Published(group), &Empty).answer;
+            let members = answered.expect("its callers are told").members;
+            told.extend(members.into_iter().map(|m| (m.submission.tag, m.verdict.is_ok())));
+        }
+        if core.is_idle() {
+            return told;
+        }
+        between(core, turn);
+    }
+    panic!("no end; told so far: {told:?}");
+}
+
+#[test]
+fn delete_beside_a_write_that_is_refused_anyway_frees() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, delete(1, 1));
+    submit(&mut core, Duration::ZERO, too_late(2, 2));
+    let told = turns_on_a_full_disk(&mut core, true, |_, _| {});
+    assert_eq!(told, [(1, true), (2, false)]);
+}
+
+#[test]
+fn each_taking_back_refuses_a_member() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, Submission { durable: false, ..write(0, 9) });
+    let first = group(&mut core, Duration::ZERO);
+    land(&mut core, Duration::ZERO, first, Outcome::Done);
+    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 3 };
+    for submission in [delete(1, 1), too_late(2, 2), request, write(4, 4), late(5, 4)] {
+        submit(&mut core, Duration::ZERO, submission);
+    }
+    // The write goes first, then what it stood in the way of, then what fails whoever is with it.
+    let (mut told, mut groups) = (Vec::new(), 0);
+    while !core.is_idle() {
+        groups += 1;
+        assert!(groups < 8, "no end; told so far: {told:?}");
+        let formed = tick(&mut core, FLIGHT * 3 * groups);
+        told.extend(formed.refuse.iter().map(|(refused, _)| refused.tag));
+        told.extend(formed.publish.iter().flat_map(tags));
+        if let Some(group) = formed.write {
+            let landed = land(&mut core, FLIGHT * 3 * groups, group, full());
+            assert!(!landed.refuse.is_empty(), "nobody is refused");
+            told.extend(landed.refuse.iter().map(|(refused, _)| refused.tag));
+        }
+    }
+    assert_eq!(told, [4, 5, 1, 2, 3]);
+}
+
+#[test]
+fn group_that_writes_nothing_and_is_refused_is_not_formed_again() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, Submission { durable: false, ..write(0, 9) });
+    let first = group(&mut core, Duration::ZERO);
+    land(&mut core, Duration::ZERO, first, Outcome::Done);
+    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 1 };
+    submit(&mut core, FLIGHT, request);
+    submit(&mut core, FLIGHT, too_late(2, 2));
+    let told = turns_on_a_full_disk(&mut core, false, |_, _| {});
+    assert_eq!(told, [(1, false), (2, false)]);
+}
+
+#[test]
+fn writes_that_find_no_space_one_after_the_other_keep_no_delete_waiting() {
+    let mut core = core(1);
+    submit(&mut core, Duration::ZERO, delete(1, 1));
+    submit(&mut core, Duration::ZERO, write(2, 2));
+    // Each turn another writer comes, which is refused as those before it were.
+    let told = turns_on_a_full_disk(&mut core, true, |core, turn| {
+        if turn < 6 {
+            submit(core, FLIGHT * 3, write(10 + turn as u32, 3));
+        }
+    });
+    assert_eq!(told[..2], [(2, false), (1, true)]);
+}
