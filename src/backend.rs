@@ -51,6 +51,7 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Poisoned`]: nothing was written, unless a panic of the store itself is the cause: then as
     ///   `Io`.
     /// - [`Io`]: the outcome is unknown until the store is opened again.
+    /// - [`InCallback`]: the calling thread must not wait; nothing was written.
     ///
     /// [`BlockTooLarge`]: crate::Error::BlockTooLarge
     /// [`InvalidArgument`]: crate::Error::InvalidArgument
@@ -59,6 +60,7 @@ pub trait StorageBackend: Send + Sync {
     /// [`Poisoned`]: crate::Error::Poisoned
     /// [`Closed`]: crate::Error::Closed
     /// [`Io`]: crate::Error::Io
+    /// [`InCallback`]: crate::Error::InCallback
     fn write_block(&self, block: Block) -> Result<BlockId>;
 
     /// Reads the newest committed version of a block, with its checksum verified.
@@ -136,7 +138,21 @@ pub trait StorageBackend: Send + Sync {
     ///   assume neither commit nor rollback; the store is now poisoned.
     /// - [`TransactionNotFound`](crate::Error::TransactionNotFound),
     ///   [`TransactionNotActive`](crate::Error::TransactionNotActive): it had ended before.
+    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait for it; the transaction goes on.
     fn commit_transaction(&self, tx: TransactionId) -> Result<()>;
+
+    /// As [`StorageBackend::commit_transaction`], with a durability of its own, or the store's where it is `None`.
+    /// Returns the commit's LSN, as [`CommitTicket::wait`] does.
+    ///
+    /// # Errors
+    /// As [`StorageBackend::commit_transaction`].
+    fn commit_transaction_with(
+        &self,
+        tx: TransactionId,
+        durability: Option<Durability>,
+    ) -> Result<Option<Lsn>> {
+        self.submit_transaction(tx, durability)?.wait()
+    }
 
     /// Drops a transaction's pending operations. Rolling back twice is fine.
     ///
@@ -321,6 +337,7 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Io`](crate::Error::Io), [`Poisoned`](crate::Error::Poisoned): commits that were not yet
     ///   durable may be lost; open the store again.
     /// - [`Closed`](crate::Error::Closed): the store was closed.
+    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait; nothing was done.
     fn sync(&self) -> Result<()>;
 
     /// Makes a commit and every earlier one durable; returns at once where they are.

@@ -203,6 +203,16 @@ pub enum Error {
     /// The store was closed through this or another handle.
     #[error("the store is closed")]
     Closed,
+    /// The call may have to wait for a store, and the calling thread is one that a store waits for: it runs a
+    /// callback ([`CommitTicket::on_durable`](crate::CommitTicket::on_durable),
+    /// [`Options::on_space_low`](crate::Options::on_space_low)) or drops a payload in the middle of commits.
+    /// Nothing was done. Hand commits in without waiting for them
+    /// ([`Transaction::submit`](crate::Transaction::submit)), begin without waiting
+    /// ([`StorageExt::try_begin`](crate::StorageExt::try_begin)), or have another thread do it.
+    #[error(
+        "a callback may not wait for a store: hand in without waiting, or have another thread do it"
+    )]
+    InCallback,
     /// The store was opened by a process that this one was forked from. Nothing was done: a store belongs
     /// to the process that opened it, and what a child does to its handles changes nothing in the parent,
     /// whose store goes on. Let the child exec or exit, or open the store anew in it after the parent has

@@ -14,6 +14,7 @@ pub mod io;
 
 mod backend;
 mod block;
+mod callback;
 mod canary;
 mod checksum;
 mod durability;

@@ -226,6 +226,10 @@ impl Engine for MemoryBackend {
         ids.iter().map(|id| self.read_block(*id)).collect()
     }
 
+    fn commits_may_wait(&self) -> bool {
+        false
+    }
+
     fn check_open(&self) -> Result<()> {
         self.inner.process().check()
     }

@@ -9,29 +9,23 @@
 //! A ticket belongs to the process that handed its commit in. In a forked child it answers
 //! [`Error::Forked`], before it takes any lock, since those who would answer it are not there.
 //!
-//! A callback runs in the middle of other people's commits, on a thread that may carry the log. Whoever
-//! would wait for the log there waits for himself, so everything that waits asks [`in_callback`] first.
+//! A callback runs in the middle of other commits, on a thread that may carry the log. So waiting there
+//! is refused ([`callback`]).
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::block::Lsn;
+use crate::callback::{self, Duty};
 use crate::canary::{Bug, planted};
 use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
-use crate::sync::{Condvar, Mutex, Process, thread_local};
+use crate::sync::{Condvar, Mutex, Process};
 
 /// What a caller is told: the commit's LSN, if it has one.
 type Answer = Result<Option<Lsn>>;
 
 type Callback = Box<dyn FnOnce(Answer) + Send>;
-
-thread_local! {
-    /// Whether this thread runs a callback while others wait for it.
-    static IN_CALLBACK: Cell<bool> = Cell::default();
-}
 
 #[derive(Default)]
 struct Slot {
@@ -125,14 +119,13 @@ impl Reply {
     fn answer(&mut self, answer: Answer) {
         let Some(slot) = self.0.take() else { return };
         let mut state = slot.state.lock();
-        let callback = state.callback.take().map(|callback| (callback, answer.clone()));
+        let call = state.callback.take().map(|call| (call, answer.clone()));
         state.answer = Some(answer);
         drop(state);
         slot.answered.notify_all();
-        if let Some((callback, answer)) = callback {
-            let outer = IN_CALLBACK.with(|within| within.replace(true));
-            run(callback, answer);
-            IN_CALLBACK.with(|within| within.set(outer));
+        if let Some((call, answer)) = call {
+            let _duty = callback::begin(Duty::Working);
+            callback::run(|| call(answer));
         }
     }
 }
@@ -146,26 +139,6 @@ impl Drop for Reply {
         };
         self.answer(Err(lost));
     }
-}
-
-/// A callback's panic is its own: it must not reach whoever carries the log. Nor does a child that was
-/// forked in it return from it.
-fn run(callback: Callback, answer: Answer) {
-    let process = Process::current();
-    if catch_unwind(AssertUnwindSafe(|| callback(answer))).is_err() {
-        // The panic hook has reported it.
-    }
-    process.end_if_forked();
-}
-
-/// Whether the calling thread runs a callback that other commits wait for.
-pub(crate) fn in_callback() -> bool {
-    IN_CALLBACK.with(Cell::get)
-}
-
-/// Panics in a callback: what is asked for there would never be over.
-pub(crate) fn refuse_in_callback(what: &str) {
-    assert!(!in_callback(), "a callback of a commit may not {what}: its own store waits for it");
 }
 
 impl CommitTicket {
@@ -183,17 +156,17 @@ impl CommitTicket {
     /// nothing, or when the backend does not tell.
     ///
     /// # Errors
-    /// As [`Transaction::commit`](crate::Transaction::commit).
-    ///
-    /// # Panics
-    /// In a callback of another commit (see [`CommitTicket::on_durable`]), unless the answer is there.
+    /// As [`Transaction::commit`](crate::Transaction::commit), but for [`Error::InCallback`]: the commit goes on
+    /// then, and its outcome is not heard of. Keep the ticket, and ask [`CommitTicket::try_wait`] or have another
+    /// thread wait.
     pub fn wait(mut self) -> Result<Option<Lsn>> {
         self.process.check()?;
         // Without its issuer the ticket is dropped unheard.
         let issuer = self.issuer.take();
         if let Some(issuer) = &issuer {
-            if in_callback() && !self.is_answered() {
-                refuse_in_callback("wait for a commit");
+            if !callback::may_wait() && !self.is_answered() {
+                issuer.nudge();
+                return Err(Error::InCallback);
             }
             issuer.carry(&|| self.is_answered());
         }
@@ -209,14 +182,18 @@ impl CommitTicket {
     /// As [`CommitTicket::wait`], for a limited time; `None` when that is over.
     ///
     /// # Errors
-    /// As [`CommitTicket::wait`]. The commit goes on when the time is over.
+    /// As [`CommitTicket::wait`]. The commit goes on when the time is over, or in a callback, and the ticket
+    /// stays good.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Option<Lsn>>> {
         if let Err(forked) = self.process.check() {
             return Some(Err(forked));
         }
         self.help_along();
         let mut state = self.slot.state.lock();
-        if state.answer.is_none() {
+        if state.answer.is_none() && !timeout.is_zero() {
+            if let Err(refused) = callback::check_may_wait() {
+                return Some(Err(refused));
+            }
             self.slot.answered.wait_for(&mut state, timeout);
         }
         let issuer = self.issuer.as_deref();
@@ -253,17 +230,17 @@ impl CommitTicket {
         }
     }
 
-    /// Has `callback` called with the result: at once, on this thread, when it is there; otherwise later,
+    /// Has `call` called with the result: at once, on this thread, when it is there; otherwise later,
     /// on whatever thread works at commits then, a thread of the store or of another caller. A panic in it
     /// goes to the panic hook and no further.
     ///
     /// All other commits wait for a callback that is called later, so keep it short. In it:
     /// - reading, beginning and handing in the next commit ([`Transaction::submit`]) are fine. What it hands
-    ///   in does not wait for [`Options::in_flight_len_max`]; when the store's queue is full, the ticket
-    ///   says [`Error::Unsupported`].
-    /// - waiting for a store, this one or another, panics, because it might never end: [`CommitTicket::wait`],
-    ///   and with it commits, single writes and deletes, batches and [`sync`]; closing, checkpoints, compaction and
-    ///   backups. What was handed in by then is carried out.
+    ///   in does not wait for [`Options::in_flight_len_max`].
+    /// - what might wait for a store on files, this one or another, is [`Error::InCallback`] instead, because it might
+    ///   never end: commits, single writes and deletes, batches and [`sync`], before anything is done;
+    ///   [`CommitTicket::wait`]; closing, checkpoints, compaction, backups and preparing space; beginning where as
+    ///   many transactions are open as may be; the ticket of what is handed in while the store's queue is full.
     /// - waiting for something else that waits for the store, another thread's commit for instance, is not
     ///   noticed and never ends.
     /// - dropping the last handle of the store is fine. The store then closes on a thread of its own, a
@@ -272,9 +249,9 @@ impl CommitTicket {
     /// [`Transaction::submit`]: crate::Transaction::submit
     /// [`Options::in_flight_len_max`]: crate::Options::in_flight_len_max
     /// [`sync`]: crate::StorageBackend::sync
-    pub fn on_durable(mut self, callback: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
+    pub fn on_durable(mut self, call: impl FnOnce(Result<Option<Lsn>>) + Send + 'static) {
         if let Err(forked) = self.process.check() {
-            return run(Box::new(callback), Err(forked));
+            return callback::run(|| call(Err(forked)));
         }
         let issuer = self.issuer.take();
         let mut state = self.slot.state.lock();
@@ -282,10 +259,10 @@ impl CommitTicket {
             Some(answer) => {
                 drop(state);
                 let answer = answer.map_err(|error| explain(issuer.as_deref(), error));
-                run(Box::new(callback), answer);
+                callback::run(|| call(answer));
             }
             None => {
-                state.callback = Some(Box::new(callback));
+                state.callback = Some(Box::new(call));
                 drop(state);
                 if let Some(issuer) = &issuer {
                     issuer.nudge();

@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Env, Thread};
+use crate::callback::{self, Duty};
 use crate::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sync::{AtomicU64, Mutex, Ordering, thread_local};
 
@@ -213,6 +214,7 @@ fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
 /// The life of a worker: until the queue is empty and nobody can put anything into it.
 fn work(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
     CURRENT.with(|current| current.set(Some(id)));
+    let _duty = callback::begin(Duty::Working);
     for command in queue {
         if catch_unwind(AssertUnwindSafe(|| command.run())).is_err() {
             on_panic();

@@ -4,10 +4,9 @@
 //! than an eighth above that was left in between, so that what is zeroed ahead and given back does not
 //! make it ring for ever. Does not look by itself: the upkeep does.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+use crate::callback::{self, Duty};
 use crate::local::options::OnSpaceLow;
-use crate::sync::{AtomicBool, Ordering, Process};
+use crate::sync::{AtomicBool, Ordering};
 
 /// Tells whoever wants to know, if anybody does.
 pub(crate) struct Alarm {
@@ -25,17 +24,15 @@ impl Alarm {
         self.on.is_some()
     }
 
-    /// So much is left. Call it without locks: what it rings is the caller's own.
+    /// So much is left. Call it without locks and with nothing of the store begun: who is told may use the store.
     pub(crate) fn look(&self, left: u64) {
         let Some(OnSpaceLow { threshold, tell }) = &self.on else { return };
         if left >= threshold.saturating_add(threshold / 8) {
             self.rung.store(false, Ordering::Relaxed);
         }
         if left < *threshold && !self.rung.swap(true, Ordering::Relaxed) {
-            // Its panic is nobody's business here.
-            let process = Process::current();
-            drop(catch_unwind(AssertUnwindSafe(|| tell(left))));
-            process.end_if_forked();
+            let _duty = callback::begin(Duty::Telling);
+            callback::run(|| tell(left));
         }
     }
 }

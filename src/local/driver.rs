@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::block::Lsn;
+use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::checkpoint::header::ImageName;
@@ -20,7 +21,7 @@ use crate::local::log::{Frozen, Log, Message, Shared, Standing};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::sync::channel::{Sender, TrySendError};
-use crate::ticket::{Issuer, Reply, in_callback, ticket};
+use crate::ticket::{Issuer, Reply, ticket};
 
 /// Hands commits to whoever carries the log.
 pub(crate) struct Driver<D: Disk> {
@@ -43,7 +44,7 @@ impl<D: Disk> Driver<D> {
     pub(crate) fn submit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
         let stalls = &self.shared.stalls;
-        if in_callback() {
+        if !callback::may_wait() {
             // Whoever would make room waits for this thread.
             budget.take_beyond(submission.log_len);
         } else if !handover.has_keeper() {
@@ -64,7 +65,7 @@ impl<D: Disk> Driver<D> {
         let (handover, stalls) = (&self.handover, &self.shared.stalls);
         // The inbox is as old as the log: a full one makes room, a closed log answers.
         let sent = match handover.inbox.try_send(message) {
-            Err(TrySendError::Full(Message::Submit(refused))) if in_callback() => {
+            Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
                 return self.refuse(refused);
             }
             Err(TrySendError::Full(message)) => {
@@ -82,8 +83,7 @@ impl<D: Disk> Driver<D> {
     /// Refuses what a callback hands in while there is no room: it would wait for itself.
     fn refuse(&self, refused: Submission<Reply>) {
         self.shared.budget.release(refused.log_len);
-        let operation = "handing in from a callback while the queue is full";
-        let refusal = Err(Error::Unsupported { operation });
+        let refusal = Err(Error::InCallback);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::{LocalBackend, together};
 use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
+use crate::callback;
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, Env};
@@ -22,7 +23,7 @@ use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
 use crate::stats::StallCause;
 use crate::sync::{Ordering, Process};
-use crate::ticket::{CommitTicket, Issuer, in_callback};
+use crate::ticket::{CommitTicket, Issuer};
 
 #[expect(private_interfaces, reason = "the sealed trait's own types")]
 impl<D: Disk> Engine for LocalBackend<D> {
@@ -64,7 +65,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
             self.mvcc().index.touch(*id)?;
         }
         // In a callback the log is not to be had, and upkeep needs it.
-        let may_wait = !in_callback();
+        let may_wait = callback::may_wait();
         if self.inner.pool.is_none() && may_wait {
             // Nobody else looks after the store. What stands in its way need not stand in ours.
             let stalls = &self.inner.shared.stalls;
@@ -85,7 +86,12 @@ impl<D: Disk> Engine for LocalBackend<D> {
             let is_durable = self.durable_lsn() >= self.mvcc().index.visible();
             return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
         }
+        callback::check_may_wait()?;
         self.inner.issue(sync_request)?.wait().map(|_| ())
+    }
+
+    fn commits_may_wait(&self) -> bool {
+        true
     }
 
     fn check_open(&self) -> Result<()> {

@@ -16,12 +16,16 @@
 //! 3. Who wants the load between turns ([`Handover::between_turns`]) is waited for: nobody begins a turn
 //!    while he waits or holds it, and he looks at the inbox when he is done.
 //!
+//! Whoever has the load, or is on an errand for it, is waited for: code of users that runs there must not wait
+//! ([`callback`]).
+//!
 //! The keeper also does what is due while nobody hands anything in. Lock order: the load, then the
 //! keeper's call. `tests/loom` tries every schedule of this.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use crate::callback::{self, Duty};
 use crate::canary::{Bug, planted};
 use crate::sync::channel::Sender;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
@@ -111,6 +115,7 @@ impl<L: Load, M> Handover<L, M> {
     /// What the keeper does until it is dismissed.
     pub(crate) fn keep(&self) {
         let Some(keeper) = &self.keeper else { return };
+        let _duty = callback::begin(Duty::Working);
         loop {
             let carried = self.try_carry().map(|mut load| {
                 let mut more = true;
@@ -160,6 +165,7 @@ impl<L: Load, M> Handover<L, M> {
         let mut alone = false;
         loop {
             let Some(mut load) = self.try_carry() else { return };
+            let _duty = callback::begin(Duty::Working);
             let mut more = true;
             while more && !self.is_wanted() && (alone || !enough()) {
                 (load, more) = self.take_turn(load);
@@ -215,7 +221,9 @@ impl<L: Load, M> Handover<L, M> {
         while load.is_away() {
             self.landed.wait(&mut load);
         }
+        let duty = callback::begin(Duty::Working);
         let result = catch_unwind(AssertUnwindSafe(|| body(&mut load)));
+        drop(duty);
         if result.is_err() {
             load.give_up();
         }

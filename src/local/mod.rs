@@ -72,6 +72,7 @@ pub use verify::{Damage, VerifyReport};
 
 use crate::backend::Durability;
 use crate::block::BlockId;
+use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::os::OsDisk;
 use crate::io::pool::IoPool;
@@ -86,7 +87,7 @@ use crate::local::upkeep::Upkeep;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
 use crate::sync::{AtomicBool, Mutex, Ordering, ProcessBound};
-use crate::ticket::{CommitTicket, Issuer, Reply, in_callback, refuse_in_callback, ticket};
+use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::transaction::inclusive;
 
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
@@ -143,14 +144,17 @@ struct Inner<D: Disk> {
     is_read_only: bool,
     report: RecoveryReport,
     closed: AtomicBool,
-    /// The keeper thread and the store's lock, until closed.
+    /// The store's threads and its lock, until closed.
     session: Mutex<Option<Session<D>>>,
 }
 
+/// What [`Inner::shut_down`] ends.
 struct Session<D: Disk> {
     keeper: Option<Thread>,
     caretaker: Option<Thread>,
-    lock: D::Lock,
+    /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
+    /// locked until the process ends.
+    lock: ManuallyDrop<D::Lock>,
 }
 
 impl LocalBackend {
@@ -206,6 +210,7 @@ impl LocalBackend {
     /// - [`Error::InvalidArgument`]: `out` exists, or lies in the damaged store.
     /// - [`Error::Locked`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: as [`LocalBackend::open`].
     /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
+    /// - [`Error::InCallback`]: as [`LocalBackend::close`], because the copy is closed. Nothing was done.
     pub fn salvage(path: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SalvageReport> {
         repair::salvage(path.as_ref(), out.as_ref())
     }
@@ -328,8 +333,10 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::Io`], [`Error::Poisoned`]: zeroing failed.
     /// - [`Error::Closed`]: the store was closed before or meanwhile.
     /// - [`Error::ReadOnly`]: it was opened to be read only.
+    /// - [`Error::InCallback`]: the calling thread must not wait.
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_writable()?;
+        callback::check_may_wait()?;
         self.inner.space.prepare(len)
     }
 
@@ -343,12 +350,10 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::Io`], [`Error::Corrupt`]: the image, or the one it builds on, is not to be had.
     /// - [`Error::Poisoned`]: a commit that the checkpoint was to hold could not be made durable.
     /// - [`Error::ReadOnly`]: the store was opened to be read only.
-    ///
-    /// # Panics
-    /// In a callback of a commit ([`CommitTicket::on_durable`]).
+    /// - [`Error::InCallback`]: the calling thread must not wait.
     pub fn checkpoint(&self) -> Result<()> {
         self.check_writable()?;
-        refuse_in_callback("make a checkpoint");
+        callback::check_may_wait()?;
         self.inner.upkeep.checkpoint()
     }
 
@@ -363,12 +368,9 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::StorageFull`]: much of the log is dead, but what is in force beside it fits nowhere. The error
     ///   names the bytes that are missing.
     /// - Others as [`LocalBackend::checkpoint`].
-    ///
-    /// # Panics
-    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn compact_now(&self) -> Result<CompactionReport> {
         self.check_writable()?;
-        refuse_in_callback("compact its store");
+        callback::check_may_wait()?;
         self.inner.upkeep.compact_now()
     }
 
@@ -428,10 +430,7 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::NotEmpty`]: `dir` holds something.
     /// - [`Error::NotAStore`]: `since` is no backup, or not a finished one.
     /// - [`Error::Aborted`], [`Error::Closed`], [`Error::Io`], [`Error::StorageFull`].
-    /// - [`Error::Poisoned`], [`Error::Corrupt`]: as [`LocalBackend::checkpoint`].
-    ///
-    /// # Panics
-    /// In a callback of a commit ([`CommitTicket::on_durable`]).
+    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::InCallback`]: as [`LocalBackend::checkpoint`].
     pub fn backup_to(
         &self,
         dir: impl AsRef<Path>,
@@ -439,6 +438,7 @@ impl<D: Disk> LocalBackend<D> {
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
         self.check_open()?;
+        callback::check_may_wait()?;
         let opened = since.map(|path| OsDisk::open(path).map_err(|e| options::open_error(path, e)));
         let since = opened.transpose()?;
         if let Some(since) = &since {
@@ -451,9 +451,6 @@ impl<D: Disk> LocalBackend<D> {
     ///
     /// # Errors
     /// As [`LocalBackend::backup_to`].
-    ///
-    /// # Panics
-    /// In a callback of a commit ([`CommitTicket::on_durable`]).
     pub fn backup_on<T: Disk>(
         &self,
         target: &T,
@@ -461,7 +458,7 @@ impl<D: Disk> LocalBackend<D> {
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
         self.check_open()?;
-        refuse_in_callback("make a backup");
+        callback::check_may_wait()?;
         self.inner.upkeep.backup(target, since, watch, &|| self.check_open())
     }
 
@@ -501,12 +498,11 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// - [`Error::Closed`]: another handle has closed it.
     /// - [`Error::Poisoned`], [`Error::Io`]: commits that were not yet durable may be lost.
-    ///
-    /// # Panics
-    /// In a callback of a commit ([`CommitTicket::on_durable`]).
+    /// - [`Error::InCallback`]: the calling thread is one that a close waits for. The store stays open for other
+    ///   handles; if this was the last one, a thread of its own closes it.
     pub fn close(self) -> Result<()> {
         self.check_open()?;
-        refuse_in_callback("close its store");
+        callback::check_may_close()?;
         self.inner.shut_down()
     }
 }
@@ -521,40 +517,46 @@ impl<D: Disk> Inner<D> {
         Ok(ticket)
     }
 
+    /// Ends the session. The lock goes last: until then threads of the store may change its files.
     fn shut_down(&self) -> Result<()> {
+        assert!(callback::may_close(), "a thread that its own store waits for closes none");
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        if self.is_read_only {
-            self.end_reading(session);
-            return Ok(());
-        }
+        let Session { keeper, caretaker, lock } = session;
+        let ended = match self.is_read_only {
+            true => self.end_reading(),
+            false => self.end_threads(keeper, caretaker),
+        };
+        drop(ManuallyDrop::into_inner(lock));
+        ended
+    }
+
+    /// Makes everything durable and ends all threads of the store.
+    fn end_threads(&self, keeper: Option<Thread>, caretaker: Option<Thread>) -> Result<()> {
         self.shared.upkeep.stop();
-        let upkeep_ended_well = session.caretaker.is_none_or(Thread::join);
+        let upkeep_ended_well = caretaker.is_none_or(Thread::join);
         let covered = self.upkeep.end();
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
-        let ended_well = session.keeper.is_none_or(Thread::join) && upkeep_ended_well;
+        let ended_well = keeper.is_none_or(Thread::join) && upkeep_ended_well;
         self.space.stop();
         let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
         if let Some(pool) = &self.pool {
             pool.close();
         }
-        drop(session.lock);
         debug_assert!(ended_well, "a panic of the log ends no thread");
         closed.and(trimmed).and(covered)
     }
-}
 
-impl<D: Disk> Inner<D> {
-    /// Closes a session that has nothing to write down.
-    fn end_reading(&self, session: Session<D>) {
+    /// Ends a session that has nothing to write down.
+    fn end_reading(&self) -> Result<()> {
         self.upkeep.end_reading();
         if let Some(pool) = &self.pool {
             pool.close();
         }
-        drop(session.lock);
+        Ok(())
     }
 
-    /// Has a thread of its own close the store: this one is in a callback that the store waits for.
+    /// Has a thread of its own close the store: closing waits for this one.
     fn shut_down_elsewhere(&mut self) {
         *self.closed.get_mut() = true;
         // Should the thread not start, the store stays locked until the process ends.
@@ -582,7 +584,7 @@ impl<D: Disk> Drop for Inner<D> {
         if *self.closed.get_mut() {
             return;
         }
-        if in_callback() {
+        if !callback::may_close() {
             self.shut_down_elsewhere();
         } else {
             // Nobody is left to hear of an error; what was acknowledged is durable all the same.

@@ -6,6 +6,7 @@
 //! before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use crate::block::Lsn;
@@ -254,7 +255,7 @@ pub(crate) fn start<D: Disk>(
         own_from,
         ending,
     ));
-    let session = Session { keeper, caretaker: None, lock };
+    let session = Session { keeper, caretaker: None, lock: ManuallyDrop::new(lock) };
     let inner = Inner {
         disk,
         shared,

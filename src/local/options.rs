@@ -369,8 +369,9 @@ impl Options {
 
     /// Tells when less than `threshold` bytes are left, of the disk or of [`Options::max_bytes`], once each time
     /// that it comes to that; `tell` is given the bytes left. It is called on the thread that looks after
-    /// the store, every few MiB of log and after a write that found no space, with no lock held. A panic in
-    /// it ends that call only.
+    /// the store, every few MiB of log and after a write that found no space, with no lock held. It may use the
+    /// store, delete and compact, and wait for that; but closing one is [`Error::InCallback`], and a store whose last
+    /// handle is dropped there is closed by a thread of its own behind that. A panic in it ends that call only.
     #[must_use]
     pub fn on_space_low(
         mut self,

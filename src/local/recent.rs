@@ -47,7 +47,7 @@ impl Recent {
     /// Keeps up to so many bytes from now on.
     pub(crate) fn limit(&self, len_max: u64) {
         if self.len_max.swap(len_max, Ordering::Relaxed) > len_max {
-            self.spans.write().trim(len_max);
+            self.trim();
         }
     }
 
@@ -61,7 +61,22 @@ impl Recent {
         let mut spans = self.spans.write();
         spans.len += bytes.len() as u64;
         spans.queue.push_back(Span { place: (segment, offset), bytes });
-        spans.trim(self.len_max.load(Ordering::Relaxed));
+        let is_over = spans.len > self.len_max.load(Ordering::Relaxed);
+        drop(spans);
+        if is_over {
+            self.trim();
+        }
+    }
+
+    /// Forgets the oldest spans until no more bytes are left than are to be kept. Each is dropped without the
+    /// lock: its bytes may be the caller's own, and their owner may read the store when it is dropped.
+    fn trim(&self) {
+        loop {
+            let oldest = self.spans.write().take_beyond(self.len_max.load(Ordering::Relaxed));
+            if oldest.is_none() {
+                return;
+            }
+        }
     }
 
     /// The payload at a place, if it is kept.
@@ -82,24 +97,55 @@ impl Recent {
 }
 
 impl Spans {
-    /// Forgets the oldest spans until no more bytes than that are left.
-    fn trim(&mut self, len_max: u64) {
-        while self.len > len_max
-            && let Some(oldest) = self.queue.pop_front()
-        {
-            self.len -= oldest.bytes.len() as u64;
+    /// Takes the oldest span out where more bytes than that are kept.
+    fn take_beyond(&mut self, len_max: u64) -> Option<Span> {
+        if self.len <= len_max {
+            return None;
         }
+        let oldest = self.queue.pop_front()?;
+        self.len -= oldest.bytes.len() as u64;
+        Some(oldest)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::block::{Block, BlockId, BlockType};
 
     fn at(segment: u64, offset: u64, len: usize) -> Location {
         let block = Block::new(BlockId(1), BlockType::TableData, vec![0; len]);
         Location::new(&block.header, segment, offset)
+    }
+
+    /// Bytes whose end is told.
+    struct Told(Box<dyn FnMut() + Send>);
+
+    impl AsRef<[u8]> for Told {
+        fn as_ref(&self) -> &[u8] {
+            b"0123456789"
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+
+    #[test]
+    fn owner_of_bytes_that_are_forgotten_may_read() {
+        let (recent, (sender, read)) = (Arc::new(Recent::new(20)), std::sync::mpsc::channel());
+        let within = Arc::clone(&recent);
+        let tell = move || sender.send(within.get(&at(2, 50, 10))).expect("the test waits");
+        recent.push(1, 100, Bytes::from_owner(Told(Box::new(tell))));
+        recent.push(2, 50, Bytes::from_static(b"abcdefghij"));
+        recent.push(3, 10, Bytes::from_static(b"-"));
+        assert_eq!(read.recv().expect("told").as_deref(), Some(&b"abcdefghij"[..]));
+        recent.limit(0);
+        assert_eq!(recent.len(), 0);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::callback;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::FileName;
 use crate::io::os::{OsDisk, OsFile, is_mount_point, rename_directory, swap_directories};
@@ -50,6 +51,8 @@ pub struct RepairReport {
 
 /// See [`LocalBackend::salvage`].
 pub(crate) fn salvage(path: &Path, out: &Path) -> Result<SalvageReport> {
+    // The copy is closed in the end.
+    callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     look(&disk, false)?;
     let _lock = lock_shared(&disk)?;
@@ -60,6 +63,7 @@ pub(crate) fn salvage(path: &Path, out: &Path) -> Result<SalvageReport> {
 
 /// See [`LocalBackend::repair`].
 pub(crate) fn repair(path: &Path) -> Result<RepairReport> {
+    callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     look(&disk, false)?;
     let _lock = lock(&disk)?;

@@ -27,6 +27,7 @@ use std::time::Duration;
 pub(crate) use call::{Call, Woken};
 
 use crate::block::Lsn;
+use crate::callback::{self, Duty};
 use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
@@ -246,6 +247,8 @@ impl<D: Disk> Upkeep<D> {
         {
             self.alarm.look(left);
         }
+        // From here on payloads may be dropped in the middle of things.
+        let _duty = callback::begin(Duty::Working);
         let mut state = self.state.lock();
         if state.is_ended {
             return Ok(());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
+use crate::callback;
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::index::Versioned;
@@ -63,6 +64,10 @@ pub trait Engine: Send + Sync {
     /// Reads the blocks, this thread alone or together with others.
     #[doc(hidden)]
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>>;
+
+    /// Whether a commit may wait: for others, for a disk, or for a thread.
+    #[doc(hidden)]
+    fn commits_may_wait(&self) -> bool;
 
     /// Whether the store may be used: it is open, and this is the process that opened it. Comes before
     /// the first lock of every call.
@@ -143,6 +148,7 @@ impl<E: Engine> StorageBackend for E {
         let begun = mvcc.transactions.begin(isolation, self.now());
         match begun {
             Err(Error::TooManyTransactions { .. }) if !timeout.is_zero() => {
+                callback::check_may_wait()?;
                 self.help_along();
                 mvcc.transactions.begin_within(isolation, timeout, || self.now())
             }
@@ -204,7 +210,21 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
-        self.submit_transaction(tx, None)?.wait().map(|_| ())
+        self.commit_transaction_with(tx, None).map(|_| ())
+    }
+
+    fn commit_transaction_with(
+        &self,
+        tx: TransactionId,
+        durability: Option<Durability>,
+    ) -> Result<Option<Lsn>> {
+        if let Err(refused) = check_may_commit(self) {
+            look(self)?;
+            // What changed nothing commits without waiting.
+            let changes = self.mvcc().transactions.with(tx, |pending| Ok(!pending.is_empty()))?;
+            return if changes { Err(refused) } else { self.submit_transaction(tx, None)?.wait() };
+        }
+        self.submit_transaction(tx, durability)?.wait()
     }
 
     fn submit_transaction(
@@ -328,8 +348,14 @@ fn look_to_write<E: Engine>(engine: &E) -> Result<()> {
     Ok(())
 }
 
+/// What a call begins with that waits for its commit.
+fn check_may_commit<E: Engine>(engine: &E) -> Result<()> {
+    if engine.commits_may_wait() { callback::check_may_wait() } else { Ok(()) }
+}
+
 fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
     look_to_write(engine)?;
+    check_may_commit(engine)?;
     let block = engine.mvcc().name_block(block)?;
     let id = block.header.block_id;
     engine.hand_in(Batch::write(block), durability)?.wait().map(|_| id)
@@ -337,6 +363,7 @@ fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) ->
 
 fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
     look_to_write(engine)?;
+    check_may_commit(engine)?;
     engine.hand_in(Batch::delete(id), durability)?.wait().map(|_| ())
 }
 
@@ -346,6 +373,9 @@ fn apply<E: Engine>(
     durability: Option<Durability>,
 ) -> Result<Vec<BlockId>> {
     look_to_write(engine)?;
+    if !batch.is_empty() {
+        check_may_commit(engine)?;
+    }
     let (ids, batch) = engine.mvcc().name_batch(batch)?;
     if batch.operations.is_empty() {
         return Ok(ids);

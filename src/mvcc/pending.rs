@@ -123,6 +123,11 @@ impl Pending {
         Ok(())
     }
 
+    /// Whether its commit changes nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
     pub(crate) fn savepoint(&mut self, transaction: TransactionId) -> Savepoint {
         self.next_savepoint += 1;
         self.savepoints.push(Mark { serial: self.next_savepoint, before: BTreeMap::new() });

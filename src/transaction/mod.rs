@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 use crate::durability::Durability;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ticket::CommitTicket;
 
 /// What a transaction sees of others, and what it conflicts with.
@@ -104,6 +104,7 @@ impl Transaction {
     /// - [`Error::TooManyTransactions`]: none ended in time; nothing was begun.
     /// - [`Error::Closed`]: the store was closed.
     /// - [`Error::Unsupported`]: the backend does not offer this isolation level.
+    /// - [`Error::InCallback`]: it would wait, and the calling thread must not; nothing was begun.
     ///
     /// [`Error::TooManyTransactions`]: crate::Error::TooManyTransactions
     /// [`Error::Closed`]: crate::Error::Closed
@@ -242,7 +243,7 @@ impl Transaction {
     /// # Errors
     /// As [`StorageBackend::commit_transaction`]; in every case the transaction has ended.
     pub fn commit(self) -> Result<Option<Lsn>> {
-        self.submit_as(None)?.wait()
+        self.commit_as(None)
     }
 
     /// Commits with a durability of its own.
@@ -250,7 +251,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::commit`].
     pub fn commit_with(self, durability: Durability) -> Result<Option<Lsn>> {
-        self.submit_as(Some(durability))?.wait()
+        self.commit_as(Some(durability))
     }
 
     /// Hands the commit in and returns a ticket for it.
@@ -279,9 +280,18 @@ impl Transaction {
         self.store.rollback_transaction(self.id)
     }
 
+    fn commit_as(mut self, durability: Option<Durability>) -> Result<Option<Lsn>> {
+        let committed = self.store.commit_transaction_with(self.id, durability);
+        // One that was not to wait is still open, and is rolled back.
+        self.open = matches!(committed, Err(Error::InCallback));
+        committed
+    }
+
     fn submit_as(mut self, durability: Option<Durability>) -> Result<CommitTicket> {
-        self.open = false;
-        self.store.submit_transaction(self.id, durability)
+        let submitted = self.store.submit_transaction(self.id, durability);
+        // As above, by a backend that waits in there.
+        self.open = matches!(submitted, Err(Error::InCallback));
+        submitted
     }
 }
 

@@ -9,6 +9,8 @@
 
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/callback.rs"]
+mod callback;
 #[path = "../../src/canary.rs"]
 mod canary;
 #[path = "../../src/checksum.rs"]

@@ -18,6 +18,8 @@
 mod backend;
 #[path = "../../src/block.rs"]
 mod block;
+#[path = "../../src/callback.rs"]
+mod callback;
 #[path = "../../src/canary.rs"]
 mod canary;
 #[path = "../../src/checksum.rs"]

@@ -9,6 +9,7 @@ use super::choice::Victim;
 use super::pace::Pace;
 use super::{Cause, Run};
 use crate::block::{Block, BlockId};
+use crate::callback::{self, Duty};
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, FileName};
@@ -154,6 +155,8 @@ impl<D: Disk> Upkeep<D> {
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
         let (tag, waiter) = ticket(Some(self.driver.clone()));
         let batch = Batch::moves(moves);
+        // The upkeep's own wait, which nobody's commit waits for.
+        let _no_duty = callback::begin(Duty::None);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
         self.driver.submit(Submission {
             batch,
