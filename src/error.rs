@@ -308,6 +308,13 @@ pub enum Defect {
     ForeignCheckpoint,
     /// The log does not say that a checkpoint counts.
     Unconfirmed,
+    /// The log ends before a commit that a checkpoint holds: acknowledged commits are lost from there on.
+    MissingEnd {
+        /// The number in the checkpoint's file name.
+        checkpoint: u64,
+        /// The newest commit in the checkpoint; the log went at least as far.
+        lsn: Lsn,
+    },
     /// A segment is longer than any store makes one.
     Oversized,
     /// The number in a file's name is larger than any store gives.
@@ -533,26 +540,33 @@ display_words!(Resource {
     Threads => "threads",
 });
 
-display_words!(Defect {
-    PayloadChecksum => "payload checksum mismatch",
-    FrameHeader => "damaged frame header",
-    OpTable => "damaged operation table",
-    SegmentHeader => "damaged segment header",
-    ForeignSegment => "segment of another store",
-    Meta => "damaged store description",
-    MissingSegment => "missing segment",
-    BrokenChain => "broken frame chain",
-    Truncated => "missing bytes",
-    BlockEncoding => "malformed block encoding",
-    Checkpoint => "damaged checkpoint",
-    ForeignCheckpoint => "checkpoint of another store",
-    Unconfirmed => "unconfirmed checkpoint",
-    Oversized => "oversized segment",
-    FileNumber => "file number out of range",
-    Manifest => "damaged manifest",
-    MissingFile => "missing file",
-    BackupChecksum => "another content than the manifest says",
-});
+impl std::fmt::Display for Defect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Defect::PayloadChecksum => "payload checksum mismatch",
+            Defect::FrameHeader => "damaged frame header",
+            Defect::OpTable => "damaged operation table",
+            Defect::SegmentHeader => "damaged segment header",
+            Defect::ForeignSegment => "segment of another store",
+            Defect::Meta => "damaged store description",
+            Defect::MissingSegment => "missing segment",
+            Defect::BrokenChain => "broken frame chain",
+            Defect::Truncated => "missing bytes",
+            Defect::BlockEncoding => "malformed block encoding",
+            Defect::Checkpoint => "damaged checkpoint",
+            Defect::ForeignCheckpoint => "checkpoint of another store",
+            Defect::Unconfirmed => "unconfirmed checkpoint",
+            Defect::MissingEnd { checkpoint, lsn } => {
+                return write!(f, "missing end, up to lsn {lsn} by CKPT-{checkpoint:016x},");
+            }
+            Defect::Oversized => "oversized segment",
+            Defect::FileNumber => "file number out of range",
+            Defect::Manifest => "damaged manifest",
+            Defect::MissingFile => "missing file",
+            Defect::BackupChecksum => "another content than the manifest says",
+        })
+    }
+}
 
 display_words!(NotAStoreReason {
     NotADirectory => "it is not a directory",

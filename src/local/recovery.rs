@@ -15,6 +15,7 @@
 //!    | what stands behind the end                              | verdict                        |
 //!    |---------------------------------------------------------|--------------------------------|
 //!    | frames that state a durable LSN beyond the end           | corruption: refuse to open     |
+//!    | nothing, but a checkpoint holds a commit beyond the end  | corruption: refuse to open ([`witness`]) |
 //!    | an end mark is the last frame, nothing but zeros behind  | clean                          |
 //!    | anything else: zeros, torn frames, frames of later groups | torn tail: never acknowledged  |
 //!
@@ -39,6 +40,7 @@ mod read_only;
 mod replay;
 mod survey;
 mod walk;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -137,10 +139,10 @@ impl<D: Disk> Recovery<'_, D> {
     /// [`Error::Aborted`]; [`Error::Io`].
     pub(crate) fn run(&self, listing: &Listing) -> Result<Recovered<D::File>> {
         let survey = self.survey(listing)?;
-        let Survey { images, sealed, start, mut segments, cuts, void } = survey;
+        let Survey { images, sealed, start, mut segments, cuts, void, witness } = survey;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk)?;
+        let clean = self.decide(&mut segments, &mut walk, witness)?;
         self.progress(OpenPhase::Finish, walk.report.bytes, walk.report.bytes, walk.report.frames)?;
         let mut recovered = if clean {
             self.resume(&segments, &walk)?
@@ -172,10 +174,10 @@ impl<D: Disk> Recovery<'_, D> {
     /// # Errors
     /// As [`Recovery::run`], as far as these steps go.
     pub(crate) fn examine(&self, listing: &Listing) -> Result<RecoveryReport> {
-        let Survey { images, start, mut segments, cuts, .. } = self.survey(listing)?;
+        let Survey { images, start, mut segments, cuts, witness, .. } = self.survey(listing)?;
         self.load_image(&images, &start);
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk)?;
+        let clean = self.decide(&mut segments, &mut walk, witness)?;
         self.load_unwitnessed(&mut walk)?;
         Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
     }

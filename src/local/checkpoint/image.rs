@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::block::BlockId;
 use crate::error::{Defect, Error, IoOp, Resource, Result, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
-use crate::local::checkpoint::header::{Header, ROW_LEN, decode_table};
+use crate::local::checkpoint::header::{Header, ROW_LEN, Summary, decode_table};
 use crate::local::checkpoint::page::{Page, Record};
 use crate::local::format::description::Description;
 use crate::local::format::{FORMAT_VERSION, PAGE};
@@ -52,26 +52,14 @@ impl Image {
         number: u64,
         mode: ReadMode,
     ) -> Result<(Image, Vec<SegmentUse>)> {
+        let (file, header) = open_headed(disk, store, number)?;
         let name = FileName::Checkpoint(number);
         let path = path_of(disk.path(), name);
         let io = |op| {
             let path = path.clone();
             move |e| Error::io(op, path, e)
         };
-        let file = disk.open(name, How::Read).map_err(io(IoOp::Open))?;
         let len = file.len().map_err(io(IoOp::Read))?;
-        let header = read_header(&file, len).map_err(io(IoOp::Read))?;
-        let header = match header {
-            Ok(header) => header,
-            Err(Some(found)) => {
-                let path = disk.path().to_path_buf();
-                return Err(Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION });
-            }
-            Err(None) => return Err(damaged(name, 0, Defect::Checkpoint)),
-        };
-        if header.store_id != store.store_id || header.name.number != number {
-            return Err(damaged(name, 0, Defect::ForeignCheckpoint));
-        }
         if len != header.layout.page_count * PAGE {
             return Err(damaged(name, len, Defect::Truncated));
         }
@@ -97,6 +85,14 @@ impl Image {
             }
         };
         Ok((Image { header, seed, view, is_read, path, verified }, segments))
+    }
+
+    /// What an image stands for, by its header alone: also where other parts of it are damaged or missing.
+    ///
+    /// # Errors
+    /// As [`Image::open`], as far as the header goes.
+    pub(crate) fn summary<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<Summary> {
+        open_headed(disk, store, number).map(|(_, header)| header.summary)
     }
 
     /// What the image says of an id.
@@ -241,6 +237,30 @@ impl Image {
     fn damage(&self, number: u64) -> Error {
         let name = FileName::Checkpoint(self.header.name.number);
         damaged(name, number * PAGE, Defect::Checkpoint)
+    }
+}
+
+/// Opens the file of an image and reads its header, which has to be this store's and this number's.
+fn open_headed<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<(D::File, Header)> {
+    let name = FileName::Checkpoint(number);
+    let path = path_of(disk.path(), name);
+    let io = |op| {
+        let path = path.clone();
+        move |e| Error::io(op, path, e)
+    };
+    let file = disk.open(name, How::Read).map_err(io(IoOp::Open))?;
+    let len = file.len().map_err(io(IoOp::Read))?;
+    let header = match read_header(&file, len).map_err(io(IoOp::Read))? {
+        Ok(header) => header,
+        Err(Some(found)) => {
+            let path = disk.path().to_path_buf();
+            return Err(Error::UnsupportedFormat { path, found, supported: FORMAT_VERSION });
+        }
+        Err(None) => return Err(damaged(name, 0, Defect::Checkpoint)),
+    };
+    match header.store_id == store.store_id && header.name.number == number {
+        true => Ok((file, header)),
+        false => Err(damaged(name, 0, Defect::ForeignCheckpoint)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! is refused before anything is changed.
 
 use super::walk::Walk;
+use super::witness::Witness;
 use super::{Recovery, Segments};
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -20,7 +21,12 @@ const UNUSED_LEN: u64 = 1 << 20;
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 3. True when the store was closed cleanly.
-    pub(super) fn decide(&self, segments: &mut Segments<D::File>, walk: &mut Walk) -> Result<bool> {
+    pub(super) fn decide(
+        &self,
+        segments: &mut Segments<D::File>,
+        walk: &mut Walk,
+        witness: Option<Witness>,
+    ) -> Result<bool> {
         let mut torn_len = 0;
         let mut durable = walk.durable;
         for (sequence, segment) in segments.range_mut(walk.sequence..) {
@@ -54,6 +60,13 @@ impl<D: Disk> Recovery<'_, D> {
                 return Ok(false);
             }
             return Err(segment.damage(defect, walk.offset, lsn));
+        }
+        if let Some(witness) = witness {
+            let end = walk.last_complete();
+            if witness.lsn > end {
+                return Err(witness.loss(segment.number, walk.offset, Lsn(end.0 + 1)));
+            }
+            durable = durable.max(witness.lsn);
         }
         walk.durable = durable;
         self.replay_witnessed(walk)?;

@@ -40,10 +40,11 @@ impl<D: Disk> Recovery<'_, D> {
     /// As [`Recovery::run`].
     pub(crate) fn run_in_memory(&self, listing: &Listing) -> Result<(Recovered<D::File>, Ending)> {
         assert_eq!(self.options.how, How::Read, "nothing is opened to be written");
-        let Survey { images, sealed, start, mut segments, cuts, .. } = self.survey(listing)?;
+        let Survey { images, sealed, start, mut segments, cuts, witness, .. } =
+            self.survey(listing)?;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk)?;
+        let clean = self.decide(&mut segments, &mut walk, witness)?;
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
         self.progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
         self.load_unwitnessed(&mut walk)?;

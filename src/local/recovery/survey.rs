@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::walk::{Walk, follow};
+use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -36,6 +37,8 @@ pub(super) struct Survey<F> {
     pub(super) cuts: Cuts,
     /// File numbers of segments that are void or out of use.
     pub(super) void: Vec<u64>,
+    /// What the checkpoints that are not used say of the log.
+    pub(super) witness: Option<Witness>,
 }
 
 /// Where the log of a store without a checkpoint begins.
@@ -107,6 +110,13 @@ impl<D: Disk> Recovery<'_, D> {
         };
         let cut_out = segments.extract_if(.., |sequence, _| is_void(*sequence));
         void.extend(cut_out.map(|(_, segment): (_, Scanner<_>)| segment.number));
+        let Some(first) = segments.get(&start.position.sequence) else {
+            let listed = images.segments().iter().find(|s| s.sequence == start.position.sequence);
+            let next = || segments.values().next().map_or(0, |segment| segment.number);
+            let name = FileName::Segment(listed.map_or_else(next, |segment| segment.number));
+            return Err(damaged(name, 0, Defect::MissingSegment));
+        };
+        let (first, first_len) = (first.number, first.len);
         let mut expected = start.position.sequence;
         for (sequence, scanner) in &segments {
             if *sequence != expected {
@@ -114,12 +124,13 @@ impl<D: Disk> Recovery<'_, D> {
             }
             expected = cuts.get(sequence).map_or(sequence + 1, |(_, next)| *next);
         }
-        let first = segments.get(&start.position.sequence);
-        if first.is_none() || cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
+        if cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
-        if let Some(first) = first.filter(|first| first.len < start.position.offset) {
-            return Err(damaged(FileName::Segment(first.number), first.len, Defect::Truncated));
+        if first_len < start.position.offset {
+            let checkpoint = images.names().first().map_or(0, |head| head.number);
+            let defect = Defect::MissingEnd { checkpoint, lsn: start.lsn };
+            return Err(damaged(FileName::Segment(first), first_len, defect));
         }
         if let Some(head) = images.names().first()
             && !planted(Bug::UnconfirmedIsRead)
@@ -127,7 +138,8 @@ impl<D: Disk> Recovery<'_, D> {
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
-        Ok(Survey { images, sealed, start, segments, cuts, void })
+        let witness = self.witness(listing, &images.names())?;
+        Ok(Survey { images, sealed, start, segments, cuts, void, witness })
     }
 
     /// Whether the log says that the image with this name counts.
