@@ -169,8 +169,10 @@ impl Inner {
             Operation::Delete => (id, lsn, None),
             Operation::Move { .. } => unreachable!("memory has no segments to empty"),
         });
+        let moment = self.mvcc.moment();
         self.mvcc.publish(changes, &LookedUp::default(), lsn, |_, _| {});
         self.mvcc.counters.commits.add(1);
+        drop(moment);
         Ok(lsn)
     }
 }

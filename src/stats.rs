@@ -1,4 +1,7 @@
 //! Statistics of a store: counters since open, and sizes as of now.
+//!
+//! What commits change is told of one moment, by one call: totals, writes, deletes, commits, groups, the visible
+//! and the durable LSN (`mvcc/state` says how). The rest is read beside them, one after the other.
 
 use std::time::Duration;
 
@@ -8,6 +11,10 @@ use crate::block::Lsn;
 pub const GROUP_SIZES: usize = 16;
 
 /// Counters since open, and sizes as of now.
+///
+/// `total_blocks`, `total_bytes`, `write_ops`, `delete_ops`, `commits`, `groups`, `visible_lsn` and `durable_lsn`
+/// are of one moment: they tell of all commits up to `visible_lsn`, and of no later one. `durable_lsn` is never
+/// above it. The others are read at about the same time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StorageStats {

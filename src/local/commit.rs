@@ -377,11 +377,12 @@ impl<T> CommitCore<T> {
         while let Some(flight) = self.flights.front_mut() {
             match flight.landed.take() {
                 None => return,
-                Some((group, Outcome::Done)) => {
+                Some((mut group, Outcome::Done)) => {
                     self.flights.pop_front();
                     if group.sync || planted(Bug::DurableBeforeSync) {
                         self.durable = group.last_lsn;
                     }
+                    group.durable = self.durable;
                     self.company.expect(now, group.members.len());
                     actions.publish.push(group);
                 }

@@ -124,9 +124,13 @@ impl<D: Disk> Engine for LocalBackend<D> {
         together::read_many(self, ids)
     }
 
+    fn tell_published(&self, stats: &mut StorageStats) {
+        stats.durable_lsn = self.durable_lsn();
+        stats.groups = self.inner.shared.groups.load(Ordering::Relaxed);
+    }
+
     fn add_stats(&self, stats: &mut StorageStats) {
         let shared = &self.inner.shared;
-        stats.groups = shared.groups.load(Ordering::Relaxed);
         stats.overlapped_groups = shared.overlapped.load(Ordering::Relaxed);
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
         shared.phases.tell(stats);

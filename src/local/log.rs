@@ -369,11 +369,15 @@ impl<D: Disk> Log<D> {
             usage.count(old, new);
             freed_len += old.map_or(0, |old| u64::from(old.len));
         };
+        // Not the core's: what a later group made durable that landed with this one is not visible yet.
+        let durable = group.durable;
+        let user_commit_count = group.user_commit_count() as u64;
+        let moment = mvcc.moment();
         mvcc.publish(changes.changed, &changes.below, group.last_lsn, count);
-        mvcc.counters.commits.add(group.user_commit_count() as u64);
-        self.shared.durable.store(self.core.durable().0, Ordering::Release);
-        let has_commits = group.user_commit_count() > 0;
-        self.shared.groups.fetch_add(u64::from(has_commits), Ordering::Relaxed);
+        mvcc.counters.commits.add(user_commit_count);
+        self.shared.durable.store(durable.0, Ordering::Release);
+        self.shared.groups.fetch_add(u64::from(user_commit_count > 0), Ordering::Relaxed);
+        drop(moment);
         let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
         if let Some(group) = actions.answer {
             let held_len = group.members.iter().map(|member| member.submission.log_len).sum();

@@ -88,6 +88,12 @@ pub trait Engine: Send + Sync {
         self.check_open()
     }
 
+    /// Adds what changes with each publication. Waits for nothing: the publisher waits meanwhile.
+    #[doc(hidden)]
+    fn tell_published(&self, stats: &mut StorageStats) {
+        stats.durable_lsn = self.durable_lsn();
+    }
+
     #[doc(hidden)]
     fn add_stats(&self, stats: &mut StorageStats);
 }
@@ -327,8 +333,7 @@ impl<E: Engine> StorageBackend for E {
         if !self.process().is_current() {
             return StorageStats::default();
         }
-        let mut stats = self.mvcc().stats(self.now());
-        stats.durable_lsn = self.durable_lsn();
+        let mut stats = self.mvcc().stats(self.now(), |stats| self.tell_published(stats));
         self.add_stats(&mut stats);
         stats
     }

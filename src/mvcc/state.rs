@@ -3,6 +3,11 @@
 //! Owns [`Mvcc`], the limits on what a caller may put in, and the giving up of snapshots that are over one.
 //! What goes into the index is counted here as it is published. A backend publishes and loads; everything
 //! else is asked for by the contract (`engine`).
+//!
+//! **Statistics are of one moment.** What publications change (the totals, writes, deletes, commits, groups,
+//! the visible and the durable LSN) changes under the [moment](Mvcc::moment), and is read under it: a call tells
+//! of all commits up to its visible LSN, and of no other one. The durable LSN never passes the visible one. Lock
+//! order: the moment comes before every lock of the index and of the pins.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +24,7 @@ use crate::mvcc::index::{Change, Deed, Index, LookedUp, Step, Versioned};
 use crate::mvcc::transactions::{Released, TransactionTable};
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::word::Phase;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::transaction::{BatchOperation, WriteBatch};
 
 /// What memory and local share: versions, transactions, ids, statistics.
@@ -32,6 +37,8 @@ pub(crate) struct Mvcc<V> {
     /// The highest id that a commit named.
     pub(crate) committed: IdAllocator,
     pub(crate) counters: Counters,
+    /// Held by the publisher, and by whoever reads what it changes. See the module header.
+    moment: Mutex<()>,
     /// Nanoseconds on the clock until which no snapshot can be too old.
     age_due: AtomicU64,
 }
@@ -63,12 +70,18 @@ impl<V: VersionLen> Mvcc<V> {
             ids: IdAllocator::default(),
             committed: IdAllocator::default(),
             counters: Counters::default(),
+            moment: Mutex::default(),
             age_due: AtomicU64::new(0),
         }
     }
 
-    /// Publishes a group of commits and counts what it changed. One publisher at a time. `below` and
-    /// `replaced` are as for [`Index::publish`].
+    /// Keeps statistics from being read. A publisher holds it until all of what it changes has changed.
+    pub(crate) fn moment(&self) -> MutexGuard<'_, ()> {
+        self.moment.lock()
+    }
+
+    /// Publishes a group of commits and counts what it changed. One publisher at a time, which holds the
+    /// [moment](Mvcc::moment). `below` and `replaced` are as for [`Index::publish`].
     pub(crate) fn publish(
         &self,
         changes: impl IntoIterator<Item = Change<V>>,
@@ -271,28 +284,35 @@ impl<V: VersionLen> Mvcc<V> {
         Ok(block)
     }
 
-    pub(super) fn stats(&self, now: Duration) -> StorageStats {
+    /// `tell_published` adds what a backend changes with its publications.
+    pub(super) fn stats(
+        &self,
+        now: Duration,
+        tell_published: impl FnOnce(&mut StorageStats),
+    ) -> StorageStats {
         let c = &self.counters;
+        // Before the moment, for which the publisher waits: no snapshot is newer than what is visible then.
         let oldest = self.oldest_snapshot(now);
-        let (total_blocks, total_bytes) = self.totals();
-        StorageStats {
-            total_blocks,
-            total_bytes,
+        let mut stats = StorageStats {
             read_ops: c.reads.sum(),
-            write_ops: c.writes.sum(),
-            delete_ops: c.deletes.sum(),
-            commits: c.commits.sum(),
             conflicts: c.conflicts.sum(),
             rollbacks: self.transactions.rolled_back_count(),
             open_transactions: self.transactions.open_count(),
-            visible_lsn: self.index.visible(),
-            durable_lsn: self.index.visible(),
             index_bytes: self.index.heap_len(),
-            undo_entries: self.index.undo_count(),
-            pinned_bytes: self.index.pinned_len(),
             oldest_snapshot: oldest.map(|oldest| oldest.lsn),
             oldest_snapshot_age: oldest.map_or(Duration::ZERO, |oldest| oldest.age),
             ..StorageStats::default()
-        }
+        };
+        let moment = self.moment();
+        (stats.total_blocks, stats.total_bytes) = self.totals();
+        (stats.write_ops, stats.delete_ops) = (c.writes.sum(), c.deletes.sum());
+        stats.commits = c.commits.sum();
+        stats.visible_lsn = self.index.visible();
+        (stats.undo_entries, stats.pinned_bytes) =
+            (self.index.undo_count(), self.index.pinned_len());
+        tell_published(&mut stats);
+        drop(moment);
+        assert!(stats.durable_lsn <= stats.visible_lsn, "what is durable is visible");
+        stats
     }
 }

@@ -6,8 +6,8 @@ use crate::callers::{Told, block, caller, check, check_again, is_failure, open, 
 use crate::disk::ModelDisk;
 use crate::io::sim::{CrashChoice, FaultKind, OperationKind};
 use crate::{
-    BlockId, Claim, Error, IsolationLevel, MemoryBackend, Result, StorageBackend, StorageExt,
-    TransactionId, below, took,
+    BlockId, Claim, Durability, Error, IsolationLevel, MemoryBackend, Result, StorageBackend,
+    StorageExt, TransactionId, WriteBatch, below, took,
 };
 
 pub(crate) const CLAIMS: &[Claim] = &[
@@ -55,6 +55,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         name: "snapshots_are_whole_and_no_update_is_lost",
         schedule: isolated,
         paths: &["Conflict", "acknowledged"],
+    },
+    Claim {
+        name: "statistics_are_of_one_moment",
+        schedule: one_moment,
+        paths: &["between two commits", "not all was durable", "memory", "groups overlapped"],
     },
     Claim {
         name: "a_transaction_that_several_end_leaves_nothing_behind",
@@ -256,6 +261,54 @@ fn isolated() {
     assert_eq!(number(store.read_block(BlockId(2)).expect("is there")), count);
     assert_eq!(store.stats().undo_entries, 0, "nobody holds a snapshot");
     store.close().expect("closes well");
+}
+
+/// Three threads write two new blocks with each commit, one reads the statistics.
+fn one_moment() {
+    if below(4) == 0 {
+        took("memory");
+        watch(&MemoryBackend::new());
+        return;
+    }
+    let disk = ModelDisk::new();
+    let store = open(&disk, options().crowd_min(1));
+    watch(&store);
+    if store.stats().overlapped_groups > 0 {
+        took("groups overlapped");
+    }
+    store.close().expect("closes well");
+}
+
+fn watch<S: StorageBackend + Clone + 'static>(store: &S) {
+    let writers = [1, 2, 3].map(|number| {
+        let store = store.clone();
+        thread::spawn(move || {
+            for round in 0..2 {
+                let mut batch = WriteBatch::new();
+                for id in 1..=2 {
+                    batch.write(block(100 * number + 10 * round + id, 7, 8));
+                }
+                let durability = [Durability::Durable, Durability::Buffered][below(2) as usize];
+                store.apply_with(batch, durability).expect("written");
+            }
+        })
+    });
+    for _ in 0..4 {
+        let stats = store.stats();
+        let commits = stats.visible_lsn.0;
+        let told = [stats.total_blocks, stats.write_ops, stats.total_bytes, stats.commits];
+        assert_eq!(told, [2 * commits, 2 * commits, 16 * commits, commits], "{stats:?}");
+        assert!(stats.durable_lsn <= stats.visible_lsn, "{stats:?}");
+        if (1..6).contains(&commits) {
+            took("between two commits");
+        }
+        if stats.durable_lsn < stats.visible_lsn {
+            took("not all was durable");
+        }
+    }
+    for writer in writers {
+        writer.join().expect("returns");
+    }
 }
 
 /// One thread works in a transaction and commits it, one rolls it back, and one replaces what it sees,

@@ -46,7 +46,8 @@ pub(crate) struct Group<T> {
     pub(crate) sync: bool,
     /// The newest LSN when the group is done.
     pub(crate) last_lsn: Lsn,
-    /// The newest LSN known durable when the group was formed.
+    /// The newest LSN known durable when the group was formed; to be published, when it has landed itself and no
+    /// later group.
     pub(crate) durable: Lsn,
     /// Whether another group was under way.
     pub(crate) follows: bool,

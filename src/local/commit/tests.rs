@@ -201,6 +201,7 @@ fn groups_that_overlap_are_published_in_order_and_each_vouches_for_those_before_
     assert_eq!(core.durable(), Lsn(10), "what comes before is not known to be durable");
     let published = land(&mut core, FLIGHT, first, Outcome::Done).publish;
     assert_eq!(published.iter().map(tags).collect::<Vec<_>>(), [[1, 2], [3, 4]]);
+    assert_eq!(published.iter().map(|group| group.durable).collect::<Vec<_>>(), [12, 14].map(Lsn));
     assert_eq!(core.durable(), Lsn(14));
 }
 
