@@ -30,6 +30,11 @@ use crate::checksum;
 use crate::error::{Defect, Error, Place, Result};
 
 /// Names a block. `BlockId(0)` never names one: on a write it asks the store to allocate an id.
+///
+/// Ids are allocated one after the other, above the highest that a commit has named. An id that a caller names
+/// changes nothing before it is committed. Once `u64::MAX` is, ids come from below: from where allocation was, or,
+/// in a later session, from above the highest block below the top. There the id of a deleted block may come again,
+/// which it never does otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BlockId(pub u64);
 

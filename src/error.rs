@@ -184,7 +184,7 @@ pub enum Error {
         /// The rule it breaks.
         reason: &'static str,
     },
-    /// Every id up to `u64::MAX` is used up, so none can be allocated. Explicit ids still work.
+    /// Every id from 1 to `u64::MAX` names a block, so none can be allocated. Explicit ids still work.
     #[error("no block id is left to allocate")]
     IdsExhausted,
     /// The backend does not offer this. Nothing was changed.

@@ -5,6 +5,7 @@ mod closed;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use aegis_blocks::io::FileName;
@@ -380,19 +381,35 @@ fn block_over_the_limit_is_refused_and_costs_nothing() {
 }
 
 #[test]
-fn used_up_ids_are_named() {
-    let (_directory, path) = closed_store();
+fn last_id_ends_allocation_nowhere() {
+    let (directory, path) = closed_store();
+    let [copy, restored, saved] = ["copy", "restored", "saved"].map(|n| directory.path().join(n));
+    let add = |store: &LocalBackend| store.write_block(block(0, "new")).expect("an id").0;
     let store = LocalBackend::open(&path).expect("the store opens");
+    let tx = store.begin_transaction().expect("a transaction");
+    for id in [1 << 40, u64::MAX] {
+        store.write_block_in_tx(tx, block(id, "rolled back")).expect("an explicit id");
+    }
+    store.rollback_transaction(tx).expect("rolls back");
+    assert_eq!(add(&store), BLOCKS + 1);
     store.write_block(block(u64::MAX, "the last id")).expect("an explicit id");
+    assert_eq!(add(&store), BLOCKS + 2);
+    store.backup_to(&copy, None, &|_| ControlFlow::Continue(())).expect("a backup");
     store.delete_block(BlockId(u64::MAX)).expect("a delete");
-    let error = store.write_block(block(0, "none is left")).expect_err("no id is left");
-    assert!(matches!(error, Error::IdsExhausted), "{error:?}");
-    store.write_block(block(BLOCKS, payload(BLOCKS))).expect("explicit ids still work");
+    assert_eq!(add(&store), BLOCKS + 3);
+    store.write_block(block(BLOCKS + 6, "named")).expect("an explicit id");
+    assert_eq!([add(&store), add(&store), add(&store)], [4, 5, 7].map(|n| BLOCKS + n));
     store.close().expect("a clean close");
+
     let store = LocalBackend::open(&path).expect("the store opens again");
-    let error = store.write_block(block(0, "none is left")).expect_err("no id is left");
-    assert!(matches!(error, Error::IdsExhausted), "{error:?}");
-    assert_eq!(store.stats().total_blocks, BLOCKS);
+    assert_eq!(add(&store), BLOCKS + 8);
+    store.close().expect("a clean close");
+    LocalBackend::restore(&copy, &restored, &|_| ControlFlow::Continue(())).expect("restores");
+    assert_eq!(add(&LocalBackend::open(&restored).expect("opens")), BLOCKS + 3);
+    LocalBackend::salvage(&path, &saved).expect("salvages");
+    let store = LocalBackend::open(&saved).expect("opens");
+    assert_eq!(add(&store), BLOCKS + 9);
+    assert_eq!(store.stats().total_blocks, BLOCKS + 9);
 }
 
 #[test]

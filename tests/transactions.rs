@@ -317,6 +317,34 @@ fn batch_is_one_commit_and_refused_as_a_whole() {
     });
 }
 
+#[test]
+fn batch_is_allocated_no_id_that_it_names() {
+    on_each(|store| {
+        let mut batch = WriteBatch::new();
+        batch.write(block(0, "a")).write(block(3, "b")).write(block(0, "c")).write(block(5, "d"));
+        let ids = store.apply(batch).expect("applies");
+        assert_eq!(ids, [4, 3, 6, 5].map(BlockId));
+        let found = store.read_blocks(&ids).expect("reads");
+        assert_eq!(found.iter().map(text).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    });
+}
+
+#[test]
+fn id_that_was_allocated_and_named_by_another_commit_is_a_conflict_at_each_level() {
+    on_each(|store| {
+        let levels =
+            [IsolationLevel::ReadCommitted, IsolationLevel::Snapshot, IsolationLevel::Serializable];
+        for level in levels {
+            let tx = store.begin_at(level).expect("begins");
+            let id = tx.write(block(0, "allocated")).expect("writes");
+            store.write_block(block(id.0, "named")).expect("writes");
+            let refused = tx.commit();
+            assert!(matches!(refused, Err(Error::Conflict { id: named, .. }) if named == id));
+            assert_eq!(text(&store.read_block(id).expect("reads")), "named");
+        }
+    });
+}
+
 /// A backend that implements only what it must, and so has every default of the trait.
 struct Plain(MemoryBackend);
 

@@ -89,24 +89,28 @@ pub(crate) struct Batch {
     pub(crate) precondition: Precondition,
     /// Checked as the operations are, with [`Precondition::UnchangedSince`].
     pub(crate) reads: Option<Box<Reads>>,
+    /// Ids that were allocated for it: no block has one there, or it is not applied. Empty where the
+    /// precondition says so anyway.
+    pub(crate) allocated: Vec<BlockId>,
     /// The transaction that ends with this commit.
     pub(crate) transaction: Option<TransactionId>,
 }
 
 impl Batch {
+    /// Operations outside any transaction.
+    pub(crate) fn of(operations: Vec<(BlockId, Operation)>, precondition: Precondition) -> Batch {
+        Batch { operations, precondition, reads: None, allocated: Vec::new(), transaction: None }
+    }
+
     /// A single write outside any transaction.
     pub(crate) fn write(block: Block) -> Batch {
-        Batch {
-            operations: vec![(block.header.block_id, Operation::Write(block))],
-            precondition: Precondition::None,
-            reads: None,
-            transaction: None,
-        }
+        let operations = vec![(block.header.block_id, Operation::Write(block))];
+        Batch::of(operations, Precondition::None)
     }
 
     /// Moves of blocks that are to leave a segment.
     pub(crate) fn moves(operations: Vec<(BlockId, Operation)>) -> Batch {
-        Batch { operations, precondition: Precondition::None, reads: None, transaction: None }
+        Batch::of(operations, Precondition::None)
     }
 
     /// Whether it moves blocks, and so changes nothing that a user sees.
@@ -121,22 +125,12 @@ impl Batch {
 
     /// No operations: what asks for a sync.
     pub(crate) fn empty() -> Batch {
-        Batch {
-            operations: Vec::new(),
-            precondition: Precondition::None,
-            reads: None,
-            transaction: None,
-        }
+        Batch::of(Vec::new(), Precondition::None)
     }
 
     /// A single delete outside any transaction.
     pub(crate) fn delete(id: BlockId) -> Batch {
-        Batch {
-            operations: vec![(id, Operation::Delete)],
-            precondition: Precondition::Exist(vec![id]),
-            reads: None,
-            transaction: None,
-        }
+        Batch::of(vec![(id, Operation::Delete)], Precondition::Exist(vec![id]))
     }
 }
 

@@ -166,9 +166,13 @@ impl<E: Engine> StorageBackend for E {
         look_to_write(self)?;
         let mvcc = self.mvcc();
         mvcc.transactions.with(tx, |pending| {
-            let block = mvcc.name_block(block)?;
+            let is_named = block.header.block_id != BlockId(0);
+            let block = mvcc.name_block(block, |id| pending.own(id).is_some())?;
             let id = block.header.block_id;
             pending.put(id, Operation::Write(block), mvcc.limits.transaction_len_max)?;
+            if !is_named {
+                pending.note_allocated(id);
+            }
             Ok(id)
         })
     }
@@ -361,9 +365,33 @@ fn check_may_commit<E: Engine>(engine: &E) -> Result<()> {
 fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
     look_to_write(engine)?;
     check_may_commit(engine)?;
-    let block = engine.mvcc().name_block(block)?;
+    if block.header.block_id == BlockId(0) {
+        return until_free(|| write_new(engine, block.clone(), durability));
+    }
+    let block = engine.mvcc().name_block(block, |_| false)?;
     let id = block.header.block_id;
     engine.hand_in(Batch::write(block), durability)?.wait().map(|_| id)
+}
+
+fn write_new<E: Engine>(
+    engine: &E,
+    block: Block,
+    durability: Option<Durability>,
+) -> Result<BlockId> {
+    let block = engine.mvcc().name_block(block, |_| false)?;
+    let id = block.header.block_id;
+    let batch = Batch { allocated: vec![id], ..Batch::write(block) };
+    engine.hand_in(batch, durability)?.wait().map(|_| id)
+}
+
+/// Writes again, under another id, what was refused because a caller named the one that was allocated.
+fn until_free<T>(mut write: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match write() {
+            Err(Error::Conflict { .. }) => {}
+            written => return written,
+        }
+    }
 }
 
 fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
@@ -381,6 +409,17 @@ fn apply<E: Engine>(
     if !batch.is_empty() {
         check_may_commit(engine)?;
     }
+    if batch.allocates() {
+        return until_free(|| apply_once(engine, batch.clone(), durability));
+    }
+    apply_once(engine, batch, durability)
+}
+
+fn apply_once<E: Engine>(
+    engine: &E,
+    batch: WriteBatch,
+    durability: Option<Durability>,
+) -> Result<Vec<BlockId>> {
     let (ids, batch) = engine.mvcc().name_batch(batch)?;
     if batch.operations.is_empty() {
         return Ok(ids);

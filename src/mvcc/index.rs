@@ -19,12 +19,13 @@
 //!
 //! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN (`base`). What is
 //! kept of undo versions, and what that costs, is the business of `undo`; putting a log in, of `load`; walking
-//! the ids of a range, of `scan`.
+//! the ids of a range, of `scan`; finding free ones, of `gap`.
 //!
 //! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them: what the publisher
 //! has to know of a base is looked up before its group is written (`looked_up`).
 
 mod base;
+mod gap;
 mod load;
 mod looked_up;
 mod scan;

@@ -49,6 +49,11 @@ struct Change {
 impl Overlay {
     /// Checks a batch against everything that comes before it in commit order.
     pub(crate) fn check(&self, batch: &Batch, published: &impl Published) -> Result<()> {
+        for id in &batch.allocated {
+            if self.exists(*id, published)? {
+                return Err(self.taken(*id, published)?);
+            }
+        }
         match &batch.precondition {
             Precondition::None => Ok(()),
             Precondition::Exist(ids) => {
@@ -85,6 +90,15 @@ impl Overlay {
                 Ok(())
             }
         }
+    }
+
+    /// The error of a commit that was allocated an id which another one has named since.
+    fn taken(&self, id: BlockId, published: &impl Published) -> Result<Error> {
+        let found = match self.newest.get(&id) {
+            Some(change) => Some(change.lsn),
+            None => published.changed_since(id, Lsn(0))?,
+        };
+        Ok(Error::Conflict { id, snapshot: Lsn(0), found: found.unwrap_or_default() })
     }
 
     fn changed_within(&self, first: BlockId, last: BlockId) -> Option<(BlockId, Lsn)> {
@@ -216,6 +230,19 @@ mod tests {
         assert!(matches!(lost, Err(Error::Conflict { found: Lsn(10), .. })));
         overlay.remove(&winner, Lsn(10));
         overlay.check(&write(5, since(9)), &Nine).expect("published is asked again");
+    }
+
+    #[test]
+    fn allocated_id_is_refused_where_another_commit_has_named_it() {
+        let mut overlay = Overlay::default();
+        let allocated =
+            |id| Batch { allocated: vec![BlockId(id)], ..write(id, Precondition::None) };
+        let taken = overlay.check(&allocated(9), &Nine);
+        assert!(matches!(taken, Err(Error::Conflict { id: BlockId(9), found: Lsn(9), .. })));
+        overlay.check(&allocated(10), &Nine).expect("it is free");
+        overlay.add(&write(10, Precondition::None), Lsn(11));
+        let taken = overlay.check(&allocated(10), &Nine);
+        assert!(matches!(taken, Err(Error::Conflict { id: BlockId(10), found: Lsn(11), .. })));
     }
 
     #[test]

@@ -37,6 +37,8 @@ struct Own {
     operation: Operation,
     /// Which of the ids this was, in the order in which they came to the transaction.
     number: u64,
+    /// Whether the id was allocated for the transaction.
+    is_allocated: bool,
 }
 
 /// A savepoint.
@@ -109,6 +111,7 @@ impl Pending {
         let own = self.operations.get(&id);
         let replaced = own.map_or(0, |own| own.operation.payload_len());
         let number = own.map_or(self.named_count + 1, |own| own.number);
+        let is_allocated = own.is_some_and(|own| own.is_allocated);
         let freed = if keeps { 0 } else { replaced };
         let len = self.payload_len - freed + operation.payload_len();
         if len > len_max {
@@ -116,7 +119,7 @@ impl Pending {
         }
         self.payload_len = len;
         self.named_count = self.named_count.max(number);
-        let before = self.operations.insert(id, Own { operation, number });
+        let before = self.operations.insert(id, Own { operation, number, is_allocated });
         if keeps && let Some(mark) = self.savepoints.last_mut() {
             mark.before.insert(id, before);
         }
@@ -126,6 +129,13 @@ impl Pending {
     /// Whether its commit changes nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Notes that the id of an operation was allocated for it.
+    pub(crate) fn note_allocated(&mut self, id: BlockId) {
+        if let Some(own) = self.operations.get_mut(&id) {
+            own.is_allocated = true;
+        }
     }
 
     pub(crate) fn savepoint(&mut self, transaction: TransactionId) -> Savepoint {
@@ -159,6 +169,12 @@ impl Pending {
     /// Takes the operations for a commit.
     pub(crate) fn start_commit(&mut self, id: TransactionId) -> Batch {
         self.savepoints.clear();
+        // Without a snapshot nothing else says that nobody was faster.
+        let own = self.operations.iter().filter(|(_, own)| own.is_allocated);
+        let allocated = match self.snapshot {
+            None => own.map(|(id, _)| *id).collect(),
+            Some(_) => Vec::new(),
+        };
         let operations = std::mem::take(&mut self.operations).into_iter();
         let operations = operations.map(|(id, own)| (id, own.operation)).collect();
         let precondition = match self.snapshot {
@@ -168,7 +184,7 @@ impl Pending {
         };
         let reads = (self.isolation == IsolationLevel::Serializable)
             .then(|| Box::new(std::mem::take(&mut self.reads)));
-        Batch { operations, precondition, reads, transaction: Some(id) }
+        Batch { operations, precondition, reads, allocated, transaction: Some(id) }
     }
 }
 

@@ -9,7 +9,7 @@
 //! of all commits up to its visible LSN, and of no other one. The durable LSN never passes the visible one. Lock
 //! order: the moment comes before every lock of the index and of the pins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +34,6 @@ pub(crate) struct Mvcc<V> {
     pub(crate) index: Index<V>,
     pub(crate) transactions: TransactionTable,
     pub(crate) ids: IdAllocator,
-    /// The highest id that a commit named.
-    pub(crate) committed: IdAllocator,
     pub(crate) counters: Counters,
     /// Held by the publisher, and by whoever reads what it changes. See the module header.
     moment: Mutex<()>,
@@ -68,7 +66,6 @@ impl<V: VersionLen> Mvcc<V> {
             index,
             transactions: TransactionTable::new(limits.open_transactions_max, pins),
             ids: IdAllocator::default(),
-            committed: IdAllocator::default(),
             counters: Counters::default(),
             moment: Mutex::default(),
             age_due: AtomicU64::new(0),
@@ -90,8 +87,7 @@ impl<V: VersionLen> Mvcc<V> {
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut delta = Delta::default();
-        let committed = &self.committed;
-        let changes = changes.into_iter().inspect(|(id, ..)| committed.raise(*id));
+        let changes = changes.into_iter().inspect(|(id, ..)| self.ids.commit(*id));
         self.index.publish(changes, below, visible, |old, new| {
             delta.count(old, new);
             replaced(old, new);
@@ -116,7 +112,7 @@ impl<V: VersionLen> Mvcc<V> {
         if let Some(highest) = named.map(|step| step.id).max()
             && !planted(Bug::IdsAfterReplay)
         {
-            self.raise_ids(highest);
+            self.ids.recover(highest);
         }
         let count = |(delta, tally): &mut (Delta, T), old: Option<&V>, new: Option<&V>| {
             delta.count(old, new);
@@ -134,7 +130,7 @@ impl<V: VersionLen> Mvcc<V> {
     pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
         self.counters.take_over(blocks, bytes);
         if !planted(Bug::IdsAfterCheckpoint) {
-            self.raise_ids(id_max);
+            self.ids.recover(id_max);
         }
     }
 
@@ -144,11 +140,6 @@ impl<V: VersionLen> Mvcc<V> {
         // Removals are read first: what is added in between can only make the difference larger.
         let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
         (c.blocks_added.sum() - removed, c.bytes_added.sum() - bytes_removed)
-    }
-
-    fn raise_ids(&self, id: BlockId) {
-        self.ids.raise(id);
-        self.committed.raise(id);
     }
 
     /// Ends the transaction that a commit belonged to, now that its result is known.
@@ -224,13 +215,18 @@ impl<V: VersionLen> Mvcc<V> {
     /// Names the blocks of a batch, and says what must exist for its deletes.
     pub(super) fn name_batch(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
         let (mut ids, mut operations, mut needed) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let named = batch.allocates().then(|| batch.named().collect::<HashSet<_>>());
+        let is_named = |id: BlockId| named.as_ref().is_some_and(|named| named.contains(&id));
+        let mut allocated = Vec::new();
         let mut len = 0;
         for operation in batch {
             match operation {
                 BatchOperation::Write(block) => {
-                    let block = self.name_block(block)?;
+                    let asks = block.header.block_id == BlockId(0);
+                    let block = self.name_block(block, is_named)?;
                     let id = block.header.block_id;
                     ids.push(id);
+                    allocated.extend(Some(id).filter(|_| asks));
                     len += block.data.len() as u64;
                     let before = operations.insert(id, Operation::Write(block));
                     len -= before.as_ref().map_or(0, Operation::payload_len);
@@ -248,7 +244,7 @@ impl<V: VersionLen> Mvcc<V> {
         }
         let operations = operations.into_iter().collect();
         let precondition = Precondition::Exist(needed);
-        Ok((ids, Batch { operations, precondition, reads: None, transaction: None }))
+        Ok((ids, Batch { allocated, ..Batch::of(operations, precondition) }))
     }
 
     pub(super) fn oldest_snapshot(&self, now: Duration) -> Option<OldestSnapshot> {
@@ -269,17 +265,22 @@ impl<V: VersionLen> Mvcc<V> {
         }
     }
 
-    /// Takes an id for a write: allocates one for `BlockId(0)`, stays above any other.
-    pub(super) fn name_block(&self, mut block: Block) -> Result<Block> {
+    /// Takes an id for a write: for `BlockId(0)` it allocates one of which `is_taken` does not hold.
+    pub(super) fn name_block(
+        &self,
+        mut block: Block,
+        is_taken: impl Fn(BlockId) -> bool,
+    ) -> Result<Block> {
         let (len, len_max) = (block.data.len() as u64, u64::from(self.limits.block_len_max));
         if len > len_max {
             return Err(Error::BlockTooLarge { len, len_max });
         }
         block.check_header()?;
-        if block.header.block_id == BlockId(0) {
-            block.header.block_id = self.ids.allocate()?;
-        } else {
-            self.ids.raise(block.header.block_id);
+        while block.header.block_id == BlockId(0) {
+            let id = self.ids.allocate(&self.index)?;
+            if !is_taken(id) {
+                block.header.block_id = id;
+            }
         }
         Ok(block)
     }

@@ -177,13 +177,15 @@ macro_rules! with_claims {
                 /// The allocator stays above explicit ids.
                 allocation_stays_above_explicit_ids,
                 /// A transaction is never allocated an id that it wrote itself.
-                allocation_stays_above_the_transactions_own_ids,
+                allocation_passes_over_the_transactions_own_ids,
+                /// Ids that were named and not committed change nothing: rolled back, refused, still open.
+                names_that_are_not_committed_change_nothing,
                 /// Open transactions are allocated different ids.
                 open_transactions_never_share_an_allocated_id,
                 /// The id of a deleted block is not allocated again.
                 deleted_ids_are_not_allocated_again,
-                /// After `u64::MAX`, allocation is `IdsExhausted`; explicit ids still work.
-                ids_run_out_at_the_end,
+                /// After `u64::MAX`, ids are allocated that no block has.
+                allocation_goes_on_below_the_top,
                 /// Eight threads are allocated different ids, without gaps.
                 threads_allocate_distinct_ids,
             }

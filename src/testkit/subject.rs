@@ -276,13 +276,16 @@ impl<'f> Subject<'f> {
         assert_eq!(stats.open_transactions, self.open.get(), "stats().open_transactions");
     }
 
-    /// An allocated id is above every id that a commit ever wrote.
+    /// An allocated id is above every id that a commit ever wrote; where there is none above, no block has it.
     #[track_caller]
     fn check_allocated(&self, asked: BlockId, id: BlockId) {
         self.saw(id.0);
         if asked == BlockId(0) {
             let max = self.model().max_id();
-            assert!(id.0 > max, "allocated id {id} although id {max} was in use before");
+            let is_free = id.0 > 0 && self.model().read(id.0).is_none();
+            assert!(is_free, "allocated id {id}, which is in use");
+            let is_above = id.0 > max || max == u64::MAX;
+            assert!(is_above, "allocated id {id} although id {max} was in use before");
         }
     }
 }

@@ -78,6 +78,26 @@ impl WriteBatch {
     pub fn operations(&self) -> &[BatchOperation] {
         &self.operations
     }
+
+    /// Whether a write asks for an id.
+    pub(crate) fn allocates(&self) -> bool {
+        self.operations.iter().any(|operation| operation.id() == BlockId(0))
+    }
+
+    /// The ids that it names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = BlockId> {
+        self.operations.iter().map(BatchOperation::id).filter(|id| *id != BlockId(0))
+    }
+}
+
+impl BatchOperation {
+    /// The id that it names; 0 where it asks for one.
+    fn id(&self) -> BlockId {
+        match self {
+            BatchOperation::Write(block) => block.header.block_id,
+            BatchOperation::Delete(id) => *id,
+        }
+    }
 }
 
 /// The operations, in the order in which they were added; for backends that apply them.

@@ -33,6 +33,8 @@ use crate::ticket::CommitTicket;
 /// | `ReadCommitted` | the newest commit      | nothing                                                      |
 /// | `Snapshot`      | as of begin            | a block that this one writes                                 |
 /// | `Serializable`  | as of begin            | a block or range that this one writes or, if it writes, read |
+///
+/// At each level it conflicts, too, when another commit has named an id that was allocated for this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum IsolationLevel {

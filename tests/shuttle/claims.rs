@@ -57,6 +57,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         paths: &["Conflict", "acknowledged"],
     },
     Claim {
+        name: "an_allocated_id_replaces_no_block",
+        schedule: allocated_beside_named,
+        paths: &["named after it was given away", "another id", "given away twice", "memory"],
+    },
+    Claim {
         name: "statistics_are_of_one_moment",
         schedule: one_moment,
         paths: &["between two commits", "not all was durable", "memory", "groups overlapped"],
@@ -261,6 +266,46 @@ fn isolated() {
     assert_eq!(number(store.read_block(BlockId(2)).expect("is there")), count);
     assert_eq!(store.stats().undo_entries, 0, "nobody holds a snapshot");
     store.close().expect("closes well");
+}
+
+/// One thread names the id that another one is about to be given.
+fn allocated_beside_named() {
+    if below(4) == 0 {
+        took("memory");
+        allocate_beside_named(&MemoryBackend::new());
+        return;
+    }
+    let disk = ModelDisk::new();
+    let store = open(&disk, options());
+    allocate_beside_named(&store);
+    store.close().expect("closes well");
+}
+
+fn allocate_beside_named<S: StorageBackend + Clone + 'static>(store: &S) {
+    let namer = {
+        let store = store.clone();
+        thread::spawn(move || store.write_block(block(1, 77, 8)).expect("written"))
+    };
+    let new = block(0, 5, 8);
+    let id = match below(2) {
+        0 => store.write_block(new).expect("written"),
+        _ => {
+            let mut batch = WriteBatch::new();
+            batch.write(new);
+            store.apply(batch).expect("written")[0]
+        }
+    };
+    namer.join().expect("returns");
+    let named = store.read_block(BlockId(1)).expect("it is there");
+    assert_eq!(named.data[0], 77, "an allocated id hides a block");
+    match (id, store.stats().conflicts) {
+        (BlockId(1), _) => took("named after it was given away"),
+        (_, 0) => took("another id"),
+        _ => took("given away twice"),
+    }
+    if id != BlockId(1) {
+        assert_eq!(store.read_block(id).expect("it is there").data[0], 5);
+    }
 }
 
 /// Three threads write two new blocks with each commit, one reads the statistics.

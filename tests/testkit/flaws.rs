@@ -213,14 +213,18 @@ flaws! {
     /// The allocator does not look at explicit ids.
     IgnoresExplicitIds => [
         allocation_stays_above_explicit_ids,
-        allocation_stays_above_the_transactions_own_ids,
+        allocation_passes_over_the_transactions_own_ids,
     ],
+    /// An explicit id raises the allocator before its commit.
+    NamesTakeEffectAtOnce => [names_that_are_not_committed_change_nothing],
+    /// There is no allocation after `u64::MAX`.
+    EndsAtTheTop => [allocation_goes_on_below_the_top],
     /// The allocated id is one above the largest committed.
     AllocatesAboveCommitted => [open_transactions_never_share_an_allocated_id],
     /// The allocated id is one above the largest that exists.
     ReusesDeletedIds => [deleted_ids_are_not_allocated_again],
     /// Allocation goes on from 1 after `u64::MAX`.
-    WrapsIds => [ids_run_out_at_the_end],
+    WrapsIds => [allocation_goes_on_below_the_top],
     /// Allocation looks, then takes.
     RacyAllocation => [threads_allocate_distinct_ids],
 

@@ -110,7 +110,7 @@ impl StorageBackend for Reference {
         if state.has(Flaw::RacyAllocation) {
             state.next_id = next;
         }
-        let id = state.place(&mut block)?;
+        let id = state.place(&mut block, &BTreeSet::new())?;
         let pending = state.open.values().any(|tx| tx.ops.contains_key(&id));
         let changed = state.changed_since(id, begun);
         if state.has(Flaw::SingleWaitsForPending) && pending
@@ -161,7 +161,8 @@ impl StorageBackend for Reference {
         if let Err(e) = state.check_header(&block) {
             return state.failed(tx, e);
         }
-        let id = state.place(&mut block)?;
+        let own = state.active(tx)?.ops.keys().copied().collect();
+        let id = state.place(&mut block, &own)?;
         if state.has(Flaw::CountsAttempts) {
             state.counters.write_ops += 1;
         }
@@ -332,11 +333,16 @@ impl StorageBackend for Reference {
     fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
         let (mut state, mut ids) = (self.lock(), Vec::new());
         let mut ops = Ops::new();
+        let named = batch.operations().iter().filter_map(|operation| match operation {
+            BatchOperation::Write(block) => Some(block.header.block_id.0),
+            _ => None,
+        });
+        let named = named.collect();
         for operation in batch {
             let (key, op) = match operation {
                 BatchOperation::Write(mut block) => {
                     state.check_header(&block)?;
-                    let key = state.place(&mut block)?;
+                    let key = state.place(&mut block, &named)?;
                     ids.push(BlockId(key));
                     (key, Some(block))
                 }

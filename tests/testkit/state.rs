@@ -22,6 +22,8 @@ pub struct State {
     pub dirty: BTreeSet<u64>,
     pub lsn: u64,
     pub next_id: Option<u64>,
+    /// The last id that was handed out when the top was used up.
+    pub below: u64,
     pub next_tx: u64,
     pub open: BTreeMap<u64, Open>,
     pub ended: BTreeMap<u64, TransactionState>,
@@ -92,6 +94,7 @@ impl State {
             dirty: BTreeSet::new(),
             lsn: 0,
             next_id: Some(1),
+            below: 0,
             next_tx: 1,
             open: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -116,16 +119,29 @@ impl State {
         if honest { Ok(()) } else { Err(Error::InvalidArgument { argument, reason }) }
     }
 
-    /// Gives the block its id and returns its key.
-    pub fn place(&mut self, block: &mut Block) -> Result<u64> {
+    /// Gives the block its id, none of `taken`, and returns its key.
+    pub fn place(&mut self, block: &mut Block, taken: &BTreeSet<u64>) -> Result<u64> {
         let asked = block.header.block_id;
         if asked != BlockId(0) || self.has(Flaw::ZeroIsABlock) {
-            let above = asked.0.checked_add(1);
-            if !self.has(Flaw::IgnoresExplicitIds) {
-                self.next_id = self.next_id.zip(above).map(|(next, above)| next.max(above));
+            if self.has(Flaw::NamesTakeEffectAtOnce) {
+                self.stay_above(asked.0);
             }
             return Ok(self.key(asked));
         }
+        let passes_over = !self.has(Flaw::IgnoresExplicitIds);
+        let next = loop {
+            let next = self.next_id()?;
+            if !(passes_over && taken.contains(&next)) {
+                break next;
+            }
+        };
+        if !self.has(Flaw::AllocatedIdNotInHeader) {
+            block.header.block_id = BlockId(next);
+        }
+        Ok(next)
+    }
+
+    fn next_id(&mut self) -> Result<u64> {
         let live = |(id, versions): (&u64, &Vec<Version>)| {
             versions.last().filter(|version| version.block.is_some()).map(|_| *id)
         };
@@ -136,17 +152,35 @@ impl State {
             Some(Flaw::ReusesDeletedIds) => {
                 self.versions.iter().filter_map(live).next_back().map_or(1, |id| id + 1)
             }
-            _ => self.next_id.ok_or(Error::IdsExhausted)?,
+            _ => match self.next_id {
+                Some(next) => next,
+                None if self.has(Flaw::EndsAtTheTop) => return Err(Error::IdsExhausted),
+                None => return Ok(self.next_below()),
+            },
         };
         self.next_id = match self.flaw {
             Some(Flaw::SparseIds) => next.checked_add(2),
             Some(Flaw::WrapsIds) => Some(next.wrapping_add(1).max(1)),
             _ => next.checked_add(1),
         };
-        if !self.has(Flaw::AllocatedIdNotInHeader) {
-            block.header.block_id = BlockId(next);
-        }
         Ok(next)
+    }
+
+    /// The top is used up: the first id that no block has and that was not handed out so.
+    fn next_below(&mut self) -> u64 {
+        loop {
+            self.below += 1;
+            if self.read_at(self.below, u64::MAX).is_none() {
+                return self.below;
+            }
+        }
+    }
+
+    fn stay_above(&mut self, id: u64) {
+        if self.has(Flaw::WrapsIds) && id == u64::MAX {
+            return;
+        }
+        self.next_id = self.next_id.zip(id.checked_add(1)).map(|(next, above)| next.max(above));
     }
 
     pub fn read_at(&self, id: u64, lsn: u64) -> Option<Block> {
@@ -388,6 +422,9 @@ impl State {
             self.quirks.deletes_alone += 1;
         }
         for (id, op) in ops {
+            if !self.has(Flaw::IgnoresExplicitIds) {
+                self.stay_above(id);
+            }
             match &op {
                 Some(_) if !self.has(Flaw::CountsAttempts) => self.counters.write_ops += 1,
                 Some(_) => {}

@@ -64,7 +64,7 @@ impl<D: Disk> Log<D> {
         let summary = Summary {
             lsn: Lsn(self.core.last_lsn().0 - u64::from(planted(Bug::CheckpointOfOneLess))),
             position: self.appender.position(),
-            id_max: mvcc.committed.highest().0,
+            id_max: mvcc.ids.highest_committed().0,
             total_blocks,
             total_bytes,
         };
