@@ -53,6 +53,9 @@ pub struct StorageStats {
     /// What keeping those versions costs in bytes: their payloads (memory, or space of the log that
     /// cannot be used again) and an entry of the index for each.
     pub pinned_bytes: u64,
+    /// Lengths of segments that are deleted, and on the disk because readers hold bytes of them
+    /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)). 0 for other stores.
+    pub held_bytes: u64,
     /// The oldest snapshot that an open transaction reads.
     pub oldest_snapshot: Option<Lsn>,
     /// How long ago that transaction began.

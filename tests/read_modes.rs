@@ -196,3 +196,50 @@ fn bytes_held_over_poison_and_reopening_are_not_cut_off() {
         assert_eq!(disk.violations(), Vec::<String>::new());
     }
 }
+
+/// Lengths of the maps of deleted files below a directory.
+fn deleted_map_len(path: &Path) -> u64 {
+    let maps = fs::read_to_string("/proc/self/maps").expect("the maps of this process");
+    let name = path.join("SEG-").to_string_lossy().into_owned();
+    let deleted = maps.lines().filter(|line| line.contains(&*name) && line.ends_with("(deleted)"));
+    let len_of = |line: &str| {
+        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(number(to)? - number(from)?)
+    };
+    deleted.map(|line| len_of(line).expect("two addresses")).sum()
+}
+
+#[test]
+fn deleted_segments_that_readers_hold_are_counted_until_they_let_go() {
+    for mode in MODES {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("store");
+        let store = options(mode).single_threaded(true).open(&path).expect("a new store");
+        for id in 1..=50 {
+            store.write_block(block(id, vec![id as u8; 15 << 10])).expect("a write");
+        }
+        let read = |id| store.read_block(BlockId(id)).expect("the block").data;
+        let mut held: Vec<_> = (1..=50).map(read).collect();
+        for id in 1..=50 {
+            store.delete_block(BlockId(id)).expect("a delete");
+        }
+        store.checkpoint().expect("a checkpoint");
+        store.compact_now().expect("a compaction");
+        store.checkpoint().expect("a checkpoint");
+        let told = || {
+            let (space, stats) = (store.space().expect("a report"), store.stats());
+            assert_eq!((space.held_bytes, space.pinned_bytes), (stats.held_bytes, 0), "{mode:?}");
+            space.held_bytes
+        };
+        let is_mapped = mode == ReadMode::Mapped;
+        assert_eq!(told() >= 10 * SEGMENT_LEN, is_mapped, "{mode:?}: {} bytes are held", told());
+        assert_eq!(told(), deleted_map_len(&path), "{mode:?}");
+        held.truncate(20);
+        assert_eq!(told(), deleted_map_len(&path), "{mode:?}");
+        assert_eq!(told() > 0, is_mapped, "{mode:?}");
+        drop(held);
+        assert_eq!(told(), 0, "{mode:?}: nobody holds them any more");
+        store.close().expect("a clean close");
+    }
+}

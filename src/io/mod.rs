@@ -15,10 +15,12 @@ pub mod pool;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -411,6 +413,12 @@ pub trait View: Send + Sync {
     /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
     /// that a false stays false until the next [`View::bytes`].
     fn is_shared(&mut self) -> bool;
+
+    /// What is alive as long as this view or bytes cut from it are; by default nothing, for views of which
+    /// no bytes are held.
+    fn life(&self) -> Weak<dyn Any + Send + Sync> {
+        Weak::<()>::new()
+    }
 }
 
 /// A page-aligned buffer, for writes that bypass the page cache.

@@ -145,6 +145,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.in_flight_bytes = shared.budget.used_len();
         stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
         stats.segments = self.inner.views.count() as u64;
+        stats.held_bytes = self.inner.views.held_len();
     }
 }
 

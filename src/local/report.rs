@@ -24,6 +24,11 @@ pub struct SpaceReport {
     /// What is kept for snapshots alone, part of the two above: segments in which nothing is in force, as a
     /// whole, and elsewhere the payloads of old versions.
     pub pinned_bytes: u64,
+    /// Segments that are deleted, and on the disk because readers hold bytes of them
+    /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)); they go when the last of those bytes do. Their
+    /// files have no names any more, so they are in none of the other figures. Those that an earlier handle
+    /// of the store lent are not counted.
+    pub held_bytes: u64,
     /// The oldest snapshot that is held.
     pub oldest_snapshot: Option<Lsn>,
     /// Commits since that snapshot was taken; 0 without one.
@@ -66,6 +71,7 @@ pub(super) fn space<D: Disk>(inner: &Inner<Quota<D>>) -> Result<SpaceReport> {
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
         empty_bytes: totals.dead_len,
         pinned_bytes: inner.upkeep.snapshot_len(),
+        held_bytes: inner.views.held_len(),
         oldest_snapshot,
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),

@@ -3,11 +3,12 @@
 //! Owns [`Segment`] (what it takes to write one), [`Views`] (what it takes to read them) and
 //! [`Location`], the place of a block. Making and zeroing segments is the business of `space`.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -130,6 +131,8 @@ pub(crate) struct Views {
     table: RwLock<Table>,
     /// Locked after the table.
     shown: Mutex<Order>,
+    /// Segments that were taken away while readers held bytes of their maps.
+    held: Mutex<Vec<Held>>,
     file_count_max: usize,
     map_count_max: usize,
 }
@@ -150,6 +153,12 @@ struct Readable {
     view: OnceLock<Arc<Shown>>,
 }
 
+/// A segment that is gone for the store, and stays on the disk as long as its map lives.
+struct Held {
+    len: u64,
+    life: Weak<dyn Any + Send + Sync>,
+}
+
 /// A view that the table and readers share.
 struct Shown(Box<dyn View>);
 
@@ -166,6 +175,7 @@ impl Views {
             show,
             table: RwLock::default(),
             shown: Mutex::default(),
+            held: Mutex::default(),
             file_count_max: FILE_COUNT_MAX,
             map_count_max: MAP_COUNT_MAX,
         }
@@ -222,10 +232,24 @@ impl Views {
     pub(crate) fn remove(&self, sequence: u64) -> bool {
         let Some(readable) = self.table.write().remove(&sequence) else { return true };
         let Some(view) = readable.view.get().cloned() else { return true };
+        let held = Held { len: readable.len, life: view.0.life() };
         drop(readable);
         // A reader that found the view in the table may be about to cut bytes from it.
-        Arc::into_inner(view)
-            .is_some_and(|mut shown| !shown.0.is_shared() || planted(Bug::MappedIsReused))
+        let is_unseen = Arc::into_inner(view)
+            .is_some_and(|mut shown| !shown.0.is_shared() || planted(Bug::MappedIsReused));
+        if !is_unseen {
+            let mut all = self.held.lock();
+            all.retain(Held::is_alive);
+            all.push(held);
+        }
+        is_unseen
+    }
+
+    /// Lengths of the segments that are gone for the store, and on the disk because readers hold bytes of them.
+    pub(crate) fn held_len(&self) -> u64 {
+        let mut all = self.held.lock();
+        all.retain(Held::is_alive);
+        all.iter().map(|held| held.len).sum()
     }
 
     /// Sequence and file number of the segments with these places in log order.
@@ -322,6 +346,12 @@ impl Views {
         let table = self.table.read();
         let number = table.get(&u64::from(location.segment)).map_or(0, |r| r.number);
         place(FileName::Segment(number), u64::from(location.offset)).of_block(id)
+    }
+}
+
+impl Held {
+    fn is_alive(&self) -> bool {
+        self.life.strong_count() > 0
     }
 }
 

@@ -13,12 +13,13 @@
 //!
 //! [`DiskFile::is_mapped_elsewhere`]: super::super::DiskFile::is_mapped_elsewhere
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
@@ -144,6 +145,11 @@ impl View for OsView {
         fence(Ordering::Acquire);
         self.whole = whole_of(&self.map);
         shared
+    }
+
+    fn life(&self) -> Weak<dyn Any + Send + Sync> {
+        let life: Weak<Mmap> = Arc::downgrade(&self.map);
+        life
     }
 }
 

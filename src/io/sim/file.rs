@@ -9,9 +9,10 @@
 //! A view copies at the time of the call, so bytes once handed out never change here; rule 3 is
 //! what a program would see on a real map.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -320,5 +321,10 @@ impl View for SimView {
 
     fn is_shared(&mut self) -> bool {
         Arc::strong_count(&self.holders) > 1
+    }
+
+    fn life(&self) -> Weak<dyn Any + Send + Sync> {
+        let life: Weak<()> = Arc::downgrade(&self.holders);
+        life
     }
 }
