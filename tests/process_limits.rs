@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Options, ReadMode, Resource, Result,
-    StorageBackend,
+    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, ReadMode, Resource,
+    Result, StorageBackend,
 };
 use memmap2::{Mmap, MmapMut};
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use nix::unistd::{Uid, chown, geteuid, setuid};
 
 const CASE: &str = "AEGIS_LIMIT_CASE";
 const STORE: &str = "AEGIS_LIMIT_STORE";
@@ -58,6 +59,8 @@ fn child_started_by_a_test() {
         "address space" => address_space(&path),
         "maps" => maps(&path),
         "file length" => file_length(&path),
+        "descriptors of opening" => descriptors_of_opening(&path),
+        "threads" => threads(&path),
         other => panic!("no such case: {other}"),
     }
     println!("all as promised");
@@ -200,6 +203,94 @@ fn descriptors(path: &Path) {
     check_after_reopening(store, path, refused + 19).expect("closes and opens");
 }
 
+/// Descriptors that opening takes at most, whatever the store holds: `docs/reliability.md` says so.
+const OPENING_DESCRIPTORS: u64 = 12;
+
+/// Opens with ever more descriptors left, until that is enough, and returns how many were.
+fn open_with_few(path: &Path, options: fn() -> Options, what: &str) -> u64 {
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).expect("a limit");
+    let used = fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64 - 1;
+    for left in 0..=OPENING_DESCRIPTORS {
+        setrlimit(Limit::RLIMIT_NOFILE, used + left, hard).expect("a lower limit");
+        let opened = options().open(path);
+        setrlimit(Limit::RLIMIT_NOFILE, hard, hard).expect("no limit");
+        match opened {
+            Ok(store) => {
+                println!("{what}: {left} descriptors are enough");
+                drop(store);
+                return left;
+            }
+            Err(Error::ResourceExhausted { resource: Resource::Descriptors, .. }) => {}
+            Err(error) => panic!("{what}, {left} descriptors left: {error:?}"),
+        }
+    }
+    panic!("{what}: {OPENING_DESCRIPTORS} descriptors are not enough");
+}
+
+/// Hundreds of segments, closed and not, with each way of reading.
+fn descriptors_of_opening(path: &Path) {
+    let fill = |first: u64| {
+        let store = options().durability(Durability::Buffered).open(path).expect("opens");
+        for id in first..first + 1000 {
+            store.write_block(block(id)).expect("a write");
+        }
+        store.sync().expect("a sync");
+        store
+    };
+    fill(1).close().expect("closes");
+    assert!(open_with_few(path, options, "closed") > 1);
+    let by_file = || options().read_mode(ReadMode::Pread);
+    drop(fill(1001));
+    open_with_few(path, by_file, "not closed, without maps");
+    drop(fill(2001));
+    open_with_few(path, options, "not closed");
+    let store = options().open(path).expect("opens");
+    for id in [1, 1000, 1500, 3000] {
+        assert_eq!(store.read_block(BlockId(id)).expect("the block").data, block(id).data);
+    }
+    assert_eq!(store.stats().total_blocks, 3000);
+    store.close().expect("closes");
+}
+
+/// Who may do everything has no limit on threads: such a process becomes another user first, one who has none.
+fn become_nobody(path: &Path) {
+    if !geteuid().is_root() {
+        return;
+    }
+    let user = Uid::from_raw(60_000 + std::process::id() % 4000);
+    let directory = path.parent().expect("a directory");
+    chown(directory, Some(user), None).expect("the directory is given away");
+    setuid(user).expect("another user");
+}
+
+fn threads(path: &Path) {
+    become_nobody(path);
+    options().open(path).expect("a new store").close().expect("closes");
+    let names = || {
+        let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("a file"));
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let (soft, hard) = getrlimit(Limit::RLIMIT_NPROC).expect("a limit");
+    setrlimit(Limit::RLIMIT_NPROC, 1, hard).expect("a lower limit");
+    let error = options().open(path).map(drop).expect_err("there are no threads to be had");
+    assert!(
+        matches!(error, Error::ResourceExhausted { resource: Resource::Threads, .. }),
+        "{error:?}"
+    );
+    assert_eq!(names(), before, "what was refused left no file");
+    let alone = || options().single_threaded(true);
+    let store = alone().open(path).expect("it needs no thread");
+    store.write_block(block(1)).expect("a write");
+    store.close().expect("closes");
+    setrlimit(Limit::RLIMIT_NPROC, soft, hard).expect("no limit");
+    let store = options().open(path).expect("the limit is lifted");
+    store.write_block(block(2)).expect("a write");
+    check_after_reopening(store, path, 2).expect("closes and opens");
+}
+
 fn file_length(path: &Path) {
     let store = options().open(path).expect("a new store");
     store.write_block(block(1)).expect("a write");
@@ -237,6 +328,16 @@ fn commit_that_finds_no_descriptor_is_refused_and_the_store_goes_on() {
 #[test]
 fn commit_that_would_make_a_file_too_long_is_refused_and_ends_no_process() {
     run_in_a_child("file length");
+}
+
+#[test]
+fn opening_needs_few_descriptors_whatever_the_store_holds() {
+    run_in_a_child("descriptors of opening");
+}
+
+#[test]
+fn open_that_gets_no_thread_is_refused_by_name_and_changes_nothing() {
+    run_in_a_child("threads");
 }
 
 #[test]
