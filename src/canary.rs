@@ -123,7 +123,7 @@ pub(crate) enum Bug {
     /// Caught by crash failed_sync_is_never_taken_back.
     CutBehindMarks = 36,
     /// B36: recovery removes what it will void before the cut is durable.
-    /// Caught by crash power_cut_in_recovery_loses_no_acknowledged_commit.
+    /// Caught by recovery commit_that_was_left_out_stays_away_through_power_cuts.
     TidyBeforeCut = 37,
     /// B37: a checkpoint names the commit before the last one that it holds.
     /// Caught by fuzz_corpus mutated_operations_keep_every_acknowledged_commit.

@@ -105,6 +105,10 @@ pub enum How {
     ReadWriteDirect,
     /// Open an existing file for reads.
     Read,
+    /// Open an existing file for reads of what the disk holds, past the page cache: bytes that no write-back
+    /// brought there are not seen. Aligned as for `ReadWriteDirect`. `Unsupported`, from the opening or from a
+    /// read, where the file system cannot.
+    ReadDirect,
 }
 
 /// The unit of aligned writes, in bytes.

@@ -254,6 +254,14 @@ impl OsDisk {
         }
     }
 
+    fn open_past_the_cache(&self, name: FileName) -> io::Result<File> {
+        let opened = self.open_plain(name, OFlag::O_RDONLY | OFlag::O_DIRECT);
+        opened.map_err(|e| match e.raw_os_error() {
+            Some(libc::EINVAL) => io::ErrorKind::Unsupported.into(),
+            _ => e,
+        })
+    }
+
     /// Describes what `name` is now, without following a link; `None` when nothing has the name.
     fn stat(&self, name: &CStr) -> io::Result<Option<FileStat>> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -299,8 +307,10 @@ impl Disk for OsDisk {
             How::ReadWrite => (self.open_plain(name, OFlag::O_RDWR)?, false),
             How::ReadWriteDirect => self.open_direct(name)?,
             How::Read => (self.open_plain(name, OFlag::O_RDONLY)?, false),
+            How::ReadDirect => (self.open_past_the_cache(name)?, true),
         };
-        Ok(OsFile::new(file, direct, Arc::clone(&self.zeroing)))
+        let file = OsFile::new(file, direct, Arc::clone(&self.zeroing));
+        Ok(if how == How::ReadDirect { file.past_the_cache_only() } else { file })
     }
 
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {

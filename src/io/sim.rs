@@ -228,6 +228,11 @@ impl SimDisk {
         self.shared.state.lock().media.drop_caches();
     }
 
+    /// Has the disk refuse reads past the cache, as some file systems do. Copies of the disk take it over.
+    pub fn set_hides_the_disk(&self, hides: bool) {
+        self.shared.state.lock().media.hides_the_disk = hides;
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.shared.clock.advance(by);
@@ -254,6 +259,9 @@ impl Disk for SimDisk {
         let kind = if creates { OperationKind::Create } else { OperationKind::Open };
         let handle = self.shared.run_whole(kind, Some(name), |state| {
             let media = &mut state.media;
+            if how == How::ReadDirect && media.hides_the_disk {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             let file = if creates { media.create(name) } else { media.lookup(name) }?;
             Ok(Handle::new(&self.shared, state, file))
         })?;

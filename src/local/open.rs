@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
@@ -165,6 +164,7 @@ pub(crate) fn start<D: Disk>(
     let has_keepers = !options.single_threaded && ending.is_none();
     let poison = Arc::new(Poison::default());
     let spawn = |e| Error::io(IoOp::Spawn, disk.path(), e);
+    views.give_way(recovered.tail.segment.sequence);
     let pool = match options.single_threaded {
         true => None,
         false => Some(start_workers(&*disk, options.io_threads, &poison).map_err(spawn)?),
@@ -217,8 +217,6 @@ pub(crate) fn start<D: Disk>(
     let direct = space_options.how == How::ReadWriteDirect;
     let appender = Appender::new(Arc::clone(&space), direct, tail_again, chain);
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
-    // Frames that were written again are durable now, and no frame says so yet.
-    let witnessed = if report.rewritten_frames > 0 { Lsn(0) } else { visible };
     let log = Log::new(
         Arc::clone(&disk),
         Arc::clone(&shared),
@@ -226,7 +224,7 @@ pub(crate) fn start<D: Disk>(
         received,
         options.crowd_min,
         options.sync_interval,
-        witnessed,
+        visible,
     );
     let driver = Arc::new(Driver::new(Arc::clone(&shared), inbox, log, has_keepers));
     let keeper = match has_keepers {

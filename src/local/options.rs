@@ -11,6 +11,7 @@ use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
 use crate::local::format::PAGE;
 use crate::local::log::CROWD_MIN;
+use crate::local::reserve::{QUOTA_SHARE, RECOVERY_LEN};
 use crate::mvcc::state::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
@@ -484,6 +485,12 @@ const BLOCK_LEN: u32 = 32 << 20;
 const MEMORY_LEN_MIN: u64 = 1 << 20;
 /// The least quota: room for a reserve and a little more.
 const MAX_BYTES_MIN: u64 = 1 << 20;
+
+const _: () = assert!(
+    MAX_BYTES_MIN / QUOTA_SHARE >= 2 * RECOVERY_LEN,
+    "the least reserve holds what recovery needs, and as much for deletes"
+);
+
 /// Shortest segment: room for the header and a few frames.
 const SEGMENT_LEN_MIN: u64 = 64 << 10;
 /// Longest segment: offsets and lengths in a frame are 32 bits.

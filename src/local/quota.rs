@@ -206,7 +206,7 @@ impl<D: Disk> Disk for Quota<D> {
     type Lock = D::Lock;
 
     fn open(&self, name: FileName, how: How) -> io::Result<QuotaFile<D::File>> {
-        if how != How::Read {
+        if !matches!(how, How::Read | How::ReadDirect) {
             self.check_writable()?;
         }
         let opened = self.disk.open(name, how);

@@ -19,12 +19,13 @@
 //!    | an end mark is the last frame, nothing but zeros behind  | clean                          |
 //!    | anything else: zeros, torn frames, frames of later groups | torn tail: never acknowledged  |
 //!
-//!    An unwitnessed frame counts if its payloads are intact and all before it count.
+//!    An unwitnessed frame counts if the disk holds all of it and all before it count.
 //! 4. **Persist** ([`persist`]). After a clean end the end mark is written again and synced, and the
-//!    log goes on behind it. Otherwise the unwitnessed frames that count are written to a new segment
-//!    behind a *cut*, which voids everything from the end of the witnessed frames on; the renaming of that
-//!    segment to its final name is the one step that makes it count. So what is answered from here on
-//!    is durable, whatever the page cache held, and nothing is ever appended behind a torn tail.
+//!    log goes on behind it. Otherwise the unwitnessed frames that count are made durable where they lie,
+//!    and the log goes on in a new segment behind a *cut*, which vouches for them and voids everything
+//!    from there on; the renaming of that segment to its final name is the one step that makes it count.
+//!    So what is answered from here on is durable, whatever the page cache held, and nothing is ever
+//!    appended behind a torn tail.
 //! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left, and segments
 //!    and checkpoints out of use; the cut one is shortened; all names are made durable. What the cut
 //!    voids is [`persist`]'s, the rest is done here.
@@ -33,12 +34,16 @@
 //!
 //! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
 //! own use of the file.
+//!
+//! Whatever a commit acknowledges, these steps recover: with bounded memory ([`unwitnessed`]), and with
+//! no more space than the new segment takes, which the reserve keeps for it alone.
 
 mod decide;
 mod persist;
 mod read_only;
 mod replay;
 mod survey;
+mod unwitnessed;
 mod walk;
 mod witness;
 
@@ -82,8 +87,8 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Bytes behind the last frame that were never acknowledged and are left out.
     pub torn_bytes: u64,
-    /// Frames at the end that no later one vouched for and that were written again; none by a session that
-    /// only reads.
+    /// Frames at the end that no later one vouched for and that were made durable where they lie; none by a
+    /// session that only reads.
     pub rewritten_frames: u64,
     /// The newest commit in the checkpoint that was used; 0 without one.
     pub checkpoint_lsn: Lsn,
@@ -142,21 +147,22 @@ impl<D: Disk> Recovery<'_, D> {
         let Survey { images, sealed, start, mut segments, cuts, void, witness } = survey;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk, witness)?;
+        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
         self.progress(OpenPhase::Finish, walk.report.bytes, walk.report.bytes, walk.report.frames)?;
         let mut recovered = if clean {
             self.resume(&segments, &walk)?
         } else {
             let number = self.name_again(&walk)?;
-            self.start_over(&mut segments, &mut walk, images.names().first().copied(), number)?
+            let image = images.names().first().copied();
+            self.start_over(&mut segments, &cuts, &mut walk, image, number)?
         };
         let used = images.names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
         self.remove(void.into_iter().map(FileName::Segment))?;
         self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_names()?;
-        let again = !walk.unwitnessed.is_empty() && planted(Bug::LsnGivenTwice);
-        self.mvcc.index.finish_load(Lsn(walk.last_lsn.0 - u64::from(again)));
+        let again = walk.kept.commit_count > 0 && planted(Bug::LsnGivenTwice);
+        self.mvcc.index.finish_load(Lsn(walk.at.last_lsn.0 - u64::from(again)));
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             segment.show(self.views, segment.len)?;
             self.usage.used(segment.sequence, segment.number, segment.len);
@@ -177,8 +183,9 @@ impl<D: Disk> Recovery<'_, D> {
         let Survey { images, start, mut segments, cuts, witness, .. } = self.survey(listing)?;
         self.load_image(&images, &start);
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk, witness)?;
-        self.load_unwitnessed(&mut walk)?;
+        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
+        self.load_kept(&mut segments, &cuts, &mut walk)?;
+        self.mvcc.index.finish_load(walk.at.last_lsn);
         Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Owns the file `RESERVE`, which holds nothing: it takes space, and is cut to give it back to the file
 //! system when there is none left. Only what makes space, or what a store needs to be opened and closed,
-//! draws from it: deletes, moves of compaction, checkpoints, marks of the log, and recovery. It outlives
-//! the session. Invariants:
+//! draws from it: deletes, moves of compaction, checkpoints, marks of the log, and recovery. The last
+//! [`RECOVERY_LEN`] bytes of it are recovery's alone. It outlives the session. Invariants:
 //!
 //! 1. What counts as kept was allocated by the file system and synced. Each session makes sure of that
 //!    once, since a copy of the store may have holes there.
@@ -36,16 +36,36 @@ const ENTRIES_LEN: u64 = 2 * ENTRY_LEN + ENTRY_LEN / 2;
 /// This share of the log, for moves, up to so many segments: half of that takes what is in force in one.
 const LOG_SHARE: u64 = 64;
 const SEGMENT_COUNT_MAX: u64 = 2;
+/// At first it is no more than this share of a quota.
+pub(crate) const QUOTA_SHARE: u64 = 4;
 /// It grows by this share of itself, so that a growing store makes it grow rarely.
 const GROWTH_SHARE: u64 = 8;
+
+/// What only recovery may draw: the segment that it makes, and what the file system takes to make it.
+pub(crate) const RECOVERY_LEN: u64 = 64 << 10;
+
+const _: () = assert!(RECOVERY_LEN >= 4 * STEP_LEN && RECOVERY_LEN.is_multiple_of(PAGE));
 
 /// Who wants space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// Is refused when the disk is full.
     Ordinary,
-    /// May draw from the reserve.
+    /// May draw from the reserve down to [`RECOVERY_LEN`].
     Reserved,
+    /// May draw all of it: without that the store would not open.
+    Recovery,
+}
+
+impl Claim {
+    /// What it leaves in the reserve; `None` where it takes nothing.
+    fn floor_len(self) -> Option<u64> {
+        match self {
+            Claim::Ordinary => None,
+            Claim::Reserved => Some(RECOVERY_LEN),
+            Claim::Recovery => Some(0),
+        }
+    }
 }
 
 /// What a store needs a reserve for.
@@ -113,8 +133,8 @@ impl<D: Disk> Reserve<D> {
             Err(e) => return Err(e),
         };
         let len = file.as_ref().map_or(Ok(0), DiskFile::len)?;
-        let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX));
-        let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / 4 / PAGE * PAGE));
+        let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX)) + RECOVERY_LEN;
+        let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / QUOTA_SHARE / PAGE * PAGE));
         let load = StoreLoad::default();
         let state = State { file, len, goal: len_min, load, sound: false, given_up: false };
         Ok(Reserve {
@@ -150,7 +170,7 @@ impl<D: Disk> Reserve<D> {
     fn suit_with(&self, state: &mut State<D::File>, load: StoreLoad) -> io::Result<()> {
         let StoreLoad { block_count, log_len, checkpoint_len } = load;
         let moves_len = (log_len / LOG_SHARE).min(self.segment_len * SEGMENT_COUNT_MAX);
-        let base_len = self.len_min / 2 + moves_len;
+        let base_len = RECOVERY_LEN + (self.len_min - RECOVERY_LEN) / 2 + moves_len;
         let images_len = (block_count * ENTRIES_LEN).saturating_sub(checkpoint_len);
         let wanted = self.len_min.max(base_len + images_len.max(block_count * ENTRY_LEN));
         // Neither grown nor cut for a few blocks more or less.
@@ -281,12 +301,14 @@ impl<D: Disk> Reserve<D> {
         }
     }
 
-    /// Gives so much back to the file system, or what is left; false when that is nothing.
-    pub(crate) fn draw(&self, at_least: u64) -> bool {
+    /// Gives so much back to the file system, or what is left for this claim; false when that is nothing.
+    pub(crate) fn draw(&self, claim: Claim, at_least: u64) -> bool {
         let mut state = self.state.lock();
         let State { file: Some(file), len, .. } = &mut *state else { return false };
+        let Some(floor_len) = claim.floor_len() else { return false };
         let rest = len.saturating_sub(page_up(at_least).max(STEP_LEN)) / PAGE * PAGE;
-        if *len == 0 || file.set_len(rest).is_err() {
+        let rest = rest.max(floor_len);
+        if *len <= rest || file.set_len(rest).is_err() {
             return false;
         }
         self.drawn_len.fetch_add(*len - rest, Ordering::Relaxed);
@@ -298,9 +320,9 @@ impl<D: Disk> Reserve<D> {
     /// Gives so much back, and asks for twice as much the next time; false when there was nothing, or
     /// all of it was given back before. Somebody else may refill it meanwhile, on a disk that is full
     /// for this purpose only (a thin volume takes a file and then fails its sync for lack of space).
-    pub(crate) fn draw_again(&self, step: &mut u64) -> bool {
+    pub(crate) fn draw_again(&self, claim: Claim, step: &mut u64) -> bool {
         let all = self.state.lock().goal;
-        let drawn = *step <= 2 * all && self.draw(*step);
+        let drawn = *step <= 2 * all && self.draw(claim, *step);
         *step *= 2;
         drawn
     }
@@ -318,8 +340,7 @@ impl<D: Disk> Reserve<D> {
         let mut step = STEP_LEN;
         loop {
             match attempt() {
-                Err(e) if claim == Claim::Reserved && is_full(&e) && self.draw_again(&mut step) => {
-                }
+                Err(e) if is_full(&e) && self.draw_again(claim, &mut step) => {}
                 done => return done,
             }
         }
@@ -330,4 +351,26 @@ impl<D: Disk> Reserve<D> {
 fn allocate<F: DiskFile>(file: &F, at: u64, len: u64) -> io::Result<()> {
     file.reserve(at, len)?;
     if file.len()? < at + len { file.zero(at, len) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::SimDisk;
+
+    #[test]
+    fn what_recovery_needs_is_left_by_every_other_claim() {
+        let disk = Arc::new(SimDisk::new(1));
+        let reserve = Reserve::open(disk, How::ReadWrite, 1 << 20, None).expect("none yet");
+        reserve.refill().expect("there is space");
+        assert!(reserve.len() >= LEN_MIN + RECOVERY_LEN, "{} bytes are kept", reserve.len());
+        assert!(!reserve.draw(Claim::Ordinary, PAGE), "an ordinary write has some of it");
+        while reserve.draw(Claim::Reserved, PAGE) {}
+        assert_eq!(reserve.len(), RECOVERY_LEN);
+        let made = reserve.spend(Claim::Recovery, || match reserve.len() {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        });
+        made.expect("all of it is recovery's");
+    }
 }

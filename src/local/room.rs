@@ -100,6 +100,7 @@ mod tests {
     use crate::block::{Block, BlockId, BlockType};
     use crate::error::Error;
     use crate::io::sim::SimDisk;
+    use crate::local::reserve::Claim;
     use crate::{LocalBackend, StorageBackend};
 
     /// A thin volume takes every byte, and has no space for them when they are synced.
@@ -109,7 +110,7 @@ mod tests {
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let reserve = &store.inner.space.reserve;
         let (before, mut step, mut count) = (reserve.len(), PAGE, 0);
-        while reserve.draw_again(&mut step) {
+        while reserve.draw_again(Claim::Reserved, &mut step) {
             assert!(reserve.len() < before, "something was given back");
             reserve.refill().expect("there is space");
             count += 1;
@@ -153,7 +154,7 @@ mod tests {
         let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
         for id in 1..=20 {
             store.delete_block(BlockId(id)).expect("a delete");
-            assert!(store.inner.space.reserve.draw(PAGE), "nothing is kept");
+            assert!(store.inner.space.reserve.draw(Claim::Reserved, PAGE), "nothing is kept");
             store.checkpoint().expect("a checkpoint");
             let len = upkeep.checkpoint_len();
             assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");

@@ -1,16 +1,18 @@
 //! Reading segments front to back, for recovery and verification.
 //!
-//! Owns [`Scanner`], which reports what stands at a place and changes nothing. What it means, and
+//! Owns [`Scanner`], which reports what stands at a place and changes nothing. One of them may read past the
+//! page cache, and so see what the disk holds. What it means, and
 //! what is to be done about it, is decided elsewhere. Every length is checked against the file's own
 //! before it is used; a read error is an error, never an end.
 
+use std::io;
 use std::path::Path;
 
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
-use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
+use crate::io::{AlignedBuf, Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
 use crate::local::checkpoint::header::ImageName;
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind};
@@ -37,7 +39,9 @@ pub(crate) struct Scanner<F> {
     seed: u32,
     path: std::path::PathBuf,
     file: F,
-    window: Vec<u8>,
+    /// The file is read past the page cache.
+    direct: bool,
+    window: AlignedBuf,
     window_at: u64,
     /// Up to where reads were begun by somebody who gives way to others.
     begun_to: Option<u64>,
@@ -113,9 +117,44 @@ impl<F: DiskFile> Scanner<F> {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
         let seed = header.frame_seed(store);
-        let (window, window_at, begun_to) = (Vec::new(), 0, None);
         let SegmentHeader { sequence, salt, .. } = header;
-        Ok(Scanner { number, sequence, len, salt, seed, path, file, window, window_at, begun_to })
+        let (direct, window) = (false, AlignedBuf::with_capacity(0));
+        let (window_at, begun_to) = (0, None);
+        Ok(Scanner {
+            number,
+            sequence,
+            len,
+            salt,
+            seed,
+            path,
+            file,
+            direct,
+            window,
+            window_at,
+            begun_to,
+        })
+    }
+
+    /// Another reader of the same segment, that sees what the disk holds; `None` where the file system shows
+    /// nobody that.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn past_the_cache<D: Disk<File = F>>(&self, disk: &D) -> Result<Option<Scanner<F>>> {
+        let opened = disk.open(FileName::Segment(self.number), How::ReadDirect);
+        let is_unsupported = |e: &io::Error| e.kind() == io::ErrorKind::Unsupported;
+        let file = match opened {
+            Err(e) if is_unsupported(&e) => return Ok(None),
+            opened => opened.map_err(|e| Error::io(IoOp::Open, &self.path, e))?,
+        };
+        let (path, window) = (self.path.clone(), AlignedBuf::with_capacity(0));
+        let (direct, window_at, begun_to) = (true, 0, None);
+        let mut there = Scanner { path, file, direct, window, window_at, begun_to, ..*self };
+        match there.fill_window(0, PAGE_LEN) {
+            Err(e) if is_unsupported(&e) => Ok(None),
+            Err(e) => Err(Error::io(IoOp::Read, &self.path, e)),
+            Ok(()) => Ok(Some(there)),
+        }
     }
 
     /// Reads little at once from here on. What the system reads ahead by itself may be megabytes, and commits
@@ -184,6 +223,41 @@ impl<F: DiskFile> Scanner<F> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Gives the window's memory back: this segment is not read for now.
+    pub(crate) fn rest(&mut self) {
+        self.window = AlignedBuf::with_capacity(0);
+    }
+
+    /// Whether a frame stands there, whole, that another reader of the segment has found.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn holds(&mut self, frame: &Frame) -> Result<bool> {
+        let seed = self.seed;
+        let decoded =
+            FrameHeader::decode(self.bytes(frame.offset, HEADER_LEN)?, seed, frame.offset);
+        let Some((header, _)) = decoded.filter(|(_, crc)| *crc == frame.crc) else {
+            return Ok(false);
+        };
+        let table_at = frame.offset + HEADER_LEN as u64;
+        let table_crc = self.crc_of(table_at, header.table_len())?;
+        Ok(table_crc == Some(header.table_crc) && self.first_bad_payload(frame)?.is_none())
+    }
+
+    /// The checksum of bytes at a place; `None` where the file ends before.
+    fn crc_of(&mut self, offset: u64, len: usize) -> Result<Option<u32>> {
+        let (mut crc, mut done) = (checksum::crc32c(&[]), 0);
+        while done < len {
+            let part = self.bytes(offset + done as u64, (len - done).min(WINDOW_LEN))?;
+            if part.is_empty() {
+                return Ok(None);
+            }
+            crc = checksum::crc32c_append(crc, part);
+            done += part.len();
+        }
+        Ok(Some(crc))
     }
 
     /// The image whose name a frame says is durable, if it says so of one.
@@ -276,10 +350,12 @@ impl<F: DiskFile> Scanner<F> {
             let skips = !self.window.is_empty() && offset >= held + SKIPPED_LEN;
             let window_len = if skips { GLANCE_LEN } else { WINDOW_LEN };
             let fill = len.max(window_len).min(self.len.saturating_sub(offset) as usize);
+            if fill <= WINDOW_LEN && self.window.capacity() > 2 * WINDOW_LEN {
+                // Of a long table or payload, which is not held beside what comes behind it.
+                self.window = AlignedBuf::with_capacity(WINDOW_LEN);
+            }
             self.window.clear();
-            self.window.resize(fill, 0);
-            self.window_at = offset;
-            let read = read_exact_at(&self.file, offset, &mut self.window);
+            let read = self.fill_window(offset, fill);
             if !planted(Bug::ReadErrorIsEnd) {
                 read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
             }
@@ -288,7 +364,31 @@ impl<F: DiskFile> Scanner<F> {
             }
         }
         let from = (offset - self.window_at) as usize;
-        Ok(&self.window[from..from + len])
+        Ok(&self.window.as_slice()[from..from + len])
+    }
+
+    fn fill_window(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        if !self.direct {
+            self.window_at = offset;
+            self.window.resize_zeroed(len);
+            return read_exact_at(&self.file, offset, self.window.as_mut_slice());
+        }
+        self.window_at = offset / PAGE * PAGE;
+        let wanted = (offset - self.window_at) as usize + len;
+        self.window.resize_zeroed(page_up(wanted as u64) as usize);
+        let mut done = 0;
+        // The end of the file may lie in the last page. What the disk has nothing of reads as zeros.
+        while done < wanted && done.is_multiple_of(PAGE_LEN) {
+            let rest = &mut self.window.as_mut_slice()[done..];
+            match self.file.read_at(self.window_at + done as u64, rest) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.window.resize_zeroed(done.max(wanted));
+        Ok(())
     }
 }
 

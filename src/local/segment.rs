@@ -21,7 +21,7 @@ use crate::local::options::ReadMode;
 use crate::local::reading::map_of;
 use crate::mvcc::overlay::IdHasher;
 use crate::mvcc::version::VersionLen;
-use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering, RwLock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
 /// A segment that is written to.
 #[derive(Debug)]
@@ -133,6 +133,8 @@ pub(crate) struct Views {
     shown: Mutex<Order>,
     /// Segments that were taken away while readers held bytes of their maps.
     held: Mutex<Vec<Held>>,
+    /// The system has refused a map.
+    refused: AtomicBool,
     file_count_max: usize,
     map_count_max: usize,
 }
@@ -176,6 +178,7 @@ impl Views {
             table: RwLock::default(),
             shown: Mutex::default(),
             held: Mutex::default(),
+            refused: AtomicBool::new(false),
             file_count_max: FILE_COUNT_MAX,
             map_count_max: MAP_COUNT_MAX,
         }
@@ -202,7 +205,10 @@ impl Views {
                 Ok(map) => {
                     view.get_or_init(|| Arc::new(Shown(map)));
                 }
-                Err(error) if is_map_refused(&error) => mode = ReadMode::Pread,
+                Err(error) if is_map_refused(&error) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    mode = ReadMode::Pread;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -308,10 +314,26 @@ impl Views {
         }
     }
 
+    /// Where the system has refused a map, takes away those of segments before this one that nobody reads from:
+    /// threads that are to be started need address space, too. Readers map again what they need, which they
+    /// could not do with a segment that is shorter yet than its map.
+    pub(crate) fn give_way(&self, tail: u64) {
+        if self.refused.swap(false, Ordering::Relaxed) {
+            let mut table = self.table.write();
+            let mut order = self.shown.lock();
+            let (mut sealed, others): (VecDeque<_>, VecDeque<_>) =
+                order.maps.drain(..).partition(|sequence| *sequence < tail);
+            close_first(&mut table, &mut sealed, 0);
+            sealed.extend(others);
+            order.maps = sealed;
+        }
+    }
+
     fn show_now(&self, sequence: u64, readable: &Readable) -> io::Result<Arc<Shown>> {
         let Readable { number, len, mut mode, .. } = *readable;
         let view = match (self.show)(number, len, mode) {
             Err(error) if mode != ReadMode::Pread && is_map_refused(&error) => {
+                self.refused.store(true, Ordering::Relaxed);
                 mode = ReadMode::Pread;
                 (self.show)(number, len, mode)?
             }

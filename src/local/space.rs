@@ -304,9 +304,7 @@ impl<D: Disk> Space<D> {
                 return Ok(Arc::clone(&ahead.segment));
             }
             if let Some(failure) = state.failure.take() {
-                let drawn = claim == Claim::Reserved
-                    && is_full(&failure)
-                    && self.reserve.draw_again(&mut step);
+                let drawn = is_full(&failure) && self.reserve.draw_again(claim, &mut step);
                 if !drawn {
                     return Err(self.failed(&failure));
                 }

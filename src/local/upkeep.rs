@@ -43,7 +43,7 @@ use crate::local::format::description::Description;
 use crate::local::log::{Frozen, Shared};
 use crate::local::pause::Pauses;
 use crate::local::recovery::Ending;
-use crate::local::reserve::{StoreLoad, is_full};
+use crate::local::reserve::{Claim, StoreLoad, is_full};
 use crate::local::room::RoomMade;
 use crate::local::segment::Views;
 use crate::local::shares::Shares;
@@ -414,7 +414,9 @@ impl<D: Disk> Upkeep<D> {
         let made = loop {
             match state.chain.extend(disk, &self.store, index, &order) {
                 Err(NotMade::Disk(e))
-                    if !e.names_unknown && is_full(&e.source) && reserve.draw_again(&mut more) =>
+                    if !e.names_unknown
+                        && is_full(&e.source)
+                        && reserve.draw_again(Claim::Reserved, &mut more) =>
                 {
                     drop(disk.remove(FileName::Temporary(number)));
                 }

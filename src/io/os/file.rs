@@ -2,7 +2,7 @@
 //!
 //! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
-//! transfer. A transfer beyond the process's limit on file lengths raises `SIGXFSZ`, which ends the
+//! transfer; one that is to see the disk itself refuses that transfer instead. A transfer beyond the process's limit on file lengths raises `SIGXFSZ`, which ends the
 //! process unless it is ignored. So each opening asks for that limit before it reaches further than
 //! ever, and transfers nothing beyond it. A limit that is lowered below that later is not noticed.
 //! Does not loop over short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is
@@ -45,6 +45,8 @@ pub struct OsFile {
     file: File,
     /// The file was opened for transfers past the page cache, so everything must be aligned.
     direct: bool,
+    /// Never through the page cache.
+    is_strict: bool,
     zeroing: Arc<Zeroing>,
     process: Process,
     /// How far the process was found to be allowed to write.
@@ -53,8 +55,15 @@ pub struct OsFile {
 
 impl OsFile {
     pub(super) fn new(file: File, direct: bool, zeroing: Arc<Zeroing>) -> OsFile {
-        let allowed_end = AtomicU64::new(0);
-        OsFile { file, direct, zeroing, process: Process::current(), allowed_end }
+        let (is_strict, allowed_end) = (false, AtomicU64::new(0));
+        OsFile { file, direct, is_strict, zeroing, process: Process::current(), allowed_end }
+    }
+
+    /// Has a direct file refuse what it would otherwise do through the page cache.
+    pub(super) fn past_the_cache_only(mut self) -> OsFile {
+        assert!(self.direct, "it was opened for transfers past the page cache");
+        self.is_strict = true;
+        self
     }
 
     fn check_aligned(&self, offset: u64, buf: &[u8]) {
@@ -70,6 +79,9 @@ impl OsFile {
         self.process.check_io()?;
         match run() {
             Err(e) if self.direct && e.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                if self.is_strict {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
                 self.leave_direct()?;
                 run()
             }

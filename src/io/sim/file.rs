@@ -33,6 +33,8 @@ pub struct SimFile {
     name: FileName,
     writes: bool,
     direct: bool,
+    /// Reads see what the disk holds.
+    past_cache: bool,
 }
 
 /// Keeps a file, whatever happens to its names.
@@ -60,8 +62,9 @@ impl SimFile {
         SimFile {
             handle: Arc::new(handle),
             name,
-            writes: how != How::Read,
-            direct: how == How::ReadWriteDirect,
+            writes: !matches!(how, How::Read | How::ReadDirect),
+            direct: matches!(how, How::ReadWriteDirect | How::ReadDirect),
+            past_cache: how == How::ReadDirect,
         }
     }
 
@@ -118,7 +121,10 @@ impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.check_aligned(offset, buf.as_ptr().addr(), buf.len());
         self.run(OperationKind::Read, |state, effect| {
-            let content = state.media.cached(self.handle.file);
+            let content = match self.past_cache {
+                true => state.media.written_back(self.handle.file),
+                false => state.media.cached(self.handle.file).clone(),
+            };
             let len = content.len().saturating_sub(offset).min(buf.len() as u64) as usize;
             let len = match effect {
                 Effect::Short(share) => share.of(len, self.direct),

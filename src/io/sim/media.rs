@@ -38,6 +38,8 @@ pub(super) struct Media {
     pub(super) profile: Profile,
     /// In bytes; `None` for no limit.
     pub(super) capacity: Option<u64>,
+    /// No read gets past the cache.
+    pub(super) hides_the_disk: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,6 +59,7 @@ impl Media {
             pending: Vec::new(),
             profile: Profile::default(),
             capacity: None,
+            hides_the_disk: false,
         }
     }
 
@@ -315,12 +318,25 @@ impl Media {
         let files: BTreeSet<FileId> = self.pending.iter().filter_map(in_doubt).collect();
         self.pending.retain(|change| in_doubt(change).is_none());
         for file in files {
-            let mut content = self.inode(file).durable.clone();
-            for change in &self.pending {
-                change.what.replay(file, &mut content);
-            }
-            content.cut_pages();
-            self.inode_mut(file).cached = content;
+            self.inode_mut(file).cached = self.on_disk(file);
         }
+    }
+
+    /// What a read past the cache sees: it has written back what is due, and of doubtful bytes the disk has none.
+    pub(super) fn written_back(&self, file: FileId) -> Content {
+        let in_doubt = |change: &Change| change.doubtful && change.what.file() == Some(file);
+        if !self.pending.iter().any(in_doubt) {
+            return self.cached(file).clone();
+        }
+        self.on_disk(file)
+    }
+
+    fn on_disk(&self, file: FileId) -> Content {
+        let mut content = self.inode(file).durable.clone();
+        for change in self.pending.iter().filter(|change| !change.doubtful) {
+            change.what.replay(file, &mut content);
+        }
+        content.cut_pages();
+        content
     }
 }

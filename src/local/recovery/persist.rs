@@ -1,29 +1,47 @@
 //! Persist: what the log goes on behind is made durable, and what is void goes.
 //!
 //! Owns step 4 of recovery, and of step 5 what the cut voids. After a clean end that is the end mark once
-//! more ([`Recovery::resume`]); after anything else a new segment that begins with a cut and the frames that
-//! are written again ([`Recovery::start_over`]). Invariant: nothing that the cut voids goes before the cut is
-//! durable.
+//! more ([`Recovery::resume`]); after anything else the frames that count, where they lie, and a new segment
+//! that begins with a cut behind them ([`Recovery::start_over`]). Invariants:
+//!
+//! 1. The cut says that all before it is durable: its segment is made after those frames were synced.
+//! 2. Nothing that the cut voids goes before the cut is durable.
+//! 3. Frames that the disk holds are never written over: a power cut meanwhile may spoil what is written. Only
+//!    where nobody can see what the disk holds are they, since a sync alone may have nothing to do for bytes
+//!    whose write-back has failed.
+//! 4. What is made takes as much space and memory after a long commit as after a short one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::unwitnessed::each_kept;
 use super::walk::Walk;
-use super::{Recovered, Recovery, Segments};
+use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
-use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
-use crate::io::{Disk, DiskFile, FileName, write_all_at};
+use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::checkpoint::Chain;
 use crate::local::checkpoint::header::{ImageName, LogPosition};
-use crate::local::format::frame::{Cut, FrameHeader, HEADER_LEN, Kind, aligned};
+use crate::local::format::frame::{Cut, FrameHeader, Kind};
 use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{PAGE, page_up};
 use crate::local::open::name_store;
-use crate::local::reserve::Claim;
+use crate::local::reserve::{Claim, RECOVERY_LEN};
 use crate::local::scan::path_of;
 use crate::local::segment::{Segment, damaged};
 use crate::local::space::{Source, Space, Tail};
+
+/// The longest beginning of the segment that recovery makes: a cut and the name of a checkpoint.
+const FIRST_LEN_MAX: u64 = 2 * PAGE;
+
+const _: () = assert!(
+    PAGE + FIRST_LEN_MAX <= RECOVERY_LEN / 4,
+    "it fits into what is kept for it, and so does what the file system takes for a new file"
+);
+
+/// Bytes that are written over themselves at once.
+const AGAIN_LEN: u64 = 256 << 10;
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 4 after a clean end.
@@ -34,7 +52,7 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<Recovered<D::File>> {
         let mut ready = Vec::new();
         let mut tail = None;
-        for segment in segments.range(walk.sequence..).map(|(_, segment)| segment) {
+        for segment in segments.range(walk.at.sequence..).map(|(_, segment)| segment) {
             let name = FileName::Segment(segment.number);
             let path = path_of(self.disk.path(), name);
             let file = self.disk.open(name, self.options.how);
@@ -43,9 +61,9 @@ impl<D: Disk> Recovery<'_, D> {
             let (number, seed) = (segment.number, segment.seed());
             let opened = Segment::new(number, segment.sequence, seed, len_max, file);
             segment.show(self.views, len_max)?;
-            if segment.sequence == walk.sequence {
+            if segment.sequence == walk.at.sequence {
                 self.write_end_again(&opened, walk)?;
-                let (segment, offset) = (Arc::new(opened), walk.offset);
+                let (segment, offset) = (Arc::new(opened), walk.at.offset);
                 tail = Some(Tail { segment, offset, written: offset });
             } else {
                 ready.push((opened, segment.len / PAGE * PAGE));
@@ -56,7 +74,7 @@ impl<D: Disk> Recovery<'_, D> {
         report.clean = true;
         Ok(Recovered {
             tail: tail.ok_or_else(missing)?,
-            chain: walk.chain,
+            chain: walk.at.chain,
             ready,
             next_number: self.next_number,
             chain_of_images: Chain::empty(self.views.mode()),
@@ -67,23 +85,18 @@ impl<D: Disk> Recovery<'_, D> {
     /// The end mark may be in the page cache only. It stands alone in its page, the last of the file
     /// from here on.
     fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
-        let (end, previous) = (walk.offset, walk.last_previous);
+        let (end, previous) = (walk.at.offset, walk.at.last_previous);
         let at = end - PAGE;
-        let mark = FrameHeader::mark(Kind::End, walk.last_lsn, walk.last_lsn, previous);
+        let mark = FrameHeader::mark(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
-        if crc != walk.chain {
+        if crc != walk.at.chain {
             return Err(damaged(FileName::Segment(segment.number), at, Defect::BrokenChain));
         }
         let mut page = crate::io::AlignedBuf::with_capacity(PAGE as usize);
         page.extend_from_slice(&header);
         page.resize_zeroed(PAGE as usize);
         let path = path_of(self.disk.path(), FileName::Segment(segment.number));
-        // The length may be in memory only, too: a change makes the sync write it.
-        let changed = match planted(Bug::LengthUnsynced) {
-            true => Ok(()),
-            false => segment.file.set_len(end + PAGE).and_then(|()| segment.file.set_len(end)),
-        };
-        changed.map_err(|e| Error::io(IoOp::Resize, &path, e))?;
+        resync_len(&segment.file, end).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
         write_all_at(&segment.file, at, page.as_slice())
             .map_err(|e| Error::io(IoOp::Write, &path, e))?;
         if planted(Bug::EndUnsynced) {
@@ -96,7 +109,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
     /// the next file number.
     pub(super) fn name_again(&self, walk: &Walk) -> Result<u64> {
-        if walk.last_lsn > Lsn(0) || planted(Bug::NameComesLast) {
+        if walk.at.last_lsn > Lsn(0) || planted(Bug::NameComesLast) {
             return Ok(self.next_number);
         }
         name_store(self.disk, self.store, self.next_number)?;
@@ -107,30 +120,27 @@ impl<D: Disk> Recovery<'_, D> {
     pub(super) fn start_over(
         &self,
         segments: &mut Segments<D::File>,
+        cuts: &Cuts,
         walk: &mut Walk,
         image: Option<ImageName>,
         number: u64,
     ) -> Result<Recovered<D::File>> {
+        self.make_durable(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
-        let seed = header.frame_seed(self.store);
-        let (first, chain) = self.rewrite(segments, walk, seed, image)?;
+        let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
         if planted(Bug::TidyBeforeCut) {
             self.tidy(segments, walk)?;
         }
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        for (_, frame) in &walk.unwitnessed {
-            walk.batch.push(sequence, frame);
-            self.load_full(&mut walk.batch)?;
-        }
-        self.load(&mut walk.batch)?;
+        self.load_kept(segments, cuts, walk)?;
         self.tidy(segments, walk)?;
         let offset = PAGE + first.len() as u64;
         let mut report = walk.report;
-        report.rewritten_frames = walk.unwitnessed.len() as u64;
+        report.rewritten_frames = walk.kept.commit_count;
         Ok(Recovered {
             tail: Tail { segment: Arc::new(segment), offset, written: offset },
             chain,
@@ -139,6 +149,68 @@ impl<D: Disk> Recovery<'_, D> {
             chain_of_images: Chain::empty(self.views.mode()),
             report,
         })
+    }
+
+    /// Makes the unwitnessed frames that count durable where they lie.
+    fn make_durable(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &Walk,
+    ) -> Result<()> {
+        let Some((first, _)) = walk.unwitnessed.first().filter(|_| walk.kept.commit_count > 0)
+        else {
+            return Ok(());
+        };
+        if walk.kept.is_unseen {
+            self.write_again(segments, cuts, walk)?;
+        }
+        for segment in segments.range(first..=&walk.committed().0.sequence).map(|(_, s)| s) {
+            let (file, path) = self.open_to_write(segment.number)?;
+            resync_len(&file, segment.len).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
+            file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the unwitnessed frames that count over themselves, as they were read: what the page cache holds to
+    /// be written goes to the disk once more.
+    fn write_again(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &Walk,
+    ) -> Result<()> {
+        let (mut file, mut done) = (None, LogPosition { sequence: 0, offset: 0, chain: 0 });
+        each_kept(segments, cuts, walk, &mut |segment, frame| {
+            if segment.sequence != done.sequence {
+                done = LogPosition { sequence: segment.sequence, offset: 0, chain: 0 };
+                file = Some(self.open_to_write(segment.number)?);
+            }
+            let Some((file, path)) = &file else { return Ok(()) };
+            let end = page_up(frame.offset + u64::from(frame.header.frame_len));
+            let mut at = done.offset.max(frame.offset / PAGE * PAGE);
+            while at < end {
+                let bytes = segment.payload(at, (end - at).min(AGAIN_LEN) as u32)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                let written = write_all_at(file, at, bytes);
+                written.map_err(|e| Error::io(IoOp::Write, path, e))?;
+                at += bytes.len() as u64;
+            }
+            done.offset = end;
+            Ok(())
+        })
+    }
+
+    fn open_to_write(&self, number: u64) -> Result<(D::File, PathBuf)> {
+        let name = FileName::Segment(number);
+        let path = path_of(self.disk.path(), name);
+        match self.disk.open(name, How::ReadWrite) {
+            Ok(file) => Ok((file, path)),
+            Err(e) => Err(Error::io(IoOp::Open, path, e)),
+        }
     }
 
     /// Makes the segment that begins with the cut, if need be of the reserve.
@@ -154,73 +226,20 @@ impl<D: Disk> Recovery<'_, D> {
             made.map_err(|not_made| not_made.source)
         };
         match self.reserve {
-            Some(reserve) => reserve.spend(Claim::Reserved, make),
+            Some(reserve) => reserve.spend(Claim::Recovery, make),
             None => make(),
         }
     }
 
-    /// Encodes the cut and the unwitnessed frames for their new places. The frames' own places are
-    /// changed to those.
-    fn rewrite(
-        &self,
-        segments: &mut Segments<D::File>,
-        walk: &mut Walk,
-        seed: u32,
-        image: Option<ImageName>,
-    ) -> Result<(Vec<u8>, u32)> {
-        let (end, lsn) = walk.witnessed;
-        let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
-        let mut header = FrameHeader::mark(Kind::Cut, lsn, lsn, end.chain);
-        header.frame_len = (HEADER_LEN + cut.len()) as u32;
-        header.table_crc = checksum::crc32c(&cut);
-        let (bytes, mut chain) = header.encode(seed, PAGE);
-        let mut out = [&bytes[..], &cut].concat();
-        out.resize(PAGE as usize, 0);
-        if let Some(image) = image {
-            // Where the log said so may be behind the cut.
-            let body = image.encode();
-            let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
-            header.previous = chain;
-            let (bytes, crc) = header.encode(seed, PAGE + out.len() as u64);
-            out.extend_from_slice(&[&bytes[..], &body].concat());
-            out.resize(2 * PAGE as usize, 0);
-            chain = crc;
-        }
-        let count = walk.unwitnessed.len();
-        for (at, (sequence, frame)) in walk.unwitnessed.iter_mut().enumerate() {
-            let missing = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
-            let segment = segments.get_mut(sequence).ok_or_else(missing)?;
-            let body_len = frame.header.frame_len - HEADER_LEN as u32;
-            let body_at = frame.offset + HEADER_LEN as u64;
-            let offset = PAGE + out.len() as u64;
-            frame.header.previous = chain;
-            frame.header.durable = lsn;
-            frame.header.group_end = at + 1 == count;
-            let (bytes, crc) = frame.header.encode(seed, offset);
-            out.extend_from_slice(&bytes);
-            out.extend_from_slice(segment.payload(body_at, body_len)?);
-            let padded = match frame.header.group_end {
-                true => page_up(out.len() as u64),
-                false => aligned(out.len() as u64),
-            };
-            out.resize(padded as usize, 0);
-            (frame.offset, frame.crc, chain) = (offset, crc, crc);
-        }
-        Ok((out, chain))
-    }
-
     /// Step 5. The cut is durable: what it voids goes.
     fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
-        let LogPosition { sequence, offset: cut_offset, .. } = walk.witnessed.0;
+        let LogPosition { sequence, offset: cut_offset, .. } = walk.committed().0;
         let void = segments.split_off(&(sequence + 1));
         self.remove(void.values().map(|segment| FileName::Segment(segment.number)))?;
         if let Some(segment) = segments.get_mut(&sequence)
             && segment.len > cut_offset
         {
-            let name = FileName::Segment(segment.number);
-            let path = path_of(self.disk.path(), name);
-            let file = self.disk.open(name, crate::io::How::ReadWrite);
-            let file = file.map_err(|e| Error::io(IoOp::Open, &path, e))?;
+            let (file, path) = self.open_to_write(segment.number)?;
             // Who reads through an earlier handle's map may hold bytes behind the cut: they stay until the
             // segment goes.
             if !file.is_mapped_elsewhere() {
@@ -230,4 +249,36 @@ impl<D: Disk> Recovery<'_, D> {
         }
         Ok(())
     }
+}
+
+/// The length may be in memory only: a change makes the next sync write it.
+fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
+    match planted(Bug::LengthUnsynced) {
+        true => Ok(()),
+        false => file.set_len(len + PAGE).and_then(|()| file.set_len(len)),
+    }
+}
+
+/// What the new segment begins with behind its header, and the chain there: the cut, which vouches for all that
+/// counts, and the name of the checkpoint in use.
+fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
+    let (end, lsn) = walk.committed();
+    let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
+    let mut header = FrameHeader::mark_with(Kind::Cut, lsn, lsn, &cut);
+    header.previous = end.chain;
+    let (bytes, mut chain) = header.encode(seed, PAGE);
+    let mut out = [&bytes[..], &cut].concat();
+    out.resize(PAGE as usize, 0);
+    if let Some(image) = image {
+        // Where the log said so may be behind the cut.
+        let body = image.encode();
+        let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
+        header.previous = chain;
+        let (bytes, crc) = header.encode(seed, PAGE + out.len() as u64);
+        out.extend_from_slice(&[&bytes[..], &body].concat());
+        out.resize(2 * PAGE as usize, 0);
+        chain = crc;
+    }
+    assert!(out.len() as u64 <= FIRST_LEN_MAX, "marks are a page each");
+    (out, chain)
 }

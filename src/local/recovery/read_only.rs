@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::survey::Survey;
+use super::unwitnessed::each_kept;
 use super::walk::Walk;
-use super::{Recovered, Recovery, Segments};
+use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, FileName, How};
@@ -44,18 +45,20 @@ impl<D: Disk> Recovery<'_, D> {
             self.survey(listing)?;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &mut walk, witness)?;
+        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
         self.progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
-        self.load_unwitnessed(&mut walk)?;
-        let end = walk.counted;
+        self.load_kept(&mut segments, &cuts, &mut walk)?;
+        self.mvcc.index.finish_load(walk.at.last_lsn);
+        let end = walk.counted();
         for segment in segments.range(..=end.sequence).map(|(_, segment)| segment) {
             segment.show(self.views, segment.len)?;
             let len = if segment.sequence == end.sequence { end.offset } else { segment.len };
             self.usage.used(segment.sequence, segment.number, len);
         }
         let (tail, seed) = self.read_tail(&segments, end)?;
-        let ending = Ending { position: end, seed, lsn: walk.last_lsn, durable: walk.witnessed.1 };
+        let ending =
+            Ending { position: end, seed, lsn: walk.at.last_lsn, durable: walk.witnessed.1 };
         assert!(ending.durable <= ending.lsn, "what is durable counts");
         let mut report = walk.report;
         (report.clean, report.checkpoint_lsn) = (clean, start.lsn);
@@ -71,14 +74,18 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Puts the unwitnessed frames that count in the index, at their own places.
-    pub(super) fn load_unwitnessed(&self, walk: &mut Walk) -> Result<()> {
-        for (sequence, frame) in &walk.unwitnessed {
-            walk.batch.push(*sequence, frame);
-            self.load_full(&mut walk.batch)?;
-        }
-        self.load(&mut walk.batch)?;
-        self.mvcc.index.finish_load(walk.last_lsn);
-        Ok(())
+    pub(super) fn load_kept(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &mut Walk,
+    ) -> Result<()> {
+        let mut batch = std::mem::take(&mut walk.batch);
+        each_kept(segments, cuts, walk, &mut |segment, frame| {
+            batch.push(segment.sequence, frame);
+            self.load_full(&mut batch)
+        })?;
+        self.load(&mut batch)
     }
 
     /// The segment that the log ends in, and the seed of its frames.

@@ -1,13 +1,14 @@
 //! Walk: along the chain of frames, into the index.
 //!
-//! Owns step 2 of recovery: [`Walk`], which knows the end of the chain so far and which frame continues it,
-//! and which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get there in the
-//! order of the chain, and those of `unwitnessed` are not there yet.
+//! Owns step 2 of recovery: [`Cursor`], the end of the chain so far, which knows what frame continues it;
+//! [`Walk`], which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get
+//! there in the order of the chain, and those of `unwitnessed` are not there yet.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use super::decide::Kept;
 use super::replay::Batch;
+use super::unwitnessed::{Queue, refill};
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
 use crate::canary::{Bug, planted};
@@ -20,24 +21,30 @@ use crate::local::options::OpenPhase;
 use crate::local::scan::{Found, Frame, Scanner};
 
 /// The end of the chain so far.
-pub(super) struct Walk {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor {
     pub(super) sequence: u64,
     pub(super) offset: u64,
     pub(super) chain: u32,
     pub(super) last_lsn: Lsn,
-    /// The newest LSN that a frame knows durable.
-    pub(super) durable: Lsn,
     pub(super) last_kind: Kind,
     /// The chain before the last frame.
     pub(super) last_previous: u32,
     /// Whether the last commit has parts still to come.
     parts_open: bool,
-    /// Frames beyond `durable`, with their segments.
-    pub(super) unwitnessed: VecDeque<(u64, Frame)>,
-    /// The place and chain behind the last witnessed frame.
+}
+
+/// Along the chain.
+pub(super) struct Walk {
+    pub(super) at: Cursor,
+    /// The newest LSN that a frame knows durable.
+    pub(super) durable: Lsn,
+    /// Frames beyond `durable`.
+    pub(super) unwitnessed: Queue,
+    /// The place and chain behind the last witnessed commit.
     pub(super) witnessed: (LogPosition, Lsn),
-    /// The place and chain behind the last frame that counts, once that is decided.
-    pub(super) counted: LogPosition,
+    /// What of the unwitnessed frames counts, once that is decided.
+    pub(super) kept: Kept,
     /// Witnessed, and not in the index yet.
     pub(super) batch: Batch,
     pub(super) report: RecoveryReport,
@@ -63,29 +70,49 @@ impl<D: Disk> Recovery<'_, D> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
         let mut walk = Walk::start(start);
         walk.report.segments = segments.len() as u64;
-        let mut done = Done { sequence: walk.sequence, before: 0 };
-        follow(segments, cuts, &mut walk, &mut |segment, walk| {
-            self.replay_witnessed(walk)?;
-            if segment.sequence != done.sequence {
-                done = Done { sequence: segment.sequence, before: done.before + segment.len };
+        let mut done = Done { sequence: walk.at.sequence, before: 0 };
+        loop {
+            follow(segments, cuts, &mut walk, &mut |segment, walk| {
+                self.replay_held(walk)?;
+                if segment.sequence != done.sequence {
+                    done = Done { sequence: segment.sequence, before: done.before + segment.len };
+                }
+                if walk.report.frames.is_multiple_of(4096) {
+                    let bytes_done = done.before + walk.at.offset;
+                    self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
+                }
+                let wants_refill = walk.unwitnessed.wants_refill();
+                Ok(if wants_refill { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            if !walk.unwitnessed.wants_refill() {
+                break;
             }
-            if walk.report.frames.is_multiple_of(4096) {
-                let bytes_done = done.before + walk.offset;
-                self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
+            self.replay_witnessed(segments, cuts, &mut walk)?;
+        }
         self.load(&mut walk.batch)?;
         self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
         Ok(walk)
     }
 
     /// Takes witnessed frames into the batch, and that into the index when it is full.
-    pub(super) fn replay_witnessed(&self, walk: &mut Walk) -> Result<()> {
-        while walk.unwitnessed.front().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
+    pub(super) fn replay_witnessed(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &mut Walk,
+    ) -> Result<()> {
+        self.replay_held(walk)?;
+        while walk.unwitnessed.wants_refill() {
+            refill(segments, cuts, walk)?;
+            self.replay_held(walk)?;
+        }
+        Ok(())
+    }
+
+    fn replay_held(&self, walk: &mut Walk) -> Result<()> {
+        while walk.unwitnessed.first().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
-            // A mark may be seen though its own sync failed, and so may the name of a segment in which
-            // nothing follows the cut. So the next cut is made behind the last witnessed commit.
+            // As for those that are kept: the next cut is made behind a commit.
             if frame.header.kind == Kind::Commit || planted(Bug::CutBehindMarks) {
                 let offset = frame.header.next_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
@@ -106,34 +133,36 @@ pub(super) fn follow<F: DiskFile>(
     took: &mut Took<'_, F>,
 ) -> Result<()> {
     loop {
-        let Some(segment) = segments.get_mut(&walk.sequence) else { return Ok(()) };
-        let cut = cuts.get(&walk.sequence).copied();
+        let Some(segment) = segments.get_mut(&walk.at.sequence) else { return Ok(()) };
+        let cut = cuts.get(&walk.at.sequence).copied();
         let cut_at = cut.filter(|_| !planted(Bug::CutVoidsNothing));
         let end = cut_at.map_or(segment.len, |(offset, _)| offset);
-        while walk.offset < end
-            && let Found::Frame(frame) = segment.frame_at(walk.offset)?
-            && walk.continues(&frame)
+        while walk.at.offset < end
+            && let Found::Frame(frame) = segment.frame_at(walk.at.offset)?
+            && walk.at.continues(&frame)
         {
-            walk.take(walk.sequence, frame);
+            walk.take(frame);
             if took(segment, walk)?.is_break() {
                 return Ok(());
             }
         }
         let next = match cut {
             // What a cut leaves in place was durable when it was made.
-            Some((offset, _)) if walk.offset != offset => {
-                return Err(segment.damage(Defect::FrameHeader, walk.offset, walk.next_lsn()));
+            Some((offset, _)) if walk.at.offset != offset => {
+                let lsn = walk.at.next_lsn();
+                return Err(segment.damage(Defect::FrameHeader, walk.at.offset, lsn));
             }
             Some((_, next)) => next,
-            None => walk.sequence + 1,
+            None => walk.at.sequence + 1,
         };
+        segment.rest();
         if cut.is_none() && planted(Bug::SecondSegmentUnread) {
             return Ok(());
         }
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
         match segment.frame_at(PAGE)? {
-            Found::Frame(frame) if walk.continues(&frame) => {
-                (walk.sequence, walk.offset) = (next, PAGE);
+            Found::Frame(frame) if walk.at.continues(&frame) => {
+                (walk.at.sequence, walk.at.offset) = (next, PAGE);
             }
             _ => return Ok(()),
         }
@@ -142,21 +171,45 @@ pub(super) fn follow<F: DiskFile>(
 
 impl Walk {
     pub(super) fn start(at: &Summary) -> Walk {
-        Walk {
-            sequence: at.position.sequence,
-            offset: at.position.offset,
-            chain: at.position.chain,
+        let LogPosition { sequence, offset, chain } = at.position;
+        Walk::from(Cursor {
+            sequence,
+            offset,
+            chain,
             last_lsn: at.lsn,
-            durable: at.lsn,
             last_kind: Kind::Witness,
             last_previous: 0,
             parts_open: false,
-            unwitnessed: VecDeque::new(),
-            witnessed: (at.position, at.lsn),
-            counted: at.position,
+        })
+    }
+
+    /// Begins at the end of a chain.
+    pub(super) fn from(at: Cursor) -> Walk {
+        let witnessed = (at.position(), at.last_lsn);
+        Walk {
+            at,
+            durable: at.last_lsn,
+            unwitnessed: Queue::default(),
+            witnessed,
+            kept: Kept::default(),
             batch: Batch::default(),
             report: RecoveryReport::default(),
         }
+    }
+
+    fn take(&mut self, frame: Frame) {
+        let (before, sequence) = (self.at, self.at.sequence);
+        self.at.pass(&frame);
+        self.durable = self.durable.max(frame.header.durable);
+        self.report.frames += 1;
+        self.report.bytes += u64::from(frame.header.frame_len);
+        self.unwitnessed.push(before, sequence, frame);
+    }
+}
+
+impl Cursor {
+    pub(super) fn position(&self) -> LogPosition {
+        LogPosition { sequence: self.sequence, offset: self.offset, chain: self.chain }
     }
 
     /// The last commit that all parts of are there.
@@ -179,7 +232,7 @@ impl Walk {
         (header.previous == self.chain || planted(Bug::ChainUnchecked)) && in_order
     }
 
-    fn take(&mut self, sequence: u64, frame: Frame) {
+    fn pass(&mut self, frame: &Frame) {
         let header = &frame.header;
         self.last_previous = header.previous;
         self.chain = frame.crc;
@@ -187,9 +240,5 @@ impl Walk {
         self.last_kind = header.kind;
         self.parts_open = !header.last_part;
         self.offset = header.next_offset(frame.offset);
-        self.durable = self.durable.max(header.durable);
-        self.report.frames += 1;
-        self.report.bytes += u64::from(header.frame_len);
-        self.unwitnessed.push_back((sequence, frame));
     }
 }

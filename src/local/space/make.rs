@@ -81,7 +81,8 @@ impl<D: Disk> Space<D> {
             Source::New(first) => first.len() as u64,
             Source::Spare(_) => 0,
         };
-        if header.sequence > SEQUENCE_MAX || PAGE + first_len > LEN_MAX {
+        assert!(PAGE + first_len <= LEN_MAX, "a segment begins with marks");
+        if header.sequence > SEQUENCE_MAX {
             return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
         }
         let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
