@@ -51,7 +51,8 @@ pub struct StorageStats {
     /// Older versions kept for open transactions and snapshots.
     pub undo_entries: u64,
     /// What keeping those versions costs in bytes: their payloads (memory, or space of the log that
-    /// cannot be used again) and an entry of the index for each.
+    /// cannot be used again) and an entry of the index for each. What a local store keeps on disk for
+    /// them, whole segments among it, is [`SpaceReport::pinned_bytes`](crate::SpaceReport).
     pub pinned_bytes: u64,
     /// Lengths of segments that are deleted, and on the disk because readers hold bytes of them
     /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)). 0 for other stores.

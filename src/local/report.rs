@@ -22,7 +22,8 @@ pub struct SpaceReport {
     /// Sealed segments with nothing in force: the next checkpoint lets those go that no snapshot needs.
     pub empty_bytes: u64,
     /// What is kept for snapshots alone, part of the two above: segments in which nothing is in force, as a
-    /// whole, and elsewhere the payloads of old versions.
+    /// whole, and elsewhere the payloads of old versions. [`StorageStats::pinned_bytes`](crate::StorageStats)
+    /// counts their payloads and entries only.
     pub pinned_bytes: u64,
     /// Segments that are deleted, and on the disk because readers hold bytes of them
     /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)); they go when the last of those bytes do. Their
