@@ -2,7 +2,7 @@
 //!
 //! | bytes                        | what                                                              |
 //! |------------------------------|-------------------------------------------------------------------|
-//! | 8                            | progress: a number that moves while the life does something       |
+//! | 8                            | progress: a number that moves with each step that is told of      |
 //! | 8 a thread                   | the first step of the life under way                              |
 //! | 8 a thread                   | the newest step of that life that is durable                      |
 //! | [`STEPS_MAX`] a thread       | a byte a step, see [`Told`]                                       |
@@ -32,6 +32,8 @@ pub enum Told {
     Done = 1,
     /// The store refused it and changed nothing.
     Refused = 2,
+    /// The store had nothing to change for it.
+    Unchanged = 3,
 }
 
 pub struct Journal {
@@ -100,6 +102,7 @@ impl Journal {
             0 => Told::Nothing,
             1 => Told::Done,
             2 => Told::Refused,
+            3 => Told::Unchanged,
             other => panic!("the journal says {other}"),
         };
         bytes.into_iter().map(told).collect()
@@ -113,6 +116,14 @@ impl Journal {
             count += 1;
         }
         count
+    }
+
+    /// How many steps were commits and stand, and how many there were.
+    pub fn commits(&self) -> (u64, u64) {
+        let told = (0..THREADS_MAX).flat_map(|thread| self.told_before(thread, self.first(thread)));
+        told.fold((0, 0), |(commits, steps), told| {
+            (commits + u64::from(told == Told::Done), steps + 1)
+        })
     }
 
     pub fn tell(&self, thread: u64, number: u64, told: Told) {

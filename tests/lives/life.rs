@@ -85,7 +85,8 @@ impl<D: Disk> Life<'_, D> {
             match self.make(&step, &mut part, level) {
                 Ok(committed) => {
                     step.apply(&mut part.blocks);
-                    self.journal.tell(thread, number, Told::Done);
+                    let told = if committed { Told::Done } else { Told::Unchanged };
+                    self.journal.tell(thread, number, told);
                     if committed && level == Durability::Durable {
                         self.journal.set_durable(thread, number);
                     }
@@ -264,7 +265,7 @@ impl<D: Disk> Life<'_, D> {
         Ok(())
     }
 
-    /// Does what an operator does.
+    /// Does what an operator does. That is no progress: a writer that waits for ever would go unseen beside it.
     fn tend(&self, mut rng: Rng) {
         let store = &self.store;
         let mut nth = 0;
@@ -290,7 +291,6 @@ impl<D: Disk> Life<'_, D> {
                     }
                 }
             }
-            self.journal.step();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Lives: a store goes through sessions, each with options of its own, random threads, and an end by
 //! chance; what was acknowledged is in a journal beside it.
 //!
-//! `cargo test --test lives -- LIVES [SEED]`; without a number it takes [`SHORT`]. Half of the lives are
+//! `cargo test --test lives -- LIVES [SEED [JOBS]]`; without a number it takes [`SHORT`]. Half of the lives are
 //! on files, in a process that is killed by SIGKILL, closes, drops the store or just ends. The others
 //! are on the simulated disk, whose power is cut, whose operations fail, or which is full. Each life:
 //!
@@ -26,6 +26,7 @@ mod simulated;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aegis_blocks::testkit::Rng;
@@ -41,6 +42,10 @@ use crate::plan::THREADS_MAX;
 const SHORT: u64 = 24;
 /// Lives of one store.
 const WORLD_LIVES: u64 = 10;
+/// Stores at once.
+const JOBS: u64 = 2;
+/// A long run says after so many stores what it came to so far.
+const WORLDS_BETWEEN: u64 = 50;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -60,14 +65,16 @@ fn main() -> ExitCode {
         && word == "world"
     {
         let (seed, lives) = (number(seed).expect("a seed"), number(lives).expect("a number"));
-        println!("{:?}", run_world(seed, lives));
-        return ExitCode::SUCCESS;
+        let tally = run_world(seed, lives);
+        println!("{tally}");
+        return code(tally);
     }
     // Filters of `cargo test` are no numbers.
     let mut numbers = arguments.iter().filter_map(number);
     let lives = numbers.next().unwrap_or(SHORT);
     let seed = numbers.next().unwrap_or(0x11FE5);
-    run(lives, seed)
+    let jobs = numbers.next().unwrap_or(JOBS);
+    run(lives, seed, jobs)
 }
 
 /// A thread that panics ends the process, which the parent sees.
@@ -82,49 +89,48 @@ fn abort_on_panic() {
 /// Even seeds are worlds on files, odd ones on the simulated disk.
 fn run_world(seed: u64, lives: u64) -> Tally {
     let dir = tempfile::tempdir().expect("a directory");
-    let world = World { dir: dir.path().to_path_buf(), seed, lives };
+    let tally = Tally::default();
+    let mut world = World { dir: dir.path().to_path_buf(), seed, lives, tally };
     match seed % 2 {
         0 => world.run_on_files(),
         _ => world.run_simulated(),
     }
+    world.tally
 }
 
-fn run(lives: u64, seed: u64) -> ExitCode {
+fn code(tally: Tally) -> ExitCode {
+    if tally.hangs + tally.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(lives: u64, seed: u64, jobs: u64) -> ExitCode {
     println!("lives: {lives}, seed {seed}");
     let worlds = lives.div_ceil(WORLD_LIVES);
-    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (next, sum) = (AtomicU64::new(0), Mutex::new(Tally::default()));
     let work = || {
-        let mut tally = Tally::default();
         loop {
             let nth = next.fetch_add(1, Ordering::Relaxed);
-            if nth >= worlds || failed.load(Ordering::Relaxed) {
-                return tally;
+            if nth >= worlds {
+                return;
             }
             let count = WORLD_LIVES.min(lives - nth * WORLD_LIVES);
-            tally.add(run_world(seed + nth, count));
-        }
-    };
-    let mut tally = Tally::default();
-    std::thread::scope(|scope| {
-        let workers = [scope.spawn(work), scope.spawn(work)];
-        for worker in workers {
-            match worker.join() {
-                Ok(part) => tally.add(part),
-                Err(_) => failed.store(true, Ordering::Relaxed),
+            let tally = run_world(seed + nth, count);
+            let mut sum = sum.lock().expect("no worker panics");
+            sum.add(tally);
+            if (nth + 1) % WORLDS_BETWEEN == 0 {
+                println!("so far {sum}");
             }
         }
-    });
-    if failed.into_inner() {
-        return ExitCode::FAILURE;
+    };
+    std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work))));
+    let tally = sum.into_inner().expect("no worker panics");
+    println!("{tally}");
+    if tally.hangs + tally.wrong == 0 {
+        counted::tell("lives with options of their own", tally.lives);
+        counted::tell("commits of lives", tally.commits);
+        counted::tell("lives ended by kill -9", tally.kills);
+        counted::tell("lives that hung", tally.hangs);
     }
-    println!(
-        "{} lives, {} steps, {} kills -9; 0 hangs, 0 lost, 0 wrong; {} times no progress for 10 s",
-        tally.lives, tally.steps, tally.kills, tally.stills
-    );
-    counted::tell("lives with options of their own", tally.lives);
-    counted::tell("steps journalled in lives", tally.steps);
-    counted::tell("lives ended by kill -9", tally.kills);
-    ExitCode::SUCCESS
+    code(tally)
 }
 
 /// Looks at what the life before left, with `probe`, with `verify`, and open with options of its own.
