@@ -21,7 +21,7 @@ use crate::io::{Entry, FileName};
 use crate::local::format::{PAGE, le};
 
 /// Longer files would only make the fuzzer slow.
-pub(super) const FILE_LEN_MAX: u64 = 1 << 20;
+pub(super) const FILE_LEN_MAX: u64 = 1 << 21;
 
 /// The files of an image.
 pub(super) type Files = BTreeMap<FileName, Vec<u8>>;
