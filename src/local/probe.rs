@@ -41,7 +41,9 @@ pub enum Probe {
         /// The newest commit in the checkpoint; 0 without one.
         checkpoint_lsn: Lsn,
     },
-    /// Acknowledged data is damaged: opening it is refused with this.
+    /// Acknowledged data is damaged. Opening it is refused with this; or, where it is part of the checkpoint and
+    /// the log is not there from its beginning, goes on without what that part tells of
+    /// ([`RecoveryReport::checkpoint_damaged`](crate::RecoveryReport::checkpoint_damaged)).
     Damaged(Damage),
 }
 
@@ -81,7 +83,10 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         on_progress: None,
         replay: Replay::default(),
     };
-    let report = recovery.examine(&listing)?;
+    let (report, damage) = recovery.examine(&listing)?;
+    if let Some(damage) = damage {
+        return Err(damage);
+    }
     let (replay_bytes, checkpoint_lsn) = (report.bytes, report.checkpoint_lsn);
     Ok(match report.clean {
         true => Probe::Clean { replay_bytes, checkpoint_lsn },

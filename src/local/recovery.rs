@@ -5,7 +5,9 @@
 //!
 //! 1. **Survey** ([`survey`]). The newest checkpoint that is whole, with every segment that it lists
 //!    there; then the header of every segment behind its place in the log, and the cuts that earlier
-//!    recoveries left. Where that does not fit together, an older checkpoint is tried, and at last none.
+//!    recoveries left. Where that does not fit together, an older checkpoint is tried, and at last none:
+//!    the log from its beginning. A checkpoint of which only a page is damaged is used after all where the
+//!    log is not there.
 //!    Segments before that place that the checkpoint does not list went out of use.
 //! 2. **Walk** ([`walk`]) the chain of frames from the checkpoint's place on, or from the first segment,
 //!    past cuts, until no frame continues it. Frames up to the newest *durable* LSN that any frame states
@@ -92,6 +94,10 @@ pub struct RecoveryReport {
     pub rewritten_frames: u64,
     /// The newest commit in the checkpoint that was used; 0 without one.
     pub checkpoint_lsn: Lsn,
+    /// Part of that checkpoint is damaged, and the log is not there from its beginning to do without: what is
+    /// there of the checkpoint is used, and blocks that it does not tell of are
+    /// [`Error::Corrupt`](crate::Error::Corrupt). `verify` names the places.
+    pub checkpoint_damaged: bool,
     /// Files in the directory that are not the store's. They are left alone.
     pub unknown_files: u64,
     /// The file system keeps no modes, and files that were made are open to others than their owner: what keeps
@@ -144,7 +150,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// [`Error::Aborted`]; [`Error::Io`].
     pub(crate) fn run(&self, listing: &Listing) -> Result<Recovered<D::File>> {
         let survey = self.survey(listing)?;
-        let Survey { images, sealed, start, mut segments, cuts, void, witness } = survey;
+        let Survey { images, sealed, start, mut segments, cuts, void, damage, witness } = survey;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
@@ -171,22 +177,26 @@ impl<D: Disk> Recovery<'_, D> {
         self.usage.used(tail.segment.sequence, tail.segment.number, tail.offset);
         recovered.chain_of_images = images;
         recovered.report.checkpoint_lsn = start.lsn;
+        recovered.report.checkpoint_damaged = damage.is_some();
         Ok(recovered)
     }
 
     /// Steps 1 to 3 without a change on disk: what opening the store would refuse. The index then holds
-    /// what would be in force.
+    /// what would be in force. With the report comes the damage with which it would be opened.
     ///
     /// # Errors
     /// As [`Recovery::run`], as far as these steps go.
-    pub(crate) fn examine(&self, listing: &Listing) -> Result<RecoveryReport> {
-        let Survey { images, start, mut segments, cuts, witness, .. } = self.survey(listing)?;
+    pub(crate) fn examine(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
+        let survey = self.survey(listing)?;
+        let Survey { images, start, mut segments, cuts, damage, witness, .. } = survey;
         self.load_image(&images, &start);
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
         self.load_kept(&mut segments, &cuts, &mut walk)?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
-        Ok(RecoveryReport { clean, checkpoint_lsn: start.lsn, ..walk.report })
+        let checkpoint_damaged = damage.is_some();
+        let checkpoint_lsn = start.lsn;
+        Ok((RecoveryReport { clean, checkpoint_lsn, checkpoint_damaged, ..walk.report }, damage))
     }
 
     /// The images that the store would be opened with.

@@ -12,8 +12,12 @@ use crate::kinds::{State, Store, copy, files, options, version_of};
 pub enum Verdict {
     /// Everything that was acknowledged is there.
     Whole,
-    /// The damage.
+    /// The damage, for which the store does not open.
     Named(String),
+    /// The damage, which all name, and without which the store opens: what it costs is named when it is read.
+    InPart(String),
+    /// The damage, which verification names, and those who read what is damaged.
+    Unread(String),
     /// Nothing is wrong, and so many of the last commits are not there.
     Shorter(usize),
     /// What they say does not go together, or is not true.
@@ -25,10 +29,21 @@ impl fmt::Display for Verdict {
         match self {
             Verdict::Whole => write!(f, "whole"),
             Verdict::Named(damage) => write!(f, "named: {damage}"),
+            Verdict::InPart(damage) => write!(f, "named, and opened: {damage}"),
+            Verdict::Unread(damage) => write!(f, "named when read: {damage}"),
             Verdict::Shorter(count) => write!(f, "{count} commits shorter"),
             Verdict::Wrong(why) => write!(f, "WRONG: {why}"),
         }
     }
+}
+
+/// What an open store shows.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    state: State,
+    /// Why the rest is not shown.
+    unread: Option<String>,
+    checkpoint_damaged: bool,
 }
 
 /// Asks everybody. Those who only look may change nothing, and who refuses to open may not either.
@@ -49,45 +64,72 @@ pub fn judge(store: &Store, path: &Path) -> Verdict {
     copy(path, &open);
     let written = shown(options(store.kind).open(&open));
     let is_unchanged = files(&open) == before;
-    match (probed, read, written) {
-        (Some(damage), Err(read), Err(written)) if damage == read && read == written => {
-            match (verified.contains(&damage), is_unchanged) {
-                (false, _) => Verdict::Wrong(format!("verify does not name {damage}")),
-                (true, false) => Verdict::Wrong(format!("changed in spite of {damage}")),
-                (true, true) => Verdict::Named(damage),
+    if read != written {
+        return Verdict::Wrong(format!("open to be read {read:?}, open to be written {written:?}"));
+    }
+    match (probed, read) {
+        (Some(damage), _) if !verified.contains(&damage) => {
+            Verdict::Wrong(format!("verify names {verified:?}, not {damage}"))
+        }
+        (Some(damage), Err(refused)) => match damage == refused && is_unchanged {
+            true => Verdict::Named(damage),
+            false => Verdict::Wrong(format!("{damage}; {refused}; unchanged: {is_unchanged}")),
+        },
+        (Some(damage), Ok(shown)) => {
+            match shown.checkpoint_damaged && is_part(&shown.state, &store.states) {
+                true => Verdict::InPart(damage),
+                false => Verdict::Wrong(format!("{damage}; {shown:?}")),
             }
         }
-        (None, Ok(read), Ok(written)) if read == written && verified.is_empty() => {
-            let newest = store.states.len() - 1;
-            match store.states.iter().rposition(|state| *state == read) {
-                Some(at) => match newest - at {
-                    0 => Verdict::Whole,
-                    short => Verdict::Shorter(short),
-                },
-                None => Verdict::Wrong(format!("a state that never was: {read:?}")),
-            }
-        }
-        (probed, read, written) => Verdict::Wrong(format!(
-            "probe {probed:?}, verify {verified:?}, read {:?}, open {:?}",
-            read.map(|state| state.len()),
-            written.map(|state| state.len())
-        )),
+        (None, Err(refused)) => Verdict::Wrong(format!("not probed: {refused}")),
+        (None, Ok(shown)) => match (shown.unread, verified.into_iter().next()) {
+            (None, None) => measure(&shown.state, &store.states),
+            (Some(_), Some(damage)) => Verdict::Unread(damage),
+            (unread, damage) => Verdict::Wrong(format!("read {unread:?}, verified {damage:?}")),
+        },
     }
 }
 
-/// What an open store shows, or why there is none.
-fn shown(opened: aegis_blocks::Result<LocalBackend>) -> Result<State, String> {
+/// How much of a store's history a state holds.
+fn measure(state: &State, states: &[State]) -> Verdict {
+    let newest = states.len() - 1;
+    match states.iter().rposition(|known| known == state) {
+        Some(at) if at == newest => Verdict::Whole,
+        Some(at) => Verdict::Shorter(newest - at),
+        // A life that went on has written more on top.
+        None if holds(state, &states[newest]) => Verdict::Whole,
+        None => Verdict::Wrong(format!("a state that never was: {state:?}")),
+    }
+}
+
+/// Whether all blocks of a state are there, perhaps in later versions.
+fn holds(found: &State, state: &State) -> bool {
+    state.iter().all(|(id, version)| found.get(id).is_some_and(|found| found >= version))
+}
+
+/// Whether nothing but what the newest state has is there.
+fn is_part(found: &State, states: &[State]) -> bool {
+    found.iter().all(|(id, version)| states[states.len() - 1].get(id) == Some(version))
+}
+
+/// What an open store shows, or why it does not open.
+fn shown(opened: aegis_blocks::Result<LocalBackend>) -> Result<Shown, String> {
     let words = |error: Error| match error {
         Error::Corrupt { defect, place } => format!("{defect} in {place}"),
         other => format!("another error: {other}"),
     };
     let store = opened.map_err(words)?;
-    let mut state = State::new();
-    for id in store.ids(..).map_err(words)? {
-        let block =
-            store.read_block(id).map_err(|error| format!("on reading: {}", words(error)))?;
-        let version = version_of(id.0, &block.data).ok_or("made up bytes")?;
-        state.insert(id.0, version);
+    let checkpoint_damaged = store.recovery().checkpoint_damaged;
+    let mut shown = Shown { state: State::new(), unread: None, checkpoint_damaged };
+    let ids = store.ids(..).map_err(|error| shown.unread = Some(words(error)));
+    for id in ids.unwrap_or_default() {
+        match store.read_block(id) {
+            Ok(block) => {
+                let version = version_of(id.0, &block.data).ok_or("bytes that are made up")?;
+                shown.state.insert(id.0, version);
+            }
+            Err(error) => drop(shown.unread.get_or_insert(words(error))),
+        }
     }
-    Ok(state)
+    Ok(shown)
 }

@@ -14,7 +14,7 @@ pub type State = BTreeMap<u64, u64>;
 /// What the checkpoint of a store covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Image {
-    /// There is none but what closing makes.
+    /// There is none.
     None,
     /// Everything, and the log is there from its first commit on.
     All,

@@ -5,8 +5,12 @@
 //!
 //! - everything that was acknowledged is there, and all four say so;
 //! - the damage is named by all four, and nothing in the directory has changed;
-//! - the store was killed, and what is missing is the end of its log behind everything that a file vouches for:
-//!   such a store cannot be told from one that a power cut ended there.
+//! - a page of the checkpoint is damaged, and the log is not there to do without: all four name it, and the store
+//!   opens with the rest, as it does when a block is damaged;
+//! - what is damaged is content behind which a checkpoint stands, which opening does not read: `verify` names it,
+//!   and so does who reads it;
+//! - what is missing is the end of the log behind its last checkpoint and behind everything else that vouches for
+//!   it: such a store cannot be told from one that a power cut ended there.
 
 #[path = "../counted/mod.rs"]
 mod counted;
@@ -87,4 +91,44 @@ fn commit_that_a_checkpoint_vouches_for_is_no_torn_tail() {
     let refused = open.read_block(BlockId(24)).expect_err("its bytes are damaged");
     assert!(matches!(refused, Error::Corrupt { .. }), "{refused}");
     assert_eq!(open.stats().total_blocks, store.states[store.commits()].len() as u64);
+}
+
+/// Every damage to every store is judged alike by all.
+#[test]
+fn every_damage_to_every_store_is_judged_alike() {
+    let mut wrong = Vec::new();
+    for kind in Kind::all() {
+        for (harm, verdict) in table(kind, &Harm::all()) {
+            if !is_right(kind, harm, &verdict) {
+                wrong.push(format!("{kind} | {harm} | {verdict}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn is_right(kind: Kind, harm: Harm, verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Whole | Verdict::Named(_) => true,
+        // Nothing but the checkpoint knows where blocks are that were moved.
+        Verdict::InPart(_) => harm.is_of_a_page() && kind.image == Image::Packed,
+        // Opening does not read what stands in segments before the checkpoint's place in the log.
+        Verdict::Unread(_) => matches!(harm, Harm::FirstZeroed | Harm::OlderFirst),
+        Verdict::Shorter(_) => !(kind.closed && kind.image.covers_all()),
+        Verdict::Wrong(_) => false,
+    }
+}
+
+/// A byte of a checkpoint costs nothing while the log is there from its beginning.
+#[test]
+fn damaged_checkpoint_costs_nothing_while_the_log_is_whole() {
+    for closed in [true, false] {
+        for image in [Image::All, Image::Part] {
+            let kind = Kind { closed, is_long: true, image };
+            let harms = [Harm::CheckpointFlipped(50), Harm::CheckpointFlipped(4096 + 500)];
+            for (harm, verdict) in table(kind, &harms) {
+                assert_eq!(verdict, Verdict::Whole, "{kind}: {harm}");
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aegis_blocks::{
     Block, BlockId, BlockType, Defect, Error, LocalBackend, Lsn, RepairReport, StorageBackend,
+    WriteBatch,
 };
 
 use desk::{
@@ -204,6 +205,31 @@ fn damaged_leaf_costs_nothing_and_brings_back_nothing_beyond_its_ids() {
         let is_right = found.get(&id) == desk.model[&id].map(|v| payload(id, v)).as_ref();
         assert!(is_right || (id == 50 && unsure.contains(&id)), "block {id}");
     }
+}
+
+/// Longer than what opening looks at in full.
+#[test]
+fn damaged_leaf_of_a_long_checkpoint_costs_nothing_while_the_log_is_whole() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let options = || LocalBackend::options().single_threaded(true);
+    let store = options().open(&path).expect("opens");
+    let mut batch = WriteBatch::new();
+    for id in 1..=120_000_u64 {
+        batch.write(Block::new(BlockId(id << 33), BlockType::TableData, ""));
+    }
+    store.apply(batch).expect("commits");
+    store.delete_block(BlockId(7 << 33)).expect("deletes");
+    store.close().expect("closes");
+    let checkpoint = &names(&path, "CKPT-")[0];
+    let len = fs::metadata(path.join(checkpoint)).expect("there").len();
+    assert!(len > 4 << 20, "{len}");
+    flip(&path, checkpoint, PAGE_LEN + 500);
+    verified(&path, Defect::Checkpoint, checkpoint, PAGE_LEN);
+    let report = LocalBackend::repair(&path).expect("repairs").salvage;
+    assert!(report.is_complete() && report.blocks == 119_999, "{report:?}");
+    assert_eq!(report.losses.len(), 1, "one place is damaged");
+    assert_eq!(options().open(&path).expect("opens").stats().total_blocks, 119_999);
 }
 
 /// Blocks whose newest version stands in no file any more.

@@ -129,6 +129,22 @@ impl Chain {
         &self.images
     }
 
+    /// The first damage in the newest images, as many of them as take so many bytes together at most.
+    ///
+    /// # Errors
+    /// [`Error::Io`] only.
+    pub(crate) fn first_damage(&self, len_max: u64) -> Result<Option<Error>> {
+        let (mut found, mut len) = (Vec::new(), 0);
+        for image in &self.images {
+            len += image.header.layout.page_count * PAGE;
+            if len > len_max {
+                break;
+            }
+            image.damage_to(&mut found)?;
+        }
+        Ok(found.into_iter().next())
+    }
+
     /// Verifies every page of every image and returns all damage.
     ///
     /// # Errors

@@ -41,8 +41,8 @@ impl<D: Disk> Recovery<'_, D> {
     /// As [`Recovery::run`].
     pub(crate) fn run_in_memory(&self, listing: &Listing) -> Result<(Recovered<D::File>, Ending)> {
         assert_eq!(self.options.how, How::Read, "nothing is opened to be written");
-        let Survey { images, sealed, start, mut segments, cuts, witness, .. } =
-            self.survey(listing)?;
+        let survey = self.survey(listing)?;
+        let Survey { images, sealed, start, mut segments, cuts, damage, witness, .. } = survey;
         self.take_over(&images, &sealed, &start)?;
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
@@ -62,6 +62,7 @@ impl<D: Disk> Recovery<'_, D> {
         assert!(ending.durable <= ending.lsn, "what is durable counts");
         let mut report = walk.report;
         (report.clean, report.checkpoint_lsn) = (clean, start.lsn);
+        report.checkpoint_damaged = damage.is_some();
         let recovered = Recovered {
             tail,
             chain: end.chain,

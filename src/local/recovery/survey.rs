@@ -5,7 +5,9 @@
 //!
 //! - its segments follow each other from the checkpoint's place on, past cuts: none of them is missing and
 //!   none is void;
-//! - the log behind the checkpoint's place says that the checkpoint counts.
+//! - the log behind the checkpoint's place says that the checkpoint counts;
+//! - no page of the checkpoint is known to be damaged, unless there is neither an older one nor the whole log to
+//!   take in its place: then what the page says of blocks is damage to those blocks.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -37,9 +39,15 @@ pub(super) struct Survey<F> {
     pub(super) cuts: Cuts,
     /// File numbers of segments that are void or out of use.
     pub(super) void: Vec<u64>,
+    /// What is damaged in the checkpoint, which is used all the same: the log is not there to do without.
+    pub(super) damage: Option<Error>,
     /// What the checkpoints that are not used say of the log.
     pub(super) witness: Option<Witness>,
 }
+
+/// Images are looked at in full before they are used where they take no more than this together: longer ones
+/// would make opening longer with each block. Their pages are looked at when they are needed.
+const CHECKED_LEN_MAX: u64 = 4 << 20;
 
 /// Where the log of a store without a checkpoint begins.
 const BEGINNING: Summary = Summary {
@@ -53,22 +61,29 @@ const BEGINNING: Summary = Summary {
 impl<D: Disk> Recovery<'_, D> {
     /// Step 1.
     pub(super) fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
-        let mut first_error = None;
+        let (mut first_error, mut in_part) = (None, None);
         for number in listing.checkpoints.iter().rev() {
             let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
-            let surveyed = opened.and_then(|images| self.survey_from(listing, images));
-            match surveyed {
-                Ok(survey) => return Ok(survey),
-                Err(error @ Error::Corrupt { .. }) => first_error.get_or_insert(error),
+            let error = match opened.and_then(|images| self.survey_from(listing, images)) {
+                Ok(survey) => match survey.images.first_damage(CHECKED_LEN_MAX)? {
+                    None => return Ok(survey),
+                    Some(damage) => {
+                        in_part.get_or_insert(Survey { damage: Some(damage.clone()), ..survey });
+                        damage
+                    }
+                },
+                Err(error @ Error::Corrupt { .. }) => error,
                 Err(error) => return Err(error),
             };
+            first_error.get_or_insert(error);
         }
         // Without a checkpoint the log has to be there from its beginning.
         let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
-        whole.map_err(|error| match (error, first_error) {
-            (Error::Corrupt { .. }, Some(first)) => first,
-            (error, _) => error,
-        })
+        match (whole, in_part, first_error) {
+            (Err(Error::Corrupt { .. }), Some(in_part), _) => Ok(in_part),
+            (Err(Error::Corrupt { .. }), None, Some(first)) => Err(first),
+            (whole, ..) => whole,
+        }
     }
 
     fn survey_from(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
@@ -139,7 +154,7 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
         let witness = self.witness(listing, &images.names())?;
-        Ok(Survey { images, sealed, start, segments, cuts, void, witness })
+        Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, witness })
     }
 
     /// Whether the log says that the image with this name counts.

@@ -87,6 +87,10 @@ impl<F: DiskFile> Evidence<F> {
             search.segment(scanner, ends[sequence])?;
         }
         search.end(&scanners)?;
+        if search.losses.is_empty() && search.is_whole() {
+            // The log says all that the checkpoint would: nothing of it is hidden.
+            (evidence.checkpoint_lsn, evidence.hidden) = (Lsn(0), Vec::new());
+        }
         evidence.losses.append(&mut search.losses);
         // A checkpoint that is gone knew of deletions whose frames are gone, too, unless none is.
         evidence.deleted_may_reappear = match (is_newest, images.summary()) {
