@@ -216,7 +216,7 @@ impl<D: Disk> Reserve<D> {
             return false;
         }
         let state = self.state.lock();
-        state.len < state.goal - self.len_min / 8
+        state.len < state.goal - (self.len_min - RECOVERY_LEN) / 8
     }
 
     /// Bytes that are missing.
