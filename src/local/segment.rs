@@ -123,8 +123,8 @@ const MAP_COUNT_MAX: usize = 8192;
 type Table = HashMap<u64, Readable, BuildHasherDefault<IdHasher>>;
 
 /// Every segment's file, as readers see it. Files without a view yet are mapped or opened by their first
-/// reader. A file that the system refuses to map is read like one of [`ReadMode::Pread`]. When too many
-/// are mapped or open, those shown first are closed again.
+/// reader. A file that the system refuses to map, or that is shorter than its map would be, is read like one of
+/// [`ReadMode::Pread`]. When too many are mapped or open, those shown first are closed again.
 pub(crate) struct Views {
     mode: ReadMode,
     show: ShowSegment,
@@ -315,8 +315,8 @@ impl Views {
     }
 
     /// Where the system has refused a map, takes away those of segments before this one that nobody reads from:
-    /// threads that are to be started need address space, too. Readers map again what they need, which they
-    /// could not do with a segment that is shorter yet than its map.
+    /// threads that are to be started need address space, too. Readers map again what they need; one that is
+    /// shorter yet than its map would be read without.
     pub(crate) fn give_way(&self, tail: u64) {
         if self.refused.swap(false, Ordering::Relaxed) {
             let mut table = self.table.write();
@@ -334,6 +334,13 @@ impl Views {
         let view = match (self.show)(number, len, mode) {
             Err(error) if mode != ReadMode::Pread && is_map_refused(&error) => {
                 self.refused.store(true, Ordering::Relaxed);
+                mode = ReadMode::Pread;
+                (self.show)(number, len, mode)?
+            }
+            // Shorter than a map of it: the log is still written there, or somebody cut it.
+            Err(error)
+                if mode != ReadMode::Pread && error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
                 mode = ReadMode::Pread;
                 (self.show)(number, len, mode)?
             }
@@ -467,6 +474,24 @@ mod tests {
             };
             assert!(expected.contains(&count), "{mode:?}: {count}");
             drop(held);
+        }
+    }
+
+    /// The segment that the log is in may be shorter than its map, which is closed in a shortage like others.
+    #[test]
+    fn segment_that_is_shorter_than_its_map_was_is_read_again() {
+        for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
+            let disk = Arc::new(SimDisk::new(1));
+            let views = Views::new(mode, show_segments(&disk));
+            let file = disk.open(FileName::Segment(1), How::CreateNew).expect("a file");
+            write_all_at(&file, 4096, &[7; 4096]).expect("a write");
+            views.insert(1, 1, &file, 64 << 10).expect("a view");
+            for _ in 0..2 {
+                let read = views.bytes(&place_of(1)).expect("reads").expect("there");
+                assert_eq!(read, [7; 9][..], "{mode:?}");
+                drop(read);
+                assert_eq!(views.close_down_to(0, 0), 1, "{mode:?}");
+            }
         }
     }
 }
