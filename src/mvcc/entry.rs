@@ -133,14 +133,19 @@ impl Entry {
     }
 
     /// Drops what an ended transaction holds, once nobody works in it.
+    #[inline]
     pub(crate) fn clear(&self) {
         if self.is_touched.load(Ordering::SeqCst) {
-            let mut pending = self.pending.lock();
-            let held = std::mem::take(&mut *pending);
-            self.is_touched.store(false, Ordering::SeqCst);
-            drop(pending);
-            drop(held);
+            self.clear_pending();
         }
+    }
+
+    fn clear_pending(&self) {
+        let mut pending = self.pending.lock();
+        let held = std::mem::take(&mut *pending);
+        self.is_touched.store(false, Ordering::SeqCst);
+        drop(pending);
+        drop(held);
     }
 
     /// What a transaction sees, where a read of it need not be noted nor look at its own operations.

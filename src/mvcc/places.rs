@@ -43,6 +43,7 @@ impl Places {
     }
 
     /// Notes how a transaction ended. Its place is free again, unless it is used up.
+    #[inline]
     pub(crate) fn give_back(&mut self, place: u32, ended: Word) {
         self.credits += 1;
         self.open_count -= 1;

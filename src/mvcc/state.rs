@@ -159,10 +159,17 @@ impl<V: VersionLen> Mvcc<V> {
     }
 
     /// Gives up snapshots that are over a limit, oldest first. Costs next to nothing while none is.
+    #[inline]
     pub(super) fn keep_limits(&self, now: impl FnOnce() -> Duration) {
         if self.limits.snapshot_age_max != Duration::MAX {
             self.keep_age(now());
         }
+        if self.index.pinned_len() > self.limits.snapshot_pinned_max {
+            self.keep_pinned();
+        }
+    }
+
+    fn keep_pinned(&self) {
         let pinned_max = self.limits.snapshot_pinned_max;
         while self.index.pinned_len() > pinned_max
             && let Some(oldest) = self.transactions.oldest()
