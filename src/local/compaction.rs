@@ -233,7 +233,7 @@ impl<D: Disk> Upkeep<D> {
     pub(super) fn let_go_if_full(&self, state: &mut State) -> Result<()> {
         if self.space.is_full() {
             self.checkpoint_with(state, Haste::Room)?;
-            drop(self.space.reserve.refill());
+            self.space.reserve.try_refill();
         }
         Ok(())
     }

@@ -233,6 +233,11 @@ impl<D: Disk> Reserve<D> {
         self.refill_with(&mut self.state.lock())
     }
 
+    /// As [`Reserve::refill`], for a caller that goes on either way: the next write asks again for what is missing.
+    pub(crate) fn try_refill(&self) {
+        drop(self.refill());
+    }
+
     fn refill_with(&self, state: &mut State<D::File>) -> io::Result<()> {
         if state.given_up || (state.sound && state.len == state.goal) {
             self.short.store(false, Ordering::Release);

@@ -55,8 +55,7 @@ impl<D: Disk> Upkeep<D> {
         state.makes_room = false;
         let (log_len, at) = (self.written_len(), self.disk.now());
         state.room_made = Some(RoomMade { log_len, at, was_paused });
-        // What is still missing is asked for again by the next write.
-        drop(reserve.refill());
+        reserve.try_refill();
         made
     }
 

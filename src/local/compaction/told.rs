@@ -95,7 +95,7 @@ impl<D: Disk> Upkeep<D> {
                 Err(full @ Error::StorageFull { .. }) => {
                     // What was emptied so far goes; the log got shorter, or there is no use in going on.
                     self.checkpoint_with(state, Haste::Room)?;
-                    drop(self.space.reserve.refill());
+                    self.space.reserve.try_refill();
                     let used_len = self.totals().used_len;
                     if used_len >= stopped_at {
                         self.shrink(false)?;
