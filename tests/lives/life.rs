@@ -38,7 +38,11 @@ impl<D: Disk> Life<'_, D> {
     /// Runs the threads until each has made `steps` steps, or the store takes no more.
     pub fn run(&self, parts: Vec<Part>, threads: u64, steps: u64) {
         // The counter has the highest id that a thread names: allocated ids are above it.
-        if !self.store.block_exists(COUNTER).expect("the counter is looked for")
+        let is_counted = match self.store.block_exists(COUNTER) {
+            Err(Error::Io { .. }) if self.faulty => return,
+            is_counted => is_counted.expect("the counter is looked for"),
+        };
+        if !is_counted
             && !self.heard(self.store.write_block_with(counter_block(0), Durability::Durable))
         {
             return;
