@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 pub use crate::durability::Durability;
 use crate::error::{Error, Result};
+use crate::mvcc::turn::Turns;
 use crate::order::ScanOrder;
 pub use crate::stats::{OldestSnapshot, StorageStats};
 use crate::ticket::CommitTicket;
@@ -356,6 +357,12 @@ pub trait StorageBackend: Send + Sync {
     /// A handle to the same store for a transaction to keep, where the backend has one at hand that is
     /// cheaper than a clone; `None` where it has not.
     fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
+        None
+    }
+
+    /// Where calls of [`transact`](crate::StorageExt::transact) that lose again and again wait for their turn.
+    /// `None` where there is no such place: then they only try again.
+    fn turns(&self) -> Option<&Turns> {
         None
     }
 

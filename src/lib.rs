@@ -49,6 +49,7 @@ pub use local::{
     RepairReport, SalvageReport, SpaceReport, VerifyReport, WriteMode,
 };
 pub use memory::{MemoryBackend, MemoryOptions};
+pub use mvcc::turn::Turns;
 pub use order::ScanOrder;
 pub use stats::{GROUP_SIZES, OldestSnapshot, Stall, StallCause, Stalls, StorageStats};
 pub use ticket::CommitTicket;

@@ -448,7 +448,7 @@ pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::
 }
 
 /// The operating system's monotonic time.
-fn clock() -> Duration {
+pub(crate) fn clock() -> Duration {
     time_of(ClockId::CLOCK_MONOTONIC)
 }
 

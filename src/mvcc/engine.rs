@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::index::Versioned;
 use crate::mvcc::state::Mvcc;
+use crate::mvcc::turn::Turns;
 use crate::mvcc::version::VersionLen;
 use crate::order::ScanOrder;
 use crate::sync::Process;
@@ -251,7 +252,7 @@ impl<E: Engine> StorageBackend for E {
             mvcc.end_transaction(Some(tx), &Ok(mvcc.index.visible()));
             return Ok(CommitTicket::answered(Ok(None), Durability::Durable));
         }
-        self.hand_in(batch, durability)
+        hand_in(self, batch, durability)
             .inspect_err(|error| mvcc.end_transaction(Some(tx), &Err(error.clone())))
     }
 
@@ -315,6 +316,10 @@ impl<E: Engine> StorageBackend for E {
         Engine::handle(self)
     }
 
+    fn turns(&self) -> Option<&Turns> {
+        Some(&self.mvcc().turns)
+    }
+
     fn sync(&self) -> Result<()> {
         self.check_open()?;
         self.make_durable()
@@ -362,6 +367,16 @@ fn check_may_commit<E: Engine>(engine: &E) -> Result<()> {
     if engine.commits_may_wait() { callback::check_may_wait() } else { Ok(()) }
 }
 
+/// Hands a commit in, behind whoever's turn it is.
+fn hand_in<E: Engine>(
+    engine: &E,
+    batch: Batch,
+    durability: Option<Durability>,
+) -> Result<CommitTicket> {
+    engine.mvcc().turns.pass(&batch);
+    engine.hand_in(batch, durability)
+}
+
 fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
     look_to_write(engine)?;
     check_may_commit(engine)?;
@@ -370,7 +385,7 @@ fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) ->
     }
     let block = engine.mvcc().name_block(block, |_| false)?;
     let id = block.header.block_id;
-    engine.hand_in(Batch::write(block), durability)?.wait().map(|_| id)
+    hand_in(engine, Batch::write(block), durability)?.wait().map(|_| id)
 }
 
 fn write_new<E: Engine>(
@@ -381,7 +396,7 @@ fn write_new<E: Engine>(
     let block = engine.mvcc().name_block(block, |_| false)?;
     let id = block.header.block_id;
     let batch = Batch { allocated: vec![id], ..Batch::write(block) };
-    engine.hand_in(batch, durability)?.wait().map(|_| id)
+    hand_in(engine, batch, durability)?.wait().map(|_| id)
 }
 
 /// Writes again, under another id, what was refused because a caller named the one that was allocated.
@@ -397,7 +412,7 @@ fn until_free<T>(mut write: impl FnMut() -> Result<T>) -> Result<T> {
 fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
     look_to_write(engine)?;
     check_may_commit(engine)?;
-    engine.hand_in(Batch::delete(id), durability)?.wait().map(|_| ())
+    hand_in(engine, Batch::delete(id), durability)?.wait().map(|_| ())
 }
 
 fn apply<E: Engine>(
@@ -424,7 +439,7 @@ fn apply_once<E: Engine>(
     if batch.operations.is_empty() {
         return Ok(ids);
     }
-    engine.hand_in(batch, durability)?.wait().map(|_| ids)
+    hand_in(engine, batch, durability)?.wait().map(|_| ids)
 }
 
 enum Seen<V> {

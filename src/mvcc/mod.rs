@@ -18,6 +18,7 @@
 //! | `ids`          | allocation of block ids                                                  |
 //! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
 //! | `counters`     | statistics                                                               |
+//! | `turn`         | who goes first of those that lose again and again                        |
 //! | `handles`      | what transactions keep their store open by                              |
 //! | `state`        | all of these of one store, and the limits on them                        |
 //! | `engine`       | the contract, written once over what a backend does its own way          |
@@ -41,6 +42,7 @@ mod scan;
 mod shard;
 pub(crate) mod state;
 pub(crate) mod transactions;
+pub(crate) mod turn;
 pub(crate) mod version;
 mod word;
 

@@ -22,9 +22,10 @@ use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
 use crate::mvcc::index::{Change, Deed, Index, LookedUp, Step, Versioned};
 use crate::mvcc::transactions::{Released, TransactionTable};
+use crate::mvcc::turn::Turns;
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::word::Phase;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Process};
 use crate::transaction::{BatchOperation, WriteBatch};
 
 /// What memory and local share: versions, transactions, ids, statistics.
@@ -35,6 +36,7 @@ pub(crate) struct Mvcc<V> {
     pub(crate) transactions: TransactionTable,
     pub(crate) ids: IdAllocator,
     pub(crate) counters: Counters,
+    pub(crate) turns: Turns,
     /// Held by the publisher, and by whoever reads what it changes. See the module header.
     moment: Mutex<()>,
     /// Nanoseconds on the clock until which no snapshot can be too old.
@@ -67,6 +69,7 @@ impl<V: VersionLen> Mvcc<V> {
             transactions: TransactionTable::new(limits.open_transactions_max, pins),
             ids: IdAllocator::default(),
             counters: Counters::default(),
+            turns: Turns::new(Process::current()),
             moment: Mutex::default(),
             age_due: AtomicU64::new(0),
         }

@@ -1,25 +1,23 @@
 //! Transactions as handles for every backend, and the loop that runs a closure again on conflict.
 //!
-//! Owns [`StorageExt`] and its pauses. Nothing here is a backend's to implement.
+//! Owns [`StorageExt`]. Nothing here is a backend's to implement.
 
 use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rival::Rival;
+#[cfg(doc)]
+use super::rival::TRANSACT_TRIES_MAX;
 use super::{Blocks, Ids, IsolationLevel, Snapshot, Transaction};
 use crate::backend::StorageBackend;
 use crate::block::BlockId;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long [`StorageExt::begin`] waits where as many transactions are open as may be. Commits under
 /// way end within milliseconds; who waits longer than this has most likely forgotten some that he
 /// holds himself.
 pub const BEGIN_WAIT_MAX: Duration = Duration::from_secs(1);
-
-/// How often [`StorageExt::transact`] runs its closure before it gives up.
-pub const TRANSACT_TRIES_MAX: u32 = 64;
 
 /// Transactions as handles, for every backend that can be cloned, and for `Arc<dyn StorageBackend>`.
 pub trait StorageExt {
@@ -129,12 +127,17 @@ pub trait StorageExt {
     }
 
     /// Runs `body` in a transaction and commits it. On [`Error::Conflict`], of the commit or of
-    /// `body`, **`body` runs again** in a new transaction, after a pause that grows with the tries,
-    /// at most [`TRANSACT_TRIES_MAX`] times: it must have no effects outside the transaction. Any
-    /// other error rolls back and is returned.
+    /// `body`, **`body` runs again** in a new transaction, at most [`TRANSACT_TRIES_MAX`] times: it
+    /// must have no effects outside the transaction. Any other error rolls back and is returned.
+    ///
+    /// Among threads that all change the same blocks every call gets through. One that lost four times
+    /// waits for its *turn*, first come first served: while it runs, commits of others that would make
+    /// it lose wait: each for at most a second, and all of them for at most a twentieth of the time. A
+    /// body that takes longer, or waits for a thread that commits to the same blocks, loses its turn
+    /// and waits for the next.
     ///
     /// # Errors
-    /// The errors of `body`; [`Error::Conflict`] when every try lost; as [`Transaction::commit`].
+    /// The errors of `body`; [`Error::Conflict`] when every try lost, as bodies may that run for seconds; as [`Transaction::commit`].
     ///
     /// # Examples
     /// ```
@@ -151,15 +154,16 @@ pub trait StorageExt {
         isolation: IsolationLevel,
         mut body: impl FnMut(&Transaction) -> Result<R>,
     ) -> Result<R> {
-        let (mut pause, mut tries) = (BackOff::new(), 1);
+        let store = self.shared();
+        let mut rival = Rival::new(store.turns());
         loop {
-            let transaction = self.begin_at(isolation)?;
+            let transaction = Transaction::begin(Arc::clone(&store), isolation, BEGIN_WAIT_MAX)?;
+            rival.tries(transaction.id());
             let result = body(&transaction).and_then(|result| transaction.commit().map(|_| result));
             match result {
-                Err(error) if error.is_retryable() && tries < TRANSACT_TRIES_MAX => pause.rest(),
+                Err(Error::Conflict { id, .. }) if rival.may_try_again() => rival.lost_to(id),
                 other => return other,
             }
-            tries += 1;
         }
     }
 }
@@ -173,30 +177,5 @@ impl<B: StorageBackend + Clone + 'static> StorageExt for B {
 impl StorageExt for Arc<dyn StorageBackend> {
     fn shared(&self) -> Arc<dyn StorageBackend> {
         (**self).handle().unwrap_or_else(|| Arc::clone(self))
-    }
-}
-
-/// A pause that doubles, of a random length below its bound, so that losers do not meet again.
-struct BackOff {
-    bound: u32,
-    state: u64,
-}
-
-impl BackOff {
-    fn new() -> BackOff {
-        // The address differs between threads; that is all the randomness this needs.
-        let here = 0u8;
-        BackOff { bound: 1, state: std::ptr::from_ref(&here).addr() as u64 | 1 }
-    }
-
-    fn rest(&mut self) {
-        // Marsaglia's xorshift64.
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        for _ in 0..self.state % u64::from(self.bound) {
-            crate::io::os::pause_thread();
-        }
-        self.bound = (self.bound * 2).min(256);
     }
 }

@@ -1,17 +1,19 @@
 //! Transactions that people hold: one handle over any backend.
 //!
 //! Owns [`Transaction`] (rolled back when dropped), [`Savepoint`] and the isolation levels; in files
-//! of their own [`Ids`] (`scan`), [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`] (`batch`), [`StorageExt`] and its
-//! retry loop (`ext`). Written once, over the ids of [`StorageBackend`]; all checks on ids are the
+//! of their own [`Ids`] (`scan`), [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`] (`batch`), [`StorageExt`] (`ext`),
+//! and how it tries again (`rival`). Written once, over the ids of [`StorageBackend`]; all checks on ids are the
 //! backend's. A finished transaction cannot be used again: `commit` and `rollback` consume it.
 
 mod batch;
 mod ext;
+mod rival;
 mod scan;
 mod view;
 
 pub use batch::{BatchOperation, WriteBatch};
-pub use ext::{BEGIN_WAIT_MAX, StorageExt, TRANSACT_TRIES_MAX};
+pub use ext::{BEGIN_WAIT_MAX, StorageExt};
+pub use rival::TRANSACT_TRIES_MAX;
 pub(crate) use scan::inclusive;
 pub use scan::{Ids, ScanMark, ScanPage};
 pub use view::{Blocks, Snapshot};

@@ -30,6 +30,7 @@ const STATES: &[(&str, State)] = &[
     ("carried_ticket", states::carried_ticket),
     ("upkeep", states::upkeep),
     ("memory", states::memory),
+    ("turn", states::turn),
     ("reader", states::reader),
     ("callback", states::callback),
     ("space_callback", states::space_callback),
@@ -89,6 +90,7 @@ tests! {
     fn child_with_a_ticket_that_another_thread_carries_does_not_wait() in "carried_ticket";
     fn child_forked_beside_upkeep_and_backups_is_refused_everything() in "upkeep";
     fn child_of_a_store_in_memory_is_refused_everything() in "memory";
+    fn child_that_returns_into_a_turn_ends_none() in "turn";
     fn child_keeps_the_bytes_that_its_parent_read() in "reader";
     fn child_that_returns_from_a_callback_of_a_commit_is_ended() in "callback";
     fn child_that_returns_from_the_callback_of_low_space_is_ended() in "space_callback";

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 
 use aegis_blocks::{
-    BlockId, CommitTicket, Error, LocalBackend, MemoryBackend, Options, StorageBackend, StorageExt,
+    BlockId, CommitTicket, Error, IsolationLevel, LocalBackend, MemoryBackend, Options,
+    StorageBackend, StorageExt,
 };
 
 use crate::child::{
@@ -248,6 +249,47 @@ pub fn memory(_: &Path) {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(&store.read_block(BlockId(1)).expect("reads").data[..], b"parent");
+}
+
+pub fn turn(_: &Path) {
+    let (store, stop) = (MemoryBackend::new(), AtomicBool::new(false));
+    store.write_block(block(1, "parent")).expect("writes");
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let (store, stop) = (store.clone(), &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    store.write_block(block(3 + thread, "beside forks")).expect("writes");
+                }
+            });
+        }
+        let (mut tries, mut is_child) = (0, false);
+        let answer = store.transact(IsolationLevel::Snapshot, |tx| {
+            tx.write(block(1, "changed"))?;
+            tries += 1;
+            if tries < 5 {
+                store.write_block(block(1, "faster"))?;
+                return Ok(());
+            }
+            for _ in 0..FORK_COUNT {
+                if fork_here() {
+                    // Returns into the call, in the child, which has a turn of its parent.
+                    is_child = true;
+                    return Ok(());
+                }
+                let status = nix::sys::wait::wait().expect("a child");
+                assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
+            }
+            Ok(())
+        });
+        if is_child {
+            refused(answer);
+            exit(0);
+        }
+        answer.expect("the parent commits");
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(&store.read_block(BlockId(1)).expect("reads").data[..], b"changed");
 }
 
 pub fn reader(dir: &Path) {

@@ -1,5 +1,5 @@
-//! Every schedule of four kernels of the store, by loom: the hand-over of the log, the budget of bytes in
-//! flight, the pins of snapshots against publication, and the poison flag. The kernels are the product's own sources, compiled here over
+//! Every schedule of five kernels of the store, by loom: the hand-over of the log, the budget of bytes in
+//! flight, the pins of snapshots against publication, the poison flag, and the turns of who lost. The kernels are the product's own sources, compiled here over
 //! loom's primitives.
 //!
 //! What is complete and what is bounded is printed with the number of schedules. Loom treats `SeqCst` as
@@ -35,6 +35,7 @@ mod mvcc {
     pub(crate) mod pins;
     mod places;
     mod shard;
+    pub(crate) mod turn;
     pub(crate) mod version;
     mod word;
 }
@@ -53,6 +54,7 @@ mod counted;
 mod handing_over;
 mod pinning;
 mod poisoning;
+mod turning;
 
 use std::cell::Cell;
 use std::panic;
@@ -83,7 +85,14 @@ fn main() {
     }));
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let (mut total, mut whole_count) = (0, 0);
-    for claims in [budgeting::CLAIMS, handing_over::CLAIMS, pinning::CLAIMS, poisoning::CLAIMS] {
+    let all = [
+        budgeting::CLAIMS,
+        handing_over::CLAIMS,
+        pinning::CLAIMS,
+        poisoning::CLAIMS,
+        turning::CLAIMS,
+    ];
+    for claims in all {
         let asked = |claim: &&Claim| filter.as_ref().is_none_or(|part| claim.name.contains(part));
         let mut whole = false;
         for claim in claims.iter().filter(asked) {
