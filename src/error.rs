@@ -321,7 +321,7 @@ pub enum Defect {
     FileNumber,
     /// The list of a backup's files is damaged.
     Manifest,
-    /// A file that a backup's manifest lists is missing.
+    /// A file that a backup's manifest lists, or a checkpoint that a newer one builds on, is missing.
     MissingFile,
     /// A file of a backup is not the one that its manifest lists.
     BackupChecksum,

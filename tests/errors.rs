@@ -150,13 +150,30 @@ fn damaged_block_can_be_replaced_and_deleted() {
     check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
 }
 
+/// The store of [`closed_store`], as a kill leaves it: without a checkpoint and a clean end.
+fn killed_store() -> (tempfile::TempDir, std::path::PathBuf) {
+    let (directory, path) = directory();
+    let open = directory.path().join("open");
+    let store = LocalBackend::options().zero_ahead_len(0).open(&open).expect("a new store");
+    for id in 1..=BLOCKS {
+        store.write_block(block(id, payload(id))).expect("a write");
+    }
+    fs::create_dir(&path).expect("a directory");
+    for entry in fs::read_dir(&open).expect("a listing") {
+        let from = entry.expect("an entry").path();
+        fs::copy(&from, path.join(from.file_name().expect("a file"))).expect("a copy");
+    }
+    (directory, path)
+}
+
 #[test]
 fn damage_among_acknowledged_frames_is_refused_with_its_place() {
     // A frame of one write is a header of 64 bytes, a table entry of 32, and the payload.
     let places = [("magic", 0, Defect::FrameHeader), ("lsn", 16, Defect::FrameHeader)];
     let table = [("id in the table", 64, Defect::OpTable), ("length", 72, Defect::OpTable)];
     for (what, at, expected) in places.into_iter().chain(table) {
-        let (directory, path) = closed_store();
+        // Of a store that was closed, the checkpoint answers: `verify` names the damage.
+        let (directory, path) = killed_store();
         let (file, payload_at) = find(&path, payload(5).as_bytes());
         let frame = payload_at - 96;
         flip(&file, frame + at);

@@ -50,9 +50,6 @@ use crate::local::shares::Shares;
 use crate::local::space::Space;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
-/// A store that has written less than this since its last checkpoint is closed without another one:
-/// reading so much log takes no longer than opening does anyway.
-const CLOSE_LEN: u64 = 1 << 20;
 /// The store counts as idle when the log has not grown for this long.
 const IDLE_AFTER: Duration = Duration::from_millis(500);
 /// After a failed job, the next try.
@@ -309,15 +306,15 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(&mut *self.take_turn()?, Haste::Spread)
     }
 
-    /// Ends the upkeep, once the job under way is done; all later ones are refused. Makes a last checkpoint
-    /// where that saves the next open some time.
+    /// Ends the upkeep, once the job under way is done; all later ones are refused. Makes a last checkpoint of
+    /// what was committed: it vouches for the log's end, should that be lost later, and saves the next open time.
     ///
     /// # Errors
     /// As [`Upkeep::checkpoint`]; it has ended all the same.
     pub(crate) fn end(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.is_ended = true;
-        if self.shared.poison.cause().is_some() || self.uncovered_len() < CLOSE_LEN {
+        if self.shared.poison.cause().is_some() {
             return Ok(());
         }
         match self.checkpoint_with(&mut state, Haste::Spread) {

@@ -146,21 +146,11 @@ pub(crate) fn newest_images<D: Disk>(
     for number in listing.checkpoints.iter().rev() {
         match Chain::open(disk, store, *number, ReadMode::Pread) {
             Ok(images) => return Ok((images, errors)),
-            Err(error) if is_damage(&error) => errors.push(error),
+            Err(error @ Error::Corrupt { .. }) => errors.push(error),
             Err(error) => return Err(error),
         }
     }
     Ok((Chain::empty(ReadMode::Pread), errors))
-}
-
-/// Whether an error says that bytes or files are not there as written. The operating system says so of
-/// a file that others name and that is gone.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Corrupt { .. } => true,
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
-    }
 }
 
 /// Segments that a checkpoint lists and that are gone or too short.
@@ -193,7 +183,7 @@ pub(crate) fn open_segments<D: Disk>(
     for number in listing.segments.keys() {
         let scanner = match Scanner::open(disk, store, *number) {
             Ok(scanner) => scanner,
-            Err(error) if is_damage(&error) => {
+            Err(error @ Error::Corrupt { .. }) => {
                 errors.push(error);
                 continue;
             }
@@ -350,11 +340,6 @@ impl Walk {
 pub(crate) fn to_damage(error: Error) -> Result<Damage> {
     match error {
         Error::Corrupt { defect, place } => Ok(Damage { defect, place }),
-        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let place = Place { file: file.unwrap_or_default(), offset: 0, lsn: None, block: None };
-            Ok(Damage { defect: Defect::Checkpoint, place })
-        }
         other => Err(other),
     }
 }

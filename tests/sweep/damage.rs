@@ -54,6 +54,10 @@ impl Victim {
         Victim { word: tape.word, disk, history: tape.history, witnessed, older }
     }
 
+    fn is_closed(&self) -> bool {
+        self.witnessed == self.history.most()
+    }
+
     fn files(&self) -> Vec<(FileName, u64)> {
         let files = self.disk.files().into_iter();
         files.filter(|(name, _)| !matches!(name, FileName::Lock | FileName::Reserve)).collect()
@@ -107,12 +111,15 @@ impl Harm {
     }
 
     /// How many commits there are at least afterwards. One flip, or one sector, costs nothing that was
-    /// witnessed; what takes away the end of the log together with its witness cannot be told from a
-    /// log that was never longer.
+    /// witnessed. What takes away the end of the log together with its witness cannot be told from a
+    /// log that was never longer, but where the store was closed: its last checkpoint knows of all.
     fn keeps(self, victim: &Victim) -> usize {
         match self {
             Harm::Flip(..) | Harm::ZeroSector(_) | Harm::RepeatSector(_) => victim.witnessed,
             Harm::Extend(_) | Harm::Swap(_) | Harm::Foreign => victim.witnessed,
+            Harm::Truncate(_) | Harm::Older | Harm::Remove if victim.is_closed() => {
+                victim.witnessed
+            }
             Harm::Truncate(_) | Harm::Older | Harm::Remove => 0,
         }
     }
@@ -193,7 +200,7 @@ fn harm(tally: &mut Tally, case: &Case, victim: &Victim, name: FileName, harm: H
     assert!(!says_clean || count == victim.history.most(), "a loss is reported as a clean end");
     if matches!(harm, Harm::Flip(..)) {
         let lost = (victim.history.most() - count) as u64;
-        let closed = victim.witnessed == victim.history.most();
+        let closed = victim.is_closed();
         tally.add("commits lost after a close", if closed { lost } else { 0 });
         tally.add("last commits lost after a cut", if closed { 0 } else { lost });
     }

@@ -248,7 +248,10 @@ fn open_headed<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<(D
         let path = path.clone();
         move |e| Error::io(op, path, e)
     };
-    let file = disk.open(name, How::Read).map_err(io(IoOp::Open))?;
+    let file = disk.open(name, How::Read).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => damaged(name, 0, Defect::MissingFile),
+        _ => io(IoOp::Open)(e),
+    })?;
     let len = file.len().map_err(io(IoOp::Read))?;
     let header = match read_header(&file, len).map_err(io(IoOp::Read))? {
         Ok(header) => header,

@@ -66,7 +66,12 @@ impl<D: Disk> Recovery<'_, D> {
                 let (segment, offset) = (Arc::new(opened), walk.at.offset);
                 tail = Some(Tail { segment, offset, written: offset });
             } else {
-                ready.push((opened, segment.len / PAGE * PAGE));
+                // A close gives back what was made ahead, but for one that failed: then the length may be in
+                // memory only, and stay there.
+                if segment.len > PAGE {
+                    opened.file.set_len(PAGE).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
+                }
+                ready.push((opened, PAGE));
             }
         }
         let missing = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
