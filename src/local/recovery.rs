@@ -218,7 +218,10 @@ impl<D: Disk> Recovery<'_, D> {
         }
         // A few are mapped now, so that no later failure to open a file stands in a reader's way.
         match sealed.len() <= MAPPED_COUNT_MAX {
-            true => self.views.show_all().map_err(|e| Error::io(IoOp::Map, self.disk.path(), e)),
+            true => self
+                .views
+                .show_all()
+                .map_err(|(name, e)| Error::io(IoOp::Open, path_of(self.disk.path(), name), e)),
             false => Ok(()),
         }
     }

@@ -303,15 +303,17 @@ impl Views {
         }))
     }
 
-    /// Maps or opens every segment that is not yet, as far as the system grants it.
-    pub(crate) fn show_all(&self) -> io::Result<()> {
+    /// Maps or opens every segment that is not yet, as far as the system grants it. Fails with the file.
+    pub(crate) fn show_all(&self) -> std::result::Result<(), (FileName, io::Error)> {
         let table = self.table.read();
-        let mut unread = table.iter().filter(|(_, readable)| readable.view.get().is_none());
-        let shown = unread.try_for_each(|(sequence, r)| self.show_now(*sequence, r).map(drop));
-        match shown {
-            Err(error) if is_shortage(&error) => Ok(()),
-            shown => shown,
+        for (sequence, readable) in table.iter().filter(|(_, r)| r.view.get().is_none()) {
+            match self.show_now(*sequence, readable) {
+                Ok(_) => {}
+                Err(error) if is_shortage(&error) => return Ok(()),
+                Err(error) => return Err((FileName::Segment(readable.number), error)),
+            }
         }
+        Ok(())
     }
 
     /// Where the system has refused a map, takes away those of segments before this one that nobody reads from:

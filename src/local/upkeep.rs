@@ -317,7 +317,9 @@ impl<D: Disk> Upkeep<D> {
         if self.shared.poison.cause().is_some() {
             return Ok(());
         }
-        match self.checkpoint_with(&mut state, Haste::Spread) {
+        // The caller's thread has the rest of the store to end, whatever happens here.
+        let last = AssertUnwindSafe(|| self.checkpoint_with(&mut state, Haste::Spread));
+        match catch_unwind(last).unwrap_or_else(|_panic| self.give_up()) {
             // All commits are durable; only the next open has a little more to do.
             Err(error) if error.is_shortage() => Ok(()),
             done => done,

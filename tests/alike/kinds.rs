@@ -24,12 +24,6 @@ pub enum Image {
     Packed,
 }
 
-impl Image {
-    pub fn covers_all(self) -> bool {
-        matches!(self, Image::All | Image::Packed)
-    }
-}
-
 /// A kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
