@@ -1,15 +1,15 @@
 //! Planted bugs: one at a time, so that the tests can be tested.
 //!
 //! Each [`Bug`] is one that another store had (its number in the list of `docs/reliability.md`), or one
-//! that this store could have. The feature `canary`, which is for the project's own tests and in no
-//! default, makes `AEGIS_CANARY=N` plant the bug with that number; `scripts/canaries` requires the test
-//! that is named behind it to fail. Without the feature [`planted`] is a constant and nothing of this is
-//! in the program.
+//! that this store could have. `scripts/canaries` builds with `--cfg aegis_canary`, by which
+//! `AEGIS_CANARY=N` plants the bug with that number, and requires the test that is named behind it to fail.
+//! That is the compiler's flag and no feature, which some dependency of a program could have on: without it
+//! [`planted`] is a constant and nothing of this is in the program.
 
 /// A bug, and the number that plants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
-    not(feature = "canary"),
+    not(aegis_canary),
     allow(dead_code, reason = "the model checkers use a part of the store")
 )]
 #[repr(u8)]
@@ -356,14 +356,14 @@ pub(crate) enum Bug {
 }
 
 /// Whether a bug is in the program.
-#[cfg(not(feature = "canary"))]
+#[cfg(not(aegis_canary))]
 #[inline(always)]
 pub(crate) const fn planted(_: Bug) -> bool {
     false
 }
 
 /// Whether a bug is in the program: the one that `AEGIS_CANARY` names when it is first asked for.
-#[cfg(feature = "canary")]
+#[cfg(aegis_canary)]
 pub(crate) fn planted(bug: Bug) -> bool {
     use std::sync::OnceLock;
 

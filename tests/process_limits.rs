@@ -61,6 +61,7 @@ fn child_started_by_a_test() {
         "file length" => file_length(&path),
         "descriptors of opening" => descriptors_of_opening(&path),
         "threads" => threads(&path),
+        "what it takes" => what_it_takes(&path),
         other => panic!("no such case: {other}"),
     }
     println!("all as promised");
@@ -318,6 +319,82 @@ fn file_length(path: &Path) {
     setrlimit(Limit::RLIMIT_FSIZE, hard, hard).expect("no limit");
     let store = options().open(path).expect("opens again");
     check_after_reopening(store, path, count).expect("closes and opens");
+}
+
+/// What this process has of a store below a path: descriptors, maps, and threads by the names of the store's.
+fn taken(path: &Path) -> [u64; 3] {
+    let entries = |directory: &str| fs::read_dir(directory).expect("a listing").flatten();
+    let links = entries("/proc/self/fd").filter_map(|entry| fs::read_link(entry.path()).ok());
+    let maps = fs::read_to_string("/proc/self/maps").expect("the maps of this process");
+    let below = path.to_string_lossy().into_owned();
+    let names =
+        entries("/proc/self/task").map(|entry| fs::read_to_string(entry.path().join("comm")));
+    let is_ours = |name: std::io::Result<String>| name.is_ok_and(|name| name.starts_with("aegis-"));
+    [
+        links.filter(|target| target.starts_with(path)).count() as u64,
+        maps.lines().filter(|line| line.contains(&below)).count() as u64,
+        names.map(is_ours).filter(|is_ours| *is_ours).count() as u64,
+    ]
+}
+
+/// The table of docs/reliability.md: what is taken at rest, and at most beside what the options allow.
+fn told() -> [[u64; 2]; 3] {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reliability.md");
+    let document = fs::read_to_string(document).expect("the document");
+    let (_, document) = document.split_once("### What a store takes").expect("the table");
+    ["descriptors", "maps", "threads"].map(|what| {
+        let row = document.lines().find(|line| line.starts_with(&format!("| {what} | ")));
+        let cells: Vec<_> = row.expect("a row").split(" | ").collect();
+        let first =
+            |cell: &str| cell.split(&[' ', ',']).next().and_then(|number| number.parse().ok());
+        [1, 2].map(|cell| first(cells[cell]).expect("a number"))
+    })
+}
+
+fn what_it_takes(path: &Path) {
+    let told = told();
+    let at_rest = told.map(|[at_rest, _]| at_rest);
+    let store = LocalBackend::open(path).expect("a new store");
+    store.write_block(block(1)).expect("a write");
+    // A thread that was just started gives itself its name.
+    while taken(path)[2] < at_rest[2] {
+        std::thread::yield_now();
+    }
+    let rested = taken(path);
+    println!("at rest {rested:?}");
+    assert!(rested.iter().zip(at_rest).all(|(taken, told)| *taken <= told), "{rested:?}");
+    store.close().expect("closes");
+    assert_eq!(taken(path), [0; 3], "a closed store has nothing");
+    for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
+        let (files_max, maps_max) = (5, 7);
+        let options = options().read_mode(mode).checkpoint_log_len(100 << 10);
+        let options = options.open_segments_max(files_max).mapped_segments_max(maps_max);
+        let store = options.open(path).expect("opens");
+        let mut most = [0; 3];
+        for id in 1..300 {
+            store.write_block(block(id)).expect("a write");
+            let read = store.read_block(BlockId(1 + id * 7 % id)).expect("a read");
+            let now = taken(path);
+            for (most, now) in most.iter_mut().zip(now) {
+                *most = now.max(*most);
+            }
+            drop(read);
+        }
+        assert!(store.stats().segments > 40, "{:?}", store.stats().segments);
+        let files_max = if mode == ReadMode::Pread { files_max as u64 } else { 0 };
+        let maps_max = if mode == ReadMode::Pread { 0 } else { maps_max as u64 };
+
+        let at_most = [told[0][1] + files_max, told[1][1] + maps_max, told[2][1]];
+        for (most, at_most) in most.iter().zip(at_most) {
+            assert!(*most <= at_most, "{mode:?}: {most:?} instead of {at_most:?}");
+        }
+        store.close().expect("closes");
+    }
+}
+
+#[test]
+fn store_takes_no_more_of_its_process_than_the_document_says() {
+    run_in_a_child("what it takes");
 }
 
 #[test]

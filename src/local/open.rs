@@ -96,7 +96,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     let (segment_len, quota_len) = (options.segment_len_max, options.max_bytes);
     let reserve = Reserve::open(Arc::clone(&disk), How::ReadWrite, segment_len, quota_len)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
-    let views = Arc::new(Views::new(options.read_mode, show_segments(&disk)));
+    let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));
     let (store, mut recovered) = if listing.has_meta {
         let store = read_description(&*disk)?;
         let recovery = Recovery {

@@ -12,6 +12,7 @@ use crate::local::LocalBackend;
 use crate::local::format::PAGE;
 use crate::local::log::CROWD_MIN;
 use crate::local::reserve::{QUOTA_SHARE, RECOVERY_LEN};
+use crate::local::segment::ShownMax;
 use crate::mvcc::state::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
@@ -123,6 +124,7 @@ pub struct Options {
     pub(crate) zero_ahead_len: u64,
     /// `None`: a share of the memory.
     pub(crate) recent_len: Option<u64>,
+    pub(crate) shown_max: ShownMax,
     pub(crate) checkpoint_log_len: u64,
     pub(crate) space_amplification_max: f64,
     pub(crate) max_bytes: Option<u64>,
@@ -163,6 +165,7 @@ impl Default for Options {
             snapshot_pinned_max: u64::MAX,
             zero_ahead_len: 64 << 20,
             recent_len: None,
+            shown_max: ShownMax::default(),
             checkpoint_log_len: 256 << 20,
             space_amplification_max: 1.4,
             max_bytes: None,
@@ -329,6 +332,30 @@ impl Options {
     #[must_use]
     pub fn zero_ahead_len(mut self, bytes: u64) -> Options {
         self.zero_ahead_len = bytes;
+        self
+    }
+
+    /// Segments that are mapped at a time to be read; the one that was mapped first gives its map back. Those that
+    /// readers hold bytes of stay mapped, and count. Default: 8,192, an eighth of what Linux grants a
+    /// process (`vm.max_map_count`).
+    ///
+    /// # Examples
+    /// ```
+    /// use aegis_blocks::LocalBackend;
+    /// let options = LocalBackend::options().mapped_segments_max(100).open_segments_max(10);
+    /// # drop(options);
+    /// ```
+    #[must_use]
+    pub fn mapped_segments_max(mut self, count: usize) -> Options {
+        self.shown_max.maps = count;
+        self
+    }
+
+    /// Segments whose files are open at a time to be read, for want of a map or because none is wanted
+    /// ([`ReadMode::Pread`]): one descriptor each, beside some ten that a store takes otherwise. Default: 256.
+    #[must_use]
+    pub fn open_segments_max(mut self, count: usize) -> Options {
+        self.shown_max.files = count;
         self
     }
 

@@ -14,7 +14,7 @@ use crate::local::format::PAGE;
 use crate::local::open::{lock_shared, look, read_description, show_segments};
 use crate::local::options::ReadMode;
 use crate::local::recovery::{Recovery, Replay};
-use crate::local::segment::{Views, damaged};
+use crate::local::segment::{ShownMax, Views, damaged};
 use crate::local::space::SpaceOptions;
 use crate::local::usage::Usage;
 use crate::local::verify::{Damage, to_damage};
@@ -76,7 +76,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         store: &store,
         options: SpaceOptions { segment_len: PAGE, ahead_len_max: 0, how: How::Read },
         mvcc: &mvcc,
-        views: &Views::new(ReadMode::Pread, show_segments(disk)),
+        views: &Views::new(ReadMode::Pread, ShownMax::default(), show_segments(disk)),
         usage: &Usage::default(),
         reserve: None,
         next_number: listing.next_number,

@@ -46,7 +46,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
     let reserve = Reserve::open(Arc::clone(&disk), How::Read, options.segment_len_max, None)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
-    let views = Arc::new(Views::new(options.read_mode, show_segments(&disk)));
+    let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));
     let recovery = Recovery {
         disk: &*disk,
         store: &store,

@@ -114,11 +114,25 @@ impl VersionLen for Location {
 pub(crate) type ShowSegment =
     Box<dyn Fn(u64, u64, ReadMode) -> io::Result<Box<dyn View>> + Send + Sync>;
 
-/// Files that are open at a time for want of a map, or because none is wanted ([`ReadMode::Pread`]).
-const FILE_COUNT_MAX: usize = 256;
+/// How many files readers have at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShownMax {
+    /// Open for want of a map, or because none is wanted ([`ReadMode::Pread`]).
+    pub(crate) files: usize,
+    /// Mapped.
+    pub(crate) maps: usize,
+}
 
-/// Files that are mapped at a time: an eighth of what Linux grants a process (`vm.max_map_count`).
-const MAP_COUNT_MAX: usize = 8192;
+impl ShownMax {
+    const NONE: ShownMax = ShownMax { files: 0, maps: 0 };
+}
+
+impl Default for ShownMax {
+    fn default() -> Self {
+        // An eighth of what Linux grants a process (`vm.max_map_count`).
+        ShownMax { files: 256, maps: 8192 }
+    }
+}
 
 type Table = HashMap<u64, Readable, BuildHasherDefault<IdHasher>>;
 
@@ -135,8 +149,7 @@ pub(crate) struct Views {
     held: Mutex<Vec<Held>>,
     /// The system has refused a map.
     refused: AtomicBool,
-    file_count_max: usize,
-    map_count_max: usize,
+    max: ShownMax,
 }
 
 /// Sequences of the segments that have a view, in the order in which they were shown.
@@ -171,7 +184,7 @@ impl std::fmt::Debug for Views {
 }
 
 impl Views {
-    pub(crate) fn new(mode: ReadMode, show: ShowSegment) -> Views {
+    pub(crate) fn new(mode: ReadMode, max: ShownMax, show: ShowSegment) -> Views {
         Views {
             mode,
             show,
@@ -179,8 +192,7 @@ impl Views {
             shown: Mutex::default(),
             held: Mutex::default(),
             refused: AtomicBool::new(false),
-            file_count_max: FILE_COUNT_MAX,
-            map_count_max: MAP_COUNT_MAX,
+            max,
         }
     }
 
@@ -216,7 +228,7 @@ impl Views {
         self.table.write().insert(sequence, Readable { number, len, mode, view });
         if is_mapped {
             self.shown.lock().maps.push_back(sequence);
-            self.close_down_to(self.file_count_max, self.map_count_max);
+            self.close_down_to(self.max);
         }
         Ok(())
     }
@@ -281,14 +293,14 @@ impl Views {
         let sequence = u64::from(location.segment);
         let view = match self.view(sequence) {
             // Descriptors and maps of other files are given back for this one.
-            Err(error) if is_shortage(&error) && self.close_down_to(0, 0) > 0 => {
+            Err(error) if is_shortage(&error) && self.close_down_to(ShownMax::NONE) > 0 => {
                 self.view(sequence)?
             }
             view => view?,
         };
         let Some((view, is_new)) = view else { return Ok(None) };
         if is_new {
-            self.close_down_to(self.file_count_max, self.map_count_max);
+            self.close_down_to(self.max);
         }
         view.0.bytes(u64::from(location.offset), location.len as usize).map(Some)
     }
@@ -313,6 +325,8 @@ impl Views {
                 Err(error) => return Err((FileName::Segment(readable.number), error)),
             }
         }
+        drop(table);
+        self.close_down_to(self.max);
         Ok(())
     }
 
@@ -359,17 +373,17 @@ impl Views {
 
     /// Closes files and maps until few enough are left, and returns how many it closed. A segment that is
     /// taken away must see all its readers: a view stays while it is read from or its bytes are held.
-    fn close_down_to(&self, file_count_max: usize, map_count_max: usize) -> usize {
+    fn close_down_to(&self, max: ShownMax) -> usize {
         {
             let order = self.shown.lock();
-            if order.files.len() <= file_count_max && order.maps.len() <= map_count_max {
+            if order.files.len() <= max.files && order.maps.len() <= max.maps {
                 return 0;
             }
         }
         let mut table = self.table.write();
         let mut order = self.shown.lock();
-        let closed = close_first(&mut table, &mut order.files, file_count_max);
-        closed + close_first(&mut table, &mut order.maps, map_count_max)
+        let closed = close_first(&mut table, &mut order.files, max.files);
+        closed + close_first(&mut table, &mut order.maps, max.maps)
     }
 
     /// Names a place for messages.
@@ -448,8 +462,7 @@ mod tests {
     fn no_more_files_are_shown_than_allowed_and_all_are_read() {
         for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
             let disk = Arc::new(SimDisk::new(1));
-            let mut views = Views::new(mode, show_segments(&disk));
-            (views.file_count_max, views.map_count_max) = (2, 3);
+            let views = Views::new(mode, ShownMax { files: 2, maps: 3 }, show_segments(&disk));
             let mut held = Vec::new();
             for sequence in 1..=20 {
                 let name = FileName::Segment(sequence);
@@ -484,7 +497,7 @@ mod tests {
     fn segment_that_is_shorter_than_its_map_was_is_read_again() {
         for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
             let disk = Arc::new(SimDisk::new(1));
-            let views = Views::new(mode, show_segments(&disk));
+            let views = Views::new(mode, ShownMax::default(), show_segments(&disk));
             let file = disk.open(FileName::Segment(1), How::CreateNew).expect("a file");
             write_all_at(&file, 4096, &[7; 4096]).expect("a write");
             views.insert(1, 1, &file, 64 << 10).expect("a view");
@@ -492,7 +505,7 @@ mod tests {
                 let read = views.bytes(&place_of(1)).expect("reads").expect("there");
                 assert_eq!(read, [7; 9][..], "{mode:?}");
                 drop(read);
-                assert_eq!(views.close_down_to(0, 0), 1, "{mode:?}");
+                assert_eq!(views.close_down_to(ShownMax::NONE), 1, "{mode:?}");
             }
         }
     }

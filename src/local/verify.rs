@@ -26,7 +26,7 @@ use crate::local::open::{Listing, lock_shared, look, read_description};
 use crate::local::options::ReadMode;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::scan::{Found, Frame, Scanner};
-use crate::local::segment::{Location, Views, damaged};
+use crate::local::segment::{Location, ShownMax, Views, damaged};
 use crate::local::space::SpaceOptions;
 use crate::local::usage::Usage;
 use crate::mvcc::Mvcc;
@@ -93,7 +93,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     };
     let (mvcc, usage) = (Mvcc::new(limits), Usage::default());
     let unread = Box::new(|_, _, _| Err(std::io::ErrorKind::Unsupported.into()));
-    let views = Views::new(ReadMode::Pread, unread);
+    let views = Views::new(ReadMode::Pread, ShownMax::default(), unread);
     let recovery = Recovery {
         disk,
         store: &store,
