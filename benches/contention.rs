@@ -1,15 +1,16 @@
-//! Contention: who gets through where threads change the same blocks. `cargo bench --bench contention [-- DIR]`.
+//! Contention: which calls get through where threads change the same blocks.
+//! `cargo bench --bench contention [-- DIR]`.
 //!
-//! | what      | value                                                                                      |
-//! |-----------|--------------------------------------------------------------------------------------------|
-//! | counter   | [`THREADS`] threads add one to the same block by `transact`, for [`COUNTING`]              |
-//! | long      | one thread reads and writes [`BLOCKS`] blocks by `transact`, with [`LONG`] of sleep within  |
-//! | beside it | [`WRITERS`] threads that overwrite one of those blocks each time; or other blocks           |
-//! | rounds    | [`ROUNDS`]: writers alone, beside the long one, alone again, for [`ROUND`] each; medians    |
-//! | payload   | 8 bytes; 100 in the ten blocks                                                             |
-//! | stores    | in memory; local, every commit durable                                                     |
+//! | what      | value                                                                       |
+//! |-----------|-----------------------------------------------------------------------------|
+//! | counter   | [`THREADS`] threads add one to a block by `transact`, for [`COUNTING`]      |
+//! | long      | a thread reads and writes [`BLOCKS`] blocks by `transact`, sleeping [`LONG`] |
+//! | beside it | [`WRITERS`] threads that overwrite one of those blocks, or another one      |
+//! | rounds    | [`ROUNDS`]: writers alone, beside it, alone, [`ROUND`] each; medians        |
+//! | payload   | 8 bytes; 100 in the ten blocks                                              |
+//! | stores    | in memory; local, every commit durable                                      |
 //!
-//! A call that returns `Conflict` has given up. `DIR` lies on the disk to try. Nothing is asserted about time.
+//! A call that returns `Conflict` has given up. `DIR` lies on the disk to try. No time is asserted.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -126,23 +126,28 @@ fn lose_until(store: &Arc<dyn StorageBackend>, tries: u64, turn: u64) {
     }
 }
 
+/// A call that loses four tries, and does something in its turn. Says how often its body ran.
+fn in_its_turn(store: &Arc<dyn StorageBackend>, mut act: impl FnMut() -> Result<()>) -> u64 {
+    let mut tries = 0;
+    let answer = store.transact(IsolationLevel::Snapshot, |tx| {
+        tries += 1;
+        add_one(tx, COUNTER)?;
+        lose_until(store, tries, 5);
+        if tries == 5 { act() } else { Ok(()) }
+    });
+    answer.expect("it gets through");
+    tries
+}
+
 #[test]
 fn body_that_waits_in_its_turn_for_a_thread_that_commits_loses_the_turn() {
     on_both(|store| {
-        let mut tries = 0;
-        let answer = store.transact(IsolationLevel::Snapshot, |tx| {
-            tries += 1;
-            add_one(tx, COUNTER)?;
-            lose_until(store, tries, 5);
-            if tries == 5 {
-                std::thread::scope(|scope| {
-                    let other = scope.spawn(|| store.write_block(number(COUNTER, 200)));
-                    other.join().expect("it is let in").expect("commits");
-                });
-            }
-            Ok(())
+        let tries = in_its_turn(store, || {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| store.write_block(number(COUNTER, 200)));
+                other.join().expect("it is let in").map(drop)
+            })
         });
-        answer.expect("it gets through");
         assert_eq!(tries, 6, "the turn that it waited in was lost, and the next was not");
         let tx = store.begin().expect("begins");
         assert_eq!(read(&tx, COUNTER).expect("is there"), 201);
@@ -152,26 +157,19 @@ fn body_that_waits_in_its_turn_for_a_thread_that_commits_loses_the_turn() {
 #[test]
 fn body_in_its_turn_that_commits_beside_its_transaction_waits_for_nobody() {
     on_both(|store| {
-        let mut tries = 0;
-        let answer = store.transact(IsolationLevel::Snapshot, |tx| {
-            tries += 1;
-            add_one(tx, COUNTER)?;
-            lose_until(store, tries, 5);
-            if tries == 5 {
-                // Of the block that it claims, alone and by a call that loses, too.
-                store.write_block(number(COUNTER, 300))?;
-                let mut inner = 0;
-                store.transact(IsolationLevel::Snapshot, |tx| {
-                    inner += 1;
-                    add_one(tx, COUNTER)?;
-                    lose_until(store, inner, 9);
-                    Ok(())
-                })?;
-                assert_eq!(inner, 9);
-            }
+        let tries = in_its_turn(store, || {
+            // Of the block that it claims, alone and by a call that loses, too.
+            store.write_block(number(COUNTER, 300))?;
+            let mut inner = 0;
+            store.transact(IsolationLevel::Snapshot, |tx| {
+                inner += 1;
+                add_one(tx, COUNTER)?;
+                lose_until(store, inner, 9);
+                Ok(())
+            })?;
+            assert_eq!(inner, 9);
             Ok(())
         });
-        answer.expect("it gets through");
         assert_eq!(tries, 6);
     });
 }

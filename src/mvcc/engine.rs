@@ -367,7 +367,7 @@ fn check_may_commit<E: Engine>(engine: &E) -> Result<()> {
     if engine.commits_may_wait() { callback::check_may_wait() } else { Ok(()) }
 }
 
-/// Hands a commit in, behind whoever's turn it is.
+/// Hands a commit in, behind a turn that claims what it changes.
 fn hand_in<E: Engine>(
     engine: &E,
     batch: Batch,

@@ -1,22 +1,24 @@
-//! Turns: who goes first of those that lose again and again.
+//! Turns: which of the calls that lose again and again goes first.
 //!
-//! A transaction that conflicts has lost to a faster one. Run again beside enough of those, it would lose for ever:
-//! first committer wins, and short ones are faster. So a call of [`transact`](crate::StorageExt::transact) that lost
-//! some times waits here for its turn: one at a time, first come first served. Owns the queue, the turn, and what it
-//! claims. Rules:
+//! A transaction that conflicts has lost to a faster one. Run again beside enough of those, it would
+//! lose for ever: first committer wins, and short ones are faster. So a call of
+//! [`transact`](crate::StorageExt::transact) that lost some times waits here for its turn: one at a
+//! time, first come first served. Owns the queue, the turn, and what it claims. Rules:
 //!
-//! 1. While a turn lasts, commits of others that change what it claims wait at the [gate](Turns::pass), and are handed
-//!    in behind it. It claims what its last try read, if that was checked, and wrote; after a loss to something
-//!    else, everything. So in a turn a transaction loses to commits that were handed in before it, and to nothing new.
-//! 2. Who was kept waiting as long as the turn may last puts it out: nothing waits for a body that waits for it. A
-//!    turn starts when its thread has woken, and lets its follower wait for a time of its own.
-//! 3. A commit waits for one turn at most. After a turn that kept anybody waiting there is none for
-//!    [`REST`] times as long: the others keep nearly all of their rate. (With 9 times, four writers of the ten
-//!    blocks of a transaction of 5 ms kept 0.78 of it in memory and 0.95 on disk; with 19, 0.97 and 0.97.)
+//! 1. While a turn lasts, commits of other threads that change what it claims wait at the
+//!    [gate](Turns::pass), and are handed in behind it. It claims what its last try wrote, and read if
+//!    that was checked; after a loss to something else, everything. So in a turn a transaction loses
+//!    to commits that were handed in before it, and to no later one.
+//! 2. A thread that was kept waiting as long as the turn may last puts it out. So a commit that the
+//!    turn's own body waits for goes on. A turn starts when its thread has woken.
+//! 3. A commit waits for one turn at most. After a turn that kept a commit waiting, the next one rests
+//!    for [`REST`] times as long, so that other threads keep their rate
+//!    (`docs/decisions/0001-turns.md` has what was measured).
 //! 4. A thread in its turn waits at no gate and for no turn, of no store. Where a thread must not wait
 //!    (`callback`), it does not wait here.
 //!
-//! Where nobody has lost, all of this costs a commit one relaxed load. Lock order: the turns' lock comes last.
+//! While no call of `transact` has lost, a commit pays one relaxed load. Lock order: the turns' lock
+//! comes last.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -28,7 +30,7 @@ use crate::callback;
 use crate::mvcc::batch::{Batch, Operation, Reads};
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, now, thread_local};
 
-/// Rest after a turn that kept somebody waiting, over its length.
+/// Rest after a turn that kept a commit waiting, over its length.
 const REST: u32 = 19;
 
 thread_local! {
@@ -120,7 +122,7 @@ impl Turns {
         }
     }
 
-    /// Comes before a commit is handed in: waits while somebody's turn claims what it changes.
+    /// Comes before a commit is handed in: waits while another thread's turn claims what it changes.
     #[inline]
     pub(crate) fn pass(&self, batch: &Batch) {
         if self.loser_count.load(Ordering::Relaxed) > 0 {
@@ -227,23 +229,26 @@ impl<'a> Loser<'a> {
 
     /// What the last try read and wrote; nothing, where it did not come to its commit.
     pub(crate) fn claim(&mut self) -> Claim {
-        let mut state = self.turns.state.lock();
-        let claim = self.transaction.take().and_then(|id| state.claims.remove(&id));
-        claim.unwrap_or(Claim::Blocks(Reads::default()))
+        self.forget().unwrap_or(Claim::Blocks(Reads::default()))
+    }
+
+    fn forget(&mut self) -> Option<Claim> {
+        let transaction = self.transaction.take()?;
+        self.turns.state.lock().claims.remove(&transaction)
     }
 }
 
 impl Drop for Loser<'_> {
     fn drop(&mut self) {
-        // In a forked child the lock may be held for ever, and nobody waits.
+        // In a forked child the lock may be held for ever, and no thread waits.
         if self.turns.process.is_current() {
-            drop(self.claim());
+            self.forget();
             self.turns.loser_count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The turn of the calling thread, until this is dropped or somebody puts it out.
+/// The turn of the calling thread, until this is dropped or a waiting thread puts it out.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
