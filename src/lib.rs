@@ -15,7 +15,6 @@ pub mod io;
 mod backend;
 mod block;
 mod callback;
-mod canary;
 mod checksum;
 mod durability;
 mod error;

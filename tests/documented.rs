@@ -199,29 +199,3 @@ fn every_promise_names_its_test() {
     }
     assert_eq!(rows, 8 + 13, "events and promises");
 }
-
-/// The document's table of planted bugs is that of the sources.
-#[test]
-fn every_planted_bug_is_in_the_document_with_its_test() {
-    let document = fs::read_to_string(root().join(DOCUMENT)).expect("the document");
-    let source = fs::read_to_string(root().join("src/canary.rs")).expect("the bugs");
-    let (mut rows, mut what, mut by) = (0, None, None);
-    for line in source.lines().map(str::trim) {
-        if let Some((tag, text)) = line.strip_prefix("/// ").and_then(|l| l.split_once(": ")) {
-            what = Some((tag.to_string(), text.trim_end_matches('.').to_string()));
-        } else if let Some(test) = line.strip_prefix("/// Caught by ") {
-            let (program, name) = test.trim_end_matches('.').split_once(' ').expect("two words");
-            by = Some(format!("`{program}` `{name}`"));
-        } else if let Some((_, number)) = line.split_once(" = ") {
-            let Some(number) = number.strip_suffix(',').filter(|n| n.parse::<u8>().is_ok()) else {
-                continue;
-            };
-            let (tag, text) = what.take().expect("a bug says what it is");
-            let by = by.take().unwrap_or_else(|| panic!("bug {number} is caught by no test"));
-            let row = format!("| {number} | {tag} | {text} | {by} |");
-            assert!(document.contains(&row), "{DOCUMENT} has no row {row}");
-            rows += 1;
-        }
-    }
-    assert!(rows > 100, "{rows} bugs");
-}

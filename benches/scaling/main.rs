@@ -8,8 +8,6 @@
 
 #[path = "../../src/block.rs"]
 mod block;
-#[path = "../../src/canary.rs"]
-mod canary;
 #[path = "../../src/checksum.rs"]
 mod checksum;
 #[path = "../../src/error.rs"]

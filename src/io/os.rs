@@ -58,8 +58,6 @@ use nix::sys::statvfs::fstatvfs;
 use nix::time::ClockId;
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
-use crate::canary::{Bug, planted};
-
 use self::lock::LockedFile;
 use super::{Disk, Entry, Env, FileName, How, LockError, Thread};
 use furniture::is_furniture;
@@ -171,11 +169,9 @@ impl OsDisk {
     /// Opens a plain file in the directory; `flags` adds to what every opening has in common.
     fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
         self.process.check_io()?;
-        // Without O_NONBLOCK, opening a pipe that somebody planted would wait for its other end. It
+        // Without O_NONBLOCK, opening a pipe would wait for its other end. It
         // means nothing for the plain files that pass the check.
-        let no_follow =
-            if planted(Bug::LinksAreFollowed) { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let flags = flags | no_follow | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = match openat(&self.directory, name.to_string().as_str(), flags, FILE_MODE) {
             Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO | Errno::ENODEV) => {
                 return Err(not_a_plain_file());
@@ -186,10 +182,7 @@ impl OsDisk {
         if !is_plain(&stat) {
             return Err(not_a_plain_file());
         }
-        if self.others_write
-            && !planted(Bug::SecondNamesAreOpened)
-            && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw())
-        {
+        if self.others_write && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw()) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "in a directory that others can write to, the file has another owner or name",
@@ -200,9 +193,7 @@ impl OsDisk {
 
     fn create_plain(&self, name: FileName, extra: OFlag) -> io::Result<File> {
         let file = self.open_plain(name, OFlag::O_RDWR | OFlag::O_CREAT | extra)?;
-        let mode =
-            if planted(Bug::ModesOfTheUmask) { Mode::from_bits_truncate(0o644) } else { FILE_MODE };
-        let refused = !keep_mode(&file, mode)?;
+        let refused = !keep_mode(&file, FILE_MODE)?;
         self.modes_refused.fetch_or(refused, Ordering::Relaxed);
         Ok(file)
     }
@@ -214,9 +205,7 @@ impl OsDisk {
     fn lock_directory(&self) -> Result<OsLock, LockError> {
         self.process.check_io().map_err(LockError::Io)?;
         let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
-        if !planted(Bug::LockIsNotTaken) && !planted(Bug::LockOfAnotherFile) {
-            directory.try_lock()?;
-        }
+        directory.try_lock()?;
         Ok(OsLock::of(directory))
     }
 
@@ -274,7 +263,6 @@ impl OsDisk {
     /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the file
     /// system's own.
     fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
-        assert!(raw.to_str().is_ok() || !planted(Bug::NameIsUtf8), "a name is UTF-8");
         let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
             if is_furniture(&self.directory, raw, || self.stat(raw))? {
                 return Ok(None);
@@ -369,9 +357,7 @@ impl Disk for OsDisk {
         let mut locked = self.lock_directory()?;
         let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
         let file = LockedFile::new(file);
-        if !planted(Bug::LockIsNotTaken) {
-            file.try_lock()?;
-        }
+        file.try_lock()?;
         locked.add(file);
         Ok(locked)
     }

@@ -50,7 +50,6 @@ pub(crate) use company::Pace;
 pub(crate) use group::{Group, Member, Outcome, Submission};
 
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Error, PoisonCause, Result};
 use crate::local::commit::company::Company;
 use crate::mvcc::overlay::{Overlay, Published};
@@ -236,7 +235,7 @@ impl<T> CommitCore<T> {
         let mut group = self.form(published);
         // Its commits may be done while those before them are not durable yet.
         group.sync |= group.follows;
-        let unsynced = group.sync && self.durable < group.last_lsn && !planted(Bug::SyncIsSkipped);
+        let unsynced = group.sync && self.durable < group.last_lsn;
         if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
             actions.publish.push(group);
             return;
@@ -286,7 +285,7 @@ impl<T> CommitCore<T> {
         let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
         let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
-        let unsynced = |f: &Flight<T>| !f.sync && !planted(Bug::UnsyncedIsFollowed);
+        let unsynced = |f: &Flight<T>| !f.sync;
         let alone = |f: &Flight<T>| unsynced(f) || refused(f);
         let synced = || self.queue.iter().any(|submission| submission.durable);
         let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
@@ -362,12 +361,6 @@ impl<T> CommitCore<T> {
             actions.refuse.extend(members.map(|m| (m.submission, Error::Poisoned { cause })));
             return;
         };
-        if planted(Bug::LaterGroupComesFirst) && matches!(outcome, Outcome::Done) {
-            self.durable = group.last_lsn;
-            self.flights.retain(|flight| flight.number != group.number);
-            actions.publish.push(group);
-            return;
-        }
         flight.landed = Some((group, outcome));
         self.settle(now, actions);
     }
@@ -379,16 +372,11 @@ impl<T> CommitCore<T> {
                 None => return,
                 Some((mut group, Outcome::Done)) => {
                     self.flights.pop_front();
-                    if group.sync || planted(Bug::DurableBeforeSync) {
+                    if group.sync {
                         self.durable = group.last_lsn;
                     }
                     group.durable = self.durable;
                     self.company.expect(now, group.members.len());
-                    actions.publish.push(group);
-                }
-                Some((mut group, Outcome::Failed(_, error))) if planted(Bug::FollowersHearOk) => {
-                    self.flights.pop_front();
-                    group.members[0].verdict = Err(error);
                     actions.publish.push(group);
                 }
                 refused => {
@@ -410,9 +398,7 @@ impl<T> CommitCore<T> {
         let (mut undone_count, refused_before) = (0, actions.refuse.len());
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
-            if !planted(Bug::RefusedStaysInFlight) {
-                self.forget(&group);
-            }
+            self.forget(&group);
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
             }
@@ -443,9 +429,7 @@ impl<T> CommitCore<T> {
             }
         }
         assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
-        if !planted(Bug::LsnsStayTaken) {
-            self.last_lsn = lsn_before;
-        }
+        self.last_lsn = lsn_before;
         self.put_back_count += again.len();
         again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
         if let Some(cause) = cause {

@@ -11,7 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause};
 use crate::io::{Disk, Env};
 use crate::local::commit::{Group, Outcome};
@@ -124,9 +123,7 @@ impl<D: Disk> Trip<D> {
         flight_time: &mut Duration,
     ) -> Result<(), (PoisonCause, Error)> {
         let started = disk.now();
-        if let Err(error) = self.flight.write(disk.path())
-            && !planted(Bug::WriteErrorUnheard)
-        {
+        if let Err(error) = self.flight.write(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
         if shared.recent.is_on() {
@@ -134,11 +131,11 @@ impl<D: Disk> Trip<D> {
         }
         *written_at = disk.now();
         shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
-        if !self.group.sync || planted(Bug::AckBeforeSync) {
+        if !self.group.sync {
             return Ok(());
         }
         *flight_time = written_at.saturating_sub(started);
-        let turn = (!planted(Bug::SyncsOverlap)).then(|| shared.sync_turn.lock());
+        let turn = shared.sync_turn.lock();
         // It may be there at the next open: not the answer of one that was never tried.
         let poisoned = || match shared.poison.cause() {
             Some(cause) => {
@@ -147,9 +144,7 @@ impl<D: Disk> Trip<D> {
             }
             None => Ok(()),
         };
-        if !planted(Bug::SyncsOverlap) {
-            poisoned()?;
-        }
+        poisoned()?;
         let begun_at = disk.now();
         let sync_count = self.flight.sync(disk.path()).map_err(|error| {
             // While it is still our turn: nobody may sync who does not know.

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, Result};
 use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored_at};
 use crate::local::recent::Recent;
@@ -118,13 +117,8 @@ impl<F: DiskFile> Flight<F> {
     /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
     pub(crate) fn sync(&self, dir: &Path) -> Result<u64> {
         let segments = self.touched();
-        let first =
-            if planted(Bug::OnlyLastIsSynced) { segments.len().saturating_sub(1) } else { 0 };
-        for segment in &segments[first..] {
-            let mut synced = segment.file.sync_data();
-            if synced.is_err() && planted(Bug::SyncIsRetried) {
-                synced = segment.file.sync_data();
-            }
+        for segment in &segments {
+            let synced = segment.file.sync_data();
             synced.map_err(|source| failure(IoOp::Sync, dir, segment, source))?;
         }
         Ok(segments.len() as u64)

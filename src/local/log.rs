@@ -17,7 +17,6 @@ use std::time::Duration;
 pub(crate) use standing::{Frozen, Standing};
 
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::append::Appender;
@@ -266,7 +265,7 @@ impl<D: Disk> Log<D> {
         let landing = trip.landing.take().unwrap_or_else(cut_short);
         if matches!(landing.outcome, Outcome::Done) {
             let took = trip.took(&landing);
-            match trip.group.sync && !planted(Bug::AckBeforeSync) {
+            match trip.group.sync {
                 true => {
                     self.unsynced_since = None;
                     self.flight_time = (self.flight_time * 7 + landing.flight_time) / 8;
@@ -350,7 +349,7 @@ impl<D: Disk> Log<D> {
                 self.shared.usage.used(sequence, number, end);
             }
             (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
-            self.appender.land(landed.flight, group.sync && !planted(Bug::AckBeforeSync));
+            self.appender.land(landed.flight, group.sync);
         }
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // What was moved is still the newest: a later operation on it comes later in the group.
@@ -503,9 +502,7 @@ impl<D: Disk> Load for Log<D> {
     /// After a panic: poisons the store and refuses everybody who waits.
     fn give_up(&mut self) {
         let cause = PoisonCause::ThreadPanicked;
-        if !planted(Bug::PanicPoisonsNothing) {
-            self.shared.poison.set(cause);
-        }
+        self.shared.poison.set(cause);
         let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
         for (submission, error) in actions.refuse {
             self.refuse(submission, error);
@@ -536,7 +533,6 @@ fn refusal(poison: &Poison, error: Error) -> Outcome {
         _ if let Some(cause) = poison.cause() => Outcome::Failed(cause, error),
         Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
         Error::Poisoned { cause } => Outcome::Failed(cause, error),
-        _ if planted(Bug::FullDiskIsPoison) => Outcome::Failed(PoisonCause::WriteFailed, error),
         _ => Outcome::Refused(error),
     }
 }

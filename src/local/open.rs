@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, NotAStoreReason, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{
@@ -72,13 +71,8 @@ pub(crate) struct Listing {
 
 pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
     let started = disk.now();
-    if !planted(Bug::ForeignIsLocked) {
-        look(&disk, options.create)?;
-    }
+    look(&disk, options.create)?;
     let lock = lock(&disk)?;
-    if planted(Bug::LeftoverStopsOpen) && !look(&disk, true)?.unfinished.is_empty() {
-        return Err(damaged(FileName::Lock, 0, Defect::FileNumber));
-    }
     let path = disk.path().to_path_buf();
     let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
@@ -434,15 +428,11 @@ fn create<D: Disk>(
 /// Writes `META`. Once its name is durable there is a store.
 pub(crate) fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
-    let in_place = planted(Bug::MetaWrittenInPlace);
-    let unfinished = if in_place { FileName::Meta } else { FileName::Temporary(number) };
+    let unfinished = FileName::Temporary(number);
     let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;
     write_all_at(&meta, 0, &store.encode()).map_err(io(IoOp::Write))?;
     meta.sync_data().map_err(io(IoOp::Sync))?;
     disk.rename(unfinished, FileName::Meta).map_err(io(IoOp::Rename))?;
-    if planted(Bug::MetaNameUnsynced) {
-        return Ok(());
-    }
     disk.sync_dir().map_err(io(IoOp::Sync))
 }
 
@@ -454,7 +444,7 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
         let path = path_of(disk.path(), name);
         let file = disk.open(name, How::Read).map_err(|e| Error::io(IoOp::Open, &path, e))?;
         let len = file.len().map_err(|e| Error::io(IoOp::Read, &path, e))?;
-        if len > PAGE_LEN as u64 && !planted(Bug::LogWithoutMeta) {
+        if len > PAGE_LEN as u64 {
             return Err(damaged(FileName::Meta, 0, Defect::Meta));
         }
     }
@@ -467,11 +457,6 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
 
 fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for name in &listing.unfinished {
-        if planted(Bug::UnfinishedIsRead)
-            && disk.open(*name, How::Read).and_then(|f| f.len()).is_ok_and(|len| len < 4096)
-        {
-            return Err(damaged(*name, 0, Defect::Truncated));
-        }
         disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
     }
     Ok(())

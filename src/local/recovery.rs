@@ -58,7 +58,6 @@ pub(crate) use read_only::Ending;
 pub(crate) use replay::Replay;
 
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, FileName};
 use crate::local::checkpoint::Chain;
@@ -167,8 +166,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.remove(void.into_iter().map(FileName::Segment))?;
         self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_names()?;
-        let again = walk.kept.commit_count > 0 && planted(Bug::LsnGivenTwice);
-        self.mvcc.index.finish_load(Lsn(walk.at.last_lsn.0 - u64::from(again)));
+        self.mvcc.index.finish_load(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             segment.show(self.views, segment.len)?;
             self.usage.used(segment.sequence, segment.number, segment.len);
@@ -248,9 +246,6 @@ impl<D: Disk> Recovery<'_, D> {
     /// Removals, and the names of segments that the last session made ahead: it may have been killed
     /// before it synced them.
     fn sync_names(&self) -> Result<()> {
-        if planted(Bug::NamesOfRecovery) {
-            return Ok(());
-        }
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 

@@ -9,7 +9,6 @@ use std::io;
 use std::path::Path;
 
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{AlignedBuf, Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
@@ -110,10 +109,10 @@ impl<F: DiskFile> Scanner<F> {
         if len < PAGE {
             return Err(damaged(name, len, Defect::Truncated));
         }
-        if len > LEN_MAX && !planted(Bug::LongSegment) {
+        if len > LEN_MAX {
             return Err(damaged(name, LEN_MAX, Defect::Oversized));
         }
-        if !(1..=SEQUENCE_MAX).contains(&header.sequence) && !planted(Bug::LateSequence) {
+        if !(1..=SEQUENCE_MAX).contains(&header.sequence) {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
         let seed = header.frame_seed(store);
@@ -187,15 +186,11 @@ impl<F: DiskFile> Scanner<F> {
         let seed = self.seed;
         let decoded = FrameHeader::decode(self.bytes(offset, HEADER_LEN)?, seed, offset);
         let Some((header, crc)) = decoded else { return Ok(Found::Nothing) };
-        let room = planted(Bug::LengthBelieved).then(|| vec![0u8; header.frame_len as usize]);
-        drop(std::hint::black_box(room));
         if offset + u64::from(header.frame_len) > self.len {
             return Ok(Found::BadTable(header));
         }
         let table = self.bytes(offset + HEADER_LEN as u64, header.table_len())?;
-        if table.len() != header.table_len()
-            || checksum::crc32c(table) != header.table_crc && !planted(Bug::TableUnchecked)
-        {
+        if table.len() != header.table_len() || checksum::crc32c(table) != header.table_crc {
             return Ok(Found::BadTable(header));
         }
         let entries = match header.kind {
@@ -281,13 +276,8 @@ impl<F: DiskFile> Scanner<F> {
     pub(crate) fn first_bad_payload(&mut self, frame: &Frame) -> Result<Option<(u64, Entry)>> {
         for (offset, entry) in frame.placed() {
             if let Some(header) = entry.written() {
-                let pad = if planted(Bug::PaddedChecksum) {
-                    header.data_size.wrapping_neg() % 8
-                } else {
-                    0
-                };
-                let payload = self.payload(offset, header.data_size + pad)?;
-                if payload.len() != (header.data_size + pad) as usize
+                let payload = self.payload(offset, header.data_size)?;
+                if payload.len() != header.data_size as usize
                     || checksum::crc32c(payload) != header.checksum
                 {
                     return Ok(Some((offset, *entry)));
@@ -317,9 +307,6 @@ impl<F: DiskFile> Scanner<F> {
                 durable = durable.max(header.durable);
             }
             at += page_len as u64;
-            if planted(Bug::LaterFramesUnseen) {
-                break;
-            }
         }
         Ok((durable, torn_len))
     }
@@ -356,9 +343,7 @@ impl<F: DiskFile> Scanner<F> {
             }
             self.window.clear();
             let read = self.fill_window(offset, fill);
-            if !planted(Bug::ReadErrorIsEnd) {
-                read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
-            }
+            read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
             if !skips {
                 self.read_ahead();
             }

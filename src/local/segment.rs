@@ -13,7 +13,6 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption};
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, IoOp, Place, Resource, shortage};
 use crate::io::{DiskFile, FileName, View};
 use crate::local::format::segment::LEN_MAX;
@@ -253,8 +252,7 @@ impl Views {
         let held = Held { len: readable.len, life: view.0.life() };
         drop(readable);
         // A reader that found the view in the table may be about to cut bytes from it.
-        let is_unseen = Arc::into_inner(view)
-            .is_some_and(|mut shown| !shown.0.is_shared() || planted(Bug::MappedIsReused));
+        let is_unseen = Arc::into_inner(view).is_some_and(|mut shown| !shown.0.is_shared());
         if !is_unseen {
             let mut all = self.held.lock();
             all.retain(Held::is_alive);

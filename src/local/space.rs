@@ -36,7 +36,6 @@ use std::sync::Arc;
 
 pub(crate) use make::{Source, take_back};
 
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, OverQuota, Resource, Result, SpaceLimit, shortage};
 use crate::io::pool::IoPool;
 use crate::io::{Disk, DiskFile, FileName, How};
@@ -156,7 +155,6 @@ impl<D: Disk> Space<D> {
         let ready: io::Result<VecDeque<_>> =
             ready.into_iter().map(|(segment, written)| ahead(Arc::new(segment), written)).collect();
         let ready = ready?;
-        let closed = ready.is_empty() && planted(Bug::HaltsAfterRecovery);
         let state = State {
             active,
             tail: tail.offset,
@@ -171,7 +169,7 @@ impl<D: Disk> Space<D> {
             working: false,
             zeroing: None,
             failure: None,
-            closed,
+            closed: false,
         };
         Ok(Space {
             disk,
@@ -266,15 +264,11 @@ impl<D: Disk> Space<D> {
             // No more than has to be.
             Some(Err(_)) | None => {
                 let reserved = self.reserve.spend(claim, || zeroer.reserve(written, end - written));
-                if !planted(Bug::HalfAGroupOnFull) {
-                    reserved.map_err(|source| self.refused(source, end - written))?;
-                }
+                reserved.map_err(|source| self.refused(source, end - written))?;
                 end
             }
         };
-        if !planted(Bug::ZeroedOverTheLog) {
-            state.active.written = to;
-        }
+        state.active.written = to;
         Ok(())
     }
 

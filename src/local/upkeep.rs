@@ -28,7 +28,6 @@ pub(crate) use call::{Call, Woken};
 
 use crate::block::Lsn;
 use crate::callback::{self, Duty};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::alarm::Alarm;
@@ -273,7 +272,7 @@ impl<D: Disk> Upkeep<D> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        match state.is_ended && !planted(Bug::UpkeepOutlivesClose) {
+        match state.is_ended {
             true => Err(Error::Closed),
             false => Ok(state),
         }

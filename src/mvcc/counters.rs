@@ -6,7 +6,6 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::canary::{Bug, planted};
 use crate::mvcc::version::VersionLen;
 use crate::sync::{SLOT_COUNT, thread_slot};
 
@@ -67,7 +66,7 @@ impl Delta {
     pub(crate) fn count<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
         self.writes += u64::from(new.is_some());
         self.deletes += u64::from(new.is_none());
-        self.removed += u64::from(old.is_some() && !planted(Bug::StatsForgetRemovals));
+        self.removed += u64::from(old.is_some());
         self.bytes_added += new.map_or(0, V::payload_len);
         self.bytes_removed += old.map_or(0, V::payload_len);
     }

@@ -22,7 +22,6 @@
 //!
 //! Lock order: the gap's lock comes before all those of the index. Publishers do not take it.
 
-use crate::canary::{Bug, planted};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 use crate::block::BlockId;
@@ -76,15 +75,9 @@ impl IdAllocator {
     /// - [`Error::IdsExhausted`]: there is none.
     /// - Those of [`Index::read`], where the top is used up.
     pub(crate) fn allocate<V: VersionLen>(&self, index: &Index<V>) -> Result<BlockId> {
-        let above =
-            self.highest.fetch_update(
-                Ordering::Acquire,
-                Ordering::Acquire,
-                |highest| match planted(Bug::IdsWrap) {
-                    true => Some(highest.wrapping_add(1)),
-                    false => highest.checked_add(1),
-                },
-            );
+        let above = self
+            .highest
+            .fetch_update(Ordering::Acquire, Ordering::Acquire, |highest| highest.checked_add(1));
         match above {
             Ok(highest) => Ok(BlockId(highest + 1)),
             Err(_) => self.allocate_below(index),

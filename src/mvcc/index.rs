@@ -40,7 +40,6 @@ pub(crate) use load::{Deed, Step};
 pub(crate) use looked_up::LookedUp;
 
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::Result;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::Published;
@@ -147,9 +146,6 @@ impl<V: VersionLen> Index<V> {
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
-        if planted(Bug::VisibleTooEarly) {
-            self.pins.raise(visible);
-        }
         let mut changes = changes.into_iter();
         match (changes.next(), changes.next()) {
             (Some(only), None) => self.publish_one(only, below, visible, &mut replaced),

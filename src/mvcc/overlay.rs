@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 
@@ -58,7 +57,7 @@ impl Overlay {
             Precondition::None => Ok(()),
             Precondition::Exist(ids) => {
                 for id in ids {
-                    if !self.exists(*id, published)? && !planted(Bug::DeleteOfNothing) {
+                    if !self.exists(*id, published)? {
                         return Err(Error::BlockNotFound { id: *id });
                     }
                 }
@@ -66,19 +65,18 @@ impl Overlay {
             }
             Precondition::UnchangedSince(snapshot) => {
                 let snapshot = *snapshot;
-                let reads = batch.reads.as_deref().filter(|_| !planted(Bug::ReadsUnchecked));
+                let reads = batch.reads.as_deref();
                 let written = batch.operations.iter().map(|(id, _)| id);
                 for id in written.chain(reads.into_iter().flat_map(|reads| &reads.ids)) {
                     let found = match self.newest.get(id) {
-                        Some(change) if !planted(Bug::FlightsUnchecked) => Some(change.lsn),
-                        _ => published.changed_since(*id, snapshot)?,
+                        Some(change) => Some(change.lsn),
+                        None => published.changed_since(*id, snapshot)?,
                     };
                     if let Some(found) = found {
                         return Err(Error::Conflict { id: *id, snapshot, found });
                     }
                 }
-                let ranges = reads.filter(|_| !planted(Bug::RangesUnchecked));
-                for (first, last) in ranges.into_iter().flat_map(|reads| &reads.ranges) {
+                for (first, last) in reads.into_iter().flat_map(|reads| &reads.ranges) {
                     let found = match self.changed_within(*first, *last) {
                         None => published.changed_within(*first, *last, snapshot)?,
                         found => found,
@@ -111,7 +109,6 @@ impl Overlay {
     pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) -> Result<()> {
         let mut looked = Ok(());
         batch.operations.retain(|(id, operation)| match operation {
-            Operation::Move { .. } if planted(Bug::MoveBringsBack) => true,
             Operation::Move { lsn, from, is_old: true, .. } => {
                 published.is_kept_at(*id, *lsn, *from)
             }

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use crate::block::{BlockId, Lsn, TransactionId};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
 use crate::mvcc::entry::View;
@@ -156,8 +155,8 @@ impl Pending {
             for (id, before) in mark.before {
                 // What the mark kept counts on, as pending again; what replaced it is gone.
                 let undone = match before {
-                    Some(own) if !planted(Bug::SavepointForgets) => self.operations.insert(id, own),
-                    _ => self.operations.remove(&id),
+                    Some(own) => self.operations.insert(id, own),
+                    None => self.operations.remove(&id),
                 };
                 self.payload_len -= undone.map_or(0, |own| own.operation.payload_len());
             }
@@ -179,7 +178,6 @@ impl Pending {
         let operations = operations.map(|(id, own)| (id, own.operation)).collect();
         let precondition = match self.snapshot {
             None => Precondition::None,
-            Some(_) if planted(Bug::BlindWrites) => Precondition::None,
             Some(snapshot) => Precondition::UnchangedSince(snapshot),
         };
         let reads = (self.isolation == IsolationLevel::Serializable)

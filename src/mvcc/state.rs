@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use crate::backend::{OldestSnapshot, StorageStats};
 use crate::block::{Block, BlockId, Lsn, TransactionId};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
@@ -112,9 +111,7 @@ impl<V: VersionLen> Mvcc<V> {
         count: impl Fn(&mut T, Option<&V>, Option<&V>) + Sync,
     ) -> Result<Vec<T>> {
         let named = steps.iter().filter(|step| !matches!(step.deed, Deed::Move(_)));
-        if let Some(highest) = named.map(|step| step.id).max()
-            && !planted(Bug::IdsAfterReplay)
-        {
+        if let Some(highest) = named.map(|step| step.id).max() {
             self.ids.recover(highest);
         }
         let count = |(delta, tally): &mut (Delta, T), old: Option<&V>, new: Option<&V>| {
@@ -132,9 +129,7 @@ impl<V: VersionLen> Mvcc<V> {
     /// Takes over totals that were counted before: those of a checkpoint.
     pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
         self.counters.take_over(blocks, bytes);
-        if !planted(Bug::IdsAfterCheckpoint) {
-            self.ids.recover(id_max);
-        }
+        self.ids.recover(id_max);
     }
 
     /// Committed blocks, and the sum of their payload lengths.
@@ -269,7 +264,6 @@ impl<V: VersionLen> Mvcc<V> {
         id: BlockId,
     ) -> Result<Option<Versioned<V>>> {
         match snapshot {
-            Some(_) if planted(Bug::SnapshotMoves) => self.index.read(id),
             Some(snapshot) => self.index.read_at(id, snapshot),
             None => self.index.read(id),
         }

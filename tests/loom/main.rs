@@ -11,8 +11,6 @@
 mod block;
 #[path = "../../src/callback.rs"]
 mod callback;
-#[path = "../../src/canary.rs"]
-mod canary;
 #[path = "../../src/checksum.rs"]
 mod checksum;
 #[path = "../../src/durability.rs"]

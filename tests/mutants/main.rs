@@ -9,13 +9,13 @@
 //! what: ONE LINE             what the bug does
 //! file: PATH                 the source that is changed; several of these groups may follow
 //! --- old
-//! whole lines that occur once in the file
+//! whole lines that occur once in the file, as many as that takes
 //! --- new
 //! the same with the bug, where crate::mutant::on("the mutant's name")
 //! ```
 //!
-//! Without an argument (`cargo test`) the program checks that all mutants still apply, each on top of
-//! the others, and that their tests exist. `list` prints them, `write DIR` writes them into a copy.
+//! Without an argument (`cargo test`) the program checks that all mutants still apply, that no two
+//! change the same line, and that their tests exist. `list` prints them, `write DIR` writes them into a copy.
 
 #[path = "../counted/mod.rs"]
 mod counted;
@@ -137,22 +137,72 @@ fn load() -> Result<Vec<Mutant>, String> {
     paths.iter().map(read).collect()
 }
 
+/// A change of a source: the lines from `first` up to `end` become others.
+struct Edit {
+    first: usize,
+    end: usize,
+    new: Vec<String>,
+    mutant: String,
+}
+
+/// The lines of a change that differ, with their place in the source; an error when the old lines
+/// are not there once.
+fn locate(source: &str, change: &Change, mutant: &str) -> Result<Edit, String> {
+    let count = source.matches(&change.old).count();
+    let at = source
+        .find(&change.old)
+        .filter(|_| count == 1)
+        .ok_or_else(|| format!("{mutant}: its lines are {count} times in {}", change.file))?;
+    let (old, new): (Vec<&str>, Vec<&str>) =
+        (change.old.lines().collect(), change.new.lines().collect());
+    let before = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    let (old, new) = (&old[before..], &new[before..]);
+    let after = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    let first = source[..at].lines().count() + before;
+    Ok(Edit {
+        first,
+        end: first + old.len() - after,
+        new: new[..new.len() - after].iter().map(|&line| line.to_owned()).collect(),
+        mutant: mutant.to_owned(),
+    })
+}
+
+/// A source with all edits, from the last to the first. Two that change the same line are an error.
+fn edited(file: &str, source: &str, mut edits: Vec<Edit>) -> Result<String, String> {
+    edits.sort_by_key(|edit| (edit.first, edit.end));
+    for pair in edits.windows(2) {
+        if pair[0].end > pair[1].first {
+            let (one, other) = (&pair[0].mutant, &pair[1].mutant);
+            return Err(format!("{one} and {other} change the same line of {file}"));
+        }
+    }
+    let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    for edit in edits.into_iter().rev() {
+        lines.splice(edit.first..edit.end, edit.new);
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
 /// The sources with every mutant in them, by path, and what does not apply.
 fn apply(mutants: &[Mutant]) -> (BTreeMap<String, String>, Vec<String>) {
-    let mut changed: BTreeMap<String, String> = BTreeMap::new();
+    let mut sources: BTreeMap<&str, (String, Vec<Edit>)> = BTreeMap::new();
     let mut complaints = Vec::new();
     for mutant in mutants {
         for change in &mutant.changes {
-            let source = changed.entry(change.file.clone()).or_insert_with(|| {
-                fs::read_to_string(root().join(&change.file)).unwrap_or_default()
+            let (source, edits) = sources.entry(&change.file).or_insert_with(|| {
+                (fs::read_to_string(root().join(&change.file)).unwrap_or_default(), Vec::new())
             });
-            match source.matches(&change.old).count() {
-                1 => *source = source.replacen(&change.old, &change.new, 1),
-                count => complaints.push(format!(
-                    "{}: its lines are {count} times in {}",
-                    mutant.name, change.file
-                )),
+            match locate(source, change, &mutant.name) {
+                Ok(edit) => edits.push(edit),
+                Err(why) => complaints.push(why),
             }
+        }
+    }
+    let mut changed = BTreeMap::new();
+    for (file, (source, edits)) in sources {
+        match edited(file, &source, edits) {
+            Ok(text) => drop(changed.insert(file.to_owned(), text)),
+            Err(why) => complaints.push(why),
         }
     }
     (changed, complaints)
@@ -191,10 +241,11 @@ fn check(mutants: &[Mutant]) -> Vec<String> {
         let text: &String =
             sources.entry(&mutant.program).or_insert_with(|| sources_of(&mutant.program));
         let function = mutant.test.rsplit("::").next().unwrap_or_default();
-        let (defined, claimed) = (format!("fn {function}("), format!("\"{function}\""));
+        // A function, a claim of a sweep, or a row of a macro that makes tests.
+        let forms = ["fn NAME(", "\"NAME\"", "NAME: \""].map(|form| form.replace("NAME", function));
         // A test beside the sources is named with its modules, or the runner does not find it.
         let in_full = mutant.program != "lib" || mutant.test.contains("::");
-        if !in_full || !text.contains(&defined) && !text.contains(&claimed) {
+        if !in_full || !forms.iter().any(|form| text.contains(form)) {
             complaints.push(format!(
                 "{}: there is no test {} in {}",
                 mutant.name, mutant.test, mutant.program

@@ -20,8 +20,6 @@ mod backend;
 mod block;
 #[path = "../../src/callback.rs"]
 mod callback;
-#[path = "../../src/canary.rs"]
-mod canary;
 #[path = "../../src/checksum.rs"]
 mod checksum;
 #[path = "../../src/durability.rs"]

@@ -31,7 +31,6 @@
 //! come before `position` are not part of the store any more.
 
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::io::PAGE_LEN;
 use crate::local::format::description::Description;
@@ -194,9 +193,6 @@ impl Layout {
         let table_len = self.segment_count.checked_mul(ROW_LEN as u64);
         let table_pages = table_len.map(|len| len.div_ceil(PAGE_LEN as u64));
         let end = table_pages.and_then(|pages| self.table_page.checked_add(pages)?.checked_add(1));
-        if planted(Bug::LayoutUnchecked) {
-            return true;
-        }
         end == Some(self.page_count)
             && self.page_count.checked_mul(PAGE_LEN as u64).is_some()
             && self.leaf_count < self.table_page

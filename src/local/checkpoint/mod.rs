@@ -31,7 +31,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName};
 use crate::local::checkpoint::header::{ImageName, Summary};
@@ -217,7 +216,7 @@ impl Chain {
             Merge::start(merged, all, ScanOrder::Ascending).map_err(NotMade::Damaged)?;
         let mut push = |id, record: Record| match record.value {
             // Below a base is nothing that a deletion could hide.
-            None if is_base || planted(Bug::DeletionLeftOut) => Ok(()),
+            None if is_base => Ok(()),
             _ => writer.push(id, record),
         };
         for page in index.frozen_pages() {
@@ -335,8 +334,7 @@ impl Base<Location> for Chain {
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Newest<Location>>> {
-        let oldest = self.images.last().filter(|_| planted(Bug::OldImageFirst));
-        for image in oldest.into_iter().chain(&self.images) {
+        for image in &self.images {
             if let Some(record) = image.get(id)? {
                 return Ok(Some(record));
             }

@@ -7,7 +7,6 @@
 use std::io;
 
 use crate::block::BlockId;
-use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::checkpoint::header::{
@@ -119,9 +118,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.flush()?;
         assert_eq!(self.written_len, layout.page_count * PAGE, "the layout is what was written");
         write_all_at(&self.file, 0, &first)?;
-        if !planted(Bug::ImageUnsynced) {
-            self.file.sync_data()?;
-        }
+        self.file.sync_data()?;
         self.publish()?;
         Ok(header)
     }
@@ -130,9 +127,6 @@ impl<'a, D: Disk> Writer<'a, D> {
         let number = self.name.number;
         let (from, to) = (FileName::Temporary(number), FileName::Checkpoint(number));
         self.disk.rename(from, to)?;
-        if planted(Bug::ImageNameUnsynced) {
-            return Ok(());
-        }
         self.disk.sync_dir().map_err(|source| NotWritten { source, names_unknown: true })
     }
 
@@ -174,9 +168,7 @@ impl<'a, D: Disk> Writer<'a, D> {
 
     fn flush(&mut self) -> io::Result<()> {
         let written = write_all_at(&self.file, self.written_len, &self.gathered);
-        if !planted(Bug::ImageWriteUnheard) {
-            written?;
-        }
+        written?;
         self.file.begin_write_back(self.written_len, self.gathered.len() as u64);
         self.written_len += self.gathered.len() as u64;
         self.gathered.clear();

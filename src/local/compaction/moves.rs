@@ -10,7 +10,6 @@ use super::pace::Pace;
 use super::{Cause, Run};
 use crate::block::{Block, BlockId};
 use crate::callback::{self, Duty};
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, FileName};
 use crate::local::append::{frame_len, operation_len};
@@ -158,12 +157,7 @@ impl<D: Disk> Upkeep<D> {
         // The upkeep's own wait, which nobody's commit waits for.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
-        self.driver.submit(Submission {
-            batch,
-            durable: !planted(Bug::MovesAreNotDurable),
-            log_len,
-            tag,
-        });
+        self.driver.submit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
         Ok(log_len)

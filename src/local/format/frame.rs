@@ -44,7 +44,6 @@
 //! The header is checked before any length in it is used.
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
-use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::local::format::{le, page_up};
 
@@ -162,8 +161,7 @@ impl FrameHeader {
             payload_len: le::u64(bytes, 48),
         };
         let zeros = bytes[10..12] == [0; 2] && bytes[56..] == [0; 8] && flags & !3 == 0;
-        (zeros && (header.is_consistent() || planted(Bug::HeaderUnchecked)))
-            .then_some((header, le::u32(bytes, 4)))
+        (zeros && header.is_consistent()).then_some((header, le::u32(bytes, 4)))
     }
 
     /// A mark with a body.

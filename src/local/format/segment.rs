@@ -13,7 +13,6 @@
 //! The header is durable before the file gets its `SEG-` name. So a segment file without a valid
 //! header is damaged, never unfinished.
 
-use crate::canary::{Bug, planted};
 use crate::checksum;
 use crate::local::format::description::Description;
 use crate::local::format::{le, mirrored};
@@ -58,8 +57,7 @@ impl SegmentHeader {
     pub(crate) fn frame_seed(&self, store: &Description) -> u32 {
         let seed = checksum::crc32c(&store.salt.to_le_bytes());
         let seed = checksum::crc32c_append(seed, &store.store_id);
-        let salt = if planted(Bug::SaltUnused) { 0 } else { self.salt };
-        let seed = checksum::crc32c_append(seed, &salt.to_le_bytes());
+        let seed = checksum::crc32c_append(seed, &self.salt.to_le_bytes());
         checksum::crc32c_append(seed, &self.sequence.to_le_bytes())
     }
 }

@@ -15,7 +15,6 @@
 
 use super::Log;
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
@@ -62,7 +61,7 @@ impl<D: Disk> Log<D> {
         mvcc.index.freeze();
         let (total_blocks, total_bytes) = mvcc.totals();
         let summary = Summary {
-            lsn: Lsn(self.core.last_lsn().0 - u64::from(planted(Bug::CheckpointOfOneLess))),
+            lsn: self.core.last_lsn(),
             position: self.appender.position(),
             id_max: mvcc.ids.highest_committed().0,
             total_blocks,
@@ -128,9 +127,7 @@ impl<D: Disk> Log<D> {
 
     /// Makes the rest durable and says that nothing follows.
     pub(super) fn end(&mut self) -> Result<Lsn> {
-        if !planted(Bug::PoisonedIsClosedClean) {
-            self.shared.poison.check()?;
-        }
+        self.shared.poison.check()?;
         if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
             self.shared.poison.set(PoisonCause::Removed);
             return Err(removed);
@@ -143,7 +140,6 @@ impl<D: Disk> Log<D> {
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.mark(Kind::End, self.core.last_lsn(), &[], Claim::Reserved) {
-            Err(_) if planted(Bug::CloseUnheard) => Ok(self.core.last_lsn()),
             // All commits are durable; only the next open has a little more to do.
             Ok(()) => Ok(self.core.last_lsn()),
             Err(error) if error.is_shortage() => Ok(self.core.last_lsn()),
@@ -154,7 +150,6 @@ impl<D: Disk> Log<D> {
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
     fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8], claim: Claim) -> Result<()> {
         let last = self.core.last_lsn();
-        let durable = if planted(Bug::WitnessOfTooMuch) { last } else { durable };
         let laid = self.appender.lay_out_mark(kind, last, durable, body, claim)?;
         self.write_mark(laid)
     }

@@ -15,7 +15,6 @@ use super::walk::Walk;
 use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::checkpoint::header::LogPosition;
@@ -56,7 +55,7 @@ impl Kept {
         self.end = Some(end);
         // A mark may be seen though its own sync failed, and so may the name of a segment in which
         // nothing follows the cut. So the next cut is made behind the last commit.
-        if frame.header.kind == Kind::Commit || planted(Bug::CutBehindMarks) {
+        if frame.header.kind == Kind::Commit {
             self.commit_count += 1;
             self.commit_end = Some((end, frame.header.lsn));
         }
@@ -114,9 +113,6 @@ impl<D: Disk> Recovery<'_, D> {
         let mut durable = walk.durable;
         for (sequence, segment) in segments.range_mut(walk.at.sequence..) {
             let is_tail = *sequence == walk.at.sequence;
-            if !is_tail && planted(Bug::LaterSegmentsUnseen) {
-                continue;
-            }
             let (from, zeros_max) =
                 if is_tail { (walk.at.offset, u64::MAX) } else { (PAGE, UNUSED_LEN) };
             let (stated, torn) = segment.evidence(from, zeros_max)?;
@@ -126,22 +122,13 @@ impl<D: Disk> Recovery<'_, D> {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
-        let refused = torn_len > 0
-            && (planted(Bug::TornTailIsDamage)
-                || planted(Bug::GarbageIsDamage)
-                    && matches!(segment.frame_at(walk.at.offset)?, Found::Nothing));
-        if refused || durable > walk.at.last_complete() && !planted(Bug::DamageIsTheEnd) {
+        if durable > walk.at.last_complete() {
             let defect = match segment.frame_at(walk.at.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
             let lsn = Lsn(walk.at.last_complete().0 + 1);
-            if planted(Bug::RefusedIsRepaired) {
-                walk.durable = Lsn(0);
-                self.start_over(segments, cuts, walk, None, self.next_number)?;
-                return Ok(false);
-            }
             return Err(segment.damage(defect, walk.at.offset, lsn));
         }
         if let Some(witness) = witness {
@@ -178,12 +165,12 @@ impl<D: Disk> Recovery<'_, D> {
                 Some(looked) => on_disk.insert(looked),
                 None => on_disk.insert(OnDisk::look(self.disk, segment)?),
             };
-            if !looked.holds(segment, frame)? && !planted(Bug::PayloadUnread) {
+            if !looked.holds(segment, frame)? {
                 return Ok(ControlFlow::Break(()));
             }
             whole.is_unseen |= looked.scanner.is_none();
             whole.take(segment.sequence, frame);
-            if frame.header.last_part || planted(Bug::PartsAreSealed) {
+            if frame.header.last_part {
                 kept = whole;
             }
             Ok(ControlFlow::Continue(()))

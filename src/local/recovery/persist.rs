@@ -18,7 +18,6 @@ use super::unwitnessed::each_kept;
 use super::walk::Walk;
 use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::checkpoint::Chain;
@@ -104,9 +103,6 @@ impl<D: Disk> Recovery<'_, D> {
         resync_len(&segment.file, end).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
         write_all_at(&segment.file, at, page.as_slice())
             .map_err(|e| Error::io(IoOp::Write, &path, e))?;
-        if planted(Bug::EndUnsynced) {
-            return Ok(());
-        }
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
     }
 
@@ -114,7 +110,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
     /// the next file number.
     pub(super) fn name_again(&self, walk: &Walk) -> Result<u64> {
-        if walk.at.last_lsn > Lsn(0) || planted(Bug::NameComesLast) {
+        if walk.at.last_lsn > Lsn(0) {
             return Ok(self.next_number);
         }
         name_store(self.disk, self.store, self.next_number)?;
@@ -135,9 +131,6 @@ impl<D: Disk> Recovery<'_, D> {
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
         let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
-        if planted(Bug::TidyBeforeCut) {
-            self.tidy(segments, walk)?;
-        }
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
@@ -150,7 +143,7 @@ impl<D: Disk> Recovery<'_, D> {
             tail: Tail { segment: Arc::new(segment), offset, written: offset },
             chain,
             ready: Vec::new(),
-            next_number: number + u64::from(!planted(Bug::NumberGivenTwice)),
+            next_number: number + 1,
             chain_of_images: Chain::empty(self.views.mode()),
             report,
         })
@@ -258,10 +251,7 @@ impl<D: Disk> Recovery<'_, D> {
 
 /// The length may be in memory only: a change makes the next sync write it.
 fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
-    match planted(Bug::LengthUnsynced) {
-        true => Ok(()),
-        false => file.set_len(len + PAGE).and_then(|()| file.set_len(len)),
-    }
+    file.set_len(len + PAGE).and_then(|()| file.set_len(len))
 }
 
 /// What the new segment begins with behind its header, and the chain there: the cut, which vouches for all that

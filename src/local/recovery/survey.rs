@@ -16,7 +16,6 @@ use super::walk::{Walk, follow};
 use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::checkpoint::Chain;
@@ -94,10 +93,7 @@ impl<D: Disk> Recovery<'_, D> {
             let name = FileName::Segment(segment.number);
             match listing.segments.get(&segment.number) {
                 None => return Err(damaged(name, 0, Defect::MissingSegment)),
-                Some(len)
-                    if *len < segment.used_len && !planted(Bug::ShorterThanItsMap)
-                        || *len > segment.used_len && planted(Bug::RecycledIsDamaged) =>
-                {
+                Some(len) if *len < segment.used_len => {
                     return Err(damaged(name, *len, Defect::Truncated));
                 }
                 Some(_) => {}
@@ -148,7 +144,6 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(first), first_len, defect));
         }
         if let Some(head) = images.names().first()
-            && !planted(Bug::UnconfirmedIsRead)
             && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
@@ -185,7 +180,7 @@ fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Res
     for (sequence, scanner) in segments {
         let Some(cut) = scanner.cut()? else { continue };
         // It voids what was there before it. Otherwise the walk would go round in circles.
-        if cut.sequence >= *sequence && !planted(Bug::CutInACircle) {
+        if cut.sequence >= *sequence {
             return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
         }
         let place = (cut.sequence, cut.offset);

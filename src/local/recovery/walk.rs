@@ -11,7 +11,6 @@ use super::replay::Batch;
 use super::unwitnessed::{Queue, refill};
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
-use crate::canary::{Bug, planted};
 use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile};
 use crate::local::checkpoint::header::{LogPosition, Summary};
@@ -113,7 +112,7 @@ impl<D: Disk> Recovery<'_, D> {
         while walk.unwitnessed.first().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
             // As for those that are kept: the next cut is made behind a commit.
-            if frame.header.kind == Kind::Commit || planted(Bug::CutBehindMarks) {
+            if frame.header.kind == Kind::Commit {
                 let offset = frame.header.next_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
@@ -135,7 +134,7 @@ pub(super) fn follow<F: DiskFile>(
     loop {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else { return Ok(()) };
         let cut = cuts.get(&walk.at.sequence).copied();
-        let cut_at = cut.filter(|_| !planted(Bug::CutVoidsNothing));
+        let cut_at = cut;
         let end = cut_at.map_or(segment.len, |(offset, _)| offset);
         while walk.at.offset < end
             && let Found::Frame(frame) = segment.frame_at(walk.at.offset)?
@@ -156,9 +155,6 @@ pub(super) fn follow<F: DiskFile>(
             None => walk.at.sequence + 1,
         };
         segment.rest();
-        if cut.is_none() && planted(Bug::SecondSegmentUnread) {
-            return Ok(());
-        }
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
         match segment.frame_at(PAGE)? {
             Found::Frame(frame) if walk.at.continues(&frame) => {
@@ -229,7 +225,7 @@ impl Cursor {
             Kind::Commit => header.lsn == self.next_lsn() && header.part == 0,
             _ => header.lsn == self.last_lsn && !self.parts_open,
         };
-        (header.previous == self.chain || planted(Bug::ChainUnchecked)) && in_order
+        header.previous == self.chain && in_order
     }
 
     fn pass(&mut self, frame: &Frame) {

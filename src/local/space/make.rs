@@ -6,7 +6,6 @@
 use std::io;
 
 use super::{Space, SpaceOptions};
-use crate::canary::{Bug, planted};
 use crate::error::PoisonCause;
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::format::PAGE;
@@ -40,9 +39,6 @@ impl From<io::Error> for NotMade {
 
 /// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
 pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
-    if planted(Bug::FailedRenameForgotten) {
-        return None;
-    }
     match disk.remove(name) {
         Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -90,32 +86,24 @@ impl<D: Disk> Space<D> {
             Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
             Source::Spare(spare) => {
                 disk.rename(FileName::Segment(spare), unfinished)?;
-                let sync_dir =
-                    || if planted(Bug::SpareKeepsName) { Ok(()) } else { disk.sync_dir() };
-                sync_dir()
+                disk.sync_dir()
                     .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
                 (disk.open(unfinished, How::ReadWrite)?, &[][..])
             }
         };
-        if !matches!(source, Source::Spare(_)) || !planted(Bug::SpareKeepsHeader) {
-            write_all_at(&file, 0, &header.encode())?;
-        }
+        write_all_at(&file, 0, &header.encode())?;
         write_all_at(&file, PAGE, first)?;
         if matches!(source, Source::Spare(_)) && file.len()? > options.segment_len {
             // It held a block longer than the segments of this session.
             file.set_len(options.segment_len)?;
         }
-        if !planted(Bug::SegmentUnsynced) {
-            file.sync_data()?;
-        }
+        file.sync_data()?;
         let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
         drop(file);
         let not_made = |source| NotMade { source, left: take_back(disk, finished) };
         // It may have taken effect all the same.
         disk.rename(unfinished, finished).map_err(not_made)?;
-        if !planted(Bug::SegmentNameUnsynced)
-            && let Err(source) = disk.sync_dir()
-        {
+        if let Err(source) = disk.sync_dir() {
             take_back(disk, finished);
             return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
         }

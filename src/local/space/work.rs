@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::make::{NotMade, Source, take_back};
 use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, State};
-use crate::canary::{Bug, planted};
 use crate::error::PoisonCause;
 use crate::io::pool::Command;
 use crate::io::{Disk, DiskFile, FileName};
@@ -99,10 +98,7 @@ impl<D: Disk> Space<D> {
                 }
                 self.zeroed.add(*len);
                 let synced = file.sync_data();
-                synced.inspect_err(|_| match planted(Bug::WorkerSyncUnheard) {
-                    true => {}
-                    false => self.poison.set(PoisonCause::SyncFailed),
-                })?;
+                synced.inspect_err(|_| self.poison.set(PoisonCause::SyncFailed))?;
                 Ok(None)
             }
             Step::Make { number, sequence, spare } => {

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{State, Upkeep};
-use crate::canary::{Bug, planted};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::checkpoint::header::Summary;
@@ -22,13 +21,8 @@ impl<D: Disk> Upkeep<D> {
         segments: &[SegmentUse],
     ) -> Result<()> {
         let used = state.chain.names();
-        if planted(Bug::ReleaseBeforeConfirm) {
-            self.release(state, checkpoint, segments)?;
-        }
         if state.unconfirmed {
-            if !planted(Bug::NeverConfirmed) {
-                self.driver.confirm(used[0])?;
-            }
+            self.driver.confirm(used[0])?;
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
@@ -41,9 +35,6 @@ impl<D: Disk> Upkeep<D> {
         old.sort_by_key(|image| image.header.name);
         old.dedup_by_key(|image| image.header.name);
         self.remove_images(old)?;
-        if planted(Bug::ReleaseOfAnotherMoment) {
-            return self.release(state, checkpoint, &self.shared.usage.all());
-        }
         self.release(state, checkpoint, segments)
     }
 
@@ -71,11 +62,9 @@ impl<D: Disk> Upkeep<D> {
         segments: &[SegmentUse],
     ) -> Result<()> {
         let start = checkpoint.position.sequence;
-        let dead = segments.iter().filter(|s| {
-            s.live_count <= u64::from(planted(Bug::LiveSegmentGoes)) && s.sequence < start
-        });
+        let dead = segments.iter().filter(|s| s.live_count == 0 && s.sequence < start);
         let dead: Vec<_> = dead.collect();
-        if dead.is_empty() || planted(Bug::GarbageNeverGoes) {
+        if dead.is_empty() {
             return Ok(());
         }
         let mut pinned = BTreeSet::new();
@@ -85,15 +74,12 @@ impl<D: Disk> Upkeep<D> {
                 pinned.insert(u64::from(version.segment));
             });
         });
-        for segment in dead.into_iter().filter(|segment| {
-            !pinned.contains(&segment.sequence) || planted(Bug::PinnedSegmentGoes)
-        }) {
+        for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
             self.shared.usage.remove(segment.sequence);
             // Bytes that are a backup's too would each need new space to be written again.
             let is_cloned = state.cloned.remove(&segment.sequence);
-            let is_unseen = self.views.remove(segment.sequence)
-                && (segment.sequence >= self.own_from
-                    || planted(Bug::RecycledUnderAnEarlierHandle));
+            let is_unseen =
+                self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
             let is_ours = is_unseen && !is_cloned;
             match is_ours && !self.space.is_full() && self.has_use_for_another() {
                 true => self.space.keep(segment.number),

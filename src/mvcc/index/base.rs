@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use super::{Index, Newest};
 use crate::block::{BlockId, Lsn};
-use crate::canary::{Bug, planted};
 use crate::error::Result;
 use crate::mvcc::page::PAGE_IDS;
 use crate::mvcc::shard::Shard;
@@ -103,7 +102,7 @@ impl<V: VersionLen> Index<V> {
             for (number, page) in std::mem::take(&mut shard.frozen).by_number {
                 for (slot, entry) in page.iter() {
                     let id = BlockId(number * PAGE_IDS + u64::from(slot));
-                    if shard.pages.get(id).is_none() && !planted(Bug::ThawLosesCommits) {
+                    if shard.pages.get(id).is_none() {
                         shard.pages.insert(id, entry.clone());
                     }
                 }
@@ -118,9 +117,6 @@ impl<V: VersionLen> Index<V> {
             numbers.extend(shard.read().frozen.by_number.keys().copied());
         }
         numbers.sort_unstable();
-        if planted(Bug::HalfInTheImage) {
-            numbers.pop();
-        }
         numbers
     }
 
@@ -150,9 +146,6 @@ impl<V: VersionLen> Index<V> {
             let mut shard = shard.write();
             shard.base = Some(base());
             let frozen = std::mem::take(&mut shard.frozen);
-            if planted(Bug::ChangesMeanwhileDropped) {
-                shard.pages = Default::default();
-            }
             drop(shard);
             drop(frozen);
         }
