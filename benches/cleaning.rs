@@ -10,7 +10,7 @@
 //! |          | write, 3 as good as unlimited                                                      |
 //! | tails    | 1: moves and commits go to one segment, as in the store; 2: moves have their own;  |
 //! |          | 3: what is moved twice has its own again                                           |
-//! | scores   | [`SCORES`]; cost-benefit is the store's, `src/local/compaction.rs` says whose idea |
+//! | scores   | [`SCORES`]; cost-benefit is the store's, `src/local/maintenance/compaction/mod.rs` says whose idea |
 //! | goal     | segments are emptied while the log has more than 1 / [`UTILISATION`] of the blocks |
 //!
 //! Run with `cargo bench --bench cleaning`. A row for each design: what is written to the log for each byte

@@ -21,7 +21,7 @@ use crate::Rng;
 use crate::block::{Block, BlockId, BlockType, Lsn};
 use crate::device::Device;
 use crate::error::Result;
-use crate::local::commit::{
+use crate::local::commit::group::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
 use crate::mvcc::batch::Batch;

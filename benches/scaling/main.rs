@@ -1,4 +1,4 @@
-//! How group commit scales, by simulation: the product's own commit core (`src/local/commit.rs`) under a
+//! How group commit scales, by simulation: the product's own commit core (`src/local/commit/group/mod.rs`) under a
 //! virtual clock, with models of devices and of a machine's cores. `cargo bench --bench scaling`.
 //!
 //! Prints throughput, latency and group size over callers for each device and number of cores, and what
@@ -14,7 +14,9 @@ mod checksum;
 mod error;
 #[path = "../../src/local"]
 mod local {
-    pub(crate) mod commit;
+    pub(crate) mod commit {
+        pub(crate) mod group;
+    }
 }
 #[path = "../../src/mvcc"]
 mod mvcc {

@@ -10,20 +10,20 @@ use std::collections::BTreeMap;
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::checksum;
 use crate::io::FileName;
-use crate::local::backup::manifest::{Identity, Manifest, Row};
-use crate::local::checkpoint::header::{
+use crate::local::format::checkpoint::SegmentUse;
+use crate::local::format::checkpoint::{
     BELOW_MAX, Header, ImageName, Layout, LogPosition, ROW_LEN, Summary, encode_table,
-};
-use crate::local::checkpoint::page::{
-    CHILDREN_MAX, DENSE_MAX, Record, capacity, encode_inner, encode_leaf,
 };
 use crate::local::format::description::Description;
 use crate::local::format::frame::{self, Cut, Entry, FrameHeader, Kind};
+use crate::local::format::location::Location;
+use crate::local::format::manifest::{Identity, Manifest, Row};
+use crate::local::format::page::{
+    CHILDREN_MAX, DENSE_MAX, Record, capacity, encode_inner, encode_leaf,
+};
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, le};
-use crate::local::open::FILE_NUMBER_MAX;
-use crate::local::segment::Location;
-use crate::local::usage::SegmentUse;
+use crate::local::recovery::listing::FILE_NUMBER_MAX;
 
 const DOCUMENT: &str = include_str!("../../docs/format.md");
 
@@ -446,10 +446,10 @@ const HEADERS: [(&str, usize, &str, usize); 8] = [
     (include_str!("format/segment.rs"), 0, "Segment header", 16),
     (include_str!("format/frame.rs"), 0, "Frame", 0),
     (include_str!("format/frame.rs"), 1, "Table row", 0),
-    (include_str!("checkpoint/header.rs"), 0, "Checkpoint header", 0),
-    (include_str!("checkpoint/page.rs"), 0, "Page of an image", 0),
-    (include_str!("checkpoint/page.rs"), 1, "Record of a leaf", 0),
-    (include_str!("backup/manifest.rs"), 1, "Row of a manifest", 0),
+    (include_str!("format/checkpoint.rs"), 0, "Checkpoint header", 0),
+    (include_str!("format/page.rs"), 0, "Page of an image", 0),
+    (include_str!("format/page.rs"), 1, "Record of a leaf", 0),
+    (include_str!("format/manifest.rs"), 1, "Row of a manifest", 0),
 ];
 
 #[test]

@@ -8,16 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LocalBackend, together};
+use super::{LocalBackend, read_many};
 use crate::backend::{Durability, StorageBackend, StorageStats};
 use crate::block::{Block, BlockId, Lsn};
 use crate::callback;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, Env};
-use crate::local::append::frame_len;
-use crate::local::commit::Submission;
-use crate::local::log::sync_request;
-use crate::local::segment::Location;
+use crate::local::commit::append::frame_len;
+use crate::local::commit::group::Submission;
+use crate::local::commit::log::sync_request;
+use crate::local::format::location::Location;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::{Engine, Mvcc};
 use crate::stats::StallCause;
@@ -120,7 +120,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
-        together::read_many(self, ids)
+        read_many::read_many(self, ids)
     }
 
     fn tell_published(&self, stats: &mut StorageStats) {

@@ -8,86 +8,60 @@
 //! ([`reading`]), the checksum their truth. What of both is this backend's own way is in [`engine`].
 //! Opening is [`recovery`]'s.
 
-mod alarm;
-mod append;
-mod backup;
-mod budget;
-mod checkpoint;
 mod commit;
-mod compaction;
 #[cfg(test)]
 mod document;
-mod driver;
 mod engine;
-mod errand;
-mod flight;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
-mod handover;
-mod log;
+mod maintenance;
+mod offline;
 mod open;
 mod options;
-mod pause;
-mod phases;
 mod poison;
-mod presence;
-mod probe;
-mod quota;
-mod read_only;
-mod reading;
-mod recent;
+mod read;
+mod read_many;
 mod recovery;
-mod removal;
-mod repair;
 mod report;
-mod reserve;
-mod room;
-mod salvage;
-mod scan;
-mod segment;
-mod shares;
+mod session;
 mod space;
 mod stall;
-mod together;
-mod upkeep;
-mod usage;
-mod verify;
+mod wake;
 
-use std::mem::ManuallyDrop;
 use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use backup::{BackupCheck, BackupReport, CopyProgress};
-pub use compaction::{CompactionEnd, CompactionReport};
+pub use format::place::Damage;
+pub use maintenance::backup::BackupReport;
+pub use maintenance::compaction::{CompactionEnd, CompactionReport};
+pub use offline::repair::RepairReport;
+pub use offline::restore::BackupCheck;
+pub use offline::salvage::{Loss, OlderVersion, SalvageReport};
+pub use offline::verify::VerifyReport;
 pub use options::{OpenPhase, OpenProgress, Options, ReadMode, WriteMode};
-pub use probe::Probe;
+pub use read::copy::CopyProgress;
 pub use recovery::RecoveryReport;
-pub use repair::RepairReport;
+pub use recovery::probe::Probe;
 pub use report::SpaceReport;
-pub use salvage::{Loss, OlderVersion, SalvageReport};
-pub use verify::{Damage, VerifyReport};
 
 use crate::backend::Durability;
 use crate::block::BlockId;
 use crate::callback;
-use crate::error::{Error, Result};
-use crate::io::os::OsDisk;
-use crate::io::pool::IoPool;
-use crate::io::{Disk, Thread};
-use crate::local::commit::Submission;
-use crate::local::driver::Driver;
-use crate::local::log::Shared;
-use crate::local::quota::Quota;
-use crate::local::segment::Views;
-use crate::local::space::Space;
-use crate::local::upkeep::Upkeep;
+use crate::error::Result;
+use crate::io::Disk;
+use crate::io::os::{OsDisk, OsFile};
+use crate::local::offline::salvage::Salvage;
+use crate::local::offline::{repair, restore, verify};
+use crate::local::read::backup;
+use crate::local::recovery::probe;
+use crate::local::session::Inner;
+use crate::local::space::quota::Quota;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
-use crate::sync::{AtomicBool, Mutex, Ordering, ProcessBound};
-use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::sync::ProcessBound;
 use crate::transaction::inclusive;
 
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
@@ -129,32 +103,6 @@ impl<D: Disk> std::fmt::Debug for LocalBackend<D> {
             .field("path", &self.inner.disk.path())
             .finish_non_exhaustive()
     }
-}
-
-/// One open store.
-struct Inner<D: Disk> {
-    disk: Arc<D>,
-    shared: Arc<Shared>,
-    views: Arc<Views>,
-    space: Arc<Space<D>>,
-    pool: Option<Arc<IoPool>>,
-    driver: Arc<Driver<D>>,
-    upkeep: Arc<Upkeep<D>>,
-    durability: Durability,
-    is_read_only: bool,
-    report: RecoveryReport,
-    closed: AtomicBool,
-    /// The store's threads and its lock, until closed.
-    session: Mutex<Option<Session<D>>>,
-}
-
-/// What [`Inner::shut_down`] ends.
-struct Session<D: Disk> {
-    keeper: Option<Thread>,
-    caretaker: Option<Thread>,
-    /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
-    /// locked until the process ends.
-    lock: ManuallyDrop<D::Lock>,
 }
 
 impl LocalBackend {
@@ -212,7 +160,7 @@ impl LocalBackend {
     /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
     /// - [`Error::InCallback`]: as [`LocalBackend::close`], because the copy is closed. Nothing was done.
     pub fn salvage(path: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SalvageReport> {
-        repair::salvage(path.as_ref(), out.as_ref())
+        repair::salvage(path.as_ref(), out.as_ref(), copy_into)
     }
 
     /// Puts a salvaged copy in the place of a damaged store, and keeps the damaged one beside it, as it
@@ -231,7 +179,7 @@ impl LocalBackend {
     ///   that directory: rename the two by hand. Or the store is the root of a volume, which has no other name:
     ///   nothing was done; [`LocalBackend::salvage`] it.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        repair::repair(path.as_ref())
+        repair::repair(path.as_ref(), copy_into)
     }
 
     /// Makes a store out of a backup, in a directory that is empty or missing. Every file is compared with
@@ -268,7 +216,7 @@ impl LocalBackend {
         let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
         // Nothing is made for the sake of something that is no backup.
         backup::read_manifest(&from)?;
-        backup::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
+        restore::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
     }
 
     /// Compares every file of a backup with the backup's manifest and lists all damage. Changes nothing.
@@ -280,7 +228,7 @@ impl LocalBackend {
     pub fn verify_backup(path: impl AsRef<Path>) -> Result<BackupCheck> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        backup::check(&disk)
+        restore::check(&disk)
     }
 
     /// Says what opening the store in a directory would find, without opening it: reads `META`, the
@@ -296,6 +244,14 @@ impl LocalBackend {
     }
 }
 
+/// Makes a new store and copies into it what is salvaged.
+fn copy_into(salvage: Salvage<OsFile>, out: &Path) -> Result<SalvageReport> {
+    let store = salvage.options().open(out)?;
+    let report = salvage.copy_to(&store)?;
+    store.close()?;
+    Ok(report)
+}
+
 impl<D: Disk> LocalBackend<D> {
     /// Opens a store on a disk of your own, for instance a simulated one.
     ///
@@ -303,7 +259,7 @@ impl<D: Disk> LocalBackend<D> {
     /// As [`LocalBackend::open`].
     pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
         options.check()?;
-        let open = if options.read_only { read_only::open } else { open::open };
+        let open = if options.read_only { open::read_only::open } else { open::open };
         let inner = Arc::new(ProcessBound::new(open(disk, options)?));
         Ok(LocalBackend { inner, handles: Some(Arc::default()) })
     }
@@ -471,7 +427,7 @@ impl<D: Disk> LocalBackend<D> {
         target: &T,
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        backup::restore(backup, target, watch)
+        restore::restore(backup, target, watch)
     }
 
     /// As [`LocalBackend::verify_backup`], on a disk of your own.
@@ -479,7 +435,7 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// As [`LocalBackend::verify_backup`].
     pub fn verify_backup_on(backup: &D) -> Result<BackupCheck> {
-        backup::check(backup)
+        restore::check(backup)
     }
 
     /// What the store takes on disk now, and what for. Looks at every snapshot's versions, so it is for
@@ -504,91 +460,5 @@ impl<D: Disk> LocalBackend<D> {
         self.check_open()?;
         callback::check_may_close()?;
         self.inner.shut_down()
-    }
-}
-
-impl<D: Disk> Inner<D> {
-    /// Hands a submission in.
-    fn issue(&self, make: impl FnOnce(Reply) -> Submission<Reply>) -> Result<CommitTicket> {
-        self.shared.poison.check()?;
-        let driver: Arc<dyn Issuer> = Arc::<Driver<D>>::clone(&self.driver);
-        let (reply, ticket) = ticket(Some(driver));
-        self.driver.submit(make(reply));
-        Ok(ticket)
-    }
-
-    /// Ends the session. The lock goes last: until then threads of the store may change its files.
-    fn shut_down(&self) -> Result<()> {
-        assert!(callback::may_close(), "a thread that its own store waits for closes none");
-        self.closed.store(true, Ordering::SeqCst);
-        let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        let Session { keeper, caretaker, lock } = session;
-        let ended = match self.is_read_only {
-            true => self.end_reading(),
-            false => self.end_threads(keeper, caretaker),
-        };
-        drop(ManuallyDrop::into_inner(lock));
-        ended
-    }
-
-    /// Makes everything durable and ends all threads of the store.
-    fn end_threads(&self, keeper: Option<Thread>, caretaker: Option<Thread>) -> Result<()> {
-        self.shared.upkeep.stop();
-        let upkeep_ended_well = caretaker.is_none_or(Thread::join);
-        let covered = self.upkeep.end();
-        let closed = self.driver.close().map_err(|error| self.driver.explain(error));
-        let ended_well = keeper.is_none_or(Thread::join) && upkeep_ended_well;
-        self.space.stop();
-        let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
-        if let Some(pool) = &self.pool {
-            pool.close();
-        }
-        debug_assert!(ended_well, "a panic of the log ends no thread");
-        closed.and(trimmed).and(covered)
-    }
-
-    /// Ends a session that has nothing to write down.
-    fn end_reading(&self) -> Result<()> {
-        self.upkeep.end_reading();
-        if let Some(pool) = &self.pool {
-            pool.close();
-        }
-        Ok(())
-    }
-
-    /// Has a thread of its own close the store: closing waits for this one.
-    fn shut_down_elsewhere(&mut self) {
-        *self.closed.get_mut() = true;
-        // Should the thread not start, the store stays locked until the process ends.
-        let heir = ManuallyDrop::new(Inner {
-            disk: Arc::clone(&self.disk),
-            shared: Arc::clone(&self.shared),
-            views: Arc::clone(&self.views),
-            space: Arc::clone(&self.space),
-            pool: self.pool.clone(),
-            driver: Arc::clone(&self.driver),
-            upkeep: Arc::clone(&self.upkeep),
-            durability: self.durability,
-            is_read_only: self.is_read_only,
-            report: self.report,
-            closed: AtomicBool::new(false),
-            session: Mutex::new(self.session.lock().take()),
-        });
-        let body = Box::new(move || drop(ManuallyDrop::into_inner(heir)));
-        drop(self.disk.spawn("aegis-close".to_string(), body));
-    }
-}
-
-impl<D: Disk> Drop for Inner<D> {
-    fn drop(&mut self) {
-        if *self.closed.get_mut() {
-            return;
-        }
-        if !callback::may_close() {
-            self.shut_down_elsewhere();
-        } else {
-            // Nobody is left to hear of an error; what was acknowledged is durable all the same.
-            drop(self.shut_down());
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Options of a local store, with what each one limits and why its default is what it is.
 
+use crate::mvcc::state::Limits;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,12 +8,7 @@ use std::time::Duration;
 
 use crate::backend::Durability;
 use crate::error::{Error, IoOp, NotAStoreReason, Result};
-use crate::io::os::OsDisk;
-use crate::local::LocalBackend;
-use crate::local::format::PAGE;
-use crate::local::log::CROWD_MIN;
-use crate::local::reserve::{QUOTA_SHARE, RECOVERY_LEN};
-use crate::local::segment::ShownMax;
+use crate::io::PAGE_LEN;
 use crate::mvcc::state::OPEN_TRANSACTIONS_MAX;
 
 /// How the log is written.
@@ -455,21 +451,6 @@ impl Options {
         self
     }
 
-    /// Opens the store in a directory, creating it where it is missing.
-    ///
-    /// # Errors
-    /// As [`LocalBackend::open`].
-    pub fn open(self, path: impl AsRef<Path>) -> Result<LocalBackend> {
-        let path = path.as_ref();
-        self.check()?;
-        let disk = match self.create && !self.read_only {
-            true => OsDisk::open_or_create(path),
-            false => OsDisk::open(path),
-        };
-        let disk = disk.map_err(|source| open_error(path, source))?;
-        LocalBackend::open_on(disk, self)
-    }
-
     /// Longest payload of one block in bytes.
     pub(crate) fn longest_block(&self) -> u32 {
         let default = u64::from(BLOCK_LEN).min(self.segment_len_max / 2) as u32;
@@ -480,7 +461,7 @@ impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |argument, reason| Err(Error::InvalidArgument { argument, reason });
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_LIMIT).contains(&self.segment_len_max)
-            || !self.segment_len_max.is_multiple_of(PAGE)
+            || !self.segment_len_max.is_multiple_of(PAGE_LEN as u64)
         {
             return refuse("segment_len_max", "must be 64 KiB to 2 GiB, in whole 4 KiB pages");
         }
@@ -503,6 +484,44 @@ impl Options {
             return refuse("open_transactions_max", "must be at least 1");
         }
         Ok(())
+    }
+}
+
+/// How many files readers have at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShownMax {
+    /// Open for want of a map, or because none is wanted ([`ReadMode::Pread`]).
+    pub(crate) files: usize,
+    /// Mapped.
+    pub(crate) maps: usize,
+}
+
+impl ShownMax {
+    pub(crate) const NONE: ShownMax = ShownMax { files: 0, maps: 0 };
+}
+
+impl Default for ShownMax {
+    fn default() -> Self {
+        // An eighth of what Linux grants a process (`vm.max_map_count`).
+        ShownMax { files: 256, maps: 8192 }
+    }
+}
+
+/// Callers from which on that many groups are formed of them. Fewer do better in one group on 2 cores:
+/// at 8, both gave the same, with more processor time for two.
+pub(crate) const CROWD_MIN: usize = 12;
+/// At first it is no more than this share of a quota.
+pub(crate) const QUOTA_SHARE: u64 = 4;
+/// What only recovery may draw: the segment that it makes, and what the file system takes to make it.
+pub(crate) const RECOVERY_LEN: u64 = 64 << 10;
+/// What callers of a store may ask for.
+pub(crate) fn limits_of(options: &Options) -> Limits {
+    Limits {
+        block_len_max: options.longest_block(),
+        transaction_len_max: options.transaction_len_max,
+        open_transactions_max: options.open_transactions_max,
+        snapshot_age_max: options.snapshot_age_max,
+        snapshot_pinned_max: options.snapshot_pinned_max,
     }
 }
 

@@ -7,8 +7,8 @@
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, Entry};
-use crate::local::Inner;
-use crate::local::quota::Quota;
+use crate::local::session::Inner;
+use crate::local::space::quota::Quota;
 
 /// What a store takes on disk, in bytes, and what for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::Claim;
-use crate::local::budget::Budget;
+use crate::local::commit::budget::Budget;
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {

@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, Result};
-use crate::local::handover::{Handover, Load, Turn};
+use crate::local::commit::handover::{Handover, Load, Turn};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};

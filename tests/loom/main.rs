@@ -19,8 +19,10 @@ mod durability;
 mod error;
 #[path = "../../src/local"]
 mod local {
-    pub(crate) mod budget;
-    pub(crate) mod handover;
+    pub(crate) mod commit {
+        pub(crate) mod budget;
+        pub(crate) mod handover;
+    }
     pub(crate) mod poison;
 }
 #[path = "../../src/mvcc"]

@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
-use crate::local::handover::{Handover, Load, Turn};
+use crate::local::commit::handover::{Handover, Load, Turn};
 use crate::local::poison::Poison;
 use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, bounded};

@@ -19,7 +19,7 @@ pub use image::ImageWriter;
 
 use crate::error::Result;
 use crate::io::sim::SimDisk;
-use crate::local::VerifyReport;
+use crate::local::offline::verify::VerifyReport;
 
 /// One target.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,7 @@ pub fn disk(image: &[u8]) -> SimDisk {
 /// # Errors
 /// As there.
 pub fn verify(disk: &SimDisk) -> Result<VerifyReport> {
-    crate::local::verify::verify(disk)
+    crate::local::offline::verify::verify(disk)
 }
 
 /// The target of a name.

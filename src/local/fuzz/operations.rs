@@ -13,8 +13,9 @@ use crate::backend::{Durability, StorageBackend};
 use crate::block::{Block, BlockId, BlockType};
 use crate::error::{Error, PoisonCause, Result};
 use crate::io::sim::{CrashChoice, Fault, FaultKind, Profile, Share, SimDisk, SyncFailure};
+use crate::local::LocalBackend;
 use crate::local::fuzz::store::options;
-use crate::local::{LocalBackend, Options, WriteMode};
+use crate::local::options::{Options, WriteMode};
 use crate::transaction::StorageExt;
 
 /// Steps of one input at most: more would only make the fuzzer slow.

@@ -14,9 +14,10 @@ use crate::io::FileName;
 use crate::io::sim::SimDisk;
 use crate::local::format::{PAGE, page_up};
 use crate::local::fuzz::image::Image;
-use crate::local::open::read_description;
-use crate::local::scan::{Found, Scanner};
-use crate::local::{LocalBackend, Options, verify};
+use crate::local::options::Options;
+use crate::local::read::scan::{Found, Scanner};
+use crate::local::recovery::identity::read_description;
+use crate::local::{LocalBackend, verify};
 
 /// Steps of a reader over one segment: pages, plus frames that it finds.
 const STEPS_PER_PAGE: u64 = PAGE / 64 + 1;

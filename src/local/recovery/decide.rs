@@ -17,11 +17,11 @@ use super::{Cuts, Recovery, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile, FileName};
-use crate::local::checkpoint::header::LogPosition;
 use crate::local::format::PAGE;
+use crate::local::format::checkpoint::LogPosition;
 use crate::local::format::frame::{Entry, Kind};
-use crate::local::scan::{Found, Frame, Scanner};
-use crate::local::segment::damaged;
+use crate::local::format::place::damaged;
+use crate::local::read::scan::{Found, Frame, Scanner};
 
 /// A segment behind the tail that begins with this many zeros was never written to.
 const UNUSED_LEN: u64 = 1 << 20;

@@ -20,15 +20,17 @@ use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
-use crate::local::checkpoint::Chain;
-use crate::local::checkpoint::header::{ImageName, LogPosition};
+use crate::local::format::checkpoint::{ImageName, LogPosition};
 use crate::local::format::frame::{Cut, FrameHeader, Kind};
+use crate::local::format::place::damaged;
+use crate::local::format::place::path_of;
 use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{PAGE, page_up};
-use crate::local::open::name_store;
-use crate::local::reserve::{Claim, RECOVERY_LEN};
-use crate::local::scan::path_of;
-use crate::local::segment::{Segment, damaged};
+use crate::local::maintenance::checkpoint::Chain;
+use crate::local::options::RECOVERY_LEN;
+use crate::local::read::segment::Segment;
+use crate::local::recovery::identity::name_store;
+use crate::local::space::reserve::Claim;
 use crate::local::space::{Source, Space, Tail};
 
 /// The longest beginning of the segment that recovery makes: a cut and the name of a checkpoint.

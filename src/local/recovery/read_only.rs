@@ -5,34 +5,21 @@
 //! such a session shows may be in the page cache only, and a power cut may still take it: [`Ending`] says up to
 //! where it cannot. Invariant: no file is opened but to be read.
 
+use crate::local::maintenance::Ending;
 use std::sync::Arc;
 
-use super::survey::Survey;
 use super::unwitnessed::each_kept;
 use super::walk::Walk;
-use super::{Cuts, Recovered, Recovery, Segments};
-use crate::block::Lsn;
+use super::{Cuts, Recovered, Recovery, Segments, Survey};
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, FileName, How};
-use crate::local::checkpoint::header::LogPosition;
+use crate::local::format::checkpoint::LogPosition;
 use crate::local::format::page_up;
-use crate::local::open::Listing;
-use crate::local::scan::path_of;
-use crate::local::segment::{Segment, damaged};
+use crate::local::format::place::damaged;
+use crate::local::format::place::path_of;
+use crate::local::read::segment::Segment;
+use crate::local::recovery::listing::Listing;
 use crate::local::space::Tail;
-
-/// Where the log of a store ends that is only read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ending {
-    /// Behind the last frame that counts.
-    pub(crate) position: LogPosition,
-    /// The seed of frames in that segment.
-    pub(crate) seed: u32,
-    /// The last commit.
-    pub(crate) lsn: Lsn,
-    /// The last commit that was known durable.
-    pub(crate) durable: Lsn,
-}
 
 impl<D: Disk> Recovery<'_, D> {
     /// Recovers a log as [`Recovery::run`] does, in memory only.

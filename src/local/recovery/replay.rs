@@ -12,13 +12,13 @@
 use super::Recovery;
 use crate::error::Result;
 use crate::io::Disk;
-use crate::local::Options;
 use crate::local::format::frame::{ENTRY_LEN, Entry};
+use crate::local::format::location::Location;
+use crate::local::maintenance::memory::Shares;
+use crate::local::options::Options;
 use crate::local::options::ReadMode;
-use crate::local::scan::Frame;
-use crate::local::segment::Location;
-use crate::local::shares::Shares;
-use crate::local::usage::Tally;
+use crate::local::read::scan::Frame;
+use crate::local::space::usage::Tally;
 use crate::mvcc::index::{Deed, Step};
 
 /// What an entry takes, with the key that it is sorted by.
@@ -111,7 +111,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::io::sim::{CrashChoice, SimDisk};
-    use crate::local::usage::SegmentUse;
+    use crate::local::format::checkpoint::SegmentUse;
     use crate::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
     /// Entries of a batch in 2 MiB of memory; more than one thread loads so many.

@@ -13,36 +13,17 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::walk::{Walk, follow};
-use super::witness::Witness;
-use super::{Cuts, Recovery, Segments};
+use super::{Cuts, Recovery, Segments, Survey};
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, DiskFile, FileName};
-use crate::local::checkpoint::Chain;
-use crate::local::checkpoint::header::{ImageName, LogPosition, Summary};
 use crate::local::format::PAGE;
-use crate::local::open::Listing;
+use crate::local::format::checkpoint::{ImageName, LogPosition, Summary};
+use crate::local::format::place::damaged;
+use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::OpenPhase;
-use crate::local::scan::Scanner;
-use crate::local::segment::damaged;
-use crate::local::usage::SegmentUse;
-
-/// What the files of the store are to it.
-pub(super) struct Survey<F> {
-    pub(super) images: Chain,
-    /// Segments that the checkpoint lists and that come before its place in the log.
-    pub(super) sealed: Vec<SegmentUse>,
-    /// Where the log goes on behind the checkpoint.
-    pub(super) start: Summary,
-    pub(super) segments: Segments<F>,
-    pub(super) cuts: Cuts,
-    /// File numbers of segments that are void or out of use.
-    pub(super) void: Vec<u64>,
-    /// What is damaged in the checkpoint, which is used all the same: the log is not there to do without.
-    pub(super) damage: Option<Error>,
-    /// What the checkpoints that are not used say of the log.
-    pub(super) witness: Option<Witness>,
-}
+use crate::local::read::scan::Scanner;
+use crate::local::recovery::listing::Listing;
 
 /// Images are looked at in full before they are used where they take no more than this together: longer ones
 /// would make opening longer with each block. Their pages are looked at when they are needed.

@@ -15,7 +15,7 @@ use super::{Cuts, Segments};
 use crate::error::Result;
 use crate::io::DiskFile;
 use crate::local::format::frame::Entry;
-use crate::local::scan::{Frame, Scanner};
+use crate::local::read::scan::{Frame, Scanner};
 
 /// Bytes of frames that are held: the tables of some ten thousand blocks.
 const HELD_LEN_MAX: usize = 1 << 20;

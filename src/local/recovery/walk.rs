@@ -13,11 +13,11 @@ use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile};
-use crate::local::checkpoint::header::{LogPosition, Summary};
 use crate::local::format::PAGE;
+use crate::local::format::checkpoint::{LogPosition, Summary};
 use crate::local::format::frame::Kind;
 use crate::local::options::OpenPhase;
-use crate::local::scan::{Found, Frame, Scanner};
+use crate::local::read::scan::{Found, Frame, Scanner};
 
 /// The end of the chain so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,10 +15,10 @@ use super::Recovery;
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Place, Result};
 use crate::io::{Disk, FileName};
-use crate::local::checkpoint::header::ImageName;
-use crate::local::checkpoint::image::Image;
-use crate::local::open::Listing;
-use crate::local::segment::place;
+use crate::local::format::checkpoint::ImageName;
+use crate::local::format::place::place;
+use crate::local::maintenance::checkpoint::image::Image;
+use crate::local::recovery::listing::Listing;
 
 /// A checkpoint that says that the log went on to a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

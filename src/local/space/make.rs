@@ -11,7 +11,7 @@ use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
-use crate::local::segment::Segment;
+use crate::local::read::segment::Segment;
 
 /// What a new segment is made of.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,441 @@
+//! The appender: turns groups into bytes of the log.
+//!
+//! Owns the tail: the active segment, the offset in it and the last link of the frame chain; and the
+//! list of segments with bytes that no sync covers yet. What it lays out is a [`Flight`], for somebody
+//! else to write. Invariants:
+//!
+//! 1. A group is laid out and its space reserved before its first byte is written; when that fails,
+//!    the tail is where it was. Else the tail is behind it, whether it is written yet or not.
+//! 2. A write starts on a page boundary behind everything laid out before.
+//! 3. A segment is begun for a frame, which it takes: no roll is followed by another one without a frame
+//!    between. A frame that is longer than the segments of this session has its segment made longer; blocks
+//!    written under the options of an earlier session may need that when they are moved.
+//! 4. A commit that fits into a segment is not split, unless it is of moves: each of those stands for itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::block::{BlockId, Lsn};
+use crate::checksum;
+use crate::error::Result;
+use crate::io::{AlignedBuf, Disk, PAGE_LEN};
+use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
+use crate::local::commit::group::Group;
+use crate::local::format::checkpoint::LogPosition;
+use crate::local::format::frame::{ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
+use crate::local::format::location::Location;
+use crate::local::format::{PAGE, page_up};
+use crate::local::read::segment::Segment;
+use crate::local::space::reserve::Claim;
+use crate::local::space::{Space, Tail};
+use crate::mvcc::batch::Operation;
+
+/// Staging buffers that are kept for later flights, and how long they may be for that.
+const SPARE_COUNT_MAX: usize = 2;
+const SPARE_LEN_MAX: usize = 4 << 20;
+/// A commit that does not fit into the rest of a segment is split when it is longer than this or than
+/// a segment, and goes to the next segment as a whole when it is not: at most this much of a segment
+/// stays unused.
+const SPLIT_LEN: u64 = 1 << 20;
+
+/// Lays out the log.
+pub(crate) struct Appender<D: Disk> {
+    space: Arc<Space<D>>,
+    direct: bool,
+    tail: Position<D::File>,
+    /// Segments with bytes that no sync covers yet, in log order.
+    unsynced: Vec<Arc<Segment<D::File>>>,
+    /// Sequence of the last segment with bytes that were written.
+    landed_in: u64,
+    spares: Vec<AlignedBuf>,
+}
+
+/// A place in the log.
+struct Position<F> {
+    segment: Arc<Segment<F>>,
+    offset: u64,
+    /// Checksum of the last frame.
+    chain: u32,
+}
+
+impl<F> Clone for Position<F> {
+    fn clone(&self) -> Self {
+        Position { segment: Arc::clone(&self.segment), ..*self }
+    }
+}
+
+impl<D: Disk> Appender<D> {
+    pub(crate) fn new(
+        space: Arc<Space<D>>,
+        direct: bool,
+        tail: Tail<D::File>,
+        chain: u32,
+    ) -> Appender<D> {
+        let tail = Position { segment: tail.segment, offset: tail.offset, chain };
+        let landed_in = tail.segment.sequence;
+        let spares = vec![AlignedBuf::with_capacity(1 << 20)];
+        Appender { space, direct, tail, unsynced: Vec::new(), landed_in, spares }
+    }
+
+    /// Lays out the commits of a group and reserves their space.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
+    pub(crate) fn lay_out<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
+        let claim = if group.frees() { Claim::Reserved } else { Claim::Ordinary };
+        let mut layout = Layout::start(self, group.durable, claim);
+        for member in &group.members {
+            if let Some(lsn) = member.commit_lsn() {
+                layout.commit(lsn, &member.submission.batch.operations)?;
+            }
+        }
+        layout.finish()
+    }
+
+    /// Lays out a mark: a frame without operations in a page of its own.
+    ///
+    /// # Errors
+    /// As [`Appender::lay_out`].
+    pub(crate) fn lay_out_mark(
+        &mut self,
+        kind: Kind,
+        last: Lsn,
+        durable: Lsn,
+        body: &[u8],
+        claim: Claim,
+    ) -> Result<Flight<D::File>> {
+        let mut layout = Layout::start(self, durable, claim);
+        layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
+        layout.finish()
+    }
+
+    /// Lays out a mark at the beginning of the next segment, so that the active one can go as soon as it
+    /// is out of use.
+    ///
+    /// # Errors
+    /// As [`Appender::lay_out`].
+    pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
+        let mut layout = Layout::start(self, durable, Claim::Reserved);
+        layout.roll()?;
+        layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
+        layout.finish()
+    }
+
+    /// Lays out nothing: a flight that only syncs.
+    pub(crate) fn lay_out_sync(&mut self) -> Flight<D::File> {
+        let (staging, unsynced) =
+            (AlignedBuf::with_capacity(0), std::mem::take(&mut self.unsynced));
+        let (extents, changes) = (Vec::new(), Changes::default());
+        Flight { extents, staging, direct: self.direct, unsynced, kept: None, changes }
+    }
+
+    /// Takes a flight back, in log order: written, and synced if `is_synced`.
+    pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
+        let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
+        if last > self.landed_in {
+            self.space.settle(self.landed_in..last);
+            self.landed_in = last;
+        }
+        if !is_synced {
+            self.unsynced = flight.touched();
+        }
+        let mut staging = flight.staging;
+        if self.spares.len() < SPARE_COUNT_MAX && staging.capacity() <= SPARE_LEN_MAX {
+            staging.clear();
+            self.spares.push(staging);
+        }
+    }
+
+    pub(crate) fn space(&self) -> &Space<D> {
+        &self.space
+    }
+
+    /// Gives back what a segment that the log has left has behind its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file keeps its length, which does no harm.
+    pub(crate) fn cut_sealed(&self, end: LogPosition) -> Result<()> {
+        self.space.cut_sealed(end.sequence, end.offset)
+    }
+
+    /// The file number of the active segment.
+    pub(crate) fn segment_number(&self) -> u64 {
+        self.tail.segment.number
+    }
+
+    /// Where the log goes on.
+    pub(crate) fn position(&self) -> LogPosition {
+        let Position { segment, offset, chain } = &self.tail;
+        LogPosition { sequence: segment.sequence, offset: *offset, chain: *chain }
+    }
+}
+
+/// A group while it is laid out.
+struct Layout<'a, D: Disk> {
+    appender: &'a mut Appender<D>,
+    durable: Lsn,
+    claim: Claim,
+    at: Position<D::File>,
+    rolled: usize,
+    extents: Vec<Extent<D::File>>,
+    staging: AlignedBuf,
+    /// The extent under construction: where it starts, and where its staged bytes do that no piece
+    /// covers yet.
+    extent_start: u64,
+    staged_from: usize,
+    pieces: Vec<Piece>,
+    /// The last frame, whose header is written once it is known whether another follows it.
+    open: Option<OpenFrame>,
+    changes: Changes,
+}
+
+struct OpenFrame {
+    header: FrameHeader,
+    offset: u64,
+    staged_at: usize,
+}
+
+impl<'a, D: Disk> Layout<'a, D> {
+    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: Claim) -> Layout<'a, D> {
+        let at = appender.tail.clone();
+        let staging = appender.spares.pop();
+        Layout {
+            durable,
+            claim,
+            rolled: 0,
+            extents: Vec::new(),
+            staging: staging.unwrap_or_else(|| AlignedBuf::with_capacity(64 << 10)),
+            extent_start: at.offset,
+            staged_from: 0,
+            pieces: Vec::new(),
+            open: None,
+            changes: Changes::default(),
+            at,
+            appender,
+        }
+    }
+
+    /// Adds a commit: one frame where it fits, parts where it is too long for that.
+    fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
+        // What no segment holds has to be split, however short it is.
+        let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
+        let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
+        let (mut rest, mut part, mut rolled) = (operations, 0, false);
+        loop {
+            let count = self.fitting(rest);
+            let whole = count == rest.len();
+            let split = part > 0 || moves || frame_len(rest) > split_len;
+            if count == 0 || !(whole || split) {
+                assert!(!rolled, "a segment that was begun for a frame takes it");
+                self.begin_segment(frame_len(&rest[..1]))?;
+                rolled = true;
+                continue;
+            }
+            rolled = false;
+            let (now, later) = rest.split_at(count);
+            self.part(lsn, now, part, later.is_empty())?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            rest = later;
+            part += 1;
+        }
+    }
+
+    /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
+    /// it is empty.
+    fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
+        if aligned(self.at.offset) > PAGE {
+            self.roll()?;
+        }
+        assert_eq!(self.at.offset, PAGE, "no frame is in it");
+        self.appender.space.lengthen(self.rolled, frame_len)
+    }
+
+    /// How many of these operations fit into one frame in the rest of the segment.
+    fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
+        let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
+        let mut len = HEADER_LEN as u64;
+        let fits = |(_, operation): &&(BlockId, Operation)| {
+            len += operation_len(operation);
+            len <= room
+        };
+        operations.iter().take_while(fits).count()
+    }
+
+    fn part(
+        &mut self,
+        lsn: Lsn,
+        operations: &[(BlockId, Operation)],
+        part: u32,
+        last_part: bool,
+    ) -> Result<()> {
+        let row_count: usize = operations.iter().map(|(_, operation)| row_count(operation)).sum();
+        let mut table = Vec::with_capacity(row_count * ENTRY_LEN);
+        let mut payloads = Vec::with_capacity(operations.len());
+        let start = aligned(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
+        let mut payload_len = 0;
+        let sequence = self.at.segment.sequence;
+        for (id, operation) in operations {
+            let offset = start + payload_len;
+            payload_len += operation.payload_len();
+            let entry = match operation {
+                Operation::Write(block) => {
+                    let place = Location::new(&block.header, sequence, offset);
+                    self.changes.changed.push((*id, lsn, Some(place)));
+                    payloads.push(block.data.clone());
+                    Entry::Write(block.header)
+                }
+                Operation::Delete => {
+                    self.changes.changed.push((*id, lsn, None));
+                    Entry::Delete(*id)
+                }
+                Operation::Move { block, lsn, from, is_old } => {
+                    let place = Location::new(&block.header, sequence, offset);
+                    match is_old {
+                        true => self.changes.moved_old.push((*id, *from, place)),
+                        false => self.changes.moved.push((*id, *lsn, place)),
+                    }
+                    payloads.push(block.data.clone());
+                    Entry::Move(block.header, *lsn)
+                }
+            };
+            entry.encode(&mut table);
+        }
+        let header = FrameHeader {
+            kind: Kind::Commit,
+            group_end: false,
+            last_part,
+            frame_len: (HEADER_LEN + table.len()) as u32 + payload_len as u32,
+            lsn,
+            durable: self.durable,
+            op_count: row_count as u32,
+            previous: 0,
+            table_crc: checksum::crc32c(&table),
+            part,
+            payload_len,
+        };
+        self.frame(header, &table, &payloads)
+    }
+
+    /// Adds a frame behind the last one of the extent.
+    fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
+        let len = u64::from(header.frame_len);
+        if self.at.segment.len_max() < aligned(self.at.offset) + len {
+            self.begin_segment(len)?;
+        }
+        assert!(aligned(self.at.offset) + len <= self.at.segment.len_max(), "a frame fits");
+        self.close_frame(false);
+        self.pad_to(aligned(self.at.offset));
+        let offset = self.at.offset;
+        let staged_at = self.staging.len();
+        self.staging.extend_from_slice(&[0; HEADER_LEN]);
+        self.staging.extend_from_slice(table);
+        for payload in payloads {
+            if payload.len() < SHARED_LEN {
+                self.staging.extend_from_slice(payload);
+            } else {
+                self.close_staged();
+                self.pieces.push(Piece::Shared(payload.clone()));
+            }
+        }
+        self.at.offset += u64::from(header.frame_len);
+        self.open = Some(OpenFrame { header, offset, staged_at });
+        Ok(())
+    }
+
+    /// Writes the header of the last frame, now that its successor is known.
+    fn close_frame(&mut self, group_end: bool) {
+        if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
+            header.group_end = group_end;
+            header.previous = self.at.chain;
+            let (bytes, crc) = header.encode(self.at.segment.seed, offset);
+            self.staging.as_mut_slice()[staged_at..staged_at + HEADER_LEN].copy_from_slice(&bytes);
+            self.at.chain = crc;
+        }
+    }
+
+    /// Ends the extent and goes on in the next segment.
+    fn roll(&mut self) -> Result<()> {
+        self.close_extent()?;
+        self.rolled += 1;
+        self.at.segment = self.appender.space.upcoming(self.rolled, self.claim)?;
+        self.at.offset = PAGE;
+        self.extent_start = PAGE;
+        Ok(())
+    }
+
+    fn close_extent(&mut self) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        self.close_frame(true);
+        self.pad_to(page_up(self.at.offset));
+        self.close_staged();
+        let staged = self.staging.len();
+        // The next extent starts on a page of the staging buffer too, for direct writes.
+        self.staging.resize_zeroed(staged.next_multiple_of(PAGE_LEN));
+        self.staged_from = self.staging.len();
+        let end = self.at.offset;
+        match self.rolled {
+            0 => self.appender.space.reserve(end, self.claim)?,
+            count => self.appender.space.reserve_upcoming(count, end, self.claim)?,
+        }
+        self.extents.push(Extent {
+            segment: Arc::clone(&self.at.segment),
+            offset: self.extent_start,
+            len: end - self.extent_start,
+            pieces: std::mem::take(&mut self.pieces),
+        });
+        Ok(())
+    }
+
+    /// Makes a piece of the staged bytes that no piece covers yet.
+    fn close_staged(&mut self) {
+        let staged = self.staging.len();
+        if staged > self.staged_from {
+            self.pieces.push(Piece::Staged(self.staged_from..staged));
+        }
+        self.staged_from = staged;
+    }
+
+    fn pad_to(&mut self, offset: u64) {
+        let len = self.staging.len() + (offset - self.at.offset) as usize;
+        self.staging.resize_zeroed(len);
+        self.at.offset = offset;
+    }
+
+    /// Moves the tail behind what was laid out.
+    fn finish(mut self) -> Result<Flight<D::File>> {
+        self.close_extent()?;
+        debug_assert!(self.extents.iter().all(|extent| {
+            extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len
+        }));
+        let Layout { appender, extents, staging, changes, at, rolled, .. } = self;
+        let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
+        let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };
+        appender.tail = at;
+        appender.space.advance(rolled, appender.tail.offset, flight.len());
+        Ok(flight)
+    }
+}
+
+/// Bytes of a commit's frame, if it is not split.
+pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
+    let len: u64 = operations.iter().map(|(_, operation)| operation_len(operation)).sum();
+    HEADER_LEN as u64 + len
+}
+
+/// Bytes that an operation takes in a frame.
+pub(crate) fn operation_len(operation: &Operation) -> u64 {
+    (row_count(operation) * ENTRY_LEN) as u64 + operation.payload_len()
+}
+
+/// Rows of the table that an operation takes.
+fn row_count(operation: &Operation) -> usize {
+    match operation {
+        Operation::Write(_) | Operation::Delete => 1,
+        Operation::Move { .. } => 2,
+    }
+}

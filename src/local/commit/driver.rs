@@ -1,0 +1,243 @@
+//! The driver: what a store does with the hand-over of its log.
+//!
+//! A caller hands its commit to the inbox and then tries for the log (see `handover`). If it is free
+//! the caller carries it: forms the group, writes, syncs and publishes, its own commit and everybody
+//! else's, until its own is answered. So a lone caller pays for no hand-over between threads, and a
+//! crowd shares one write and one sync. The keeper's own work is the witness of the last group and the
+//! sync interval.
+//!
+//! Owns the handing in and its limits, and the closing. Does not know what a turn of the log is.
+
+use std::sync::Arc;
+
+use crate::block::Lsn;
+use crate::callback;
+use crate::error::{Error, Result};
+use crate::io::Disk;
+use crate::local::commit::group::Submission;
+use crate::local::commit::handover::{Handover, Load, turn};
+use crate::local::commit::log::{Frozen, Log, Message, Standing};
+use crate::local::commit::shared::Shared;
+use crate::local::format::checkpoint::ImageName;
+use crate::stats::StallCause;
+use crate::sync::Ordering;
+use crate::sync::channel::{Sender, TrySendError};
+use crate::ticket::{Issuer, Reply, ticket};
+
+/// Hands commits to whoever carries the log.
+pub(crate) struct Driver<D: Disk> {
+    shared: Arc<Shared>,
+    handover: Handover<Log<D>, Message>,
+}
+
+impl<D: Disk> Driver<D> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        inbox: Sender<Message>,
+        log: Log<D>,
+        with_keeper: bool,
+    ) -> Driver<D> {
+        Driver { shared, handover: Handover::new(inbox, log, with_keeper) }
+    }
+
+    /// Hands something in; it takes its share of the budget first. It is carried out once somebody
+    /// waits for it, or nudges.
+    pub(crate) fn submit(&self, submission: Submission<Reply>) {
+        let (budget, handover) = (&self.shared.budget, &self.handover);
+        let stalls = &self.shared.stalls;
+        if !callback::may_wait() {
+            // Whoever would make room waits for this thread.
+            budget.take_beyond(submission.log_len);
+        } else if !handover.has_keeper() {
+            // Nobody else will make room.
+            while handover.inbox.is_full() || !budget.try_take(submission.log_len) {
+                stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
+            }
+        } else if !budget.try_take(submission.log_len) {
+            let take = || budget.take(submission.log_len, || handover.nudge());
+            stalls.wait(StallCause::InFlight, take);
+        }
+        self.send(Message::Submit(submission));
+    }
+
+    /// Puts a message in the inbox. Whoever fills it, or has taken bytes that somebody waits for, sees to
+    /// it that somebody works, because those who wait for room do not.
+    fn send(&self, message: Message) {
+        let (handover, stalls) = (&self.handover, &self.shared.stalls);
+        // The inbox is as old as the log: a full one makes room, a closed log answers.
+        let sent = match handover.inbox.try_send(message) {
+            Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
+                return self.refuse(refused);
+            }
+            Err(TrySendError::Full(message)) => {
+                handover.nudge();
+                stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
+            }
+            sent => sent.is_ok(),
+        };
+        debug_assert!(sent, "the log outlives its callers");
+        if handover.inbox.is_full() || self.shared.budget.is_waited_for() {
+            handover.nudge();
+        }
+    }
+
+    /// Refuses what a callback hands in while there is no room: it would wait for itself.
+    fn refuse(&self, refused: Submission<Reply>) {
+        self.shared.budget.release(refused.log_len);
+        let refusal = Err(Error::InCallback);
+        self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
+        refused.tag.send(refusal);
+    }
+
+    /// Writes the end mark; the log refuses everything from here on.
+    pub(crate) fn close(&self) -> Result<()> {
+        let (reply, waiter) = ticket(None);
+        self.send(Message::Close(reply));
+        loop {
+            self.handover.carry_until(|| waiter.is_answered());
+            if waiter.is_answered() || self.handover.has_keeper() {
+                break;
+            }
+        }
+        let closed = waiter.wait().map(|_| ());
+        self.handover.dismiss();
+        closed
+    }
+
+    /// What the keeper does until the store is closed.
+    pub(crate) fn keep(&self) {
+        self.handover.keep();
+    }
+
+    /// Takes the log between two groups. What it takes is a stall if somebody came meanwhile.
+    fn hold<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
+        self.handover.between_turns(|log| {
+            let stalls = &self.shared.stalls;
+            let (started, result) = (stalls.now(), body(log));
+            if !self.handover.inbox.is_empty() {
+                stalls.note(StallCause::Upkeep, stalls.now().saturating_sub(started));
+            }
+            result
+        })
+    }
+
+    /// Makes every commit so far durable, and then does what `attempt` does, between two groups. That ends: what is
+    /// handed in meanwhile comes behind the request to sync, and after the group of that all is durable.
+    fn hold_still<R>(
+        &self,
+        mut attempt: impl FnMut(&mut Log<D>) -> Result<Option<R>>,
+    ) -> Result<R> {
+        self.hold(|log| {
+            log.settle();
+            loop {
+                self.shared.poison.check()?;
+                if let Some(done) = attempt(log)? {
+                    return Ok(done);
+                }
+                assert!(!log.is_idle(), "what is not durable is on its way");
+                turn(log);
+            }
+        })
+    }
+
+    /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]; nothing is frozen.
+    pub(crate) fn freeze(&self) -> Result<Frozen> {
+        self.hold_still(|log| Ok(log.freeze()))
+    }
+
+    /// Makes every commit so far durable and says where the log ends then (see [`Log::stand_still`]).
+    ///
+    /// # Errors
+    /// As [`Log::stand_still`].
+    pub(crate) fn stand_still(&self) -> Result<Standing> {
+        self.hold_still(Log::stand_still)
+    }
+
+    /// Says in the log that the name of a checkpoint is durable.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn confirm(&self, image: ImageName) -> Result<()> {
+        self.hold(|log| log.confirm(image))
+    }
+
+    /// Goes on in the next segment of the log.
+    ///
+    /// # Errors
+    /// As [`Log::roll`].
+    pub(crate) fn roll(&self) -> Result<()> {
+        self.hold(Log::roll)
+    }
+
+    /// Runs `body` between two groups: nothing is written or published meanwhile.
+    pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.hold(|_| body())
+    }
+}
+
+impl<D: Disk> Issuer for Driver<D> {
+    fn carry(&self, enough: &dyn Fn() -> bool) {
+        self.handover.carry_until(enough);
+    }
+
+    fn announce(&self) {
+        self.handover.announce();
+    }
+
+    fn nudge(&self) {
+        self.handover.nudge();
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match (error, self.shared.poison.cause()) {
+            (Error::Closed, Some(cause)) => Error::Poisoned { cause },
+            (error, _) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, StorageBackend, StorageExt};
+
+    fn block(id: u64, len: usize) -> Block {
+        Block::new(BlockId(id), BlockType::TableData, vec![1; len])
+    }
+
+    #[test]
+    fn delete_beside_a_write_that_conflicts_finds_space_on_a_full_disk() {
+        let disk = SimDisk::new(1);
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(256 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        for id in 1..=20 {
+            store.write_block(block(id, 3900)).expect("writes");
+        }
+        let late = store.begin().expect("begins");
+        late.write(block(2, 10)).expect("a pending write");
+        store.write_block(block(2, 20)).expect("what the other one conflicts with");
+        disk.set_capacity(Some(1 << 20));
+        let full = (100..).find_map(|id| store.write_block(block(id, 3900)).err());
+        assert!(matches!(full, Some(Error::StorageFull { .. })), "{full:?}");
+        let delete = store.begin().expect("begins");
+        delete.delete(BlockId(1)).expect("a pending delete");
+        let tickets = [delete.submit().expect("handed in"), late.submit().expect("handed in")];
+        store.inner.driver.hold(|log| {
+            (0..10).for_each(|_| turn(log));
+        });
+        let [delete, late] = tickets.map(|ticket| ticket.is_answered().then(|| ticket.wait()));
+        assert!(matches!(delete, Some(Ok(Some(_)))), "{delete:?}");
+        assert!(matches!(late, Some(Err(Error::Conflict { .. }))), "{late:?}");
+        assert!(!store.block_exists(BlockId(1)).expect("is looked for"));
+    }
+}

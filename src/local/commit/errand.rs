@@ -1,0 +1,162 @@
+//! Errands: what whoever carries the log does with the log put down, so that others can form the next
+//! group meanwhile.
+//!
+//! An [`Errand`] answers the callers of groups that were published, and takes the next group to the disk
+//! (a [`Trip`]). The log's syncs take turns: one starts when the one before it has succeeded, or has
+//! poisoned the store. A disk may forget what it could not sync and then report a success, to somebody
+//! else. The workers' syncs of zeros do not wait for their turn: a page cache tells each descriptor of its
+//! own failure, and the poison is looked at once more behind each sync.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, IoOp, PoisonCause};
+use crate::io::{Disk, Env};
+use crate::local::commit::flight::Flight;
+use crate::local::commit::group::{Group, Outcome};
+use crate::local::commit::phases::Took;
+use crate::local::commit::shared::Shared;
+use crate::stats::StallCause;
+use crate::sync::Ordering;
+use crate::ticket::Reply;
+
+/// What to do with the log put down.
+pub(crate) struct Errand<D: Disk> {
+    pub(crate) disk: Arc<D>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) answers: Vec<Answers>,
+    pub(crate) trip: Option<Trip<D>>,
+}
+
+/// A published group, whose members are to be told.
+pub(crate) struct Answers {
+    pub(crate) group: Group<Reply>,
+    pub(crate) took: Took,
+    pub(crate) landed_at: Duration,
+}
+
+/// A group on its way to the disk.
+pub(crate) struct Trip<D: Disk> {
+    pub(crate) group: Group<Reply>,
+    pub(crate) flight: Flight<D::File>,
+    pub(crate) begun_at: Duration,
+    /// How it went; nothing if a panic cut it short.
+    pub(crate) landing: Option<Landing>,
+}
+
+/// How a trip went, and when.
+pub(crate) struct Landing {
+    pub(crate) outcome: Outcome,
+    pub(crate) written_at: Duration,
+    pub(crate) landed_at: Duration,
+    /// What the disk alone took for it.
+    pub(crate) flight_time: Duration,
+}
+
+impl<D: Disk> Errand<D> {
+    /// Bytes of the budget that the members of its trip hold.
+    pub(crate) fn held_len(&self) -> u64 {
+        let members = self.trip.iter().flat_map(|trip| &trip.group.members);
+        members.map(|member| member.submission.log_len).sum()
+    }
+
+    pub(crate) fn run(&mut self) {
+        for answers in std::mem::take(&mut self.answers) {
+            answers.send(&*self.disk, &self.shared);
+        }
+        if let Some(trip) = &mut self.trip {
+            trip.go(&*self.disk, &self.shared);
+        }
+    }
+}
+
+impl Answers {
+    pub(crate) fn send(self, env: &impl Env, shared: &Shared) {
+        let commit_count = self.group.user_commit_count();
+        for member in self.group.members {
+            let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
+            shared.mvcc.counters.conflicts.add(u64::from(conflict));
+            shared.mvcc.end_transaction(member.submission.batch.transaction, &member.verdict);
+            member.submission.tag.send(member.verdict);
+        }
+        let wake = env.now().saturating_sub(self.landed_at);
+        shared.phases.add(commit_count, Took { wake, ..self.took });
+    }
+}
+
+impl<D: Disk> Trip<D> {
+    /// What its phases took.
+    pub(crate) fn took(&self, landing: &Landing) -> Took {
+        Took {
+            write: landing.written_at.saturating_sub(self.begun_at),
+            sync: landing.landed_at.saturating_sub(landing.written_at),
+            wake: Duration::ZERO,
+        }
+    }
+
+    fn go(&mut self, disk: &D, shared: &Shared) {
+        let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
+        let made = self.make_so(disk, shared, &mut written_at, &mut flight_time);
+        let landed_at = disk.now();
+        let segment = self.flight.ends().last().map(|(_, number, _)| number);
+        // Before anybody is told: in a file without a name it would not be there at the next open.
+        let here = made.and_then(|()| {
+            let looked = shared.presence.look_now_and_then(disk, landed_at, segment);
+            looked.map_err(|removed| (PoisonCause::Removed, removed))
+        });
+        let outcome = match here {
+            Ok(()) => Outcome::Done,
+            Err((cause, error)) => {
+                shared.poison.set(cause);
+                Outcome::Failed(cause, error)
+            }
+        };
+        self.landing = Some(Landing { outcome, written_at, landed_at, flight_time });
+    }
+
+    fn make_so(
+        &mut self,
+        disk: &D,
+        shared: &Shared,
+        written_at: &mut Duration,
+        flight_time: &mut Duration,
+    ) -> Result<(), (PoisonCause, Error)> {
+        let started = disk.now();
+        if let Err(error) = self.flight.write(disk.path()) {
+            return Err((PoisonCause::WriteFailed, error));
+        }
+        if shared.recent.is_on() {
+            self.flight.keep();
+        }
+        *written_at = disk.now();
+        shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
+        if !self.group.sync {
+            return Ok(());
+        }
+        *flight_time = written_at.saturating_sub(started);
+        let turn = shared.sync_turn.lock();
+        // It may be there at the next open: not the answer of one that was never tried.
+        let poisoned = || match shared.poison.cause() {
+            Some(cause) => {
+                let source = io::Error::other("not tried, since an earlier one failed");
+                Err((cause, Error::io(IoOp::Sync, disk.path(), source)))
+            }
+            None => Ok(()),
+        };
+        poisoned()?;
+        let begun_at = disk.now();
+        let sync_count = self.flight.sync(disk.path()).map_err(|error| {
+            // While it is still our turn: nobody may sync who does not know.
+            shared.poison.set(PoisonCause::SyncFailed);
+            (PoisonCause::SyncFailed, error)
+        })?;
+        *flight_time += disk.now().saturating_sub(begun_at);
+        drop(turn);
+        // A worker's failed sync of the same file must not be overtaken by our success.
+        poisoned()?;
+        shared.syncs.fetch_add(sync_count, Ordering::Relaxed);
+        shared.stalls.note(StallCause::Sync, disk.now().saturating_sub(*written_at));
+        Ok(())
+    }
+}

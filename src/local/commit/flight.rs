@@ -1,0 +1,206 @@
+//! A flight: the bytes of a group, or of a mark, on their way to the disk.
+//!
+//! Owns the extents, the buffer they were staged in and the list of segments that have to be synced.
+//! The appender makes it and has reserved its space; whoever took it carries it out, without the log.
+//! [`Flight::write`] followed by [`Flight::sync`] is the commit point: with both successful, its bytes
+//! and those of every earlier flight that has landed are durable.
+//!
+//! A small payload is copied once, into a staging buffer from which the whole group is written in one
+//! call. A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered), or in
+//! direct mode copied chunk by chunk on several threads, so that copying one chunk overlaps with writing
+//! another.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use crate::block::{BlockId, Lsn};
+use crate::error::{Error, IoOp, Result};
+use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored_at};
+use crate::local::format::location::Location;
+use crate::local::read::recent::Recent;
+use crate::local::read::segment::Segment;
+use crate::mvcc::index::{Change, LookedUp};
+use crate::spread::helpers;
+
+/// Payloads from this length on are not copied into the staging buffer.
+pub(crate) const SHARED_LEN: usize = 64 << 10;
+/// Bytes that one thread copies and writes at a time in direct mode.
+const CHUNK_LEN: usize = 1 << 20;
+
+/// A group laid out in memory, or a mark.
+pub(crate) struct Flight<F> {
+    pub(crate) extents: Vec<Extent<F>>,
+    pub(crate) staging: AlignedBuf,
+    pub(crate) direct: bool,
+    /// Segments written to before, which no sync covers yet.
+    pub(crate) unsynced: Vec<Arc<Segment<F>>>,
+    /// What was staged, for readers, once it is written.
+    pub(crate) kept: Option<Bytes>,
+    /// What the index is told when the group is published.
+    pub(crate) changes: Changes,
+}
+
+/// One contiguous write.
+pub(crate) struct Extent<F> {
+    pub(crate) segment: Arc<Segment<F>>,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// Bytes of an extent, one piece behind the other.
+pub(crate) enum Piece {
+    Staged(Range<usize>),
+    Shared(Bytes),
+}
+
+/// What a group does to the index.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Blocks that only change their place; before the others.
+    pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
+    /// Older versions that only change their place: where they were, and where they are.
+    pub(crate) moved_old: Vec<(BlockId, u64, Location)>,
+    pub(crate) changed: Vec<Change<Location>>,
+    /// What they replace, where that is not among the entries of the index.
+    pub(crate) below: LookedUp<Location>,
+}
+
+impl Piece {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Piece::Staged(range) => range.len(),
+            Piece::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    fn bytes<'a>(&'a self, staging: &'a [u8]) -> &'a [u8] {
+        match self {
+            Piece::Staged(range) => &staging[range.clone()],
+            Piece::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl<F: DiskFile> Flight<F> {
+    /// Sequence, file number and new end of each segment that is written.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.extents.iter().map(|extent| {
+            let end = extent.offset + extent.len;
+            (extent.segment.sequence, extent.segment.number, end)
+        })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.len).sum()
+    }
+
+    /// Writes what was laid out.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: what the log holds there is unknown; nothing may be appended any more.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        for extent in &self.extents {
+            let written = self.write_extent(extent);
+            written.map_err(|source| failure(IoOp::Write, dir, &extent.segment, source))?;
+        }
+        Ok(())
+    }
+
+    /// Makes it durable, and all that was only written before it. Returns the number of syncs that took.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
+    pub(crate) fn sync(&self, dir: &Path) -> Result<u64> {
+        let segments = self.touched();
+        for segment in &segments {
+            let synced = segment.file.sync_data();
+            synced.map_err(|source| failure(IoOp::Sync, dir, segment, source))?;
+        }
+        Ok(segments.len() as u64)
+    }
+
+    /// The segments that a sync of it has to cover, in log order.
+    pub(crate) fn touched(&self) -> Vec<Arc<Segment<F>>> {
+        let mut segments = self.unsynced.clone();
+        for extent in &self.extents {
+            let newest = segments.last();
+            if newest.is_none_or(|segment| !Arc::ptr_eq(segment, &extent.segment)) {
+                segments.push(Arc::clone(&extent.segment));
+            }
+        }
+        segments
+    }
+
+    /// Keeps what was staged and written. A long staging buffer is given away for that, a short one is
+    /// copied.
+    pub(crate) fn keep(&mut self) {
+        self.kept = Some(if self.staging.len() >= SHARED_LEN {
+            let fresh = AlignedBuf::with_capacity(self.staging.len());
+            Bytes::from_owner(std::mem::replace(&mut self.staging, fresh))
+        } else {
+            Bytes::copy_from_slice(self.staging.as_slice())
+        });
+    }
+
+    /// Tells readers what was kept. Flights do so in log order.
+    pub(crate) fn show(&mut self, recent: &Recent) {
+        let Some(staged) = self.kept.take() else { return };
+        for extent in &self.extents {
+            let mut at = extent.offset;
+            for piece in &extent.pieces {
+                let bytes = match piece {
+                    Piece::Staged(range) => staged.slice(range.clone()),
+                    Piece::Shared(bytes) => bytes.clone(),
+                };
+                recent.push(extent.segment.sequence, at, bytes);
+                at += piece.len() as u64;
+            }
+        }
+    }
+
+    fn write_extent(&self, extent: &Extent<F>) -> io::Result<()> {
+        let (file, staging) = (&extent.segment.file, self.staging.as_slice());
+        match &extent.pieces[..] {
+            [Piece::Staged(range)] => write_all_at(file, extent.offset, &staging[range.clone()]),
+            pieces if !self.direct => {
+                let mut bufs: Vec<_> =
+                    pieces.iter().map(|piece| IoSlice::new(piece.bytes(staging))).collect();
+                write_all_vectored_at(file, extent.offset, &mut bufs)
+            }
+            _ => write_chunks(extent, staging),
+        }
+    }
+}
+
+fn failure<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> Error {
+    let name = FileName::Segment(segment.number).to_string();
+    Error::io(op, dir.join(name), source)
+}
+
+/// Copies and writes an extent chunk by chunk.
+fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
+    let starts: Vec<u64> = (0..extent.len).step_by(CHUNK_LEN).collect();
+    let write = |start: u64| {
+        let end = extent.len.min(start + CHUNK_LEN as u64);
+        let mut chunk = AlignedBuf::with_capacity((end - start) as usize);
+        let mut at = 0;
+        for piece in &extent.pieces {
+            let bytes = piece.bytes(staging);
+            let from = start.saturating_sub(at).min(bytes.len() as u64);
+            let to = end.saturating_sub(at).min(bytes.len() as u64);
+            chunk.extend_from_slice(&bytes[from as usize..to as usize]);
+            at += bytes.len() as u64;
+        }
+        write_all_at(&extent.segment.file, extent.offset + start, chunk.as_slice())
+    };
+    match helpers().filter(|_| starts.len() > 1) {
+        Some(helpers) => helpers.install(|| starts.into_par_iter().try_for_each(write)),
+        None => starts.into_iter().try_for_each(write),
+    }
+}

@@ -1,0 +1,463 @@
+//! The commit core: which commits form a group, in what order, and what becomes of them.
+//!
+//! A state machine without I/O, clock or threads: [`CommitCore::step`] takes an [`Event`] and returns
+//! [`Actions`] for somebody else to carry out. So the same core runs in the product, under a virtual
+//! clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
+//!
+//! The way of a commit:
+//!
+//! 1. `Submit` puts it in the queue.
+//! 2. `Tick` forms a group: each member is checked against everything before it and given the next
+//!    LSN, or refused. A refusal stays with its group, so that the caller hears of it only when what
+//!    it was refused for is visible.
+//! 3. `actions.write`: the group is written, and synced if one member asks for it.
+//! 4. `Landed` tells how that went. Groups are published in LSN order: `actions.publish`.
+//! 5. `Published` ends it: the index now answers for the group, and `actions.answer` its callers.
+//!
+//! When a write or sync fails, every member of that group and of every later one gets the error, and
+//! the queue and all that comes after is refused.
+//!
+//! **Taking back.** When something was short (space, descriptors, memory, length of a file) before the first
+//! byte, nothing was written: the group and later ones are taken back, their LSNs with them, and the core
+//! goes on.
+//!
+//! 1. A group needs space for what it writes. A member that was refused is not written: with it, too, a group
+//!    of deletes and moves [frees](Group::frees), and may draw from the reserve.
+//! 2. A member goes back to the head of the queue if it may fare better without a commit that was taken back:
+//!    what only deletes or moves, if a write was in its group; a request to sync; what was found to conflict,
+//!    or to lack a block, which may be for the sake of such a commit. All others are refused.
+//! 3. Each taking back refuses at least one member, so a queue that nobody adds to comes to an end.
+//! 4. Members that were put back form their groups without those that came later. Else writes that find no
+//!    space, one after the other, would keep a delete from what it needs for ever. So a member is put back at
+//!    most once for each one that was put back with it.
+//!
+//! **Waiting for company.** After a group has landed its members are expected back, and the next group is
+//! held for them, as far as that can pay: see `company`.
+//!
+//! **Several groups under way.** While one group is on its way to the disk, another one can be formed
+//! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
+//! many shares as groups may be under way ([`Pace::flight_count`]), and a group of one share starts when that is
+//! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
+//! written.
+
+mod company;
+mod member;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(crate) use company::Pace;
+pub(crate) use member::{Group, Member, Outcome, Submission};
+
+use crate::block::Lsn;
+use crate::error::{Error, PoisonCause, Result};
+use crate::local::commit::group::company::Company;
+use crate::mvcc::overlay::{Overlay, Published};
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event<T> {
+    /// A caller handed something in.
+    Submit(Submission<T>),
+    /// Nothing more is waiting to be handed in at this moment.
+    Tick,
+    /// A group's write has ended.
+    Landed(Group<T>, Outcome),
+    /// The changes of a group are in the index.
+    Published(Group<T>),
+    /// Something outside the core makes further writes unsafe.
+    Poison(PoisonCause),
+}
+
+/// What to do, in this order.
+#[derive(Debug)]
+pub(crate) struct Actions<T> {
+    /// Put these in the index and step with `Published` for each.
+    pub(crate) publish: Vec<Group<T>>,
+    /// Tell its members.
+    pub(crate) answer: Option<Group<T>>,
+    /// Tell these.
+    pub(crate) refuse: Vec<(Submission<T>, Error)>,
+    /// Write this and step with `Landed`.
+    pub(crate) write: Option<Group<T>>,
+    /// More is expected: step with `Tick` no later than at this time.
+    pub(crate) wait_until: Option<Duration>,
+}
+
+impl<T> Default for Actions<T> {
+    fn default() -> Self {
+        Actions {
+            publish: Vec::new(),
+            answer: None,
+            refuse: Vec::new(),
+            write: None,
+            wait_until: None,
+        }
+    }
+}
+
+/// Limits of the core.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CoreOptions {
+    /// Groups that may be under way at once.
+    pub(crate) flight_count_max: usize,
+    /// Callers from which on they are shared out among several groups.
+    pub(crate) crowd_min: usize,
+    /// Log bytes after which a group takes no further member.
+    pub(crate) group_len_max: u64,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct CommitCore<T> {
+    options: CoreOptions,
+    pace: Pace,
+    queue: VecDeque<Submission<T>>,
+    /// So many at its head were put back.
+    put_back_count: usize,
+    overlay: Overlay,
+    flights: VecDeque<Flight<T>>,
+    next_group: u64,
+    last_lsn: Lsn,
+    durable: Lsn,
+    poison: Option<PoisonCause>,
+    company: Company,
+}
+
+/// A group under way.
+#[derive(Debug)]
+struct Flight<T> {
+    number: u64,
+    lsn_before: Lsn,
+    sync: bool,
+    member_count: usize,
+    landed: Option<(Group<T>, Outcome)>,
+}
+
+/// What to do about those who wait in the queue.
+enum Start {
+    Now,
+    /// Their company is waited for until then.
+    At(Duration),
+    /// When a group that is under way has landed.
+    OnLanding,
+}
+
+impl<T> CommitCore<T> {
+    /// Starts behind the last commit of the log, all of which is durable.
+    pub(crate) fn new(options: CoreOptions, pace: Pace, last_lsn: Lsn) -> CommitCore<T> {
+        CommitCore {
+            options,
+            pace,
+            queue: VecDeque::new(),
+            put_back_count: 0,
+            overlay: Overlay::default(),
+            flights: VecDeque::new(),
+            next_group: 0,
+            last_lsn,
+            durable: last_lsn,
+            poison: None,
+            company: Company::default(),
+        }
+    }
+
+    /// The newest LSN known durable.
+    pub(crate) fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// The newest LSN given out.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        self.last_lsn
+    }
+
+    /// Whether nothing is queued or under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.flights.is_empty()
+    }
+
+    /// Whether some group is under way.
+    pub(crate) fn is_flying(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Forgets groups that are under way: a group that lands nevertheless is refused.
+    pub(crate) fn forget_flights(&mut self) {
+        self.flights.clear();
+    }
+
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    /// Takes an event at a time and says what to do.
+    pub(crate) fn step(
+        &mut self,
+        now: Duration,
+        event: Event<T>,
+        published: &impl Published,
+    ) -> Actions<T> {
+        let mut actions = Actions::default();
+        match event {
+            Event::Submit(submission) => self.submit(now, submission, &mut actions),
+            Event::Tick => self.tick(now, published, &mut actions),
+            Event::Landed(group, outcome) => self.land(now, group, outcome, &mut actions),
+            Event::Published(group) => {
+                self.forget(&group);
+                actions.answer = Some(group);
+            }
+            Event::Poison(cause) => self.poison(cause, &mut actions),
+        }
+        actions
+    }
+
+    fn submit(&mut self, now: Duration, submission: Submission<T>, actions: &mut Actions<T>) {
+        match self.poison {
+            Some(cause) => actions.refuse.push((submission, Error::Poisoned { cause })),
+            None => self.queue.push_back(submission),
+        }
+        self.company.arrived(now);
+    }
+
+    fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        match self.start(now) {
+            Start::Now => {}
+            Start::At(until) => {
+                actions.wait_until = Some(until);
+                return;
+            }
+            Start::OnLanding => return,
+        }
+        self.company.crowd = self.crowd().max(self.company.crowd * 7 / 8);
+        let mut group = self.form(published);
+        // Its commits may be done while those before them are not durable yet.
+        group.sync |= group.follows;
+        let unsynced = group.sync && self.durable < group.last_lsn;
+        if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
+            actions.publish.push(group);
+            return;
+        }
+        self.flights.push_back(Flight {
+            number: group.number,
+            lsn_before: Lsn(group.last_lsn.0 - group.commit_count as u64),
+            sync: group.sync,
+            member_count: group.members.len(),
+            landed: None,
+        });
+        match group.commit_count {
+            // Nothing to write: it is done when those before it are.
+            0 if group.follows => self.land(now, group, Outcome::Done, actions),
+            _ => actions.write = Some(group),
+        }
+    }
+
+    /// Callers at work, as far as the core knows.
+    fn crowd(&self) -> usize {
+        let flying: usize = self.flights.iter().map(|flight| flight.member_count).sum();
+        flying + self.company.awaited + self.queue.len()
+    }
+
+    /// Groups that may be under way at once.
+    fn shares(&self) -> usize {
+        let count_max = self.options.flight_count_max.min(self.pace.flight_count);
+        if self.crowd().max(self.company.crowd) < self.options.crowd_min { 1 } else { count_max }
+    }
+
+    /// Whether another group may follow the one under way.
+    pub(crate) fn is_shared_out(&self) -> bool {
+        self.shares() > 1
+    }
+
+    /// How many more have to come for another group to follow the one under way; 0 when none is.
+    pub(crate) fn missing(&self) -> usize {
+        match self.is_flying() {
+            false => 0,
+            true if self.flights.len() >= self.shares() => usize::MAX,
+            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
+            true => self.crowd().div_ceil(self.shares()).saturating_sub(self.queue.len()),
+        }
+    }
+
+    fn start(&mut self, now: Duration) -> Start {
+        let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
+        // A group was refused: wait until every later one is back, then reuse its LSNs.
+        let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
+        let unsynced = |f: &Flight<T>| !f.sync;
+        let alone = |f: &Flight<T>| unsynced(f) || refused(f);
+        let synced = || self.queue.iter().any(|submission| submission.durable);
+        let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
+        if self.is_flying() && (is_full || !synced()) {
+            return Start::OnLanding;
+        }
+        let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
+        if self.queue.len() >= share || self.put_back_count > 0 {
+            return Start::Now;
+        }
+        if self.is_flying() {
+            return Start::OnLanding;
+        }
+        let until = self.company.held_until(&self.pace, self.queue.len());
+        if now < until {
+            return Start::At(until);
+        }
+        // Who has not come by now is not coming.
+        self.company.awaited = 0;
+        Start::Now
+    }
+
+    fn form(&mut self, published: &impl Published) -> Group<T> {
+        let mut group = Group {
+            number: self.next_group,
+            members: Vec::with_capacity(self.queue.len()),
+            sync: false,
+            last_lsn: self.last_lsn,
+            durable: self.durable,
+            follows: self.is_flying(),
+            commit_count: 0,
+            move_count: 0,
+        };
+        self.next_group += 1;
+        let share =
+            if self.shares() > 1 { self.crowd().div_ceil(self.shares()) } else { usize::MAX };
+        let share = if self.put_back_count > 0 { share.min(self.put_back_count) } else { share };
+        let mut log_len = 0;
+        while let Some(submission) = self.queue.front() {
+            log_len += submission.log_len;
+            let is_full = log_len > self.options.group_len_max || group.members.len() >= share;
+            if is_full && !group.members.is_empty() {
+                break;
+            }
+            let Some(mut submission) = self.queue.pop_front() else { break };
+            group.sync |= submission.durable;
+            let verdict = self.judge(&mut submission, published);
+            let is_written = verdict.is_ok() && !submission.batch.operations.is_empty();
+            group.commit_count += usize::from(is_written);
+            group.move_count += usize::from(is_written && submission.batch.is_move());
+            group.members.push(Member { submission, verdict });
+        }
+        self.put_back_count = self.put_back_count.saturating_sub(group.members.len());
+        group.last_lsn = self.last_lsn;
+        group
+    }
+
+    fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
+        self.overlay.keep_current(&mut submission.batch, published)?;
+        if submission.batch.operations.is_empty() {
+            return Ok(self.last_lsn);
+        }
+        self.overlay.check(&submission.batch, published)?;
+        self.last_lsn = Lsn(self.last_lsn.0 + 1);
+        self.overlay.add(&submission.batch, self.last_lsn);
+        Ok(self.last_lsn)
+    }
+
+    fn land(&mut self, now: Duration, group: Group<T>, outcome: Outcome, actions: &mut Actions<T>) {
+        let Some(flight) = self.flights.iter_mut().find(|f| f.number == group.number) else {
+            let cause = self.poison.unwrap_or(PoisonCause::ThreadPanicked);
+            let members = group.members.into_iter();
+            actions.refuse.extend(members.map(|m| (m.submission, Error::Poisoned { cause })));
+            return;
+        };
+        flight.landed = Some((group, outcome));
+        self.settle(now, actions);
+    }
+
+    /// Settles landed groups in LSN order.
+    fn settle(&mut self, now: Duration, actions: &mut Actions<T>) {
+        while let Some(flight) = self.flights.front_mut() {
+            match flight.landed.take() {
+                None => return,
+                Some((mut group, Outcome::Done)) => {
+                    self.flights.pop_front();
+                    if group.sync {
+                        self.durable = group.last_lsn;
+                    }
+                    group.durable = self.durable;
+                    self.company.expect(now, group.members.len());
+                    actions.publish.push(group);
+                }
+                refused => {
+                    flight.landed = refused;
+                    // Later groups are behind a hole: they share its fate, once they are all in.
+                    if self.flights.iter().all(|flight| flight.landed.is_some()) {
+                        self.take_back(actions);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes every group under way back, and refuses with the error of the first what is not put back.
+    fn take_back(&mut self, actions: &mut Actions<T>) {
+        let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
+        let (mut first, mut cause, mut again) = (None, None, Vec::new());
+        let (mut undone_count, refused_before) = (0, actions.refuse.len());
+        for flight in std::mem::take(&mut self.flights) {
+            let Some((group, outcome)) = flight.landed else { continue };
+            self.forget(&group);
+            if let Outcome::Failed(failed, _) = &outcome {
+                cause.get_or_insert(*failed);
+            }
+            if let Outcome::Refused(error) | Outcome::Failed(_, error) = outcome {
+                first.get_or_insert(error);
+            }
+            undone_count += group.commit_count;
+            // Where no commit was taken back the next group would fare as this one did.
+            let may_differ = cause.is_none() && undone_count > 0;
+            let was_alone = group.frees();
+            for member in group.members {
+                let batch = &member.submission.batch;
+                let is_put_back = match &member.verdict {
+                    // A request to sync needs no space, whatever was in its group.
+                    Ok(_) => batch.operations.is_empty() || (batch.frees() && !was_alone),
+                    Err(error) => is_relative(error),
+                };
+                if is_put_back && may_differ {
+                    again.push(member.submission);
+                    continue;
+                }
+                let error = match (member.verdict, cause) {
+                    (Err(own), Some(cause)) if is_relative(&own) => Error::Poisoned { cause },
+                    (Err(own), _) => own,
+                    (Ok(_), _) => first.clone().unwrap_or(Error::Closed),
+                };
+                actions.refuse.push((member.submission, error));
+            }
+        }
+        assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
+        self.last_lsn = lsn_before;
+        self.put_back_count += again.len();
+        again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
+        if let Some(cause) = cause {
+            self.poison(cause, actions);
+        }
+    }
+
+    /// The index answers for a group from here on, or the group never was.
+    fn forget(&mut self, group: &Group<T>) {
+        for member in &group.members {
+            if let Some(lsn) = member.commit_lsn() {
+                self.overlay.remove(&member.submission.batch, lsn);
+            }
+        }
+    }
+
+    fn poison(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
+        let cause = *self.poison.get_or_insert(cause);
+        let queued = std::mem::take(&mut self.queue).into_iter();
+        self.put_back_count = 0;
+        actions.refuse.extend(queued.map(|s| (s, Error::Poisoned { cause })));
+    }
+}
+
+/// Whether a refusal says something of the commits before it, and is void when those never were.
+fn is_relative(refusal: &Error) -> bool {
+    matches!(refusal, Error::Conflict { .. } | Error::BlockNotFound { .. })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,498 @@
+//! The log: carries out what the commit core decides.
+//!
+//! Owns the core, the appender and the receiving end of the inbox. One turn: take everything that
+//! callers have handed in, let the core form a group, lay it out. Then the log is put down and the group
+//! is written and synced (see `errand`); back from there it is published in the index and, with the log
+//! put down again, its callers are woken. Who takes the turns, and when, is the `driver`'s business. A few
+//! milliseconds after the last group comes the *witness* of that group (see `standing`), so that recovery can
+//! tell a torn tail from damage to acknowledged data.
+//!
+//! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
+
+mod standing;
+
+use crate::local::commit::shared::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use standing::{Frozen, Standing};
+
+use crate::block::Lsn;
+use crate::error::{Error, IoOp, PoisonCause, Result};
+use crate::io::Disk;
+use crate::local::commit::append::Appender;
+use crate::local::commit::errand::{Answers, Errand, Landing, Trip};
+use crate::local::commit::flight::{Changes, Flight};
+use crate::local::commit::group::{
+    Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
+};
+use crate::local::commit::handover::{Load, Turn};
+use crate::local::commit::phases::Took;
+use crate::local::format::location::Location;
+use crate::local::poison::Poison;
+use crate::local::space::presence::{self};
+use crate::mvcc::batch::Batch;
+use crate::sync::Ordering;
+use crate::sync::channel::Receiver;
+use crate::ticket::{Reply, nobody};
+
+/// The log is idle for this long before the last group's witness is written.
+const WITNESS_AFTER: Duration = Duration::from_millis(5);
+/// A group takes no further member beyond this many log bytes.
+const GROUP_LEN_MAX: u64 = 8 << 20;
+/// Groups on their way to the disk at once.
+const FLIGHT_COUNT_MAX: usize = 2;
+/// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
+pub(crate) const UPKEEP_EVERY: u64 = 4 << 20;
+
+/// What callers send.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A commit, or a request to sync.
+    Submit(Submission<Reply>),
+    /// No more will come: write the end mark and stop.
+    Close(Reply),
+}
+
+/// The log's state.
+pub(crate) struct Log<D: Disk> {
+    disk: Arc<D>,
+    shared: Arc<Shared>,
+    core: CommitCore<Reply>,
+    appender: Appender<D>,
+    inbox: Receiver<Message>,
+    sync_interval: Duration,
+    /// Commits up to here are known durable to a reader of the log.
+    witnessed: Lsn,
+    /// Bytes of frames since open.
+    written_len: u64,
+    /// Bytes written and bytes no longer in force since the upkeep was called.
+    unseen_len: u64,
+    /// Groups that have landed and are not published yet.
+    landed: Vec<Landed<D>>,
+    /// Published, to be told to their callers with the log put down.
+    published: Vec<Answers>,
+    /// The segment that the log was told to go on in, and the last commit before it.
+    rolled_to: Option<(u64, Lsn)>,
+    /// When the last group landed.
+    landed_at: Duration,
+    /// When the oldest commit that is not durable yet was written.
+    unsynced_since: Option<Duration>,
+    /// A moving average of what writing and syncing a group takes.
+    flight_time: Duration,
+    /// Bytes of the budget that commits taken from the inbox hold until they are published; those of a
+    /// group that is on its way are not counted meanwhile.
+    held_len: u64,
+    /// Trips that are out.
+    away_count: usize,
+    closing: Option<Reply>,
+    closed: bool,
+}
+
+/// A group that is written, and synced if that was asked for.
+struct Landed<D: Disk> {
+    number: u64,
+    flight: Flight<D::File>,
+    took: Took,
+}
+
+impl<D: Disk> Log<D> {
+    pub(crate) fn new(
+        disk: Arc<D>,
+        shared: Arc<Shared>,
+        appender: Appender<D>,
+        inbox: Receiver<Message>,
+        crowd_min: usize,
+        sync_interval: Duration,
+        witnessed: Lsn,
+    ) -> Log<D> {
+        let last = shared.mvcc.index.visible();
+        let (flight_count_max, group_len_max) = (FLIGHT_COUNT_MAX, GROUP_LEN_MAX);
+        let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
+        let landed_at = disk.now();
+        Log {
+            core: CommitCore::new(options, Pace::of(Duration::ZERO), last),
+            disk,
+            shared,
+            appender,
+            inbox,
+            sync_interval,
+            witnessed,
+            written_len: 0,
+            unseen_len: 0,
+            landed: Vec::new(),
+            published: Vec::new(),
+            rolled_to: None,
+            landed_at,
+            unsynced_since: None,
+            flight_time: Duration::ZERO,
+            held_len: 0,
+            away_count: 0,
+            closing: None,
+            closed: false,
+        }
+    }
+
+    /// Takes what callers have handed in so far.
+    fn take_waiting(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Submit(taken) = &message {
+                self.held_len += taken.log_len;
+            }
+            match message {
+                Message::Submit(refused) if self.closed => self.refuse(refused, Error::Closed),
+                Message::Submit(submission) => self.submit(submission),
+                Message::Close(reply) => self.closing = Some(reply),
+            }
+        }
+    }
+
+    fn submit(&mut self, submission: Submission<Reply>) {
+        let now = self.disk.now();
+        if let Some(cause) = self.shared.poison.cause() {
+            let actions = self.core.step(now, Event::Poison(cause), &self.shared.mvcc.index);
+            self.settle_all(actions);
+        }
+        let actions = self.core.step(now, Event::Submit(submission), &self.shared.mvcc.index);
+        self.settle_all(actions);
+    }
+
+    /// When the sync of a commit that did not ask for one is due.
+    fn sync_due(&self) -> Option<Duration> {
+        // An interval may be as long as never.
+        self.unsynced_since.map(|since| since.saturating_add(self.sync_interval))
+    }
+
+    /// Asks for a sync that nobody waits for.
+    fn submit_sync(&mut self) {
+        self.submit(sync_request(nobody()));
+    }
+
+    /// Publishes and refuses.
+    fn settle_all(&mut self, actions: Actions<Reply>) {
+        for group in actions.publish {
+            self.publish(group);
+        }
+        for (reply, error) in actions.refuse {
+            self.refuse(reply, error);
+        }
+    }
+
+    /// Prepares a group's trip to the disk, or refuses it.
+    fn take_off(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
+        let begun_at = self.disk.now();
+        match self.lay_out(&group) {
+            Ok(flight) => {
+                self.shared.overlapped.fetch_add(u64::from(group.follows), Ordering::Relaxed);
+                Some(Trip { group, flight, begun_at, landing: None })
+            }
+            Err(error) => {
+                let error = self.look_for(&error).err().unwrap_or(error);
+                self.arrive(group, refusal(&self.shared.poison, error));
+                None
+            }
+        }
+    }
+
+    /// Looks whether the store's files are gone, where that may be why nothing could be laid out.
+    fn look_for(&self, error: &Error) -> Result<bool> {
+        match error {
+            Error::Io { .. } => presence::look(&*self.disk, None),
+            _ => Ok(true),
+        }
+    }
+
+    /// Does all that may fail and touches nothing: from the first byte on, a group is published or the store
+    /// is poisoned.
+    fn lay_out(&mut self, group: &Group<Reply>) -> Result<Flight<D::File>> {
+        self.admit(group)?;
+        let written = group.members.iter().filter(|member| member.commit_lsn().is_some());
+        let operations = written.flat_map(|member| &member.submission.batch.operations);
+        let below = self.shared.mvcc.index.look_up_below(operations.map(|(id, _)| *id))?;
+        let mut flight = self.appender.lay_out(group)?;
+        flight.changes.below = below;
+        Ok(flight)
+    }
+
+    /// Takes a trip back that has ended.
+    fn land(&mut self, mut trip: Trip<D>) {
+        let cut_short = || {
+            let cause = PoisonCause::ThreadPanicked;
+            let outcome = Outcome::Failed(cause, Error::Poisoned { cause });
+            let (now, flight_time) = (self.landed_at, Duration::ZERO);
+            Landing { outcome, written_at: now, landed_at: now, flight_time }
+        };
+        let landing = trip.landing.take().unwrap_or_else(cut_short);
+        if matches!(landing.outcome, Outcome::Done) {
+            let took = trip.took(&landing);
+            match trip.group.sync {
+                true => {
+                    self.unsynced_since = None;
+                    self.flight_time = (self.flight_time * 7 + landing.flight_time) / 8;
+                    self.core.set_pace(Pace::of(self.flight_time));
+                }
+                false => {
+                    self.unsynced_since.get_or_insert(landing.landed_at);
+                }
+            }
+            self.written_len += trip.flight.len();
+            self.shared.written_len.store(self.written_len, Ordering::Relaxed);
+            if trip.group.user_commit_count() > 0 {
+                self.note_user(&trip.flight);
+            }
+            self.landed.push(Landed { number: trip.group.number(), flight: trip.flight, took });
+        }
+        self.landed_at = landing.landed_at;
+        self.arrive(trip.group, landing.outcome);
+    }
+
+    /// Tells the core what became of a group.
+    fn arrive(&mut self, group: Group<Reply>, outcome: Outcome) {
+        match &outcome {
+            Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
+            Outcome::Refused(Error::StorageFull { .. }) => {
+                self.shared.room_wanted.store(true, Ordering::Relaxed);
+                self.shared.upkeep.call();
+            }
+            Outcome::Refused(_) | Outcome::Done => {}
+        }
+        let event = Event::Landed(group, outcome);
+        let actions = self.core.step(self.disk.now(), event, &self.shared.mvcc.index);
+        self.settle_all(actions);
+    }
+
+    /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
+    /// can make use of it, else at once.
+    fn go_on(&mut self, trip: Option<Trip<D>>) -> Turn<Errand<D>> {
+        if trip.is_none() && self.published.is_empty() {
+            return Turn::More;
+        }
+        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
+        let answers = std::mem::take(&mut self.published);
+        // One that follows another must not keep that one's callers waiting.
+        let follows = trip.as_ref().is_some_and(|trip| trip.group.follows);
+        let mut errand = Errand { disk, shared, answers, trip };
+        if follows || self.core.is_shared_out() {
+            self.held_len -= errand.held_len();
+            self.away_count += usize::from(errand.trip.is_some());
+            return Turn::Errand(errand);
+        }
+        errand.run();
+        match errand.trip {
+            None => Turn::More,
+            Some(trip) => {
+                self.land(trip);
+                self.go_on(None)
+            }
+        }
+    }
+
+    /// Refuses a group that writes while the reserve is not whole and cannot be made so.
+    fn admit(&self, group: &Group<Reply>) -> Result<()> {
+        if group.frees() {
+            return Ok(());
+        }
+        let block_count = self.shared.mvcc.totals().0;
+        if self.appender.space().admit(block_count)? {
+            self.shared.upkeep.call();
+        }
+        Ok(())
+    }
+
+    /// Puts a group in the index; its callers are to be woken then.
+    fn publish(&mut self, group: Group<Reply>) {
+        let at = self.landed.iter().position(|landed| landed.number == group.number());
+        let (mut changes, mut took) = (Changes::default(), Took::default());
+        if let Some(mut landed) = at.map(|at| self.landed.swap_remove(at)) {
+            landed.flight.show(&self.shared.recent);
+            for (sequence, number, end) in landed.flight.ends() {
+                self.shared.usage.used(sequence, number, end);
+            }
+            (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
+            self.appender.land(landed.flight, group.sync);
+        }
+        let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
+        // What was moved is still the newest: a later operation on it comes later in the group.
+        for (id, lsn, place) in changes.moved {
+            let moved = mvcc.index.relocate((id, lsn, place), &changes.below, |old| {
+                usage.count(Some(old), Some(&place));
+            });
+            assert!(moved, "a move was checked when it was given its place");
+        }
+        for (id, from, place) in changes.moved_old {
+            // Its last snapshot may have gone since: then its bytes are dead at both places.
+            mvcc.index.relocate_undone(id, from, place);
+        }
+        let mut freed_len = 0;
+        let count = |old: Option<&Location>, new: Option<&Location>| {
+            usage.count(old, new);
+            freed_len += old.map_or(0, |old| u64::from(old.len));
+        };
+        // Not the core's: what a later group made durable that landed with this one is not visible yet.
+        let durable = group.durable;
+        let user_commit_count = group.user_commit_count() as u64;
+        let moment = mvcc.moment();
+        mvcc.publish(changes.changed, &changes.below, group.last_lsn, count);
+        mvcc.counters.commits.add(user_commit_count);
+        self.shared.durable.store(durable.0, Ordering::Release);
+        self.shared.groups.fetch_add(u64::from(user_commit_count > 0), Ordering::Relaxed);
+        drop(moment);
+        let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
+        if let Some(group) = actions.answer {
+            let held_len = group.members.iter().map(|member| member.submission.log_len).sum();
+            self.held_len -= held_len;
+            self.shared.budget.release(held_len);
+            self.published.push(Answers { group, took, landed_at: self.landed_at });
+        }
+        self.note(freed_len);
+    }
+
+    fn refuse(&mut self, refused: Submission<Reply>, error: Error) {
+        self.held_len -= refused.log_len;
+        self.shared.budget.release(refused.log_len);
+        let refusal = Err(error);
+        self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
+        refused.tag.send(refusal);
+    }
+
+    /// Notes what commits of users have written. Moves of blocks are the upkeep's own: were they to call it,
+    /// it would go on by itself for ever.
+    fn note_user(&mut self, flight: &Flight<D::File>) {
+        let (shared, len) = (&self.shared, flight.len());
+        shared.user_len.fetch_add(len, Ordering::Relaxed);
+        if let Some((sequence, ..)) = flight.ends().last() {
+            shared.user_sequence.fetch_max(sequence, Ordering::Relaxed);
+        }
+        self.note(len);
+    }
+
+    /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
+    fn note(&mut self, len: u64) {
+        self.unseen_len += len;
+        if self.unseen_len >= self.shared.look_every {
+            self.unseen_len = 0;
+            self.shared.upkeep.call();
+        }
+    }
+}
+
+impl<D: Disk> Load for Log<D> {
+    type Errand = Errand<D>;
+
+    /// Takes one turn.
+    fn turn(&mut self) -> Turn<Errand<D>> {
+        self.take_waiting();
+        let now = self.disk.now();
+        if self.sync_due().is_some_and(|due| now >= due) {
+            self.unsynced_since = None;
+            self.submit_sync();
+        }
+        let mut actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
+        let (group, waits) = (actions.write.take(), actions.wait_until.is_some());
+        self.settle_all(actions);
+        let took_off = group.is_some();
+        let trip = group.and_then(|group| self.take_off(group));
+        if trip.is_some() || !self.published.is_empty() {
+            return self.go_on(trip);
+        }
+        if waits {
+            self.disk.pause();
+        }
+        if self.core.is_idle()
+            && !self.is_away()
+            && let Some(reply) = self.closing.take()
+        {
+            self.closed = true;
+            let ended = self.end();
+            reply.send(ended);
+            return Turn::More;
+        }
+        // What waits for a landing is the business of whoever is away for it.
+        let goes_on = took_off || waits || !(self.core.is_idle() || self.is_away());
+        if goes_on { Turn::More } else { Turn::Idle }
+    }
+
+    fn run(errand: &mut Errand<D>) {
+        errand.run();
+    }
+
+    fn back(&mut self, errand: Errand<D>) -> Turn<Errand<D>> {
+        self.held_len += errand.held_len();
+        if let Some(trip) = errand.trip {
+            self.away_count -= 1;
+            self.land(trip);
+        }
+        self.go_on(None)
+    }
+
+    fn is_away(&self) -> bool {
+        self.away_count > 0
+    }
+
+    fn missing(&self) -> usize {
+        self.core.missing()
+    }
+
+    /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
+    /// ever.
+    fn rest(&mut self) -> Option<Duration> {
+        if self.is_away() {
+            return Some(WITNESS_AFTER);
+        }
+        let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
+        let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
+            .then(|| self.landed_at.saturating_add(WITNESS_AFTER));
+        let now = self.disk.now();
+        let mut due = self.sync_due();
+        if let Some(witness_due) = witness_due {
+            if now >= witness_due {
+                self.witness();
+            } else {
+                due = Some(due.map_or(witness_due, |due| due.min(witness_due)));
+            }
+        }
+        due.map(|due| due.saturating_sub(now))
+    }
+
+    /// Whether nothing is queued or under way.
+    fn is_idle(&self) -> bool {
+        self.core.is_idle() && self.closing.is_none()
+    }
+
+    /// After a panic: poisons the store and refuses everybody who waits.
+    fn give_up(&mut self) {
+        let cause = PoisonCause::ThreadPanicked;
+        self.shared.poison.set(cause);
+        let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
+        for (submission, error) in actions.refuse {
+            self.refuse(submission, error);
+        }
+        // These are committed, and only have not been told.
+        for answers in std::mem::take(&mut self.published) {
+            answers.send(&*self.disk, &self.shared);
+        }
+        // A group that was at hand went down with the panic, and its callers have been told. Those that
+        // are on their way are refused when they are back.
+        self.core.forget_flights();
+        self.landed.clear();
+        self.unsynced_since = None;
+        self.shared.budget.release(std::mem::take(&mut self.held_len));
+    }
+}
+
+/// Asks that everything before it be durable.
+pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
+    Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
+}
+
+/// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and
+/// nothing else. An error that says that the device or the file system fails is taken for a failed write.
+fn refusal(poison: &Poison, error: Error) -> Outcome {
+    match error {
+        // Its worker knows more of what was touched than the error says.
+        _ if let Some(cause) = poison.cause() => Outcome::Failed(cause, error),
+        Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
+        Error::Poisoned { cause } => Outcome::Failed(cause, error),
+        _ => Outcome::Refused(error),
+    }
+}

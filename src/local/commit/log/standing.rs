@@ -1,0 +1,170 @@
+//! Standing still: what is done with the log between two groups, when nothing of it is on its way.
+//!
+//! Owns the freeze that a checkpoint begins with, and the marks: frames that say something of the log itself
+//! instead of changing a block. Each is written and synced at once, and states the newest LSN known durable
+//! before it:
+//!
+//! | mark       | says                                                    |
+//! |------------|---------------------------------------------------------|
+//! | witness    | the groups before it are durable                        |
+//! | checkpoint | the name of this checkpoint is durable                  |
+//! | end        | the store was closed, and nothing follows               |
+//!
+//! A mark that cannot be written or synced poisons the store, as a group does; one for which something is
+//! short (space, descriptors, memory, length of a file) is not made, and does not.
+
+use super::Log;
+use crate::block::Lsn;
+use crate::error::{PoisonCause, Result};
+use crate::io::Disk;
+use crate::local::commit::flight::Flight;
+use crate::local::format::PAGE;
+use crate::local::format::checkpoint::SegmentUse;
+use crate::local::format::checkpoint::{ImageName, LogPosition, Summary};
+use crate::local::format::frame::Kind;
+use crate::local::space::presence;
+use crate::local::space::reserve::Claim;
+use crate::sync::Ordering;
+
+/// What a checkpoint is to stand for.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) summary: Summary,
+    /// All segments that hold frames, as of that commit.
+    pub(crate) segments: Vec<SegmentUse>,
+}
+
+/// The end of the log at some moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// The newest commit before it.
+    pub(crate) lsn: Lsn,
+    pub(crate) position: LogPosition,
+}
+
+impl<D: Disk> Log<D> {
+    /// Asks that every commit so far be durable; [`Log::freeze`] finds out when that is so.
+    pub(crate) fn settle(&mut self) {
+        if self.core.durable() < self.core.last_lsn() {
+            self.submit_sync();
+        }
+    }
+
+    /// Puts the index's entries aside for a checkpoint and returns what it is to stand for; `None`
+    /// while some commit is not durable yet. Between two groups.
+    pub(crate) fn freeze(&mut self) -> Option<Frozen> {
+        if self.core.durable() < self.core.last_lsn() {
+            return None;
+        }
+        let mvcc = &self.shared.mvcc;
+        assert_eq!(mvcc.index.visible(), self.core.last_lsn(), "every group is published");
+        mvcc.index.freeze();
+        let (total_blocks, total_bytes) = mvcc.totals();
+        let summary = Summary {
+            lsn: self.core.last_lsn(),
+            position: self.appender.position(),
+            id_max: mvcc.ids.highest_committed().0,
+            total_blocks,
+            total_bytes,
+        };
+        Some(Frozen { summary, segments: self.shared.usage.all() })
+    }
+
+    /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
+    /// place behind that; `None` while some commit is not durable yet. Between two groups.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn stand_still(&mut self) -> Result<Option<Standing>> {
+        self.shared.poison.check()?;
+        let lsn = self.core.last_lsn();
+        if self.core.durable() < lsn {
+            return Ok(None);
+        }
+        self.mark(Kind::Witness, lsn, &[], Claim::Reserved)?;
+        self.witnessed = lsn;
+        Ok(Some(Standing { lsn, position: self.appender.position() }))
+    }
+
+    /// Says in the log that the name of a checkpoint is durable.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`](crate::Error::StorageFull): it is not said. [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned): the store is poisoned.
+    pub(crate) fn confirm(&mut self, image: ImageName) -> Result<()> {
+        self.shared.poison.check()?;
+        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode(), Claim::Reserved)
+    }
+
+    /// Goes on in the next segment, durably, and gives back what the active one has ahead.
+    ///
+    /// # Errors
+    /// As [`Log::confirm`].
+    pub(crate) fn roll(&mut self) -> Result<()> {
+        self.shared.poison.check()?;
+        let sealed = self.appender.position();
+        // With nothing but marks in it the next one is no better: asked for again and again on a full disk, it
+        // would take what is left.
+        let rolled_to = Some((sealed.sequence, self.core.last_lsn()));
+        if sealed.offset == PAGE || self.rolled_to == rolled_to {
+            return Ok(());
+        }
+        let laid = self.appender.lay_out_roll(self.core.last_lsn(), self.core.durable())?;
+        self.write_mark(laid)?;
+        self.rolled_to = Some((self.appender.position().sequence, self.core.last_lsn()));
+        self.appender.cut_sealed(sealed)
+    }
+
+    /// Says in the log that the last group is durable. Optional: without space it is left out.
+    pub(super) fn witness(&mut self) {
+        let durable = self.core.durable();
+        self.witnessed = durable;
+        // It is left out rather than written for the last of the space.
+        if let Err(error) = self.mark(Kind::Witness, durable, &[], Claim::Ordinary) {
+            // In a shortage there is no witness; any other failure has poisoned the store.
+            debug_assert!(error.is_shortage() || self.shared.poison.cause().is_some());
+        }
+    }
+
+    /// Makes the rest durable and says that nothing follows.
+    pub(super) fn end(&mut self) -> Result<Lsn> {
+        self.shared.poison.check()?;
+        if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
+            self.shared.poison.set(PoisonCause::Removed);
+            return Err(removed);
+        }
+        if self.core.durable() < self.core.last_lsn() {
+            let flight = self.appender.lay_out_sync();
+            let synced = flight.sync(self.disk.path());
+            let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
+            self.appender.land(flight, true);
+            self.shared.syncs.fetch_add(count, Ordering::Relaxed);
+        }
+        match self.mark(Kind::End, self.core.last_lsn(), &[], Claim::Reserved) {
+            // All commits are durable; only the next open has a little more to do.
+            Ok(()) => Ok(self.core.last_lsn()),
+            Err(error) if error.is_shortage() => Ok(self.core.last_lsn()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes and syncs a mark, which states the newest LSN known durable before it.
+    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8], claim: Claim) -> Result<()> {
+        let last = self.core.last_lsn();
+        let laid = self.appender.lay_out_mark(kind, last, durable, body, claim)?;
+        self.write_mark(laid)
+    }
+
+    /// Writes and syncs a mark. Nothing else is on its way.
+    fn write_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
+        let (poison, dir) = (&self.shared.poison, self.disk.path());
+        mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
+        mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
+        for (sequence, number, end) in mark.ends() {
+            self.shared.usage.used(sequence, number, end);
+        }
+        self.written_len += mark.len();
+        self.shared.written_len.store(self.written_len, Ordering::Relaxed);
+        self.appender.land(mark, true);
+        self.shared.poison.check()
+    }
+}

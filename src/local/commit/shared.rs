@@ -1,0 +1,46 @@
+//! What the threads of a store share beside the log.
+use crate::local::commit::budget::Budget;
+use crate::local::commit::phases::Phases;
+use crate::local::format::location::Location;
+use crate::local::poison::Poison;
+use crate::local::read::recent::Recent;
+use crate::local::space::presence::Presence;
+use crate::local::space::usage::Usage;
+use crate::local::stall::StallLog;
+use crate::local::wake::Call;
+use crate::mvcc::Mvcc;
+use crate::sync::AtomicBool;
+use crate::sync::AtomicU64;
+use crate::sync::Mutex;
+use std::sync::Arc;
+
+/// What the log shares with callers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) mvcc: Mvcc<Location>,
+    pub(crate) poison: Arc<Poison>,
+    pub(crate) presence: Presence,
+    pub(crate) budget: Budget,
+    pub(crate) recent: Recent,
+    /// Held while the log is synced.
+    pub(crate) sync_turn: Mutex<()>,
+    pub(crate) durable: AtomicU64,
+    pub(crate) groups: AtomicU64,
+    /// Groups that started while another one was on its way.
+    pub(crate) overlapped: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) written_len: AtomicU64,
+    /// Of those, bytes of groups with commits of users: not of moves alone, and not of marks.
+    pub(crate) user_len: AtomicU64,
+    /// Sequence of the last segment that a commit of a user reached, or that was there at open.
+    pub(crate) user_sequence: AtomicU64,
+    pub(crate) phases: Phases,
+    pub(crate) usage: Usage,
+    pub(crate) stalls: Arc<StallLog>,
+    /// Log bytes after which the upkeep looks at the store.
+    pub(crate) look_every: u64,
+    /// A write found no space: some may be made by emptying segments.
+    pub(crate) room_wanted: AtomicBool,
+    /// Calls whoever looks after checkpoints and space.
+    pub(crate) upkeep: Call,
+}

@@ -1,0 +1,480 @@
+//! Checkpoints: durable images of the index, used in place below what changed since.
+//!
+//! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with what
+//! changed from one checkpoint to the next, deletions included. Files: [`page`] and [`header`] hold
+//! the format, [`image`] reads, [`write`] writes, [`pace`] lets commits go first.
+//!
+//! Invariants:
+//!
+//! 1. A checkpoint at LSN `c` is made only when every commit up to `c` is durable in the log. So a
+//!    checkpoint never knows more than the log.
+//! 2. Its header names the place in the log behind `c`, the images below it, and every segment that
+//!    an entry of the chain points into. Recovery reads that, and the log from that place on.
+//! 3. Files of the previous chain are removed after the new checkpoint's name is durable; segments
+//!    that it does not list are reused only after that.
+//!
+//! A new delta costs as much as has changed, a new base as much as the store has blocks. A base is
+//! written when the deltas together would outgrow [`DELTA_SHARE`] of it (a merge policy of the
+//! log-structured merge tree, O'Neil et al. 1996): so every changed block costs its share of a base, two
+//! records, however large the store is. When the deltas are too many before that, the new one takes in the
+//! newest of them, as many as are no longer together than the next: a record is written two to three times
+//! until it is in a base where a checkpoint covers a two-hundredth of the blocks, once where it covers a
+//! tenth.
+
+pub(crate) mod image;
+pub(crate) mod pace;
+pub(crate) mod write;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::block::{BlockId, Lsn};
+use crate::error::{Defect, Error, Result};
+use crate::io::{Disk, FileName};
+use crate::local::format::PAGE;
+use crate::local::format::checkpoint::SegmentUse;
+use crate::local::format::checkpoint::{self, ImageName, Summary};
+use crate::local::format::description::Description;
+use crate::local::format::location::Location;
+use crate::local::format::page::Record;
+use crate::local::format::place::damaged;
+use crate::local::maintenance::checkpoint::image::{Cursor, Image};
+use crate::local::maintenance::checkpoint::pace::Pace;
+use crate::local::maintenance::checkpoint::write::{NotWritten, Writer};
+use crate::local::options::ReadMode;
+use crate::mvcc::index::{Base, Index, Newest};
+use crate::order::ScanOrder;
+
+/// Deltas hold at most one record for so many of the base.
+const DELTA_SHARE: u64 = 2;
+/// Deltas above a base: each one is searched by look-ups that find nothing in those above it.
+const DELTA_COUNT_MAX: usize = 7;
+/// What a record takes, about.
+const RECORD_LEN: u64 = 32;
+/// Header, segments, a leaf and the page above it.
+const DELTA_LEN_MIN: u64 = 4 * PAGE;
+
+const _: () = assert!(DELTA_COUNT_MAX <= checkpoint::BELOW_MAX);
+
+/// The images in use, newest first; the last one is the base.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chain {
+    images: Vec<Arc<Image>>,
+    /// Segments with frames, as of the newest image.
+    segments: Arc<[SegmentUse]>,
+    /// How those that come are read.
+    mode: ReadMode,
+}
+
+impl Chain {
+    /// No image yet.
+    pub(crate) fn empty(mode: ReadMode) -> Chain {
+        Chain { images: Vec::new(), segments: Arc::default(), mode }
+    }
+
+    /// Opens the chain that a checkpoint heads.
+    ///
+    /// # Errors
+    /// As [`Image::open`], for any image of the chain.
+    pub(crate) fn open<D: Disk>(
+        disk: &D,
+        store: &Description,
+        number: u64,
+        mode: ReadMode,
+    ) -> Result<Chain> {
+        let (head, segments) = Image::open(disk, store, number, mode)?;
+        let below = head.header.below.clone();
+        let mut images = vec![Arc::new(head)];
+        for name in below {
+            let (image, _) = Image::open(disk, store, name.number, mode)?;
+            if image.header.name != name {
+                let file = FileName::Checkpoint(name.number);
+                return Err(damaged(file, 0, Defect::ForeignCheckpoint));
+            }
+            images.push(Arc::new(image));
+        }
+        Ok(Chain { images, segments: segments.into(), mode })
+    }
+
+    /// Every segment that an image points into, and the one in which the log goes on.
+    pub(crate) fn segments(&self) -> &[SegmentUse] {
+        &self.segments
+    }
+
+    /// What the newest image stands for; `None` without a checkpoint.
+    pub(crate) fn summary(&self) -> Option<&Summary> {
+        self.images.first().map(|image| &image.header.summary)
+    }
+
+    /// Names of the images, newest first.
+    pub(crate) fn names(&self) -> Vec<ImageName> {
+        self.images.iter().map(|image| image.header.name).collect()
+    }
+
+    /// Names of the images, newest first, with the lengths of their files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (ImageName, u64)> {
+        let headers = self.images.iter().map(|image| &image.header);
+        headers.map(|header| (header.name, header.layout.page_count * crate::local::format::PAGE))
+    }
+
+    /// Bytes of the files.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.files().map(|(_, len)| len).sum()
+    }
+
+    /// The images, newest first; the last one is the base.
+    pub(crate) fn images(&self) -> &[Arc<Image>] {
+        &self.images
+    }
+
+    /// The first damage in the newest images, as many of them as take so many bytes together at most.
+    ///
+    /// # Errors
+    /// [`Error::Io`] only.
+    pub(crate) fn first_damage(&self, len_max: u64) -> Result<Option<Error>> {
+        let (mut found, mut len) = (Vec::new(), 0);
+        for image in &self.images {
+            len += image.header.layout.page_count * PAGE;
+            if len > len_max {
+                break;
+            }
+            image.damage_to(&mut found)?;
+        }
+        Ok(found.into_iter().next())
+    }
+
+    /// Verifies every page of every image and returns all damage.
+    ///
+    /// # Errors
+    /// [`Error::Io`] only.
+    pub(crate) fn damage(&self) -> Result<Vec<Error>> {
+        let mut found = Vec::new();
+        self.images.iter().try_for_each(|image| image.damage_to(&mut found))?;
+        Ok(found)
+    }
+
+    /// Writes the image of an index whose entries were frozen at the LSN of the order's summary and returns
+    /// the chain that it heads.
+    ///
+    /// # Errors
+    /// [`NotMade::Disk`] leaves this chain as it was; [`NotMade::Damaged`]: part of it is damaged.
+    pub(crate) fn extend<D: Disk>(
+        &self,
+        disk: &D,
+        store: &Description,
+        index: &Index<Location>,
+        order: &Order<'_>,
+    ) -> std::result::Result<Chain, NotMade> {
+        let Order { number, summary, segments, is_full, pace } = *order;
+        let taken_in = match is_full && self.is_wide() {
+            true => self.images.len(),
+            false => self.merged_by(index.frozen_count()),
+        };
+        let (merged, below) = self.images.split_at(taken_in);
+        let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
+        let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
+        let mut writer = Writer::start(disk, store, number, pace, expected_len)?;
+        self.write_records(&mut writer, index, merged)?;
+        let names = below.iter().map(|image| image.header.name).collect();
+        writer.finish(summary, names, segments)?;
+        let (head, _) = Image::open(disk, store, number, self.mode).map_err(NotMade::Damaged)?;
+        let mut images = vec![Arc::new(head)];
+        images.extend(below.iter().cloned());
+        Ok(Chain { images, segments: segments.into(), mode: self.mode })
+    }
+
+    /// How many images, from the newest on, are merged with so many new records: none as long as there may be
+    /// another delta; all where a new base is due.
+    fn merged_by(&self, count: u64) -> usize {
+        let Some((base, deltas)) = self.images.split_last() else { return 0 };
+        let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
+        let deltas: Vec<u64> = deltas.iter().map(entry_count).collect();
+        match (deltas.iter().sum::<u64>() + count) * DELTA_SHARE <= entry_count(base) {
+            true => merged_deltas(&deltas, count),
+            false => self.images.len(),
+        }
+    }
+
+    /// Whether another delta would make the deltas take more than their share of what the base takes.
+    fn is_wide(&self) -> bool {
+        let Some((_, base_len)) = self.files().last() else { return false };
+        let deltas_len = self.file_len() - base_len;
+        (deltas_len + DELTA_LEN_MIN) * DELTA_SHARE > base_len
+    }
+
+    /// Merges the frozen entries with the records of `merged`, newest first.
+    fn write_records<D: Disk>(
+        &self,
+        writer: &mut Writer<'_, D>,
+        index: &Index<Location>,
+        merged: &[Arc<Image>],
+    ) -> std::result::Result<(), NotMade> {
+        let is_base = merged.len() == self.images.len();
+        let all = (BlockId(0), BlockId(u64::MAX));
+        let mut older =
+            Merge::start(merged, all, ScanOrder::Ascending).map_err(NotMade::Damaged)?;
+        let mut push = |id, record: Record| match record.value {
+            // Below a base is nothing that a deletion could hide.
+            None if is_base => Ok(()),
+            _ => writer.push(id, record),
+        };
+        for page in index.frozen_pages() {
+            for (id, record) in index.frozen_entries(page) {
+                while let Some((older_id, older_record)) = older.peek()
+                    && older_id <= id
+                {
+                    if older_id < id {
+                        push(older_id, older_record)?;
+                    }
+                    older.advance().map_err(NotMade::Damaged)?;
+                }
+                push(id, record)?;
+            }
+        }
+        while let Some((id, record)) = older.peek() {
+            push(id, record)?;
+            older.advance().map_err(NotMade::Damaged)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the deltas with so many records, newest first, are merged with `count` new ones: none while
+/// another delta has a place, otherwise those that together are no longer than the one below them.
+fn merged_deltas(deltas: &[u64], count: u64) -> usize {
+    if deltas.len() < DELTA_COUNT_MAX {
+        return 0;
+    }
+    let mut sum = count + deltas[0];
+    for (merged, below) in deltas.iter().enumerate().skip(1) {
+        if merged > 1 && sum <= *below {
+            return merged;
+        }
+        sum += below;
+    }
+    deltas.len()
+}
+
+/// What an image is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    /// In its file's name.
+    pub(crate) number: u64,
+    pub(crate) summary: Summary,
+    /// Segments that it lists.
+    pub(crate) segments: &'a [SegmentUse],
+    /// No delta where that would keep more than half of what a base takes: a short one takes whole pages,
+    /// too.
+    pub(crate) is_full: bool,
+    pub(crate) pace: Pace<'a>,
+}
+
+/// Why there is no new checkpoint.
+#[derive(Debug)]
+pub(crate) enum NotMade {
+    /// The disk refused.
+    Disk(NotWritten),
+    /// What the new image builds on is damaged.
+    Damaged(Error),
+}
+
+impl From<std::io::Error> for NotMade {
+    fn from(source: std::io::Error) -> NotMade {
+        NotMade::Disk(source.into())
+    }
+}
+
+impl From<NotWritten> for NotMade {
+    fn from(not_written: NotWritten) -> NotMade {
+        NotMade::Disk(not_written)
+    }
+}
+
+/// The newest record of each id of several images, in an order of the ids.
+struct Merge<'a> {
+    order: ScanOrder,
+    cursors: Vec<(Cursor<'a>, Option<(BlockId, Record)>)>,
+}
+
+impl<'a> Merge<'a> {
+    fn start(
+        images: &'a [Arc<Image>],
+        range: (BlockId, BlockId),
+        order: ScanOrder,
+    ) -> Result<Merge<'a>> {
+        let cursor = |image: &'a Arc<Image>| {
+            let mut cursor = image.cursor(range, order)?;
+            let next = cursor.next()?;
+            Ok((cursor, next))
+        };
+        Ok(Merge { order, cursors: images.iter().map(cursor).collect::<Result<_>>()? })
+    }
+
+    fn peek(&self) -> Option<(BlockId, Record)> {
+        // The first of equal ids is the newest.
+        let all = self.cursors.iter().filter_map(|(_, next)| *next);
+        all.reduce(|first, next| if self.order.is_before(next.0, first.0) { next } else { first })
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let Some((id, _)) = self.peek() else { return Ok(()) };
+        for (cursor, next) in &mut self.cursors {
+            if next.is_some_and(|(at, _)| at == id) {
+                *next = cursor.next()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Base<Location> for Chain {
+    fn lsn(&self) -> Lsn {
+        self.summary().map_or(Lsn(0), |summary| summary.lsn)
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Newest<Location>>> {
+        for image in &self.images {
+            if let Some(record) = image.get(id)? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn get_all(&self, ids: &[BlockId]) -> Result<Vec<Option<Newest<Location>>>> {
+        let mut found = vec![None; ids.len()];
+        self.images.iter().try_for_each(|image| image.get_all(ids, &mut found))?;
+        Ok(found)
+    }
+
+    fn walk(
+        &self,
+        first: BlockId,
+        last: BlockId,
+        order: ScanOrder,
+        each: &mut dyn FnMut(BlockId, Newest<Location>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut merge = Merge::start(&self.images, (first, last), order)?;
+        while let Some((id, record)) = merge.peek().filter(|(id, _)| first <= *id && *id <= last) {
+            if each(id, record).is_break() {
+                return Ok(());
+            }
+            merge.advance()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Entry;
+    use crate::io::sim::SimDisk;
+    use crate::local::recovery::identity::read_description;
+    use crate::{Block, BlockType, LocalBackend, StorageBackend, WriteBatch};
+
+    /// The images of a base of leaves of every shape and a delta with writes and deletions.
+    fn images(mode: ReadMode) -> (Chain, Vec<u64>) {
+        let disk = SimDisk::new(3);
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
+        let write = |ids: &[u64]| {
+            let mut batch = WriteBatch::new();
+            for id in ids {
+                batch.write(Block::new(BlockId(*id), BlockType::TableData, vec![1; 9]));
+            }
+            store.apply(batch).expect("commits");
+            store.checkpoint().expect("makes an image");
+        };
+        let dense = 1..=400;
+        let near = (0..400).map(|n| 10_000 + n * 3);
+        let far = (1..=300).map(|n| n << 40);
+        let ids: Vec<u64> = dense.chain(near).chain(far).collect();
+        write(&ids);
+        ids.iter().step_by(90).for_each(|id| store.delete_block(BlockId(*id)).expect("deletes"));
+        let again: Vec<u64> = ids.iter().copied().skip(45).step_by(90).collect();
+        write(&again);
+        store.close().expect("closes");
+        let number = |entry| match entry {
+            Entry::File { name: FileName::Checkpoint(number), .. } => Some(number),
+            _ => None,
+        };
+        let newest = disk.list().expect("a list").into_iter().filter_map(number).max();
+        let store = read_description(&disk).expect("a store");
+        let chain = Chain::open(&disk, &store, newest.expect("an image"), mode).expect("opens");
+        assert_eq!(chain.images.len(), 2, "a base and a delta");
+        (chain, ids)
+    }
+
+    #[test]
+    fn ids_looked_up_together_are_answered_as_each_by_itself() {
+        for mode in [ReadMode::Mapped, ReadMode::Pread] {
+            let (chain, stored) = images(mode);
+            let mut ids: Vec<u64> = stored.iter().flat_map(|id| [id - 1, *id, id + 1]).collect();
+            ids.push(u64::MAX);
+            ids.sort_unstable();
+            ids.dedup();
+            let ids: Vec<BlockId> = ids.into_iter().map(BlockId).collect();
+            let singly: Vec<_> = ids.iter().map(|id| chain.get(*id).expect("whole")).collect();
+            let has_value = |found: &&Option<Newest<Location>>| {
+                found.as_ref().is_some_and(|newest| newest.value.is_some())
+            };
+            let (found, in_force) =
+                (singly.iter().flatten().count(), singly.iter().filter(has_value).count());
+            assert_eq!((found, in_force), (stored.len(), stored.len() - 13));
+            // Neighbours, so that each border between two leaves is crossed from each id before it.
+            for count in [1, 2, 5, ids.len()] {
+                for (ids, singly) in ids.windows(count).zip(singly.windows(count)) {
+                    assert_eq!(chain.get_all(ids).expect("whole"), singly, "{ids:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_walked_from_either_end_of_any_range() {
+        for mode in [ReadMode::Mapped, ReadMode::Pread] {
+            let (chain, ids) = images(mode);
+            let walk = |first: u64, last: u64, order| {
+                let mut found = Vec::new();
+                let each = &mut |id: BlockId, record: Newest<Location>| {
+                    found.push((id.0, record));
+                    ControlFlow::Continue(())
+                };
+                chain.walk(BlockId(first), BlockId(last), order, each).expect("whole");
+                found
+            };
+            let borders = [0, 1, 2, 136, 137, 400, 401, 9_999, 10_000, 10_001, 10_600, 11_197];
+            let borders: Vec<u64> = borders.into_iter().chain([77 << 40, u64::MAX]).collect();
+            for (at, first) in borders.iter().enumerate() {
+                for last in &borders[at..] {
+                    let up = walk(*first, *last, ScanOrder::Ascending);
+                    let expected = ids.iter().filter(|id| first <= *id && *id <= last);
+                    assert!(up.iter().map(|(id, _)| id).eq(expected), "{first} to {last}");
+                    let mut down = walk(*first, *last, ScanOrder::Descending);
+                    down.reverse();
+                    assert_eq!(down, up, "{first} to {last}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn deltas_stay_few_and_records_are_seldom_written_again() {
+        // Checkpoints of a hundred records each over a base that takes in what comes to half of it.
+        for (base, written_max) in [(1000, 1.0), (3000, 1.9), (10_000, 2.5), (20_000, 2.7)] {
+            let (mut deltas, mut written) = (Vec::new(), 0);
+            let count = base / DELTA_SHARE / 100;
+            for _ in 0..count {
+                let taken_in = merged_deltas(&deltas, 100);
+                let merged: u64 = 100 + deltas.drain(..taken_in).sum::<u64>();
+                deltas.insert(0, merged);
+                written += merged;
+                assert!(deltas.len() <= DELTA_COUNT_MAX, "{deltas:?}");
+            }
+            let each = written as f64 / (count * 100) as f64;
+            assert!(each <= written_max, "{each} times, base of {base}");
+            assert_eq!(deltas.iter().sum::<u64>(), count * 100);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The choice of the segment to empty next.
+//!
+//! Owns [`Victim`], what a segment would have to be rid of, and [`Goal`], how far a run goes. Rules:
+//!
+//! 1. **Gain.** A segment is emptied only if its bytes outweigh what is to be written again, with the pages that
+//!    moves leave unfilled and the header of the segment that takes them. So the log gets shorter with each one,
+//!    also where segments are so short that a goal is out of reach.
+//! 2. **Once.** What is moved lands behind the last commit of a user. Without being told to, no run empties a
+//!    segment there: it holds moves and marks alone. So while no user commits each byte in force is moved twice
+//!    at most: out of a segment of before, to the end of the last one that users wrote to, and out of that.
+//! 3. **Old versions** that snapshots see are moved like blocks in force, so a segment of which they need a
+//!    little does not stay as a whole.
+
+use std::collections::BTreeMap;
+
+use super::{MAKE_ROOM_LEN, Run};
+use crate::error::{Error, Result};
+use crate::io::Disk;
+use crate::local::format::checkpoint::SegmentUse;
+use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
+use crate::local::format::{PAGE, page_up};
+use crate::local::maintenance::{State, Upkeep};
+use crate::sync::Ordering;
+
+/// What a block takes in the log beside its payload: its row, and the header of a lone commit.
+const BLOCK_LEN: u64 = (HEADER_LEN + ENTRY_LEN) as u64;
+/// A segment that gives back less than this share of itself is as good as full.
+const GAIN_SHARE: u64 = 50;
+/// Nor is less than this worth its moves. What they take beyond [`Packing::log_len`] is less: the end of one segment
+/// that splits a batch, with a frame and a page of its own behind it. So the log gets shorter by a page at least.
+const GAIN_LEN_MIN: u64 = 3 * PAGE;
+/// A segment is worth its emptying for want of space if it gives back this share of itself.
+const NEED_SHARE: u64 = 8;
+
+/// Old versions in a segment that snapshots see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::local::maintenance) struct Kept {
+    /// Payload bytes.
+    pub(in crate::local::maintenance) len: u64,
+    pub(in crate::local::maintenance) count: u64,
+}
+
+/// Old versions that snapshots see, by the segment that they are in.
+pub(in crate::local::maintenance) type KeptBySegment = BTreeMap<u64, Kept>;
+
+/// A segment, and what has to be written again before it can go.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::local::maintenance) struct Victim {
+    pub(in crate::local::maintenance) segment: SegmentUse,
+    pub(in crate::local::maintenance) kept: Kept,
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Goal {
+    /// Bytes of the log for each one in force.
+    pub(super) amplification_max: f64,
+    /// Dead bytes that are left alone.
+    pub(super) dead_len_max: u64,
+    /// Segments from this one on are left alone.
+    pub(super) before: u64,
+    /// And those with more than this to be written again: the rest of the reserve is the deletes'.
+    pub(super) fits_len: u64,
+}
+
+/// What the log holds that a run cares for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Standing {
+    /// Bytes of segments that do not go by themselves with the next checkpoint.
+    held_len: u64,
+    /// Bytes of those that are in force, or kept for snapshots.
+    needed_len: u64,
+}
+
+impl Standing {
+    pub(super) fn dead_len(&self) -> u64 {
+        self.held_len - self.needed_len
+    }
+
+    pub(super) fn allowed_len(&self, amplification_max: f64) -> u64 {
+        (self.needed_len as f64 * (amplification_max - 1.0)) as u64
+    }
+
+    pub(super) fn is_beyond(&self, goal: &Goal) -> bool {
+        self.dead_len() > self.allowed_len(goal.amplification_max)
+            && self.dead_len() > goal.dead_len_max
+    }
+}
+
+impl SegmentUse {
+    /// Bytes that are in force, the rows of their tables and headers of lone commits included.
+    pub(crate) fn in_force(&self) -> u64 {
+        (self.live_len + self.live_count * BLOCK_LEN).min(self.used_len)
+    }
+}
+
+impl Victim {
+    /// Bytes to be written again.
+    pub(in crate::local::maintenance) fn needed_len(&self) -> u64 {
+        let kept_len = self.kept.len + self.kept.count * BLOCK_LEN;
+        (self.segment.in_force() + kept_len).min(self.segment.used_len)
+    }
+
+    /// By how much the log gets shorter.
+    pub(super) fn gain_len(&self, packing: Packing) -> u64 {
+        let count = self.segment.live_count + self.kept.count;
+        let payload_len = self.segment.live_len + self.kept.len;
+        self.segment.used_len.saturating_sub(packing.log_len(count, payload_len))
+    }
+
+    /// The greatest benefit for its cost, an older segment before a younger one.
+    pub(super) fn benefit(&self, newest: u64) -> f64 {
+        let needed = self.needed_len() as f64 / self.segment.used_len.max(1) as f64;
+        (1.0 - needed) * (newest - self.segment.sequence) as f64 / (1.0 + needed)
+    }
+}
+
+/// How densely moves are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    /// The length of a commit of moves.
+    pub(super) batch_len: u64,
+    /// What a segment has room for.
+    pub(super) room_len: u64,
+}
+
+impl Packing {
+    /// Bytes of log that so many blocks of about the same length take when they are moved: with the ends of
+    /// pages and segments that they leave unused, and the headers of their segments.
+    fn log_len(self, count: u64, payload_len: u64) -> u64 {
+        const HEADER: u64 = HEADER_LEN as u64;
+        if count == 0 {
+            return 0;
+        }
+        let move_len = 2 * ENTRY_LEN as u64 + payload_len.div_ceil(count);
+        let fitting = |len: u64| len.saturating_sub(HEADER) / move_len;
+        let in_batch = fitting(self.batch_len).max(1);
+        let batch_len = page_up(HEADER + in_batch * move_len);
+        let batch_count = self.room_len / batch_len;
+        if batch_count == 0 {
+            // Longer than a segment: each has one of its own length.
+            return count * (PAGE + batch_len);
+        }
+        // Moves are split at the end of a segment.
+        let in_rest = fitting(self.room_len - batch_count * batch_len);
+        let rest_len = if in_rest > 0 { page_up(HEADER + in_rest * move_len) } else { 0 };
+        let in_segment = batch_count * in_batch + in_rest;
+        let segment_len = PAGE + batch_count * batch_len + rest_len;
+        let (full, left) = (count / in_segment, count % in_segment);
+        let (batches, few) = (left / in_batch, left % in_batch);
+        let few_len = if few > 0 { page_up(HEADER + few * move_len) } else { 0 };
+        full * segment_len + batches * batch_len + few_len + PAGE * left / in_segment
+    }
+}
+
+impl<D: Disk> Upkeep<D> {
+    /// The old versions that snapshots see now.
+    pub(in crate::local::maintenance) fn kept_by_segment(&self) -> KeptBySegment {
+        let (index, mut kept) = (&self.shared.mvcc.index, KeptBySegment::new());
+        if index.undo_count() > 0 {
+            index.each_undo(|version| {
+                let segment = kept.entry(u64::from(version.segment)).or_default();
+                segment.len += u64::from(version.len);
+                segment.count += 1;
+            });
+        }
+        kept
+    }
+
+    /// What the log holds, as this run knows it.
+    pub(super) fn standing(&self, run: &Run) -> Standing {
+        let segments = self.shared.usage.all();
+        let active = segments.last().map_or(0, |segment| segment.sequence);
+        let mut standing = Standing::default();
+        for segment in segments {
+            let victim = run.victim(segment);
+            let goes = segment.live_count == 0 && victim.kept.count == 0;
+            if !goes || segment.sequence == active {
+                standing.held_len += segment.used_len;
+                standing.needed_len += victim.needed_len();
+            }
+        }
+        standing
+    }
+
+    /// The segment to empty next, if there is too much that is dead.
+    pub(super) fn victim(&self, state: &State, run: &Run, goal: Goal) -> Option<Victim> {
+        if !self.standing(run).is_beyond(&goal) {
+            return None;
+        }
+        let newest = self.shared.usage.all().last()?.sequence;
+        let victims = self.victims(state, run, goal).into_iter();
+        let victims = victims.filter(|victim| victim.needed_len() <= goal.fits_len);
+        victims.max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
+    }
+
+    /// All segments whose emptying would make the log shorter.
+    pub(super) fn victims(&self, state: &State, run: &Run, goal: Goal) -> Vec<Victim> {
+        let segments = self.shared.usage.all();
+        let newest = segments.last().map_or(0, |segment| segment.sequence);
+        let victims = segments.into_iter().map(|segment| run.victim(segment));
+        let victims = victims.filter(|victim| {
+            let SegmentUse { sequence, used_len, .. } = victim.segment;
+            (victim.segment.live_count > 0 || victim.kept.count > 0)
+                && sequence < newest.min(goal.before)
+                && (run.is_told() || sequence <= self.last_of_users())
+                && !state.stuck.contains(&sequence)
+                && !run.passed.contains(&sequence)
+                && self.gain_of(victim) > (used_len / GAIN_SHARE).max(GAIN_LEN_MIN)
+        });
+        victims.collect()
+    }
+
+    /// A segment to empty for want of space: it gives back at least as much as its moves take.
+    pub(in crate::local::maintenance) fn victim_of_need(
+        &self,
+        state: &State,
+        run: &Run,
+        before: u64,
+    ) -> Option<Victim> {
+        let fits_len = self.fits_len();
+        let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
+        // Each batch of moves takes a page, and may leave the end of a segment unused.
+        let is_worth_it = |victim: &Victim| {
+            let used_len = victim.segment.used_len;
+            used_len - victim.needed_len() >= (used_len / NEED_SHARE).max(MAKE_ROOM_LEN)
+        };
+        self.victim(state, run, goal).filter(is_worth_it)
+    }
+
+    /// By how much the log gets shorter when a segment is emptied.
+    pub(super) fn gain_of(&self, victim: &Victim) -> u64 {
+        let (batch_len, room_len) = (self.batch_len(), self.space.segment_room());
+        victim.gain_len(Packing { batch_len, room_len })
+    }
+
+    /// The last segment that users' commits reached.
+    pub(super) fn last_of_users(&self) -> u64 {
+        self.shared.user_sequence.load(Ordering::Relaxed)
+    }
+
+    /// What moves may take: what is free, and half of the reserve.
+    pub(super) fn fits_len(&self) -> u64 {
+        let reserve = &self.space.reserve;
+        match self.disk.free_space() {
+            Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
+            Err(_) if reserve.is_short() => reserve.len() / 2,
+            Err(_) => u64::MAX,
+        }
+    }
+
+    /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
+    pub(super) fn check_room(&self) -> Result<()> {
+        let reserve = &self.space.reserve;
+        match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
+            true => Err(self.space.full(reserve.missing_len())),
+            false => Ok(()),
+        }
+    }
+
+    /// Has the log go on in the next segment if the active one is mostly dead, so that it can be emptied. Not
+    /// again before a user has written to the next one.
+    ///
+    /// # Errors
+    /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll), but for lack of space: then the log stays where
+    /// it is.
+    pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
+        let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
+        let gain_len = self.gain_of(&run.victim(active));
+        if active.sequence > self.last_of_users()
+            || gain_len < gain_len_min.max(active.used_len / NEED_SHARE)
+        {
+            return Ok(());
+        }
+        match self.driver.roll() {
+            Err(Error::StorageFull { .. }) => Ok(()),
+            rolled => rolled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 1 << 20;
+
+    fn victim(sequence: u64, live_len: u64, kept: Kept) -> Victim {
+        let (number, used_len, live_count) = (sequence, LEN, 0);
+        Victim { segment: SegmentUse { sequence, number, used_len, live_len, live_count }, kept }
+    }
+
+    #[test]
+    fn older_and_emptier_segments_are_worth_more() {
+        let benefit = |sequence, live_len| victim(sequence, live_len, Kept::default()).benefit(10);
+        assert!(benefit(1, 1000) > benefit(1, 100_000));
+        assert!(benefit(1, 1000) > benefit(5, 1000));
+        assert_eq!(benefit(1, LEN), 0.0);
+    }
+
+    #[test]
+    fn gain_leaves_out_what_is_written_again_with_its_pages_and_headers() {
+        let packing = Packing { batch_len: 12 << 10, room_len: 60 << 10 };
+        let len_of = |count, len| packing.log_len(count, count * len);
+        assert_eq!(len_of(0, 0), 0);
+        assert_eq!(len_of(1, 100), PAGE + PAGE / 370, "a batch of few blocks takes its pages");
+        // Eleven in a batch, five batches in a segment.
+        assert_eq!(len_of(55, 1_000), 64 << 10);
+        assert_eq!(len_of(110, 1_000), 2 * (64 << 10));
+        // Three of them, and an end that holds none.
+        assert_eq!(len_of(3, 13_000), PAGE + 3 * 4 * PAGE);
+        // Longer than a segment.
+        assert_eq!(len_of(2, 100_000), 2 * (PAGE + page_up(64 + 64 + 100_000)));
+        let segment = victim(1, 6 * 1_000, Kept { len: 5 * 1_000, count: 5 }).segment;
+        let both = Victim {
+            segment: SegmentUse { used_len: 64 << 10, live_count: 6, ..segment },
+            kept: Kept { len: 5 * 1_000, count: 5 },
+        };
+        let gain_len = (64 << 10) - 3 * PAGE - PAGE / 5;
+        assert_eq!(both.gain_len(packing), gain_len, "what snapshots see is written again, too");
+    }
+}

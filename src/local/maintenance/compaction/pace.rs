@@ -1,0 +1,197 @@
+//! Pace: how emptying a segment gives way to commits.
+//!
+//! Owns three rules, for segments that are emptied because too much is dead while others write:
+//!
+//! 1. **Schedule.** Emptying may take until commits have written as many bytes as it gives back, so that
+//!    the log does not grow meanwhile; what the log has beyond its goal already is to be gone within
+//!    [`DRAIN`]. Whoever is ahead of that rests a little after each [`STEP_LEN`].
+//! 2. **Share.** Whoever is not may still move no more than [`SHARE`] of the bytes that commits write, and
+//!    [`RATE`] a second.
+//! 3. **Pressure.** Where a segment came late by [`LATE_SHARE`] and the log has outgrown its goal by [`ON_SHARE`] of what that
+//!    leaves for dead bytes, the next ones are emptied without rests and read as the system likes, megabytes at
+//!    once, which slows commits down; until the log is down to [`OFF_SHARE`].
+//!
+//! So where there is time commits hardly notice, and where there is none the log does not grow without bound.
+
+use std::time::Duration;
+
+use crate::local::format::checkpoint::SegmentUse;
+
+/// In which time what the log has beyond its goal is given back.
+const DRAIN: Duration = Duration::from_secs(4);
+/// Bytes of a segment that are gone through at once.
+const STEP_LEN: u64 = 64 << 10;
+/// Between two of them.
+const REST: Duration = Duration::from_millis(1);
+/// Bytes moved for each byte that commits write meanwhile.
+const SHARE: u64 = 1;
+/// Bytes moved a second, whatever commits do.
+const RATE: u64 = 32 << 20;
+/// Who keeps to the schedule is now and then a little behind it.
+const LATE_SHARE: f64 = 1.25;
+const ON_SHARE: f64 = 1.0 / 3.0;
+const OFF_SHARE: f64 = 1.0 / 6.0;
+
+/// By how much a log is longer than it is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::local::maintenance) struct Excess {
+    pub(super) len: u64,
+    /// The dead bytes that its goal leaves it.
+    pub(super) allowed_len: u64,
+}
+
+/// Whether segments are emptied in time.
+#[derive(Debug, Default)]
+pub(in crate::local::maintenance) struct Pressure {
+    was_late: bool,
+    is_on: bool,
+}
+
+impl Pressure {
+    /// Looks whether the next segment has to be emptied without regard to commits.
+    pub(super) fn look(&mut self, excess: Excess) -> bool {
+        let share = excess.len as f64 / excess.allowed_len.max(1) as f64;
+        self.is_on = match self.is_on {
+            true => share > OFF_SHARE,
+            false => self.was_late && share > ON_SHARE,
+        };
+        self.is_on
+    }
+
+    /// A segment was emptied at a pace.
+    pub(super) fn note(&mut self, pace: &Pace) {
+        self.was_late = pace.is_late;
+    }
+}
+
+/// The pace of emptying one segment.
+pub(super) struct Pace {
+    started: Duration,
+    written_before: u64,
+    /// Log bytes of moves so far.
+    moved_len: u64,
+    /// What commits had written at the last look.
+    seen_len: u64,
+    /// Where the next step begins.
+    step_at: u64,
+    /// Bytes that are given back for each one gone through.
+    yields: f64,
+    /// Bytes a second by which the log is to shrink.
+    drain: f64,
+    is_pressed: bool,
+    is_late: bool,
+}
+
+impl Pace {
+    /// Begins to empty a segment.
+    pub(super) fn start(
+        now: Duration,
+        written_len: u64,
+        victim: &SegmentUse,
+        excess: Excess,
+        is_pressed: bool,
+    ) -> Pace {
+        let dead_len = victim.used_len - victim.in_force();
+        Pace {
+            started: now,
+            written_before: written_len,
+            moved_len: 0,
+            seen_len: 0,
+            step_at: STEP_LEN,
+            yields: dead_len as f64 / victim.used_len.max(1) as f64,
+            drain: excess.len as f64 / DRAIN.as_secs_f64(),
+            is_pressed,
+            is_late: false,
+        }
+    }
+
+    /// Whether it pays no regard to commits.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.is_pressed
+    }
+
+    /// So many log bytes of moves were written.
+    pub(super) fn moved(&mut self, len: u64) {
+        self.moved_len += len;
+    }
+
+    /// How long to rest, now that the segment is gone through up to there.
+    pub(super) fn rest(&mut self, now: Duration, written_len: u64, offset: u64) -> Duration {
+        if offset < self.step_at {
+            return Duration::ZERO;
+        }
+        self.step_at = offset + STEP_LEN;
+        // What is written has the moves in it.
+        let commits_len = (written_len - self.written_before).saturating_sub(self.moved_len);
+        let elapsed = now.saturating_sub(self.started);
+        let due_len = commits_len as f64 + self.drain * elapsed.as_secs_f64();
+        let given_len = offset as f64 * self.yields;
+        self.is_late = given_len * LATE_SHARE < due_len;
+        let others_write = commits_len > std::mem::replace(&mut self.seen_len, commits_len);
+        let has_time = others_write && given_len > due_len && !self.is_pressed;
+        let beyond_share = self.moved_len.saturating_sub(commits_len * SHARE);
+        let share = Duration::from_secs_f64(beyond_share as f64 / RATE as f64);
+        share.saturating_sub(elapsed).max(if has_time { REST } else { Duration::ZERO })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEN: u64 = 64 << 20;
+
+    fn pace(live_len: u64, excess_len: u64, is_pressed: bool) -> Pace {
+        let (sequence, number, used_len, live_count) = (1, 1, LEN, 0);
+        let victim = SegmentUse { sequence, number, used_len, live_len, live_count };
+        let excess = Excess { len: excess_len, allowed_len: LEN };
+        Pace::start(SECOND, 100, &victim, excess, is_pressed)
+    }
+
+    #[test]
+    fn moves_may_take_a_byte_a_byte_and_a_little_a_second() {
+        let rest = |now, commits_len| {
+            let mut pace = pace(LEN, 0, false);
+            pace.moved(RATE * 2);
+            pace.rest(now, 100 + RATE * 2 + commits_len, STEP_LEN)
+        };
+        assert_eq!(rest(SECOND, 0), SECOND * 2);
+        assert_eq!(rest(SECOND * 2, 0), SECOND);
+        assert_eq!(rest(SECOND * 2, RATE), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_gives_back_sooner_than_others_write_rests_after_each_step() {
+        let mut pace = pace(LEN / 2, 0, false);
+        assert_eq!(pace.rest(SECOND, 101, STEP_LEN - 1), Duration::ZERO, "within a step");
+        assert_eq!(pace.rest(SECOND, 101, STEP_LEN), REST);
+        assert_eq!(pace.rest(SECOND, 101, 2 * STEP_LEN), Duration::ZERO, "nobody writes");
+        let behind = 100 + 2 * STEP_LEN;
+        assert_eq!(pace.rest(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_the_log_has_beyond_its_goal_is_given_back_in_time() {
+        let excess_len = 10 * STEP_LEN * DRAIN.as_secs();
+        let mut pace = pace(0, excess_len, false);
+        assert_eq!(pace.rest(SECOND * 2, 101, STEP_LEN), Duration::ZERO, "a tenth of what is due");
+        assert_eq!(pace.rest(SECOND * 2, 102, 20 * STEP_LEN), REST);
+    }
+
+    #[test]
+    fn pressure_begins_with_a_late_segment_of_a_long_log_and_ends_with_the_log_at_its_goal() {
+        let excess = |share: f64| Excess { len: (LEN as f64 * share) as u64, allowed_len: LEN };
+        let mut pressure = Pressure::default();
+        assert!(!pressure.look(excess(9.0)), "nothing was late");
+        let mut late = pace(LEN / 2, 0, false);
+        late.rest(SECOND, 100 + LEN, STEP_LEN);
+        pressure.note(&late);
+        assert!(!pressure.look(excess(0.3)), "there is room");
+        assert!(pressure.look(excess(0.4)));
+        assert!(pressure.look(excess(0.2)));
+        assert!(!pressure.look(excess(0.1)));
+        let mut pressed = pace(LEN / 2, 0, true);
+        assert_eq!(pressed.rest(SECOND, 101, STEP_LEN), Duration::ZERO, "no rests under pressure");
+    }
+}

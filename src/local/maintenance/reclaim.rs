@@ -1,0 +1,150 @@
+//! Room: what the upkeep does while the disk is full.
+//!
+//! A delete takes space before it gives any back. So while the reserve is low, whoever deletes first has
+//! room made; so does the upkeep after a write that found no space. The log goes on in the next segment,
+//! which lets go of the space ahead in the active one; a checkpoint takes segments with nothing in force
+//! out of use, those that hold nothing but deletes among them; segments are emptied whose blocks in force
+//! fit into what is free and half of the reserve, unless compaction is paused. What that gives goes to the reserve first.
+
+use crate::error::Result;
+use crate::io::Disk;
+use crate::local::format::PAGE;
+use crate::local::maintenance::compaction::Cause;
+use crate::local::maintenance::{AGAIN_AFTER, Haste, RoomMade, State, Upkeep};
+use crate::sync::Ordering;
+
+/// Log bytes between two attempts.
+const ROOM_EVERY: u64 = 6 * PAGE;
+
+impl<D: Disk> Upkeep<D> {
+    /// Makes room if the reserve is low.
+    ///
+    /// # Errors
+    /// As [`Upkeep::checkpoint`]; the reserve is what it was, or what is left of it.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.make_room_with(&mut *self.take_turn()?)
+    }
+
+    /// Makes room if the reserve is low or a write found no space.
+    pub(super) fn make_room_with(&self, state: &mut State) -> Result<()> {
+        let reserve = &self.space.reserve;
+        let is_low = reserve.is_low() && reserve.refill().is_err();
+        let is_wanted = self.shared.room_wanted.swap(false, Ordering::Relaxed);
+        // While a backup reads files nothing that is emptied could go.
+        if !(is_low || is_wanted) || state.hold_count > 0 {
+            return Ok(());
+        }
+        if state.room_made.is_some_and(|last| self.is_recent(last)) {
+            return Ok(());
+        }
+        state.makes_room = true;
+        let was_paused = self.pauses.is_on();
+        let made = self.empty_what_fits(state, is_wanted && !is_low);
+        state.makes_room = false;
+        let (log_len, at) = (self.written_len(), self.disk.now());
+        state.room_made = Some(RoomMade { log_len, at, was_paused });
+        reserve.try_refill();
+        made
+    }
+
+    /// Whether another attempt would find what the last one found.
+    fn is_recent(&self, last: RoomMade) -> bool {
+        let has_grown = self.written_len() - last.log_len >= ROOM_EVERY;
+        let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
+        let goes_on = last.was_paused && !self.pauses.is_on();
+        !(has_grown || has_rested || goes_on)
+    }
+
+    /// Empties segments: as many as are worth it, or until there is room for the next segment.
+    fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
+        self.driver.roll()?;
+        self.shrink(true)?;
+        self.checkpoint_with(state, Haste::Room)?;
+        // What is written from here on is as dense as it gets.
+        let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let mut run = self.run(Cause::Need);
+        while let Some(victim) = self.victim_of_need(state, &run, newest) {
+            if self.must_stop(Cause::Need) || (until_room && self.has_room()) {
+                break;
+            }
+            self.empty(state, &mut run, victim)?;
+            self.checkpoint_with(state, Haste::Room)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the next segment of the log would find its space, the reserve left alone.
+    fn has_room(&self) -> bool {
+        let reserve = &self.space.reserve;
+        let wanted_len = self.space.segment_room() + PAGE;
+        reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::error::Error;
+    use crate::io::sim::SimDisk;
+    use crate::local::space::reserve::Claim;
+    use crate::{LocalBackend, StorageBackend};
+
+    /// A thin volume takes every byte, and has no space for them when they are synced.
+    #[test]
+    fn reserve_that_somebody_refills_meanwhile_is_not_drawn_from_for_ever() {
+        let options = LocalBackend::options().single_threaded(true);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let reserve = &store.inner.space.reserve;
+        let (before, mut step, mut count) = (reserve.len(), PAGE, 0);
+        while reserve.draw_again(Claim::Reserved, &mut step) {
+            assert!(reserve.len() < before, "something was given back");
+            reserve.refill().expect("there is space");
+            count += 1;
+            assert!(count < 64, "no end");
+        }
+        assert!(count > 1 && reserve.len() == before, "{count}");
+    }
+
+    #[test]
+    fn full_store_takes_writes_again_when_a_pause_is_over() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(256 << 10);
+        let options = options.block_len_max(32 << 10).max_bytes(8 << 20);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        let put =
+            |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
+        let upkeep = &store.inner.upkeep;
+        upkeep.pauses.begin();
+        // Two segments of many are mostly dead: compaction is not due, and would make room.
+        (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
+        (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
+        let full = (1000..).find_map(|id| put(id).err()).expect("full at last");
+        assert!(matches!(full, Error::StorageFull { .. }), "{full:?}");
+        for _ in 0..3 {
+            put(1).expect_err("paused");
+        }
+        upkeep.pauses.end();
+        let tries = (0..10).find(|_| put(1).is_ok());
+        assert!(tries.is_some(), "refused for ever");
+    }
+
+    #[test]
+    fn checkpoints_of_a_full_store_leave_no_row_of_deltas() {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(64 << 10);
+        let options = options.block_len_max(32 << 10);
+        let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
+        for id in 1..=100 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 5000]);
+            store.write_block(block).expect("writes");
+        }
+        store.checkpoint().expect("a base");
+        let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
+        for id in 1..=20 {
+            store.delete_block(BlockId(id)).expect("a delete");
+            assert!(store.inner.space.reserve.draw(Claim::Reserved, PAGE), "nothing is kept");
+            store.checkpoint().expect("a checkpoint");
+            let len = upkeep.checkpoint_len();
+            assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Release: what a checkpoint makes superfluous goes.
+//!
+//! Owns the order of steps 4 and 5 ([`super`]), and the rule which segments go.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{State, Upkeep};
+use crate::error::{Error, IoOp, PoisonCause, Result};
+use crate::io::{Disk, FileName};
+use crate::local::format::checkpoint::SegmentUse;
+use crate::local::format::checkpoint::Summary;
+use crate::local::maintenance::checkpoint::image::Image;
+
+impl<D: Disk> Upkeep<D> {
+    /// Steps 4 and 5.
+    pub(super) fn make_count(
+        &self,
+        state: &mut State,
+        checkpoint: &Summary,
+        segments: &[SegmentUse],
+    ) -> Result<()> {
+        let used = state.chain.names();
+        if state.unconfirmed {
+            self.driver.confirm(used[0])?;
+            state.unconfirmed = false;
+        }
+        if state.hold_count > 0 {
+            // The next checkpoint without a hold finds all of it again.
+            return Ok(());
+        }
+        let mut old = std::mem::take(&mut state.old);
+        old.retain(|image| !used.contains(&image.header.name));
+        // While a backup read files, one image may have gone out of use with several checkpoints.
+        old.sort_by_key(|image| image.header.name);
+        old.dedup_by_key(|image| image.header.name);
+        self.remove_images(old)?;
+        self.release(state, checkpoint, segments)
+    }
+
+    fn remove_images(&self, images: Vec<Arc<Image>>) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        for image in images {
+            let name = FileName::Checkpoint(image.header.name.number);
+            let is_unseen = Arc::into_inner(image).map(drop).is_some();
+            match is_unseen {
+                true => self.remove_unseen(name)?,
+                false => self.remove_at_once(name)?,
+            }
+        }
+        self.sync_names()
+    }
+
+    /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
+    /// checkpoint does not read.
+    fn release(
+        &self,
+        state: &mut State,
+        checkpoint: &Summary,
+        segments: &[SegmentUse],
+    ) -> Result<()> {
+        let start = checkpoint.position.sequence;
+        let dead = segments.iter().filter(|s| s.live_count == 0 && s.sequence < start);
+        let dead: Vec<_> = dead.collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut pinned = BTreeSet::new();
+        self.driver.between_groups(|| {
+            let index = &self.shared.mvcc.index;
+            index.each_undo(|version| {
+                pinned.insert(u64::from(version.segment));
+            });
+        });
+        for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
+            self.shared.usage.remove(segment.sequence);
+            // Bytes that are a backup's too would each need new space to be written again.
+            let is_cloned = state.cloned.remove(&segment.sequence);
+            let is_unseen =
+                self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
+            let is_ours = is_unseen && !is_cloned;
+            match is_ours && !self.space.is_full() && self.has_use_for_another() {
+                true => self.space.keep(segment.number),
+                false => self.space.give_back(segment.number)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a segment out of use is worth keeping: the log will grow into it soon, and all files
+    /// together stay within bounds.
+    fn has_use_for_another(&self) -> bool {
+        let (totals, free_len) = (self.totals(), self.space.free_len());
+        let excess = 2.3 * (self.options.amplification_max - 1.0);
+        let all_len = totals.used_len + free_len + self.space.segment_room();
+        all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        self.disk.sync_dir().map_err(|e| {
+            self.shared.poison.set(PoisonCause::SyncFailed);
+            Error::io(IoOp::Sync, self.disk.path(), e)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::block::{Block, BlockId, BlockType};
+    use crate::io::FileName;
+    use crate::io::sim::SimDisk;
+    use crate::{LocalBackend, Options, StorageBackend};
+
+    fn options() -> Options {
+        let options = LocalBackend::options().single_threaded(true).segment_len_max(1 << 20);
+        options.block_len_max(64 << 10).zero_ahead_len(64 << 10)
+    }
+
+    fn put_all(store: &LocalBackend<SimDisk>) {
+        for id in 1..=400 {
+            let block = Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 30_000]);
+            store.write_block(block).expect("writes");
+        }
+    }
+
+    /// Overwrites all there is, and says how many segments of before that are kept for what is still to come.
+    fn kept_count(store: &LocalBackend<SimDisk>, disk: &SimDisk) -> usize {
+        let upkeep = &store.inner.upkeep;
+        let used = store.inner.shared.usage.all();
+        upkeep.state.lock().hold_count += 1;
+        put_all(store);
+        upkeep.state.lock().hold_count -= 1;
+        upkeep.checkpoint().expect("lets segments go");
+        let there = disk.files();
+        let is_there = |number| there.iter().any(|(name, _)| *name == FileName::Segment(number));
+        used[..used.len() - 1].iter().filter(|segment| is_there(segment.number)).count()
+    }
+
+    /// Written again, bytes that a backup shares would take new space page by page.
+    #[test]
+    fn segment_that_shares_its_bytes_with_a_backup_is_not_written_again() {
+        for is_cloned in [false, true] {
+            let disk = SimDisk::new(1);
+            let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+            put_all(&store);
+            let (upkeep, used) = (&store.inner.upkeep, store.inner.shared.usage.all());
+            if is_cloned {
+                upkeep.state.lock().cloned.extend(used.iter().map(|segment| segment.sequence));
+            }
+            assert_eq!(kept_count(&store, &disk) == 0, is_cloned);
+            assert!(upkeep.state.lock().cloned.len() <= 1, "who went is not forgotten");
+        }
+    }
+
+    /// Those who read from the store before it was closed may still have its bytes, as long as they like.
+    #[test]
+    fn segment_of_an_earlier_session_is_not_written_again() {
+        let disk = SimDisk::new(1);
+        let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+        put_all(&store);
+        store.close().expect("closes");
+        let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
+        assert_eq!(kept_count(&store, &disk), 0, "a reader's bytes change under it");
+        assert!(kept_count(&store, &disk) > 0, "nothing is kept at all");
+    }
+}

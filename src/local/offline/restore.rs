@@ -1,0 +1,92 @@
+//! Restoring: a backup compared with its manifest, or made a store again.
+//!
+//! The copy gets `META` last, so that a restore that is cut short leaves no store.
+
+use crate::block::Lsn;
+use crate::error::Result;
+use crate::io::{Disk, FileName};
+use crate::local::format::manifest::Manifest;
+use crate::local::format::place::{Damage, to_damage};
+use crate::local::maintenance::backup::BackupReport;
+use crate::local::read::backup::{check_empty, read_manifest};
+use crate::local::read::copy::{Copying, Watch, compare, same};
+
+/// What comparing a backup with its manifest found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupCheck {
+    /// The newest commit in it.
+    pub lsn: Lsn,
+    /// Files that the manifest lists.
+    pub files: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// All damage, in the order of the files' names.
+    pub damage: Vec<Damage>,
+}
+
+/// Makes a store out of a backup.
+///
+/// # Errors
+/// As [`LocalBackend::restore`](crate::LocalBackend::restore).
+pub(crate) fn restore<S: Disk, T: Disk>(
+    backup: &S,
+    target: &T,
+    watch: Watch<'_>,
+) -> Result<BackupReport> {
+    let manifest = read_manifest(backup)?;
+    check_empty(target)?;
+    let mut copying = Copying::start(target, watch, None, manifest.total_len());
+    // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
+    let marked = copying.publish(FileName::Manifest, &manifest.encode());
+    let done = marked.and_then(|()| {
+        let cloned_bytes = copy_all(backup, &manifest, &mut copying)?;
+        copying.remove(FileName::Manifest)?;
+        Ok(cloned_bytes)
+    });
+    if done.is_err() {
+        copying.take_back();
+    }
+    done.map(|cloned_bytes| BackupReport {
+        lsn: manifest.lsn,
+        files: manifest.rows.len() as u64,
+        bytes: manifest.total_len(),
+        shared_bytes: 0,
+        cloned_bytes,
+    })
+}
+
+/// Copies `META`, the first one, last: before that there is no store. Returns the bytes that are reflinks.
+fn copy_all<S: Disk, T: Disk>(
+    backup: &S,
+    manifest: &Manifest,
+    copying: &mut Copying<'_, T>,
+) -> Result<u64> {
+    let mut cloned_len = 0;
+    for row in manifest.rows.iter().rev() {
+        if row.file.name == FileName::Meta {
+            copying.sync_names()?;
+        }
+        let (crc, is_cloned) = copying.copy(backup, row.file.name, row.file.len, &[])?;
+        same(backup, row, crc)?;
+        cloned_len += if is_cloned { row.file.len } else { 0 };
+    }
+    copying.sync_names().map(|()| cloned_len)
+}
+
+/// Compares every file of a backup with its manifest.
+///
+/// # Errors
+/// As [`LocalBackend::verify_backup`](crate::LocalBackend::verify_backup).
+pub(crate) fn check<S: Disk>(backup: &S) -> Result<BackupCheck> {
+    let manifest = read_manifest(backup)?;
+    let (files, bytes) = (manifest.rows.len() as u64, manifest.total_len());
+    let mut check = BackupCheck { lsn: manifest.lsn, files, bytes, damage: Vec::new() };
+    for row in &manifest.rows {
+        match compare(backup, row) {
+            Ok(()) => {}
+            Err(error) => check.damage.push(to_damage(error)?),
+        }
+    }
+    Ok(check)
+}

@@ -1,0 +1,73 @@
+//! Read-only: a session that looks at a store and changes nothing.
+//!
+//! Owns the opening of such a session, and its rules:
+//!
+//! 1. No file is made, changed, renamed or removed, whatever the store is asked for. Three things see to that:
+//!    calls that would change something are refused first ([`Error::ReadOnly`]), recovery stops before it writes
+//!    (`recovery::read_only`), and the disk refuses what gets past both ([`Quota::read_only`]).
+//! 2. The lock is the shared one: several such sessions run at once, and no writer beside them.
+//! 3. No thread looks after the log or the space. I/O workers only help to read many blocks.
+//! 4. What was recovered is as durable as the session before left it. A sync therefore succeeds only if all of it
+//!    was known durable.
+
+use std::sync::Arc;
+
+use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::{Disk, Env, FileName, How};
+use crate::local::format::place::damaged;
+use crate::local::format::place::path_of;
+use crate::local::open::start;
+use crate::local::options::Options;
+use crate::local::options::limits_of;
+use crate::local::read::segment::Views;
+use crate::local::read::segment::show_segments;
+use crate::local::recovery::identity::{lock_shared, read_description};
+use crate::local::recovery::listing::look;
+use crate::local::recovery::{Recovery, Replay};
+use crate::local::session::Inner;
+use crate::local::space::SpaceOptions;
+use crate::local::space::quota::Quota;
+use crate::local::space::reserve::Reserve;
+use crate::local::space::usage::Usage;
+use crate::mvcc::Mvcc;
+
+/// Opens a store to be read.
+///
+/// # Errors
+/// As [`LocalBackend::open`](crate::LocalBackend::open); a store that is not there is not made.
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
+    assert!(options.read_only, "another session has to write");
+    let started = disk.now();
+    look(&disk, false)?;
+    let lock = lock_shared(&disk)?;
+    let disk = Arc::new(Quota::read_only(disk));
+    // Again, now that no writer can change it.
+    let listing = look(&*disk, false)?;
+    if !listing.has_meta {
+        return Err(damaged(FileName::Meta, 0, Defect::Meta));
+    }
+    let store = read_description(&*disk)?;
+    let space_options =
+        SpaceOptions { segment_len: options.segment_len_max, ahead_len_max: 0, how: How::Read };
+    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let reserve = Reserve::open(Arc::clone(&disk), How::Read, options.segment_len_max, None)
+        .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
+    let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));
+    let recovery = Recovery {
+        disk: &*disk,
+        store: &store,
+        options: space_options,
+        mvcc: &mvcc,
+        views: &views,
+        usage: &usage,
+        reserve: None,
+        next_number: listing.next_number,
+        on_progress: options.on_progress.clone(),
+        replay: Replay::of(&options),
+    };
+    let (mut recovered, ending) = recovery.run_in_memory(&listing)?;
+    recovered.report.unknown_files = listing.unknown_count;
+    recovered.report.elapsed = disk.now().saturating_sub(started);
+    let ending = Some(ending);
+    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered, ending)
+}

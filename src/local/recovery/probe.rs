@@ -1,0 +1,99 @@
+//! Probing: what opening a store would find.
+//!
+//! Runs recovery up to its decision, on an index that is thrown away. So the answer is the one that
+//! open gives, and costs what open costs before it writes: `META`, the checkpoint's header, and the log
+//! behind the checkpoint.
+
+use std::sync::Arc;
+
+use crate::block::Lsn;
+use crate::error::Defect;
+use crate::error::{Error, Result};
+use crate::io::{Disk, FileName, How};
+use crate::local::format::PAGE;
+use crate::local::format::place::damaged;
+use crate::local::format::place::{Damage, to_damage};
+use crate::local::options::ReadMode;
+use crate::local::options::ShownMax;
+use crate::local::read::segment::Views;
+use crate::local::read::segment::show_segments;
+use crate::local::recovery::identity::{lock_shared, read_description};
+use crate::local::recovery::listing::look;
+use crate::local::recovery::{Recovery, Replay};
+use crate::local::space::SpaceOptions;
+use crate::local::space::usage::Usage;
+use crate::mvcc::Mvcc;
+use crate::mvcc::state::Limits;
+
+/// What opening a store would find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Probe {
+    /// The store was closed; opening it decides nothing.
+    Clean {
+        /// Log bytes behind the checkpoint, which opening reads.
+        replay_bytes: u64,
+        /// The newest commit in the checkpoint; 0 without one.
+        checkpoint_lsn: Lsn,
+    },
+    /// The store was not closed: opening it replays the log and cuts what was never acknowledged.
+    Unclean {
+        /// Log bytes behind the checkpoint, which opening reads.
+        replay_bytes: u64,
+        /// Bytes behind the last frame that were never acknowledged.
+        torn_bytes: u64,
+        /// The newest commit in the checkpoint; 0 without one.
+        checkpoint_lsn: Lsn,
+    },
+    /// Acknowledged data is damaged. Opening it is refused with this; or, where it is part of the checkpoint and
+    /// the log is not there from its beginning, goes on without what that part tells of
+    /// ([`RecoveryReport::checkpoint_damaged`](crate::RecoveryReport::checkpoint_damaged)).
+    Damaged(Damage),
+}
+
+pub(crate) fn probe<D: Disk>(disk: D) -> Result<Probe> {
+    look(&disk, false)?;
+    let _lock = lock_shared(&disk)?;
+    let disk = Arc::new(disk);
+    match examine(&disk) {
+        Err(error @ Error::Corrupt { .. }) => to_damage(error).map(Probe::Damaged),
+        examined => examined,
+    }
+}
+
+fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
+    let listing = look(&**disk, false)?;
+    if !listing.has_meta {
+        return Err(damaged(FileName::Meta, 0, Defect::Meta));
+    }
+    let store = read_description(&**disk)?;
+    // Nothing is written, so no limit and no length matters.
+    let mvcc = Mvcc::new(Limits {
+        block_len_max: u32::MAX,
+        transaction_len_max: u64::MAX,
+        open_transactions_max: u64::MAX,
+        snapshot_age_max: std::time::Duration::MAX,
+        snapshot_pinned_max: u64::MAX,
+    });
+    let recovery = Recovery {
+        disk: &**disk,
+        store: &store,
+        options: SpaceOptions { segment_len: PAGE, ahead_len_max: 0, how: How::Read },
+        mvcc: &mvcc,
+        views: &Views::new(ReadMode::Pread, ShownMax::default(), show_segments(disk)),
+        usage: &Usage::default(),
+        reserve: None,
+        next_number: listing.next_number,
+        on_progress: None,
+        replay: Replay::default(),
+    };
+    let (report, damage) = recovery.examine(&listing)?;
+    if let Some(damage) = damage {
+        return Err(damage);
+    }
+    let (replay_bytes, checkpoint_lsn) = (report.bytes, report.checkpoint_lsn);
+    Ok(match report.clean {
+        true => Probe::Clean { replay_bytes, checkpoint_lsn },
+        false => Probe::Unclean { replay_bytes, torn_bytes: report.torn_bytes, checkpoint_lsn },
+    })
+}

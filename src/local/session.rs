@@ -1,0 +1,136 @@
+//! The open store that all handles share, and how it ends.
+//!
+//! Owns the threads' handles and the lock, until [`Inner::shut_down`] has joined the threads.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+use crate::backend::Durability;
+use crate::callback;
+use crate::error::{Error, Result};
+use crate::io::pool::IoPool;
+use crate::io::{Disk, Thread};
+use crate::local::commit::driver::Driver;
+use crate::local::commit::group::Submission;
+use crate::local::commit::shared::Shared;
+use crate::local::maintenance::Upkeep;
+use crate::local::read::segment::Views;
+use crate::local::recovery::RecoveryReport;
+use crate::local::space::Space;
+use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+
+/// One open store.
+pub(crate) struct Inner<D: Disk> {
+    pub(crate) disk: Arc<D>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) space: Arc<Space<D>>,
+    pub(crate) pool: Option<Arc<IoPool>>,
+    pub(crate) driver: Arc<Driver<D>>,
+    pub(crate) upkeep: Arc<Upkeep<D>>,
+    pub(crate) durability: Durability,
+    pub(crate) is_read_only: bool,
+    pub(crate) report: RecoveryReport,
+    pub(crate) closed: AtomicBool,
+    /// The store's threads and its lock, until closed.
+    pub(crate) session: Mutex<Option<Session<D>>>,
+}
+
+/// What [`Inner::shut_down`] ends.
+pub(crate) struct Session<D: Disk> {
+    pub(crate) keeper: Option<Thread>,
+    pub(crate) caretaker: Option<Thread>,
+    /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
+    /// locked until the process ends.
+    pub(crate) lock: ManuallyDrop<D::Lock>,
+}
+
+impl<D: Disk> Inner<D> {
+    /// Hands a submission in.
+    pub(crate) fn issue(
+        &self,
+        make: impl FnOnce(Reply) -> Submission<Reply>,
+    ) -> Result<CommitTicket> {
+        self.shared.poison.check()?;
+        let driver: Arc<dyn Issuer> = Arc::<Driver<D>>::clone(&self.driver);
+        let (reply, ticket) = ticket(Some(driver));
+        self.driver.submit(make(reply));
+        Ok(ticket)
+    }
+
+    /// Ends the session. The lock goes last: until then threads of the store may change its files.
+    pub(crate) fn shut_down(&self) -> Result<()> {
+        assert!(callback::may_close(), "a thread that its own store waits for closes none");
+        self.closed.store(true, Ordering::SeqCst);
+        let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
+        let Session { keeper, caretaker, lock } = session;
+        let ended = match self.is_read_only {
+            true => self.end_reading(),
+            false => self.end_threads(keeper, caretaker),
+        };
+        drop(ManuallyDrop::into_inner(lock));
+        ended
+    }
+
+    /// Makes everything durable and ends all threads of the store.
+    fn end_threads(&self, keeper: Option<Thread>, caretaker: Option<Thread>) -> Result<()> {
+        self.shared.upkeep.stop();
+        let upkeep_ended_well = caretaker.is_none_or(Thread::join);
+        let covered = self.upkeep.end();
+        let closed = self.driver.close().map_err(|error| self.driver.explain(error));
+        let ended_well = keeper.is_none_or(Thread::join) && upkeep_ended_well;
+        self.space.stop();
+        let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
+        if let Some(pool) = &self.pool {
+            pool.close();
+        }
+        debug_assert!(ended_well, "a panic of the log ends no thread");
+        closed.and(trimmed).and(covered)
+    }
+
+    /// Ends a session that has nothing to write down.
+    fn end_reading(&self) -> Result<()> {
+        self.upkeep.end_reading();
+        if let Some(pool) = &self.pool {
+            pool.close();
+        }
+        Ok(())
+    }
+
+    /// Has a thread of its own close the store: closing waits for this one.
+    fn shut_down_elsewhere(&mut self) {
+        *self.closed.get_mut() = true;
+        // Should the thread not start, the store stays locked until the process ends.
+        let heir = ManuallyDrop::new(Inner {
+            disk: Arc::clone(&self.disk),
+            shared: Arc::clone(&self.shared),
+            views: Arc::clone(&self.views),
+            space: Arc::clone(&self.space),
+            pool: self.pool.clone(),
+            driver: Arc::clone(&self.driver),
+            upkeep: Arc::clone(&self.upkeep),
+            durability: self.durability,
+            is_read_only: self.is_read_only,
+            report: self.report,
+            closed: AtomicBool::new(false),
+            session: Mutex::new(self.session.lock().take()),
+        });
+        let body = Box::new(move || drop(ManuallyDrop::into_inner(heir)));
+        drop(self.disk.spawn("aegis-close".to_string(), body));
+    }
+}
+
+impl<D: Disk> Drop for Inner<D> {
+    fn drop(&mut self) {
+        if *self.closed.get_mut() {
+            return;
+        }
+        if !callback::may_close() {
+            self.shut_down_elsewhere();
+        } else {
+            // Nobody is left to hear of an error; what was acknowledged is durable all the same.
+            drop(self.shut_down());
+        }
+    }
+}
