@@ -89,6 +89,13 @@ pub(crate) struct Log<D: Disk> {
     closed: bool,
 }
 
+/// When a log forms groups of many callers, and when it syncs by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogOptions {
+    pub(crate) crowd_min: usize,
+    pub(crate) sync_interval: Duration,
+}
+
 /// A group that is written, and synced if that was asked for.
 struct Landed<D: Disk> {
     number: u64,
@@ -102,12 +109,11 @@ impl<D: Disk> Log<D> {
         shared: Arc<Shared>,
         appender: Appender<D>,
         inbox: Receiver<Message>,
-        crowd_min: usize,
-        sync_interval: Duration,
-        witnessed: Lsn,
+        options: LogOptions,
     ) -> Log<D> {
         let last = shared.mvcc.index.visible();
         let (flight_count_max, group_len_max) = (FLIGHT_COUNT_MAX, GROUP_LEN_MAX);
+        let LogOptions { crowd_min, sync_interval } = options;
         let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
         let landed_at = disk.now();
         Log {
@@ -117,7 +123,7 @@ impl<D: Disk> Log<D> {
             appender,
             inbox,
             sync_interval,
-            witnessed,
+            witnessed: last,
             written_len: 0,
             unseen_len: 0,
             landed: Vec::new(),

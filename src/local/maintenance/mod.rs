@@ -120,6 +120,22 @@ pub(crate) struct Upkeep<D: Disk> {
     checkpoint_len: AtomicU64,
 }
 
+/// What an [`Upkeep`] is made of and works with.
+pub(crate) struct UpkeepParts<D: Disk> {
+    pub(crate) disk: Arc<D>,
+    pub(crate) store: Description,
+    pub(crate) options: UpkeepOptions,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) driver: Arc<Driver<D>>,
+    pub(crate) space: Arc<Space<D>>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) alarm: Alarm,
+    /// Where the log of a store ends that is only read.
+    pub(crate) ending: Option<Ending>,
+    /// The first segment that was not written to before open.
+    pub(crate) own_from: u64,
+}
+
 /// What one job at a time changes.
 #[derive(Debug, Default)]
 struct State {
@@ -175,25 +191,24 @@ struct RoomMade {
 }
 
 impl<D: Disk> Upkeep<D> {
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
-    pub(crate) fn new(
-        disk: Arc<D>,
-        store: Description,
-        options: UpkeepOptions,
-        shared: Arc<Shared>,
-        driver: Arc<Driver<D>>,
-        space: Arc<Space<D>>,
-        views: Arc<Views>,
-        alarm: Alarm,
-        chain: Chain,
-        replayed_len: u64,
-        own_from: u64,
-        ending: Option<Ending>,
-    ) -> Upkeep<D> {
+    /// Takes over a store with this chain of checkpoints and `replayed_len` bytes of log behind it.
+    pub(crate) fn new(parts: UpkeepParts<D>, chain: Chain, replayed_len: u64) -> Upkeep<D> {
         let checkpoint_len = AtomicU64::new(chain.file_len());
         let state = Mutex::new(State { chain, ..State::default() });
         let covered_len = AtomicU64::new(0);
         let replayed_len = AtomicU64::new(replayed_len);
+        let UpkeepParts {
+            disk,
+            store,
+            options,
+            shared,
+            driver,
+            space,
+            views,
+            alarm,
+            ending,
+            own_from,
+        } = parts;
         Upkeep {
             disk,
             store,

@@ -12,11 +12,11 @@
 
 use std::sync::Arc;
 
+use super::start::Opened;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, Env, FileName, How};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
-use crate::local::open::start;
 use crate::local::options::Options;
 use crate::local::options::limits_of;
 use crate::local::read::segment::Views;
@@ -69,5 +69,18 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.elapsed = disk.now().saturating_sub(started);
     let ending = Some(ending);
-    start(disk, lock, options, store, space_options, mvcc, views, usage, reserve, recovered, ending)
+    let opened = Opened {
+        disk,
+        lock,
+        options,
+        store,
+        space_options,
+        mvcc,
+        views,
+        usage,
+        reserve,
+        recovered,
+        ending,
+    };
+    opened.start()
 }

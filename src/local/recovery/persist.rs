@@ -31,7 +31,7 @@ use crate::local::options::RECOVERY_LEN;
 use crate::local::read::segment::Segment;
 use crate::local::recovery::identity::name_store;
 use crate::local::space::reserve::Claim;
-use crate::local::space::{Source, Space, Tail};
+use crate::local::space::{SegmentMaker, Source, Tail};
 
 /// The longest beginning of the segment that recovery makes: a cut and the name of a checkpoint.
 const FIRST_LEN_MAX: u64 = 2 * PAGE;
@@ -131,7 +131,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.make_durable(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
-        let header = Space::new_header(self.disk, self.store, sequence).map_err(io)?;
+        let header = self.segment_maker().new_header(sequence).map_err(io)?;
         let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
@@ -221,14 +221,17 @@ impl<D: Disk> Recovery<'_, D> {
         first: &[u8],
     ) -> std::io::Result<(Segment<D::File>, u64)> {
         let make = || {
-            let (disk, source) = (self.disk, Source::New(first));
-            let made = Space::make_segment(disk, self.store, &self.options, number, header, source);
+            let made = self.segment_maker().make(number, header, Source::New(first));
             made.map_err(|not_made| not_made.source)
         };
         match self.reserve {
             Some(reserve) => reserve.spend(Claim::Recovery, make),
             None => make(),
         }
+    }
+
+    fn segment_maker(&self) -> SegmentMaker<'_, D> {
+        SegmentMaker { disk: self.disk, store: self.store, options: &self.options }
     }
 
     /// Step 5. The cut is durable: what it voids goes.

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Space, SpaceOptions};
+use super::SpaceOptions;
 use crate::error::PoisonCause;
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::format::PAGE;
@@ -46,33 +46,37 @@ pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause
     }
 }
 
-impl<D: Disk> Space<D> {
+/// What it takes to make segments of one store.
+pub(crate) struct SegmentMaker<'a, D: Disk> {
+    pub(crate) disk: &'a D,
+    pub(crate) store: &'a Description,
+    pub(crate) options: &'a SpaceOptions,
+}
+
+impl<D: Disk> SegmentMaker<'_, D> {
     /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
     /// it fails, unless [`NotMade`] says otherwise.
-    pub(crate) fn make_segment(
-        disk: &D,
-        store: &Description,
-        options: &SpaceOptions,
+    pub(crate) fn make(
+        &self,
         number: u64,
         header: &SegmentHeader,
         source: Source<'_>,
     ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
-        let made = Self::try_to_make(disk, store, options, number, header, source);
+        let made = self.try_to_make(number, header, source);
         if made.is_err() {
             // Unfinished, it only takes space. Open removes what is left of it.
-            drop(disk.remove(FileName::Temporary(number)));
+            drop(self.disk.remove(FileName::Temporary(number)));
         }
         made
     }
 
     fn try_to_make(
-        disk: &D,
-        store: &Description,
-        options: &SpaceOptions,
+        &self,
         number: u64,
         header: &SegmentHeader,
         source: Source<'_>,
     ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+        let SegmentMaker { disk, store, options } = *self;
         let first_len = match source {
             Source::New(first) => first.len() as u64,
             Source::Spare(_) => 0,
@@ -114,13 +118,13 @@ impl<D: Disk> Space<D> {
     }
 
     /// A header for a new use of a file.
-    pub(crate) fn new_header(
-        disk: &D,
-        store: &Description,
-        sequence: u64,
-    ) -> io::Result<SegmentHeader> {
+    pub(crate) fn new_header(&self, sequence: u64) -> io::Result<SegmentHeader> {
         let mut salt = [0; 8];
-        disk.random(&mut salt)?;
-        Ok(SegmentHeader { store_id: store.store_id, sequence, salt: u64::from_le_bytes(salt) })
+        self.disk.random(&mut salt)?;
+        Ok(SegmentHeader {
+            store_id: self.store.store_id,
+            sequence,
+            salt: u64::from_le_bytes(salt),
+        })
     }
 }

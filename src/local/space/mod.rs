@@ -39,7 +39,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub(crate) use make::{Source, take_back};
+pub(crate) use make::{SegmentMaker, Source, take_back};
 
 use crate::error::{Error, IoOp, OverQuota, Resource, Result, SpaceLimit, shortage};
 use crate::io::pool::IoPool;
@@ -90,6 +90,20 @@ pub(crate) struct Space<D: Disk> {
     zeroed: Counter,
 }
 
+/// What a [`Space`] is made of and works with.
+pub(crate) struct SpaceParts<D: Disk> {
+    pub(crate) disk: Arc<D>,
+    pub(crate) store: Description,
+    pub(crate) options: SpaceOptions,
+    pub(crate) views: Arc<Views>,
+    pub(crate) poison: Arc<Poison>,
+    /// `None` in single-threaded mode.
+    pub(crate) pool: Option<Arc<IoPool>>,
+    pub(crate) reserve: Reserve<D>,
+    pub(crate) quota: Option<Arc<Ledger>>,
+    pub(crate) stalls: Arc<StallLog>,
+}
+
 struct State<F> {
     active: Ahead<F>,
     tail: u64,
@@ -136,21 +150,13 @@ pub(crate) struct Tail<F> {
 
 impl<D: Disk> Space<D> {
     /// Takes over behind the tail that recovery found.
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the store, made once")]
     pub(crate) fn new(
-        disk: Arc<D>,
-        store: Description,
-        options: SpaceOptions,
-        views: Arc<Views>,
-        poison: Arc<Poison>,
-        pool: Option<Arc<IoPool>>,
-        reserve: Reserve<D>,
-        quota: Option<Arc<Ledger>>,
-        stalls: Arc<StallLog>,
+        parts: SpaceParts<D>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
     ) -> io::Result<Space<D>> {
+        let SpaceParts { disk, options, .. } = &parts;
         let ahead = |segment: Arc<Segment<D::File>>, written| {
             let zeroer = Arc::new(disk.open(FileName::Segment(segment.number), options.how)?);
             Ok(Ahead { segment, zeroer, written })
@@ -176,6 +182,8 @@ impl<D: Disk> Space<D> {
             failure: None,
             closed: false,
         };
+        let SpaceParts { disk, store, options, views, poison, pool, reserve, quota, stalls } =
+            parts;
         Ok(Space {
             disk,
             store,

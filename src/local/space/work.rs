@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::make::{NotMade, Source, take_back};
+use super::make::{NotMade, SegmentMaker, Source, take_back};
 use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, State};
 use crate::error::PoisonCause;
 use crate::io::pool::Command;
@@ -102,11 +102,11 @@ impl<D: Disk> Space<D> {
                 Ok(None)
             }
             Step::Make { number, sequence, spare } => {
-                let (disk, store) = (&*self.disk, &self.store);
-                let header = Self::new_header(disk, store, *sequence)?;
+                let disk = &*self.disk;
+                let maker = SegmentMaker { disk, store: &self.store, options: &self.options };
+                let header = maker.new_header(*sequence)?;
                 let source = spare.map_or(Source::New(&[]), Source::Spare);
-                let (segment, written) =
-                    Self::make_segment(disk, store, &self.options, *number, &header, source)?;
+                let (segment, written) = maker.make(*number, &header, source)?;
                 let name = FileName::Segment(*number);
                 let not_made = |source| NotMade { source, left: take_back(disk, name) };
                 let zeroer = disk.open(name, self.options.how);

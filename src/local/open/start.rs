@@ -1,0 +1,218 @@
+//! The start of a store that was recovered: its parts are made and its threads begin.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+use crate::error::{Error, IoOp, PoisonCause, Result};
+use crate::io::pool::{IoPool, PoolOptions};
+use crate::io::{Disk, Env, How, Thread};
+use crate::local::commit::append::Appender;
+use crate::local::commit::budget::Budget;
+use crate::local::commit::driver::Driver;
+use crate::local::commit::log::{Log, LogOptions, UPKEEP_EVERY};
+use crate::local::commit::phases::Phases;
+use crate::local::commit::shared::Shared;
+use crate::local::format::PAGE;
+use crate::local::format::description::Description;
+use crate::local::format::location::Location;
+use crate::local::maintenance::memory::Shares;
+use crate::local::maintenance::{Ending, Upkeep, UpkeepOptions, UpkeepParts};
+use crate::local::options::Options;
+use crate::local::poison::Poison;
+use crate::local::read::recent::Recent;
+use crate::local::read::segment::Views;
+use crate::local::recovery::Recovered;
+use crate::local::session::{Inner, Session};
+use crate::local::space::alarm::Alarm;
+use crate::local::space::presence::Presence;
+use crate::local::space::quota::{Quota, QuotaFile};
+use crate::local::space::reserve::Reserve;
+use crate::local::space::usage::Usage;
+use crate::local::space::{Space, SpaceOptions, SpaceParts, Tail};
+use crate::local::stall::StallLog;
+use crate::local::wake::Call;
+use crate::mvcc::Mvcc;
+use crate::sync::channel::bounded;
+use crate::sync::{AtomicBool, AtomicU64, Mutex};
+
+/// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
+const INBOX_COUNT_MAX: usize = 4096;
+/// Commands that may wait for the I/O workers.
+const COMMAND_COUNT_MAX: usize = 64;
+/// The upkeep does not look at the store more often than after so many log bytes.
+const LOOK_EVERY_MIN: u64 = 64 << 10;
+
+/// What opening found, before anything runs.
+pub(super) struct Opened<D: Disk> {
+    pub(super) disk: Arc<Quota<D>>,
+    pub(super) lock: D::Lock,
+    pub(super) options: Options,
+    pub(super) store: Description,
+    pub(super) space_options: SpaceOptions,
+    pub(super) mvcc: Mvcc<Location>,
+    pub(super) views: Arc<Views>,
+    pub(super) usage: Usage,
+    pub(super) reserve: Reserve<Quota<D>>,
+    pub(super) recovered: Recovered<QuotaFile<D::File>>,
+    /// Where the log of a store ends that is only read: there is no log to look after.
+    pub(super) ending: Option<Ending>,
+}
+
+impl<D: Disk> Opened<D> {
+    /// Makes the parts of the store and starts its threads.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: a thread or a descriptor was refused. The store is closed again.
+    pub(super) fn start(self) -> Result<Inner<Quota<D>>> {
+        let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
+        let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
+        views.give_way(tail.segment.sequence);
+        let shares = Shares::of(&options);
+        let durable = ending.map_or(self.mvcc.index.visible(), |ending| ending.durable);
+        let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
+        let shared = Arc::new(Shared {
+            mvcc: self.mvcc,
+            poison: Arc::default(),
+            presence: Presence::default(),
+            budget: Budget::new(shares.in_flight_len_max),
+            recent: Recent::new(shares.recent_len),
+            sync_turn: Mutex::new(()),
+            durable: AtomicU64::new(durable.0),
+            groups: AtomicU64::new(0),
+            overlapped: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            written_len: AtomicU64::new(0),
+            user_len: AtomicU64::new(0),
+            user_sequence: AtomicU64::new(tail.segment.sequence),
+            phases: Phases::default(),
+            usage: self.usage,
+            stalls: Arc::new(StallLog::new(clock)),
+            look_every: look_every(&options, &shares),
+            room_wanted: AtomicBool::new(false),
+            upkeep: Call::default(),
+        });
+        let pool = match options.single_threaded {
+            true => None,
+            false => Some(start_workers(&*disk, options.io_threads, &shared.poison)?),
+        };
+        let appended = Tail { segment: Arc::clone(&tail.segment), ..tail };
+        let own_from = tail.segment.sequence + u64::from(tail.offset != PAGE);
+        let parts = SpaceParts {
+            disk: Arc::clone(&disk),
+            store,
+            options: space_options,
+            views: Arc::clone(&views),
+            poison: Arc::clone(&shared.poison),
+            pool: pool.clone(),
+            reserve: self.reserve,
+            quota: disk.ledger().cloned(),
+            stalls: Arc::clone(&shared.stalls),
+        };
+        let space = Space::new(parts, tail, ready, next_number);
+        let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
+        let direct = space_options.how == How::ReadWriteDirect;
+        let appender = Appender::new(Arc::clone(&space), direct, appended, chain);
+        let has_keepers = !options.single_threaded && ending.is_none();
+        let (driver, keeper) = start_log(&disk, &shared, appender, &options, has_keepers)?;
+        let upkeep = Upkeep::new(
+            UpkeepParts {
+                disk: Arc::clone(&disk),
+                store,
+                options: UpkeepOptions {
+                    checkpoint_log_len: options.checkpoint_log_len,
+                    amplification_max: options.space_amplification_max,
+                    shares,
+                },
+                shared: Arc::clone(&shared),
+                driver: Arc::clone(&driver),
+                space: Arc::clone(&space),
+                views: Arc::clone(&views),
+                alarm: Alarm::new(options.on_space_low.clone()),
+                ending,
+                own_from,
+            },
+            chain_of_images,
+            report.bytes,
+        );
+        let session = Session { keeper, caretaker: None, lock: ManuallyDrop::new(lock) };
+        let inner = Inner {
+            disk,
+            shared,
+            views,
+            space,
+            pool,
+            driver,
+            upkeep: Arc::new(upkeep),
+            durability: options.durability,
+            is_read_only: ending.is_some(),
+            report,
+            closed: AtomicBool::new(false),
+            session: Mutex::new(Some(session)),
+        };
+        start_work(&inner, has_keepers)?;
+        Ok(inner)
+    }
+}
+
+/// Makes the log, and starts the thread that looks after it.
+fn start_log<D: Disk>(
+    disk: &Arc<D>,
+    shared: &Arc<Shared>,
+    appender: Appender<D>,
+    options: &Options,
+    has_keepers: bool,
+) -> Result<(Arc<Driver<D>>, Option<Thread>)> {
+    let (inbox, received) = bounded(INBOX_COUNT_MAX);
+    let log_options =
+        LogOptions { crowd_min: options.crowd_min, sync_interval: options.sync_interval };
+    let log = Log::new(Arc::clone(disk), Arc::clone(shared), appender, received, log_options);
+    let driver = Arc::new(Driver::new(Arc::clone(shared), inbox, log, has_keepers));
+    if !has_keepers {
+        return Ok((driver, None));
+    }
+    let body = Arc::clone(&driver);
+    let keeper = disk.spawn("aegis-log".to_string(), Box::new(move || body.keep()));
+    let keeper = keeper.map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))?;
+    Ok((driver, Some(keeper)))
+}
+
+/// Starts what looks after space and checkpoints. A session that only reads has nothing to look after.
+fn start_work<D: Disk>(inner: &Inner<Quota<D>>, has_keepers: bool) -> Result<()> {
+    if has_keepers {
+        let upkeep = Arc::clone(&inner.upkeep);
+        let body = Box::new(move || upkeep.keep());
+        // Without it the store is closed again: a keeper left behind would write to what is no longer locked.
+        let caretaker = inner.disk.spawn("aegis-upkeep".to_string(), body);
+        let caretaker = caretaker.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
+        if let Some(session) = &mut *inner.session.lock() {
+            session.caretaker = Some(caretaker);
+        }
+    }
+    if !inner.is_read_only {
+        // Without space there is none for now; ordinary writes wait for it.
+        drop(inner.space.reserve.suit(inner.upkeep.load()));
+        inner.disk.enforce();
+        inner.space.start();
+    }
+    Ok(())
+}
+
+/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before
+/// the memory's shares are full.
+fn look_every(options: &Options, shares: &Shares) -> u64 {
+    let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
+    UPKEEP_EVERY.min((threshold / 4).min(shares.look_every()).max(LOOK_EVERY_MIN))
+}
+
+fn start_workers<D: Disk>(
+    disk: &D,
+    worker_count: usize,
+    poison: &Arc<Poison>,
+) -> Result<Arc<IoPool>> {
+    let poison = Arc::clone(poison);
+    let on_panic = Arc::new(move || poison.set(PoisonCause::ThreadPanicked));
+    let options =
+        PoolOptions { name: "aegis-io", worker_count, queue_count_max: COMMAND_COUNT_MAX };
+    let pool = IoPool::start(disk, options, on_panic);
+    pool.map(Arc::new).map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))
+}
