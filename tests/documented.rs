@@ -2,7 +2,8 @@
 //!
 //! What docs/reliability.md says is tested has a test of that name, in the program that it names.
 //! A test is named there by two words in code, one behind the other: program and name. The program is
-//! one of `tests/`, or `lib` for those beside the sources, whose names hold their modules.
+//! one of `tests/` or `program/tests/`, or `lib` for those beside the sources, whose names hold their
+//! modules.
 
 mod counted;
 
@@ -54,7 +55,8 @@ fn names(sources: &[PathBuf]) -> BTreeSet<String> {
 /// The programs that hold tests, and their names.
 fn programs() -> BTreeMap<String, BTreeSet<String>> {
     let mut programs = BTreeMap::from([("lib".to_string(), names(&sources(&root().join("src"))))]);
-    for entry in fs::read_dir(root().join("tests")).expect("the tests") {
+    let tests = ["tests", "program/tests"].map(|dir| fs::read_dir(root().join(dir)));
+    for entry in tests.into_iter().flat_map(|entries| entries.expect("the tests")) {
         let path = entry.expect("an entry").path();
         let program = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let mut of_program = sources(&path);
@@ -103,7 +105,8 @@ fn defines(source: &str, of: &str, name: &str) -> bool {
 
 /// The file or directory of a word in code that is a path of this project, or the end of one.
 fn path_of(word: &str) -> Option<&str> {
-    const PLACES: [&str; 6] = ["src/", "tests/", "benches/", "scripts/", "docs/", "examples/"];
+    const PLACES: [&str; 7] =
+        ["src/", "tests/", "benches/", "scripts/", "docs/", "examples/", "program/"];
     let path = word.split(' ').next().expect("a first part");
     let is_path = PLACES.iter().any(|place| path.starts_with(place)) || path.ends_with(".rs");
     is_path.then_some(path)
@@ -156,7 +159,7 @@ fn every_place_in_the_code_that_a_document_names_exists() {
     let docs = fs::read_dir(root().join("docs")).expect("the documents");
     documents.extend(docs.map(|entry| entry.expect("an entry").path()));
     documents.retain(|path| path.extension().is_some_and(|e| e == "md"));
-    let places = ["src", "tests", "benches", "examples"];
+    let places = ["src", "tests", "benches", "examples", "program"];
     let all: Vec<_> = places.iter().flat_map(|dir| sources(&root().join(dir))).collect();
     let texts: Vec<_> =
         all.iter().map(|path| fs::read_to_string(path).expect("a source")).collect();

@@ -38,7 +38,7 @@ pub(crate) fn on(name: &str) -> bool {
 /// The crates that compile the sources, each with the line that brings the switch in.
 const ROOTS: [(&str, &str); 4] = [
     ("src/lib.rs", "mod mutant;\n"),
-    ("src/bin/aegis-blocks/main.rs", "#[path = \"../../mutant.rs\"]\nmod mutant;\n"),
+    ("program/src/main.rs", "#[path = \"../../src/mutant.rs\"]\nmod mutant;\n"),
     ("tests/loom/main.rs", "#[path = \"../../src/mutant.rs\"]\nmod mutant;\n"),
     ("tests/shuttle/main.rs", "#[path = \"../../src/mutant.rs\"]\nmod mutant;\n"),
 ];
@@ -225,6 +225,7 @@ fn sources_of(program: &str) -> String {
         collect(&root().join("src"), &mut text);
     } else {
         collect(&root().join("tests").join(program), &mut text);
+        collect(&root().join("program/tests").join(program), &mut text);
         collect(&root().join("tests").join(format!("{program}.rs")), &mut text);
         // Suites share claims and workloads.
         collect(&root().join("tests/sweep"), &mut text);

@@ -138,8 +138,7 @@ impl Drop for Trying<'_> {
             let Case { test, name } = self.case;
             eprintln!("failed: {test}, case {name}, trying {}", self.what);
             eprintln!(
-                "replay: AEGIS_SWEEP_ONLY={name} cargo test --no-default-features --features sim \
-                 --test crash {test}"
+                "replay: AEGIS_SWEEP_ONLY={name} cargo test --features sim --test crash {test}"
             );
         }
     }

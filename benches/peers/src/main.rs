@@ -14,7 +14,7 @@
 //! comes out.
 
 mod cell;
-#[path = "../../../src/bin/aegis-blocks/chart.rs"]
+#[path = "../../../program/src/chart.rs"]
 mod chart;
 mod closed_loop;
 mod driver;

@@ -494,9 +494,11 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
 /// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and
 /// nothing else. An error that says that the device or the file system fails is taken for a failed write.
 fn refusal(poison: &Poison, error: Error) -> Outcome {
+    // Its worker knows more of what was touched than the error says.
+    if let Some(cause) = poison.cause() {
+        return Outcome::Failed(cause, error);
+    }
     match error {
-        // Its worker knows more of what was touched than the error says.
-        _ if let Some(cause) = poison.cause() => Outcome::Failed(cause, error),
         Error::Io { op: IoOp::Allocate, .. } => Outcome::Failed(PoisonCause::WriteFailed, error),
         Error::Poisoned { cause } => Outcome::Failed(cause, error),
         _ => Outcome::Refused(error),

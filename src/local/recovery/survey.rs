@@ -100,8 +100,13 @@ impl<D: Disk> Recovery<'_, D> {
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
-        let cut_out = segments.extract_if(.., |sequence, _| is_void(*sequence));
-        void.extend(cut_out.map(|(_, segment): (_, Scanner<_>)| segment.number));
+        segments.retain(|sequence, segment: &mut Scanner<_>| {
+            let cut_out = is_void(*sequence);
+            if cut_out {
+                void.push(segment.number);
+            }
+            !cut_out
+        });
         let Some(first) = segments.get(&start.position.sequence) else {
             let listed = images.segments().iter().find(|s| s.sequence == start.position.sequence);
             let next = || segments.values().next().map_or(0, |segment| segment.number);
