@@ -10,6 +10,7 @@
 //! `AEGIS_KILLS` sets their number, `AEGIS_SEED` replays a run: what the threads do, not how far each
 //! of them gets.
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::collections::BTreeMap;

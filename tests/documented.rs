@@ -4,6 +4,7 @@
 //! A test is named there by two words in code, one behind the other: program and name. The program is
 //! one of `tests/`, or `lib` for those beside the sources, whose names hold their modules.
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,7 +60,7 @@ fn programs() -> BTreeMap<String, BTreeSet<String>> {
         let program = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let mut of_program = sources(&path);
         if program == "crash" {
-            of_program.extend(sources(&root().join("tests/sweep")));
+            of_program.extend(sources(&root().join("tests/support")));
         }
         programs.insert(program, names(&of_program));
     }

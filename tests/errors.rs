@@ -1,6 +1,7 @@
 //! What bad input gets: each case its own named error, nothing changed on disk, nothing lost, no
 //! panic.
 
+#[path = "support/closed.rs"]
 mod closed;
 
 use std::fs;

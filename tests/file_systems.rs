@@ -2,6 +2,7 @@
 //! its renaming, and what they refuse.
 #![cfg(target_os = "linux")]
 
+#[path = "support/closed.rs"]
 mod closed;
 
 use std::fs;

@@ -7,6 +7,7 @@
 //! AEGIS_SOAK=100 cargo test --release --test fuzz_corpus -- --nocapture
 //! ```
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::fs;

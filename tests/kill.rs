@@ -4,6 +4,7 @@
 //! writer after a seeded number of them, opens the store itself and compares. One store lives through
 //! all restarts. `AEGIS_KILLS` sets their number.
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::collections::HashMap;

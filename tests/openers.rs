@@ -1,6 +1,7 @@
 //! Who may open a store, and where: what is no store, what lies among its files, other openers,
 //! permissions and options. Whoever is refused is told why and has changed nothing.
 
+#[path = "support/closed.rs"]
 mod closed;
 
 use std::fs;

@@ -4,6 +4,7 @@
 //! A limit is the whole process's, so each case runs in a child: this binary again, told what to do by its
 //! environment. A child that a signal ends has failed.
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::fs::{self, File};

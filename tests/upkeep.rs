@@ -2,6 +2,7 @@
 //! nothing counts too early, and nobody reads what may go away again. And what ends a store or disturbs its
 //! threads: a drop, a panic, a clock that jumps.
 
+#[path = "support/gated.rs"]
 mod gated;
 
 use aegis_blocks::io::FileName;

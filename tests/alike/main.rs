@@ -12,7 +12,7 @@
 //! - what is missing is the end of the log behind its last checkpoint and behind everything else that vouches for
 //!   it: such a store cannot be told from one that a power cut ended there.
 
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod harm;
 mod judge;

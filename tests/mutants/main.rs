@@ -17,7 +17,7 @@
 //! Without an argument (`cargo test`) the program checks that all mutants still apply, each on top of
 //! the others, and that their tests exist. `list` prints them, `write DIR` writes them into a copy.
 
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 
 use std::collections::BTreeMap;
@@ -177,8 +177,7 @@ fn sources_of(program: &str) -> String {
         collect(&root().join("tests").join(program), &mut text);
         collect(&root().join("tests").join(format!("{program}.rs")), &mut text);
         // Suites share claims and workloads.
-        collect(&root().join("tests/sweep"), &mut text);
-        collect(&root().join("tests/closed"), &mut text);
+        collect(&root().join("tests/support"), &mut text);
     }
     text
 }

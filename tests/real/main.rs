@@ -16,7 +16,7 @@
 mod arena;
 mod blocklog;
 mod btrfs;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod cuts;
 mod full;
