@@ -2,7 +2,7 @@
 //!
 //! What docs/reliability.md says is tested has a test of that name, in the program that it names.
 //! A test is named there by two words in code, one behind the other: program and name. The program is
-//! one of `tests/`, or `lib` for those beside the sources, whose names hold their modules.
+//! one of `tests/`, or `lib` for the library's own tests, whose names hold their modules.
 
 #[path = "support/counted.rs"]
 mod counted;
@@ -54,7 +54,8 @@ fn names(sources: &[PathBuf]) -> BTreeSet<String> {
 
 /// The programs that hold tests, and their names.
 fn programs() -> BTreeMap<String, BTreeSet<String>> {
-    let mut programs = BTreeMap::from([("lib".to_string(), names(&sources(&root().join("src"))))]);
+    let inside = ["src", "tests/inside"].map(|dir| sources(&root().join(dir))).concat();
+    let mut programs = BTreeMap::from([("lib".to_string(), names(&inside))]);
     for entry in fs::read_dir(root().join("tests")).expect("the tests") {
         let path = entry.expect("an entry").path();
         let program = path.file_stem().expect("a name").to_string_lossy().into_owned();

@@ -16,6 +16,7 @@ mod checkpoint;
 mod commit;
 mod compaction;
 #[cfg(test)]
+#[path = "../../tests/inside/document.rs"]
 mod document;
 mod driver;
 mod engine;

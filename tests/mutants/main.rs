@@ -173,6 +173,7 @@ fn sources_of(program: &str) -> String {
     let mut text = String::new();
     if program == "lib" {
         collect(&root().join("src"), &mut text);
+        collect(&root().join("tests/inside"), &mut text);
     } else {
         collect(&root().join("tests").join(program), &mut text);
         collect(&root().join("tests").join(format!("{program}.rs")), &mut text);
