@@ -19,6 +19,9 @@ mod canary;
 mod checksum;
 mod durability;
 mod error;
+#[cfg(test)]
+#[path = "../tests/inside/mod.rs"]
+mod inside;
 mod local;
 mod memory;
 mod mvcc;
@@ -40,7 +43,7 @@ pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Resource, Result, SnapshotLimit,
     SpaceLimit, TransactionState,
 };
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub use local::fuzz;
 pub use local::{

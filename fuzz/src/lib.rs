@@ -1,4 +1,4 @@
-//! One libFuzzer binary a target. The bodies are in the library (`src/local/fuzz`).
+//! One libFuzzer binary a target. The library has the bodies (`tests/inside/fuzz`) with `--cfg fuzzing`.
 
 pub use aegis_blocks::fuzz::target;
 pub use libfuzzer_sys;

@@ -23,8 +23,8 @@ mod engine;
 mod errand;
 mod flight;
 mod format;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/inside/fuzz/mod.rs"]
 pub mod fuzz;
 mod handover;
 mod log;
