@@ -3,7 +3,13 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/versions.rs"]
+mod versions;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +24,14 @@ use aegis_blocks::{
     LocalBackend, Lsn, NotAStoreReason, Options, Probe, StorageBackend, StorageExt,
 };
 
+use files::{contents, names};
+use options::short_segments;
+use versions::{Model, payload};
+
 const SEGMENT_LEN: u64 = 64 << 10;
 
-/// Each id with its version.
-type Model = BTreeMap<u64, u64>;
-
 fn options() -> Options {
-    LocalBackend::options()
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .checkpoint_log_len(4 * SEGMENT_LEN)
         .durability(Durability::Buffered)
 }
@@ -36,23 +40,13 @@ fn on(_: CopyProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn payload(id: u64, version: u64) -> Vec<u8> {
-    let len = 1 + (id * 37 + version * 101) % 3000;
-    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
-}
-
 fn put<D: Disk>(store: &LocalBackend<D>, id: u64, version: u64) {
-    let block = Block::new(BlockId(id), BlockType::TableData, payload(id, version));
+    let block = versions::block(id, version);
     store.write_block(block).unwrap();
 }
 
 fn check<D: Disk>(store: &LocalBackend<D>, model: &Model) {
-    let ids: Vec<u64> = store.ids(..).unwrap().iter().map(|id| id.0).collect();
-    assert!(ids.iter().eq(model.keys()), "{ids:?} are not {:?}", model.keys());
-    for (id, version) in model {
-        let data = store.read_block(BlockId(*id)).unwrap().data;
-        assert!(data == payload(*id, *version), "block {id} is not version {version}");
-    }
+    versions::check(store, model, "a restored store");
 }
 
 /// Restores a backup, opens what comes of it and compares.
@@ -70,18 +64,6 @@ fn check_backup(backup: &Path, to: &Path, lsn: Lsn, model: &Model) {
     let store = options().open(to).unwrap();
     assert_eq!(store.ids(..).unwrap().len(), model.len() + 1);
     store.close().unwrap();
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).unwrap())).collect()
 }
 
 /// A store with a few segments, some of them partly dead, and its model.

@@ -1,5 +1,10 @@
 //! Transactions as handles: isolation levels, savepoints, tickets, batches, on memory and local.
 
+#[path = "support/backends.rs"]
+mod backends;
+#[path = "support/block.rs"]
+mod block;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -10,23 +15,13 @@ use aegis_blocks::{
     MemoryBackend, StorageBackend, StorageExt, TransactionId, WriteBatch,
 };
 
-fn block(id: u64, data: &'static str) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
-}
+use block::block;
 
 /// Runs a check on each backend, with blocks 1 and 2 in the store.
 fn on_each(check: impl Fn(Arc<dyn StorageBackend>)) {
     let dir = tempfile::tempdir().expect("a directory");
     let local = LocalBackend::open(dir.path().join("store")).expect("opens");
-    let stores: [Arc<dyn StorageBackend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(local)];
-    for store in stores {
-        for id in [1, 2] {
-            store.write_block(block(id, "old")).expect("writes");
-        }
-        check(Arc::clone(&store));
-        let stats = store.stats();
-        assert_eq!((stats.open_transactions, stats.undo_entries), (0, 0), "nothing is left behind");
-    }
+    backends::on_each(local, check);
 }
 
 fn text(block: &Block) -> &str {

@@ -19,8 +19,14 @@ mod btrfs;
 #[path = "../support/counted.rs"]
 mod counted;
 mod cuts;
+#[path = "../support/files.rs"]
+mod files;
+#[path = "../support/fill.rs"]
+mod fill;
 mod full;
 mod locked;
+#[path = "../support/options.rs"]
+mod options;
 mod oracle;
 mod reflinks;
 mod refused;
