@@ -1,6 +1,8 @@
 //! What bad input gets: each case its own named error, nothing changed on disk, nothing lost, no
 //! panic.
 
+#[path = "support/block.rs"]
+mod block;
 #[path = "support/closed.rs"]
 mod closed;
 #[path = "support/options.rs"]
@@ -18,9 +20,8 @@ use aegis_blocks::{
     TransactionId,
 };
 
-use closed::{
-    BLOCKS, block, check, closed_store, directory, everything, find, name, payload, refused,
-};
+use block::block;
+use closed::{BLOCKS, check, closed_store, directory, everything, find, name, payload, refused};
 
 use options::short_segments;
 

@@ -1,4 +1,4 @@
-//! Files that somebody wrote to do harm: the checksums are right, the content is none that a store
+//! Files that were written to do harm: the checksums are right, the content is none that a store
 //! writes. Each is refused by name or opened, soon, without panic, and with memory that the length of
 //! the files bounds.
 //!

@@ -1,5 +1,5 @@
-//! Transactions as handles: isolation levels, savepoints, batches; in [`tickets`] and [`walks`] what their
-//! names say. On memory and local.
+//! Transactions as handles, on memory and local: isolation levels, savepoints, batches, [`tickets`],
+//! and [`walks`] over ranges.
 
 #[path = "../support/backends.rs"]
 mod backends;

@@ -1,4 +1,4 @@
-//! Tickets of commits that were handed in: their order, their answers, and what comes of those that are dropped.
+//! Tickets of commits that were handed in: their order, their answers, and those that are dropped.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
