@@ -1,4 +1,5 @@
-//! One libFuzzer binary a target. The library has the bodies (`tests/inside/fuzz`) with `--cfg fuzzing`.
+//! One libFuzzer binary a target. With `--cfg fuzzing` the library has the bodies, which stand in
+//! `tests/inside/fuzz`.
 
 pub use aegis_blocks::fuzz::target;
 pub use libfuzzer_sys;
