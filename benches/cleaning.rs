@@ -18,6 +18,11 @@
 //! most 1 plus the pace: a design that gets there does not keep the log to its goal. Deterministic: every design
 //! gets the same overwrites, from [`SEED`].
 
+#[path = "../tests/support/xorshift.rs"]
+mod xorshift;
+
+use xorshift::Rng;
+
 const SEED: u64 = 0x1357_9bdf_2468_ace1;
 const BLOCKS: usize = 100_000;
 const TURNS: usize = 7;
@@ -44,18 +49,6 @@ const COLUMNS: &str = "\
 const LEFT_OUT: &str = "
 Left out: emptied segments are free at once here, in the store with the next checkpoint; space zeroed ahead of the tail;
 pages and ends of segments that are not filled. `AEGIS_SPACE=zipf cargo bench --bench space` measures it with all of that.";
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Which blocks are overwritten: summed weights by rank, and the block of each rank.
 struct Draw {

@@ -11,6 +11,9 @@
 //! zeros. The blocks that are overwritten held 16 bytes, so that ten million of them fit on a small disk;
 //! the image has a record for each all the same.
 
+#[path = "../tests/support/xorshift.rs"]
+mod xorshift;
+
 use std::time::Instant;
 
 use aegis_blocks::{
@@ -18,6 +21,8 @@ use aegis_blocks::{
     WriteBatch,
 };
 use bytes::Bytes;
+
+use xorshift::Rng;
 
 const SEED: u64 = 0x2468_ace1_1357_9bdf;
 const RANDOM: u64 = 1_000_000;
@@ -27,18 +32,6 @@ const READ_ROUNDS: usize = 5;
 const OVERWRITTEN: u64 = 10_000_000;
 /// User bytes of a measured run.
 const USER_LEN: u64 = 3 << 30;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 fn options() -> Options {
     LocalBackend::options().durability(Durability::Buffered)

@@ -14,6 +14,9 @@
 //! `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`, `backup`, or all
 //! without it.
 
+#[path = "../tests/support/xorshift.rs"]
+mod xorshift;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +26,8 @@ use aegis_blocks::{
     Block, BlockId, BlockType, Durability, LocalBackend, Result, StorageBackend, WriteBatch,
 };
 use bytes::Bytes;
+
+use xorshift::Rng;
 
 const SEED: u64 = 0x1a7e_2c7e_5eed_0001;
 const THREADS: u64 = 4;
@@ -37,18 +42,6 @@ const QUIET: Duration = Duration::from_millis(1500);
 const ROOM_MAX: f64 = 1.5;
 const COMPACTION_MAX: Duration = Duration::from_secs(60);
 const COMPACTION_ROUNDS: usize = 3;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Latencies of commits, sorted.
 struct Latencies(Vec<Duration>);

@@ -10,10 +10,11 @@
 //! | rounds         | [`ROUNDS`], few and many in turns; medians                                          |
 //! | seed           | [`SEED`]                                                                            |
 
-#![expect(unsafe_code, reason = "an allocator is unsafe by nature")]
+#[path = "../tests/support/allocator.rs"]
+mod allocator;
+#[path = "../tests/support/xorshift.rs"]
+mod xorshift;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use aegis_blocks::{
@@ -23,64 +24,14 @@ use aegis_blocks::{
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 
+use xorshift::Rng;
+
 const SEED: u64 = 0x2468_ace1_1357_9bdf;
 const FEW: u64 = 100_000;
 const ROUNDS: usize = 9;
 const LOOKS: usize = 1001;
 const BLOCKS: u64 = 10_000_000;
 const SPARSE: u64 = 1000;
-
-thread_local! {
-    /// Bytes on the heap that this thread took and did not give back, and their peak.
-    static TAKEN: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-fn charge(taken: usize, given_back: usize) {
-    let charged = TAKEN.try_with(|account| {
-        let (live, peak) = account.get();
-        let live = live + taken as isize - given_back as isize;
-        account.set((live, peak.max(live)));
-    });
-    debug_assert!(charged.is_ok(), "an account has no destructor");
-}
-
-struct Accountant;
-
-// SAFETY: every call is handed on to the system's allocator as it is; the account does not allocate.
-unsafe impl GlobalAlloc for Accountant {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        charge(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        charge(0, layout.size());
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
-        charge(new_len, layout.size());
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, new_len) }
-    }
-}
-
-#[global_allocator]
-static ACCOUNTANT: Accountant = Accountant;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 /// Without checkpoints of its own accord.
 fn options() -> Options {
@@ -161,12 +112,12 @@ fn look_up(what: &str, blocks: u64, look: impl Fn(BlockId) -> Result<BlockId>) -
     let (mut rng, mut times, mut waits, mut peak_max) = (Rng(SEED), Vec::new(), Vec::new(), 0);
     for _ in 0..LOOKS {
         let from = BlockId(1 + rng.next() % blocks);
-        TAKEN.set((0, 0));
+        let before = allocator::begin();
         let (started, began) = (spent(), Instant::now());
         assert_eq!(look(from)?, from, "the ids are dense");
         times.push(spent() - started);
         waits.push(began.elapsed());
-        peak_max = peak_max.max(TAKEN.get().1);
+        peak_max = peak_max.max(allocator::account().peak - before.live);
     }
     let [time, wait] = [times, waits].map(|mut all| median(&mut all).as_secs_f64() * 1e6);
     println!(

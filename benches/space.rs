@@ -17,6 +17,9 @@
 //! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed probabilities (L.
 //! Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2); which block has which rank is shuffled.
 
+#[path = "../tests/support/xorshift.rs"]
+mod xorshift;
+
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,6 +30,8 @@ use aegis_blocks::{
     Block, BlockId, BlockType, Durability, LocalBackend, OpenPhase, OpenProgress, Options, Result,
     StorageBackend, WriteBatch,
 };
+
+use xorshift::Rng;
 
 const SEED: u64 = 0x1357_9bdf_2468_ace1;
 const BATCH_COUNT: u64 = 100;
@@ -41,18 +46,6 @@ const CHILD: &str = "AEGIS_BENCH_CHILD";
 /// Tells the child process to open the store and nothing more.
 const OPENS: &str = "AEGIS_BENCH_OPENS";
 const OPEN_COUNT: usize = 5;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Which blocks are overwritten.
 enum Draw {

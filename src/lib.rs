@@ -18,6 +18,9 @@ mod callback;
 mod checksum;
 mod durability;
 mod error;
+#[cfg(test)]
+#[path = "../tests/inside/mod.rs"]
+mod inside;
 mod local;
 mod memory;
 mod mvcc;
@@ -39,7 +42,7 @@ pub use error::{
     Defect, Error, IoOp, NotAStoreReason, Place, PoisonCause, Resource, Result, SnapshotLimit,
     SpaceLimit, TransactionState,
 };
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub use local::fuzz;
 pub use local::{

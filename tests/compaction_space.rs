@@ -1,24 +1,18 @@
 //! Compaction of a full disk: it gives back what it can, or names the bytes that are missing.
 
-use aegis_blocks::io::FileName;
+#[path = "support/compacting.rs"]
+mod compacting;
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/log_len.rs"]
+mod log_len;
+
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, Options, StorageBackend};
+use aegis_blocks::{BlockId, Error, LocalBackend, StorageBackend};
 
-const SEGMENT_LEN: u64 = 64 << 10;
-
-fn options() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .zero_ahead_len(0)
-        .checkpoint_log_len(4 * SEGMENT_LEN)
-        .recent_len(0)
-}
-
-fn log_len(disk: &SimDisk) -> u64 {
-    let segments = disk.files().into_iter();
-    segments.filter(|(name, _)| matches!(name, FileName::Segment(_))).map(|(_, len)| len).sum()
-}
+use compacting::{SEGMENT_LEN, options};
+use fill::filling;
+use log_len::log_len;
 
 /// What could be given back is, or the error names the bytes that are missing; with those it goes on.
 #[test]
@@ -29,7 +23,7 @@ fn compaction_of_a_full_disk_gives_back_or_names_what_is_missing() {
         let large = options().segment_len_max(1 << 20);
         let store = LocalBackend::open_on(disk.clone(), large).expect("opens");
         store.pause_compaction().expect("pauses");
-        let fill = |id| Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 30_000]);
+        let fill = |id| filling(id, 30_000);
         disk.set_capacity(Some(12 << 20));
         let count = (1..).take_while(|id| store.write_block(fill(*id)).is_ok()).count() as u64;
         assert!(count > 300, "{count} blocks");

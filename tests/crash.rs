@@ -3,9 +3,17 @@
 //!
 //! `AEGIS_SWEEP=1000` runs every case; the default is a sample. A failure prints how to run it again.
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/counted.rs"]
 mod counted;
+#[path = "support/drawn.rs"]
 mod drawn;
+#[path = "support/gated.rs"]
 mod gated;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/sweep/mod.rs"]
 mod sweep;
 
 use aegis_blocks::io::sim::Profile;

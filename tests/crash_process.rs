@@ -10,7 +10,10 @@
 //! `AEGIS_KILLS` sets their number, `AEGIS_SEED` replays a run: what the threads do, not how far each
 //! of them gets.
 
+#[path = "support/counted.rs"]
 mod counted;
+#[path = "support/options.rs"]
+mod options;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -23,6 +26,8 @@ use aegis_blocks::{
     Block, BlockId, BlockType, Durability, LocalBackend, Options, Result, StorageBackend,
 };
 
+use options::short_segments;
+
 const THREADS: u64 = 4;
 /// Explicit ids of each thread; allocated ones are above all of these.
 const OWN_IDS: u64 = 8;
@@ -33,8 +38,7 @@ const ALLOCATED_COUNT_MAX: usize = 10;
 fn options(cycle: u64) -> Options {
     // A buffered commit is in the operating system's hands, so it survives this, too.
     let durability = if cycle % 4 == 3 { Durability::Buffered } else { Durability::Durable };
-    let options = LocalBackend::options().durability(durability);
-    options.segment_len_max(256 << 10).block_len_max(64 << 10).zero_ahead_len(256 << 10)
+    short_segments(256 << 10, 64 << 10).durability(durability)
 }
 
 /// What a thread has in the store: for each block the tag that its payload is made from.

@@ -2,9 +2,10 @@
 //!
 //! What docs/reliability.md says is tested has a test of that name, in the program that it names.
 //! A test is named there by two words in code, one behind the other: program and name. The program is
-//! one of `tests/` or `program/tests/`, or `lib` for those beside the sources, whose names hold their
+//! one of `tests/` or `program/tests/`, or `lib` for the library's own tests, whose names hold their
 //! modules.
 
+#[path = "support/counted.rs"]
 mod counted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,14 +55,15 @@ fn names(sources: &[PathBuf]) -> BTreeSet<String> {
 
 /// The programs that hold tests, and their names.
 fn programs() -> BTreeMap<String, BTreeSet<String>> {
-    let mut programs = BTreeMap::from([("lib".to_string(), names(&sources(&root().join("src"))))]);
+    let inside = ["src", "tests/inside"].map(|dir| sources(&root().join(dir))).concat();
+    let mut programs = BTreeMap::from([("lib".to_string(), names(&inside))]);
     let tests = ["tests", "program/tests"].map(|dir| fs::read_dir(root().join(dir)));
     for entry in tests.into_iter().flat_map(|entries| entries.expect("the tests")) {
         let path = entry.expect("an entry").path();
         let program = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let mut of_program = sources(&path);
         if program == "crash" {
-            of_program.extend(sources(&root().join("tests/sweep")));
+            of_program.extend(sources(&root().join("tests/support")));
         }
         programs.insert(program, names(&of_program));
     }

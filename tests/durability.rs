@@ -5,6 +5,9 @@
 //! ([`SimDisk::crash`]); what a power cut leaves may also be torn within a sector or garbage. Every
 //! outcome of [`CrashChoice::all`] is tried.
 
+#[path = "support/options.rs"]
+mod options;
+
 use std::time::Duration;
 
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
@@ -13,18 +16,18 @@ use aegis_blocks::{
     StorageExt, WriteBatch,
 };
 
+use options::short_segments;
+
 /// Each commit writes this many blocks of its own.
 const BLOCKS_PER_COMMIT: u64 = 2;
 const COMMIT_COUNT: u64 = 6;
 
 fn options(durability: Durability) -> Options {
     let never = Duration::from_secs(1 << 30);
-    LocalBackend::options()
+    short_segments(64 << 10, 32 << 10)
         .single_threaded(true)
         .durability(durability)
         .sync_interval(never)
-        .segment_len_max(64 << 10)
-        .block_len_max(32 << 10)
         .zero_ahead_len(0)
 }
 

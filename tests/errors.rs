@@ -1,7 +1,12 @@
 //! What bad input gets: each case its own named error, nothing changed on disk, nothing lost, no
 //! panic.
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/closed.rs"]
 mod closed;
+#[path = "support/options.rs"]
+mod options;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,9 +20,10 @@ use aegis_blocks::{
     TransactionId,
 };
 
-use closed::{
-    BLOCKS, block, check, closed_store, directory, everything, find, name, payload, refused,
-};
+use block::block;
+use closed::{BLOCKS, check, closed_store, directory, everything, find, name, payload, refused};
+
+use options::short_segments;
 
 fn flip(file: &Path, offset: u64) {
     let mut file = fs::OpenOptions::new().read(true).write(true).open(file).expect("the file");
@@ -239,12 +245,8 @@ fn segment_of_another_store_is_named() {
     check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
 }
 
-fn short_segments() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(64 << 10)
-        .block_len_max(32 << 10)
-        .zero_ahead_len(0)
+fn short() -> Options {
+    short_segments(64 << 10, 32 << 10).single_threaded(true).zero_ahead_len(0)
 }
 
 fn segments_of(disk: &SimDisk) -> Vec<FileName> {
@@ -258,13 +260,13 @@ fn segments_of(disk: &SimDisk) -> Vec<FileName> {
 fn segment_of_a_clone_is_named() {
     let disk = SimDisk::new(1);
     let clone = {
-        let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+        let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
         store.write_block(block(1, payload(1))).expect("a write");
         disk.freeze()
     };
     let disk = clone.freeze();
     for (disk, what) in [(&disk, b'o'), (&clone, b'c')] {
-        let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("it opens");
+        let store = LocalBackend::open_on(disk.clone(), short()).expect("it opens");
         for id in 2..=9 {
             store.write_block(block(id, vec![what; 20 << 10])).expect("a write");
         }
@@ -277,7 +279,7 @@ fn segment_of_a_clone_is_named() {
     for segment in segments {
         let mixed = disk.freeze();
         mixed.copy_file_from(&clone, segment, segment);
-        match LocalBackend::open_on(mixed, short_segments()) {
+        match LocalBackend::open_on(mixed, short()) {
             Err(Error::Corrupt { .. }) => refused += 1,
             Err(error) => panic!("{segment}: {error:?}"),
             // The last one takes its place where it is the end of the log alone.
@@ -298,7 +300,7 @@ fn segment_of_a_clone_is_named() {
 #[test]
 fn read_error_in_the_log_is_not_taken_for_its_end() {
     let disk = SimDisk::new(2);
-    let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
     for id in 1..=12 {
         store.write_block(block(id, vec![7; 15 << 10])).expect("a write");
     }
@@ -308,7 +310,7 @@ fn read_error_in_the_log_is_not_taken_for_its_end() {
         for skip in 0.. {
             let disk = disk.freeze();
             disk.inject_on(OperationKind::Read, Some(segment), skip, FaultKind::Eio, false);
-            match LocalBackend::open_on(disk.clone(), short_segments()) {
+            match LocalBackend::open_on(disk.clone(), short()) {
                 Err(Error::Io { op: IoOp::Read, .. }) => failed += 1,
                 Err(error) => panic!("{segment}, read {skip}: {error:?}"),
                 Ok(store) => {
@@ -326,7 +328,7 @@ fn read_error_in_the_log_is_not_taken_for_its_end() {
 #[test]
 fn segment_shorter_than_what_a_checkpoint_has_in_it_is_named() {
     let disk = SimDisk::new(3);
-    let store = LocalBackend::open_on(disk.clone(), short_segments()).expect("a new store");
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
     for id in 1..=12 {
         store.write_block(block(id, vec![7; 15 << 10])).expect("a write");
     }
@@ -338,7 +340,7 @@ fn segment_shorter_than_what_a_checkpoint_has_in_it_is_named() {
     for len in [used - 1, used - 4096, used / 2, 1, 0] {
         let cut = disk.freeze();
         cut.truncate(first, len);
-        let error = LocalBackend::open_on(cut, short_segments()).expect_err("a short segment");
+        let error = LocalBackend::open_on(cut, short()).expect_err("a short segment");
         assert!(
             matches!(&error, Error::Corrupt { place: Place { file, .. }, .. }
                 if *file == first.to_string()),

@@ -2,6 +2,9 @@
 //! its renaming, and what they refuse.
 #![cfg(target_os = "linux")]
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/closed.rs"]
 mod closed;
 
 use std::fs;
@@ -17,7 +20,8 @@ use aegis_blocks::{
 };
 use std::ops::ControlFlow::Continue;
 
-use closed::{block, check, closed_store, directory, everything, find, name, payload, refused};
+use block::block;
+use closed::{check, closed_store, directory, everything, find, name, payload, refused};
 
 /// A store can be made, backed up to and restored to the root of a fresh volume.
 #[test]

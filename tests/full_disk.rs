@@ -1,31 +1,35 @@
 //! A full disk: the write is refused, nothing is lost, and the store goes on when there is space.
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/full.rs"]
+mod full;
+#[path = "support/options.rs"]
+mod options;
+
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk};
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, Options, StorageBackend};
+use aegis_blocks::{Block, BlockId, Error, LocalBackend, Options, StorageBackend};
 
-fn block(id: u64, data: impl Into<bytes::Bytes>) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
-}
+use block::block;
+use full::{FILLING_LEN, fill_until_refused};
+use options::short_segments;
 
 /// Short segments on a small disk.
 fn short() -> Options {
-    let short = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
-    short.zero_ahead_len(64 << 10)
+    short_segments(64 << 10, 16 << 10)
 }
 
 fn filling(id: u64) -> Block {
-    block(id, vec![id as u8; 10_000])
+    fill::filling(id, FILLING_LEN)
 }
 
-/// Writes blocks from 1 on until one is refused; returns how many are there, and the refusal.
-fn fill(store: &LocalBackend<SimDisk>) -> (u64, Error) {
-    for id in 1..200 {
-        if let Err(error) = store.write_block(filling(id)) {
-            return (id - 1, error);
-        }
-    }
-    panic!("a disk of 1 MiB holds 2 MB");
+/// Leaves 1 MiB to the disk and fills it; returns how many blocks are there.
+fn fill_disk(disk: &SimDisk, store: &LocalBackend<SimDisk>) -> u64 {
+    disk.set_capacity(Some(1 << 20));
+    fill_until_refused(store, 200).0
 }
 
 fn holds_filling(store: &LocalBackend<SimDisk>, count: u64) {
@@ -40,7 +44,7 @@ fn full_disk_refuses_the_write_and_nothing_else() {
     let disk = SimDisk::new(2);
     let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
     disk.set_capacity(Some(1 << 20));
-    let (count, error) = fill(&store);
+    let (count, error) = fill_until_refused(&store, 200);
     assert!(matches!(&error, Error::StorageFull { needed, .. } if *needed > 0), "{error:?}");
     assert!(count > 10, "a disk of 1 MiB was full after {count} blocks of 10 kB");
     holds_filling(&store, count);
@@ -66,8 +70,7 @@ fn full_disk_loses_nothing_at_reopen() {
     let disk = SimDisk::new(3);
     let open = || LocalBackend::open_on(disk.clone(), short());
     let store = open().expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     store.close().expect("a clean close");
     // Left by a session that had no space to finish it.
     disk.put_file(FileName::Temporary(1000), b"unfinished");
@@ -85,8 +88,7 @@ fn full_store_closes_and_opens_while_the_disk_is_full() {
     let disk = SimDisk::new(3);
     let open = || LocalBackend::open_on(disk.clone(), short());
     let store = open().expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     store.close().expect("a clean close");
     for _ in 0..3 {
         let store = open().expect("a full disk stops no open");
@@ -99,8 +101,7 @@ fn full_store_closes_and_opens_while_the_disk_is_full() {
 fn deletes_go_on_when_the_disk_is_full() {
     let disk = SimDisk::new(4);
     let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     for id in 1..=count {
         store.delete_block(BlockId(id)).expect("a delete on a full disk");
     }
@@ -145,8 +146,7 @@ fn full_store_is_emptied_of_small_blocks_one_by_one() {
 fn compaction_frees_a_full_disk_for_writes() {
     let disk = SimDisk::new(6);
     let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     // Each segment keeps one in five.
     for id in (1..=count).filter(|id| id % 5 != 0) {
         store.delete_block(BlockId(id)).expect("a delete on a full disk");
@@ -165,8 +165,7 @@ fn compaction_frees_a_full_disk_for_writes() {
 fn store_that_needs_recovery_opens_and_deletes_on_a_full_disk() {
     let disk = SimDisk::new(7);
     let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     let mut disk = disk.crash(CrashChoice::Everything);
     drop(store);
     for round in 1..=3 {
@@ -189,8 +188,7 @@ fn store_that_needs_recovery_opens_and_deletes_on_a_full_disk() {
 fn deletes_that_meet_writes_in_a_group_go_on_alone() {
     let disk = SimDisk::new(8);
     let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     let refused = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let tries = (0..200).map(|id| store.write_block(block(10_000 + id, vec![1; 15_000])));
@@ -267,8 +265,7 @@ fn reserve_is_durable_is_given_up_and_is_whole_again() {
     assert!(whole >= 256 << 10, "{whole} bytes are kept");
     let left = disk.crash(CrashChoice::Nothing);
     assert_eq!(reserve_len(&left), whole, "what a power cut leaves of the reserve");
-    disk.set_capacity(Some(1 << 20));
-    let (count, _) = fill(&store);
+    let count = fill_disk(&disk, &store);
     assert_eq!((store.stats().reserve_bytes, reserve_len(&disk)), (whole, whole), "writes took it");
     for id in 2..=count {
         store.delete_block(BlockId(id)).expect("a delete on a full disk");

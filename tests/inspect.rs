@@ -2,6 +2,9 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/options.rs"]
+mod options;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -14,14 +17,13 @@ use aegis_blocks::{
     Probe, StorageBackend, StorageExt,
 };
 
+use options::short_segments;
+
 const SEGMENT_LEN: u64 = 256 << 10;
 const BLOCK_LEN: usize = 8 << 10;
 
 fn options() -> Options {
-    LocalBackend::options()
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .space_amplification_max(1e6)
         .durability(Durability::Buffered)
 }

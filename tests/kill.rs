@@ -4,7 +4,12 @@
 //! writer after a seeded number of them, opens the store itself and compares. One store lives through
 //! all restarts. `AEGIS_KILLS` sets their number.
 
+#[path = "support/counted.rs"]
 mod counted;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/xorshift.rs"]
+mod xorshift;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,6 +20,9 @@ use aegis_blocks::{
     Block, BlockId, BlockType, Error, LocalBackend, Options, StorageBackend, StorageExt,
 };
 
+use options::short_segments;
+use xorshift::Rng;
+
 const WRITER_DIR: &str = "AEGIS_KILL_WRITER_DIR";
 const WRITER_NUMBER: &str = "AEGIS_KILL_WRITER_NUMBER";
 const SEED: u64 = 0x5EED_0001;
@@ -23,17 +31,7 @@ const BLOCKS_PER_TRANSACTION: u64 = 3;
 
 /// Small, so that segments are sealed and made ahead under the kills.
 fn options() -> Options {
-    LocalBackend::options()
-        .segment_len_max(256 << 10)
-        .block_len_max(64 << 10)
-        .zero_ahead_len(256 << 10)
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
+    short_segments(256 << 10, 64 << 10)
 }
 
 /// A payload that says what it is: the number of its commit, then bytes made from it.
@@ -59,9 +57,9 @@ fn writer_started_by_the_parent() {
 
 /// No two threads of all writers write the same commits: process ids would come again.
 fn write_for_ever(store: &LocalBackend, thread: u64) {
-    let mut state = (thread + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut rng = Rng((thread + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     loop {
-        let commit = next(&mut state);
+        let commit = rng.next();
         let block = || Block::new(BlockId(0), BlockType::TableData, payload(commit));
         let ids = if commit.is_multiple_of(4) {
             let tx = store.begin().expect("begin");
@@ -137,9 +135,9 @@ fn no_acknowledged_commit_is_lost_when_the_writer_is_killed() {
     println!("seed {SEED:#x}, {kills} kills");
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
-    let (mut state, mut acknowledged) = (SEED, Vec::new());
+    let (mut rng, mut acknowledged) = (Rng(SEED), Vec::new());
     for kill in 0..kills {
-        let commits = acknowledged_before_a_kill(&path, kill, 1 + next(&mut state) % 60);
+        let commits = acknowledged_before_a_kill(&path, kill, 1 + rng.below(60));
         let store = options().open(&path).expect("opens after a kill");
         for (commit, ids) in &commits {
             ids.iter().for_each(|id| holds(&store, *id, *commit));

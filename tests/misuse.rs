@@ -1,32 +1,26 @@
 //! Handles used as they should not be: every call answers, with the error that names what is wrong,
 //! and the store goes on.
 
+#[path = "support/backends.rs"]
+mod backends;
+#[path = "support/block.rs"]
+mod block;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aegis_blocks::io::sim::{FaultKind, OperationKind, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, CommitTicket, Error, LocalBackend, Lsn, MemoryBackend, PoisonCause,
-    Result, Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch,
-    WriteMode,
+    Block, BlockId, BlockType, CommitTicket, Error, LocalBackend, Lsn, PoisonCause, Result,
+    Savepoint, StorageBackend, StorageExt, TransactionId, TransactionState, WriteBatch, WriteMode,
 };
 
-fn block(id: u64, data: &'static str) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
-}
+use block::block;
 
 /// Runs a check on each backend, with blocks 1 and 2 in the store.
 fn on_each(check: impl Fn(Arc<dyn StorageBackend>)) {
     let local = LocalBackend::open_on(SimDisk::new(1), LocalBackend::options()).expect("opens");
-    let stores: [Arc<dyn StorageBackend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(local)];
-    for store in stores {
-        for id in [1, 2] {
-            store.write_block(block(id, "old")).expect("writes");
-        }
-        check(Arc::clone(&store));
-        let stats = store.stats();
-        assert_eq!((stats.open_transactions, stats.undo_entries), (0, 0), "nothing is left behind");
-    }
+    backends::on_each(local, check);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!
 //! `AEGIS_SEED` replays a run, `AEGIS_SOAK` multiplies the number of cases.
 
+#[path = "support/drawn.rs"]
 mod drawn;
 
 use std::cell::Cell;

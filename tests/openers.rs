@@ -1,6 +1,9 @@
 //! Who may open a store, and where: what is no store, what lies among its files, other openers,
 //! permissions and options. Whoever is refused is told why and has changed nothing.
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/closed.rs"]
 mod closed;
 
 use std::fs;
@@ -16,7 +19,8 @@ use aegis_blocks::{
     StorageBackend,
 };
 
-use closed::{block, check, closed_store, directory, everything, find, name, payload, refused};
+use block::block;
+use closed::{check, closed_store, directory, everything, find, name, payload, refused};
 
 // Paths that are not stores.
 

@@ -4,19 +4,26 @@
 //! A limit is the whole process's, so each case runs in a child: this binary again, told what to do by its
 //! environment. A child that a signal ends has failed.
 
+#[path = "support/counted.rs"]
 mod counted;
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/options.rs"]
+mod options;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, ReadMode, Resource,
-    Result, StorageBackend,
+    Block, BlockId, Durability, Error, LocalBackend, Options, ReadMode, Resource, Result,
+    StorageBackend,
 };
 use memmap2::{Mmap, MmapMut};
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use nix::unistd::{Uid, chown, geteuid, setuid};
+
+use options::short_segments;
 
 const CASE: &str = "AEGIS_LIMIT_CASE";
 const STORE: &str = "AEGIS_LIMIT_STORE";
@@ -25,12 +32,11 @@ const PAYLOAD_LEN: usize = 10 << 10;
 
 /// Every few blocks begin a segment, and reads go to the files.
 fn options() -> Options {
-    let options = LocalBackend::options().segment_len_max(SEGMENT_LEN).block_len_max(16 << 10);
-    options.zero_ahead_len(0).recent_len(0)
+    short_segments(SEGMENT_LEN, 16 << 10).zero_ahead_len(0).recent_len(0)
 }
 
 fn block(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; PAYLOAD_LEN])
+    fill::filling(id, PAYLOAD_LEN)
 }
 
 fn run_in_a_child(case: &str) {

@@ -1,22 +1,29 @@
 //! A quota: the store is full before the disk is, says so, and goes on as on a full disk.
 
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/full.rs"]
+mod full;
+#[path = "support/options.rs"]
+mod options;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
-use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Options, SpaceLimit, StorageBackend,
-};
+use aegis_blocks::{Block, BlockId, Error, LocalBackend, Options, SpaceLimit, StorageBackend};
+
+use full::{FILLING_LEN, fill_until_refused};
+use options::short_segments;
 
 const MAX: u64 = 1 << 20;
 
 fn filling(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000])
+    fill::filling(id, FILLING_LEN)
 }
 
 fn short() -> Options {
-    let short = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
-    short.zero_ahead_len(64 << 10)
+    short_segments(64 << 10, 16 << 10)
 }
 
 fn open(disk: &SimDisk, options: Options) -> LocalBackend<SimDisk> {
@@ -26,16 +33,6 @@ fn open(disk: &SimDisk, options: Options) -> LocalBackend<SimDisk> {
 /// Bytes of all files.
 fn taken(disk: &SimDisk) -> u64 {
     disk.files().iter().map(|(_, len)| len).sum()
-}
-
-/// Writes blocks from 1 on until one is refused; returns how many are there, and the refusal.
-fn fill(store: &LocalBackend<SimDisk>) -> (u64, Error) {
-    for id in 1..1000 {
-        if let Err(error) = store.write_block(filling(id)) {
-            return (id - 1, error);
-        }
-    }
-    panic!("10 MB are within the quota");
 }
 
 fn is_quota(error: &Error, max: u64) -> bool {
@@ -53,7 +50,7 @@ fn store_takes_no_more_than_its_quota_and_says_that_it_is_the_quota() {
     for single in [true, false] {
         let disk = SimDisk::new(1);
         let store = open(&disk, short().single_threaded(single).max_bytes(MAX));
-        let (count, error) = fill(&store);
+        let (count, error) = fill_until_refused(&store, 1000);
         assert!(is_quota(&error, MAX), "{error:?}");
         assert!(error.to_string().contains("within the store's 1048576 bytes"), "{error}");
         assert!(count > 40, "a quota of 1 MiB was used up by {count} blocks of 10 kB");
@@ -81,7 +78,7 @@ fn full_disk_is_not_called_the_quota() {
     let disk = SimDisk::new(2);
     let store = open(&disk, short().max_bytes(4 * MAX));
     disk.set_capacity(Some(MAX));
-    let (_, error) = fill(&store);
+    let (_, error) = fill_until_refused(&store, 1000);
     assert!(matches!(error, Error::StorageFull { limit: SpaceLimit::Disk, .. }), "{error:?}");
     assert!(error.to_string().contains("on the disk"), "{error}");
 }
@@ -92,7 +89,7 @@ fn deletes_compaction_and_checkpoints_go_on_at_the_quota() {
         let disk = SimDisk::new(3);
         let options = short().single_threaded(single).max_bytes(MAX);
         let store = open(&disk, options.clone());
-        let (count, _) = fill(&store);
+        let (count, _) = fill_until_refused(&store, 1000);
         let check = |what: &str| {
             assert!(taken(&disk) <= MAX, "{} bytes are taken after {what}", taken(&disk));
         };
@@ -220,7 +217,7 @@ fn full_disk_rings_too_with_threads() {
     });
     let store = open(&disk, options);
     disk.set_capacity(Some(MAX));
-    fill(&store);
+    fill_until_refused(&store, 1000);
     let bytes = told.recv_timeout(std::time::Duration::from_secs(60)).expect("somebody is told");
     assert!(bytes < 200 << 10, "told at {bytes} bytes");
 }
@@ -256,7 +253,7 @@ fn paused_store_is_refused_at_the_quota_by_name_moves_nothing_and_takes_writes_w
         let disk = SimDisk::new(8);
         let store = open(&disk, short().single_threaded(single).max_bytes(MAX));
         store.pause_compaction().expect("pauses");
-        let (count, _) = fill(&store);
+        let (count, _) = fill_until_refused(&store, 1000);
         let mut refused = 0;
         for round in 0..3 {
             // No segment is dead as a whole.

@@ -1,34 +1,36 @@
 //! Ways of reading: every [`ReadMode`] answers the same, and says what is wrong with a file in its own way.
 
+#[path = "support/block.rs"]
+mod block;
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/options.rs"]
+mod options;
+
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use aegis_blocks::io::sim::{FaultKind, OperationKind, SimDisk, SyncFailure};
 use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Durability, Error, LocalBackend, Options, ReadMode,
-    StorageBackend, StorageExt,
+    BlockId, Defect, Durability, Error, LocalBackend, Options, ReadMode, StorageBackend, StorageExt,
 };
+
+use block::block;
+use options::short_segments;
 
 const MODES: [ReadMode; 3] = [ReadMode::Mapped, ReadMode::Copied, ReadMode::Pread];
 const SEGMENT_LEN: u64 = 64 << 10;
 
 /// Nothing is answered out of memory, and every few blocks begin a segment.
 fn options(mode: ReadMode) -> Options {
-    let options = LocalBackend::options().read_mode(mode).recent_len(0);
-    options.segment_len_max(SEGMENT_LEN).block_len_max(16 << 10).zero_ahead_len(256 << 10)
-}
-
-fn block(id: u64, payload: Vec<u8>) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, payload)
+    let options = short_segments(SEGMENT_LEN, 16 << 10).zero_ahead_len(256 << 10);
+    options.read_mode(mode).recent_len(0)
 }
 
 fn segments(path: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("an entry"));
-    let is_segment = |path: &PathBuf| path.to_string_lossy().contains("/SEG-");
-    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_segment).collect();
-    found.sort();
-    found
+    let names = files::names(path).into_iter().filter(|name| name.starts_with("SEG-"));
+    names.map(|name| path.join(name)).collect()
 }
 
 /// Overwrites, deletes, checkpoints, compaction and reopening on a simulated disk, which stops a program that

@@ -1,18 +1,22 @@
 //! Recovery after a commit of any length: with bounded memory, and with no more space than the reserve keeps for it.
 
+#[path = "support/options.rs"]
+mod options;
+
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk, SyncFailure};
 use aegis_blocks::{
     Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, StorageBackend, WriteBatch,
 };
 
+use options::short_segments;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Short segments, so that a long commit takes many.
 fn short() -> Options {
-    let short = LocalBackend::options().segment_len_max(256 * KIB).block_len_max(64 << 10);
-    short.zero_ahead_len(0).single_threaded(true)
+    short_segments(256 * KIB, 64 * KIB).zero_ahead_len(0).single_threaded(true)
 }
 
 fn open(disk: &SimDisk, options: Options) -> LocalBackend<SimDisk> {

@@ -1,26 +1,26 @@
 //! A story for every bug that was found: what was done, what happened, what happens now.
 
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/options.rs"]
+mod options;
+
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, Profile, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Error, IoOp, LocalBackend, Options, ReadMode,
-    StorageBackend, StorageExt, WriteBatch,
+    Block, BlockId, Defect, Error, IoOp, LocalBackend, Options, ReadMode, StorageBackend,
+    StorageExt, WriteBatch,
 };
 
+use fill::filling as block;
+use options::short_segments;
+
 fn options() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(64 << 10)
-        .block_len_max(32 << 10)
-        .zero_ahead_len(0)
+    short_segments(64 << 10, 32 << 10).single_threaded(true).zero_ahead_len(0)
 }
 
 fn open(disk: &SimDisk) -> LocalBackend<SimDisk> {
     LocalBackend::open_on(disk.clone(), options()).expect("the store opens")
-}
-
-fn block(id: u64, len: usize) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; len])
 }
 
 /// Commits six blocks of 16 KiB, more than a segment holds.

@@ -5,6 +5,11 @@
 //! A store of wider modes is opened as it is: whoever widened them decided that. Where others can
 //! write to the directory, files that are not ours or have a second name are refused.
 
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/options.rs"]
+mod options;
+
 use std::fs;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -12,18 +17,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, IoOp, LocalBackend, NotAStoreReason, Options, StorageBackend,
+    Block, BlockId, Error, IoOp, LocalBackend, NotAStoreReason, Options, StorageBackend,
 };
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, mkfifo};
 use tempfile::TempDir;
 
+use options::short_segments;
+
 fn options() -> Options {
-    LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10).zero_ahead_len(0)
+    short_segments(64 << 10, 16 << 10).zero_ahead_len(0)
 }
 
 fn block(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 15_000])
+    fill::filling(id, 15_000)
 }
 
 fn write(store: &LocalBackend, ids: RangeInclusive<u64>) {

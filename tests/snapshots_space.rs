@@ -1,49 +1,27 @@
 //! What snapshots keep of the log: no more than they see, at their right versions through every move, counted as
 //! what it takes on disk, and given up at the limit.
 
-use std::collections::BTreeMap;
+#[path = "support/compacting.rs"]
+mod compacting;
+#[path = "support/log_len.rs"]
+mod log_len;
+#[path = "support/versions.rs"]
+mod versions;
+#[path = "support/xorshift.rs"]
+mod xorshift;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Options, Snapshot, SnapshotLimit,
-    StorageBackend, StorageExt, WriteBatch,
+    Block, BlockId, BlockType, Error, LocalBackend, Snapshot, SnapshotLimit, StorageBackend,
+    StorageExt, WriteBatch,
 };
 
-const SEGMENT_LEN: u64 = 64 << 10;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
-fn options() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .zero_ahead_len(0)
-        .checkpoint_log_len(4 * SEGMENT_LEN)
-        .recent_len(0)
-}
-
-fn payload(id: u64, version: u64) -> Vec<u8> {
-    let len = 1 + (id * 37 + version * 101) % 3000;
-    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
-}
-
-fn block(id: u64, version: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, payload(id, version))
-}
-
-type Model = BTreeMap<u64, u64>;
+use compacting::{SEGMENT_LEN, options};
+use log_len::log_len;
+use versions::{Model, block, check, payload};
+use xorshift::Rng;
 
 fn check_snapshot(snapshot: &Snapshot, model: &Model, context: &str) {
     for (id, version) in model {
@@ -55,15 +33,6 @@ fn check_snapshot(snapshot: &Snapshot, model: &Model, context: &str) {
         ids.map(|b| b.expect("reads").header.block_id.0).eq(model.keys().copied()),
         "{context}: other ids"
     );
-}
-
-fn check_store(store: &LocalBackend<SimDisk>, model: &Model, context: &str) {
-    for (id, version) in model {
-        let read = store.read_block(BlockId(*id));
-        let read = read.unwrap_or_else(|e| panic!("{context}: {id}: {e}"));
-        assert!(read.data == payload(*id, *version), "{context}: block {id} is another version");
-    }
-    assert_eq!(store.stats().total_blocks, model.len() as u64, "{context}");
 }
 
 /// One random history with snapshots that come and go; returns how often one was looked at after moves.
@@ -107,7 +76,7 @@ fn run(seed: u64) -> u64 {
                 disk = left;
                 let opened = LocalBackend::open_on(disk.clone(), options());
                 store = opened.unwrap_or_else(|e| panic!("{context}: {e}"));
-                check_store(&store, &model, &context);
+                check(&store, &model, &context);
             }
             _ => {
                 for (snapshot, model) in &held {
@@ -117,7 +86,7 @@ fn run(seed: u64) -> u64 {
             }
         }
     }
-    check_store(&store, &model, &format!("seed {seed}, end"));
+    check(&store, &model, &format!("seed {seed}, end"));
     held.iter().for_each(|(s, model)| check_snapshot(s, model, &format!("seed {seed}, end")));
     held.clear();
     store.compact_now().expect("compacts");
@@ -131,11 +100,6 @@ fn run(seed: u64) -> u64 {
 fn snapshots_see_their_versions_through_moves_checkpoints_and_crashes() {
     let looks: u64 = (1..=40).map(run).sum();
     assert!(looks > 400, "{looks} looks at snapshots");
-}
-
-fn log_len(disk: &SimDisk) -> u64 {
-    let segments = disk.files().into_iter();
-    segments.filter(|(name, _)| matches!(name, FileName::Segment(_))).map(|(_, len)| len).sum()
 }
 
 /// Takes snapshots of which each sees a few old versions that nothing else needs, with a segment and a bit of

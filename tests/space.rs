@@ -1,7 +1,16 @@
 //! Checkpoints, compaction and recycling against a plain model: nothing is lost, nothing comes back, and
 //! the space of what was replaced does.
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "support/log_len.rs"]
+mod log_len;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/versions.rs"]
+mod versions;
+#[path = "support/xorshift.rs"]
+mod xorshift;
+
+use std::collections::BTreeSet;
 
 use aegis_blocks::io::sim::{CrashChoice, OperationKind, Profile, SimDisk};
 use aegis_blocks::io::{Disk, Entry, FileName};
@@ -10,57 +19,19 @@ use aegis_blocks::{
     WriteBatch,
 };
 
+use log_len::log_len;
+use options::short_segments;
+use versions::{Model, block, check, payload};
+use xorshift::Rng;
+
 const SEGMENT_LEN: u64 = 64 << 10;
 
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 fn small_segments() -> Options {
-    LocalBackend::options()
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
         .checkpoint_log_len(3 * SEGMENT_LEN)
         // Reads are of the segments, not of what is kept of them in memory.
         .recent_len(0)
-}
-
-fn payload(id: u64, version: u64) -> Vec<u8> {
-    let len = 1 + (id * 37 + version * 101) % 3000;
-    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
-}
-
-fn block(id: u64, version: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, payload(id, version))
-}
-
-type Model = BTreeMap<u64, u64>;
-
-fn check(store: &LocalBackend<SimDisk>, model: &Model, context: &str) {
-    let ids: Vec<u64> = store.ids(..).expect("lists").iter().map(|id| id.0).collect();
-    assert!(ids.iter().eq(model.keys()), "{context}: ids are {ids:?}, not {:?}", model.keys());
-    let walk = store.ids_in(..).expect("begins").rev().map(|id| id.expect("looks up").0);
-    assert!(walk.eq(model.keys().rev().copied()), "{context}: from the high end down");
-    let mut bytes = 0;
-    for (id, version) in model {
-        let read =
-            store.read_block(BlockId(*id)).unwrap_or_else(|e| panic!("{context}: {id}: {e}"));
-        assert!(read.data == payload(*id, *version), "{context}: block {id} is another version");
-        bytes += read.data.len() as u64;
-    }
-    let stats = store.stats();
-    let totals = (stats.total_blocks, stats.total_bytes);
-    assert_eq!(totals, (model.len() as u64, bytes), "{context}");
 }
 
 /// One random history; returns what it took: checkpoints, compactions, reopenings, crashes.
@@ -140,11 +111,6 @@ fn store_with_checkpoints_and_compaction_equals_a_map_through_crashes_and_reopen
     }
     println!("checkpoints, compactions, reopenings, crashes by the way: {took:?}");
     assert!(took.iter().all(|count| *count > 100), "{took:?}");
-}
-
-fn log_len(disk: &SimDisk) -> u64 {
-    let segments = disk.files().into_iter();
-    segments.filter(|(name, _)| matches!(name, FileName::Segment(_))).map(|(_, len)| len).sum()
 }
 
 #[test]

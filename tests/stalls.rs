@@ -3,18 +3,24 @@
 //! On a simulated disk time passes only where the test says so. With jumps of its clock everything takes
 //! between nothing and an hour, so whatever is measured shows.
 
+#[path = "support/fill.rs"]
+mod fill;
+#[path = "support/options.rs"]
+mod options;
+
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, LocalBackend, Options, Stall, StallCause, StorageBackend, StorageExt,
+    Block, BlockId, LocalBackend, Options, Stall, StallCause, StorageBackend, StorageExt,
 };
 
+use options::short_segments;
+
 fn filling(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000])
+    fill::filling(id, 10_000)
 }
 
 fn short() -> Options {
-    let short = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
-    short.zero_ahead_len(64 << 10).single_threaded(true)
+    short_segments(64 << 10, 16 << 10).single_threaded(true)
 }
 
 /// A store on a disk whose clock jumps from here on.

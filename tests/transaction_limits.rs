@@ -1,14 +1,19 @@
 //! Limits on transactions and snapshots: how many may be open, how old a snapshot may grow, and how
 //! much may be kept for it. On memory and on local, with a clock that only the test moves.
 
+#[path = "support/block.rs"]
+mod block;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend,
-    OldestSnapshot, SnapshotLimit, StorageBackend, StorageExt, WriteBatch,
+    BlockId, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend, OldestSnapshot,
+    SnapshotLimit, StorageBackend, StorageExt, WriteBatch,
 };
+
+use block::block;
 
 /// The limits of a store under test; each test sets those that it is about.
 #[derive(Clone, Copy)]
@@ -53,10 +58,6 @@ fn run(
     let left = (stats.open_transactions, stats.undo_entries, stats.pinned_bytes);
     assert_eq!(left, (0, 0, 0), "open transactions, versions and bytes that are left behind");
     assert_eq!(stats.oldest_snapshot, None);
-}
-
-fn block(id: u64, data: impl Into<bytes::Bytes>) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
 }
 
 fn seconds(count: u64) -> Duration {

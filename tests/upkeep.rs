@@ -2,7 +2,10 @@
 //! nothing counts too early, and nobody reads what may go away again. And what ends a store or disturbs its
 //! threads: a drop, a panic, a clock that jumps.
 
+#[path = "support/gated.rs"]
 mod gated;
+#[path = "support/options.rs"]
+mod options;
 
 use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{CrashChoice, FaultKind, OperationKind, SimDisk, SyncFailure};
@@ -12,16 +15,15 @@ use aegis_blocks::{
 };
 
 use gated::GatedDisk;
+use options::short_segments;
 
 const SEGMENT_LEN: u64 = 64 << 10;
 /// A third of a segment.
 const LONG: usize = 20 << 10;
 
 fn options() -> Options {
-    LocalBackend::options()
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
         .zero_ahead_len(0)
         .recent_len(0)
 }

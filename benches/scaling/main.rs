@@ -26,30 +26,21 @@ mod mvcc {
 
 mod device;
 mod machine;
+#[path = "../../tests/support/xorshift.rs"]
+mod xorshift;
 
 use std::time::Duration;
 
 use device::{DEVICES, Device, MEASURED};
 use machine::{Machine, Outcomes, Setup};
 
+use xorshift::Rng;
+
 const SEED: u64 = 0x5ca1_e5ee_d000_0001;
 const CALLERS: [usize; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 const CORES: [usize; 4] = [2, 4, 8, 64];
 const COMMITS_MIN: usize = 4000;
 const GROUPS_MIN: usize = 40;
-
-/// Marsaglia's xorshift64.
-#[derive(Debug)]
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 fn run(setup: Setup) -> Outcomes {
     Machine::new(setup, SEED).run(COMMITS_MIN.max(setup.callers * GROUPS_MIN))

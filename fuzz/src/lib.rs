@@ -1,4 +1,5 @@
-//! One libFuzzer binary a target. The bodies are in the library (`src/local/fuzz`).
+//! One libFuzzer binary a target. With `--cfg fuzzing` the library has the bodies, which stand in
+//! `tests/inside/fuzz`.
 
 pub use aegis_blocks::fuzz::target;
 pub use libfuzzer_sys;

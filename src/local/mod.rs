@@ -10,11 +10,12 @@
 
 mod commit;
 #[cfg(test)]
+#[path = "../../tests/inside/document.rs"]
 mod document;
 mod engine;
 mod format;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/inside/fuzz/mod.rs"]
 pub mod fuzz;
 mod maintenance;
 mod offline;

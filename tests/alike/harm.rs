@@ -4,7 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::kinds::{Store, last_file, names, options, used_len, write};
+use crate::files::names;
+use crate::kinds::{Store, last_file, options, used_len, write};
 
 const PAGE_LEN: u64 = 4096;
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use aegis_blocks::{Error, LocalBackend, Probe, StorageBackend};
 
-use crate::kinds::{State, Store, copy, files, options, version_of};
+use crate::files::contents;
+use crate::kinds::{State, Store, copy, options, version_of};
 
 /// What all of them say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ struct Shown {
 
 /// Asks everybody. Those who only look may change nothing, and who refuses to open may not either.
 pub fn judge(store: &Store, path: &Path) -> Verdict {
-    let before = files(path);
+    let before = contents(path);
     let probed = match LocalBackend::probe(path).expect("an answer") {
         Probe::Damaged(damage) => Some(format!("{} in {}", damage.defect, damage.place)),
         _ => None,
@@ -57,13 +58,13 @@ pub fn judge(store: &Store, path: &Path) -> Verdict {
     let verified: Vec<_> =
         verified.iter().map(|d| format!("{} in {}", d.defect, d.place)).collect();
     let read = shown(options(store.kind).read_only(true).open(path));
-    if files(path) != before {
+    if contents(path) != before {
         return Verdict::Wrong("who only looks has changed something".to_string());
     }
     let open = path.with_extension("open");
     copy(path, &open);
     let written = shown(options(store.kind).open(&open));
-    let is_unchanged = files(&open) == before;
+    let is_unchanged = contents(&open) == before;
     if read != written {
         return Verdict::Wrong(format!("open to be read {read:?}, open to be written {written:?}"));
     }

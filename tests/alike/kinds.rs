@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, Options, StorageBackend};
 use tempfile::TempDir;
 
+use crate::files::names;
+use crate::noise::payload;
+
 /// Newest version of each block that there is.
 pub type State = BTreeMap<u64, u64>;
 
@@ -61,18 +64,6 @@ pub fn options(kind: Kind) -> Options {
         .zero_ahead_len(64 << 10)
         .checkpoint_log_len(1 << 40)
         .space_amplification_max(100.0)
-}
-
-/// Bytes that no other version of any block has.
-pub fn payload(id: u64, version: u64) -> Vec<u8> {
-    let mut state = (id << 32 | version << 1 | 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..700 + (id * 37 + version * 101) % 900).map(step).collect()
 }
 
 /// The version of a block with these bytes.
@@ -166,18 +157,6 @@ pub fn copy(from: &Path, to: &Path) {
     for name in names(from) {
         fs::copy(from.join(&name), to.join(&name)).expect("copies");
     }
-}
-
-pub fn names(path: &Path) -> Vec<String> {
-    let entries = fs::read_dir(path).expect("lists").map(|entry| entry.expect("an entry"));
-    let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-pub fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let read = |name: String| (name.clone(), fs::read(path.join(name)).expect("reads"));
-    names(path).into_iter().map(read).collect()
 }
 
 /// The name of the last file of a kind; of segments the last one that holds a frame.

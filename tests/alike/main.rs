@@ -12,11 +12,17 @@
 //! - what is missing is the end of the log behind its last checkpoint and behind everything else that vouches for
 //!   it: such a store cannot be told from one that a power cut ended there.
 
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
+#[path = "../support/files.rs"]
+mod files;
 mod harm;
 mod judge;
 mod kinds;
+#[path = "../support/noise.rs"]
+mod noise;
+#[path = "../support/xorshift.rs"]
+mod xorshift;
 
 use aegis_blocks::{BlockId, Defect, Error, LocalBackend, StorageBackend};
 use harm::Harm;
@@ -80,7 +86,7 @@ fn commit_that_a_checkpoint_vouches_for_is_no_torn_tail() {
     let path = Harm::ZeroedPages(2).apply(&store).expect("marks to remove");
     let segment = path.join(kinds::last_file(&path, "SEG-").expect("a segment"));
     let mut bytes = std::fs::read(&segment).expect("reads");
-    let payload = kinds::payload(24, 2);
+    let payload = noise::payload(24, 2);
     let found = bytes.windows(payload.len()).position(|window| window == payload);
     bytes[found.expect("the last block")] ^= 1;
     std::fs::write(&segment, bytes).expect("writes");

@@ -6,12 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, LocalBackend, Result, StorageBackend, StorageExt,
-    StorageStats, TransactionId, WriteBatch,
+    BlockId, Durability, Error, LocalBackend, Result, StorageBackend, StorageExt, StorageStats,
+    TransactionId, WriteBatch,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::block::block;
 
 /// A child by the C library's `fork`.
 pub fn forked(body: impl FnOnce()) -> Pid {
@@ -63,10 +65,6 @@ pub fn ends_well(child: Pid) {
 pub fn is_aborted() {
     let status = waitpid(None, None).expect("a child");
     assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGABRT, _)), "{status:?}");
-}
-
-pub fn block(id: u64, data: &'static str) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
 }
 
 pub fn refused<R>(answer: Result<R>) {

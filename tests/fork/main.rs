@@ -6,7 +6,11 @@
 //! A child that hangs is ended by its own alarm, and a program that hangs by its own, so that a test
 //! which fails ends, too.
 
+#[path = "../support/block.rs"]
+mod block;
 mod child;
+#[path = "../support/options.rs"]
+mod options;
 mod states;
 mod strangers;
 

@@ -4,26 +4,25 @@ use std::ops::ControlFlow::Continue;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
+use std::thread::Scope;
 
 use aegis_blocks::{
     BlockId, CommitTicket, Error, IsolationLevel, LocalBackend, MemoryBackend, Options,
     StorageBackend, StorageExt,
 };
 
+use crate::block::block;
 use crate::child::{
-    block, ends_well, exit, fork_here, forked, forked_raw, is_aborted, is_refused,
-    local_is_refused, refused,
+    ends_well, exit, fork_here, forked, forked_raw, is_aborted, is_refused, local_is_refused,
+    refused,
 };
+use crate::options::short_segments;
 
 /// Forks of the states in which it matters when they happen.
 const FORK_COUNT: u64 = 60;
 
 fn small() -> Options {
-    LocalBackend::options()
-        .segment_len_max(256 << 10)
-        .block_len_max(64 << 10)
-        .zero_ahead_len(256 << 10)
-        .checkpoint_log_len(256 << 10)
+    short_segments(256 << 10, 64 << 10).checkpoint_log_len(256 << 10)
 }
 
 fn open(dir: &Path) -> LocalBackend {
@@ -222,6 +221,22 @@ pub fn upkeep(dir: &Path) {
     goes_on(store, dir, 10);
 }
 
+/// Starts three threads that commit until they are told to stop.
+fn write_beside_forks<'scope, S: StorageBackend + Clone + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    store: &S,
+    stop: &'scope AtomicBool,
+) {
+    for thread in 0..3_u64 {
+        let store = store.clone();
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                store.write_block(block(3 + thread, "beside forks")).expect("writes");
+            }
+        });
+    }
+}
+
 pub fn memory(_: &Path) {
     let (store, stop) = (MemoryBackend::new(), AtomicBool::new(false));
     store.write_block(block(1, "parent")).expect("writes");
@@ -235,14 +250,7 @@ pub fn memory(_: &Path) {
     ticket.take().expect("held").wait().expect("committed");
     tx.take().expect("held").commit().expect("commits");
     std::thread::scope(|scope| {
-        for thread in 0..3_u64 {
-            let (store, stop) = (store.clone(), &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    store.write_block(block(3 + thread, "beside forks")).expect("writes");
-                }
-            });
-        }
+        write_beside_forks(scope, &store, &stop);
         for _ in 0..FORK_COUNT {
             ends_well(forked(|| is_refused(&store.clone())));
         }
@@ -255,14 +263,7 @@ pub fn turn(_: &Path) {
     let (store, stop) = (MemoryBackend::new(), AtomicBool::new(false));
     store.write_block(block(1, "parent")).expect("writes");
     std::thread::scope(|scope| {
-        for thread in 0..3_u64 {
-            let (store, stop) = (store.clone(), &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    store.write_block(block(3 + thread, "beside forks")).expect("writes");
-                }
-            });
-        }
+        write_beside_forks(scope, &store, &stop);
         let (mut tries, mut is_child, mut ended) = (0, false, Vec::new());
         let answer = store.transact(IsolationLevel::Snapshot, |tx| {
             tx.write(block(1, "changed"))?;

@@ -10,7 +10,8 @@ use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, StorageBacken
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 
-use crate::child::{block, ends_well, exit, forked, is_refused, refused};
+use crate::block::block;
+use crate::child::{ends_well, exit, forked, is_refused, refused};
 
 fn open(dir: &Path) -> LocalBackend {
     let store = LocalBackend::open(dir.join("store")).expect("opens");

@@ -13,6 +13,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use crate::files::contents;
+
 /// Bytes of a line of hexadecimal digits.
 const LINE_LEN: usize = 48;
 /// Shorter stretches of one byte stand in full.
@@ -23,12 +25,9 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// The files of a directory but for `LOCK`.
 pub fn read_directory(path: &Path) -> Files {
-    let entries = fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry"));
-    let file = |entry: fs::DirEntry| {
-        let name = entry.file_name().into_string().expect("names are text");
-        (name, fs::read(entry.path()).expect("a file"))
-    };
-    entries.map(file).filter(|(name, _)| name != "LOCK").collect()
+    let mut files = contents(path);
+    files.remove("LOCK");
+    files
 }
 
 pub fn write_directory(path: &Path, files: &Files) {

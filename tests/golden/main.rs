@@ -7,8 +7,12 @@
 
 mod archive;
 mod expected;
+#[path = "../support/files.rs"]
+mod files;
 mod make;
 mod newer;
+#[path = "../support/options.rs"]
+mod options;
 
 use std::collections::BTreeSet;
 use std::fs;

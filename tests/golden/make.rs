@@ -9,6 +9,7 @@ use aegis_blocks::{
 };
 
 use crate::archive::{Files, read_directory, write_directory};
+use crate::options::short_segments;
 
 const SEGMENT_LEN: u64 = 64 << 10;
 const TYPES: [BlockType; 6] = [
@@ -21,11 +22,8 @@ const TYPES: [BlockType; 6] = [
 ];
 
 fn options() -> Options {
-    LocalBackend::options()
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
         // Nothing by itself: what is in a store is what its maker asked for.
         .checkpoint_log_len(1 << 40)
         .space_amplification_max(1e6)

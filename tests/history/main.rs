@@ -11,7 +11,7 @@
 
 mod black_box;
 mod by_hand;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod planted;
 

@@ -14,9 +14,9 @@
 //! for a minute fails ([`parent`]).
 
 mod check;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
-#[path = "../drawn/mod.rs"]
+#[path = "../support/drawn.rs"]
 mod drawn;
 mod journal;
 mod life;

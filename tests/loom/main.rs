@@ -43,13 +43,13 @@ mod mvcc {
 mod order;
 #[path = "../../src/spread.rs"]
 mod spread;
-#[path = "../modelled/sync.rs"]
+#[path = "../support/modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]
 mod ticket;
 
 mod budgeting;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod handing_over;
 mod pinning;

@@ -17,7 +17,7 @@
 //! Without an argument (`cargo test`) the program checks that all mutants still apply, that no two
 //! change the same line, and that their tests exist. `list` prints them, `write DIR` writes them into a copy.
 
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 
 use std::collections::BTreeMap;
@@ -223,13 +223,14 @@ fn sources_of(program: &str) -> String {
     let mut text = String::new();
     if program == "lib" {
         collect(&root().join("src"), &mut text);
+        collect(&root().join("tests/inside"), &mut text);
+        collect(&root().join("tests/inside"), &mut text);
     } else {
         collect(&root().join("tests").join(program), &mut text);
         collect(&root().join("program/tests").join(program), &mut text);
         collect(&root().join("tests").join(format!("{program}.rs")), &mut text);
         // Suites share claims and workloads.
-        collect(&root().join("tests/sweep"), &mut text);
-        collect(&root().join("tests/closed"), &mut text);
+        collect(&root().join("tests/support"), &mut text);
     }
     text
 }

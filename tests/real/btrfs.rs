@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Durability, Error, LocalBackend, Options, SpaceLimit, StorageBackend,
+    Block, BlockId, Durability, Error, LocalBackend, Options, SpaceLimit, StorageBackend,
 };
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
 use crate::arena::{Arena, Skipped, say, tool};
+use crate::fill::filling;
 use crate::volume::{run, unmount};
 
 /// Long enough for a group to be more than a page of what is ahead.
@@ -52,7 +53,7 @@ fn options() -> Options {
 }
 
 fn block(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; BLOCK_LEN])
+    filling(id, BLOCK_LEN)
 }
 
 /// Writes until there is no space, deletes half of the blocks and goes on. Returns how many were written.

@@ -14,6 +14,7 @@ use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{LocalBackend, Options, WriteMode};
 
 use crate::arena::{Arena, Skipped, say, tell};
+use crate::options::short_segments;
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Cut, Kind, Volume};
 use crate::workload::{Record, State, run};
@@ -28,8 +29,7 @@ const LATE: u64 = 1;
 /// Short segments, so that the log goes on in new files under the cuts.
 fn options(rng: &mut Rng) -> Options {
     let mode = if rng.once_in(2) { WriteMode::Direct } else { WriteMode::Buffered };
-    let options = LocalBackend::options().write_mode(mode).segment_len_max(256 << 10);
-    options.block_len_max(64 << 10).zero_ahead_len(256 << 10)
+    short_segments(256 << 10, 64 << 10).write_mode(mode)
 }
 
 fn mount_options(kind: Kind, rng: &mut Rng) -> &'static str {

@@ -16,6 +16,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 
 use crate::arena::{Arena, Skipped, check_memory, say, tell};
+use crate::options::short_segments;
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume};
 use crate::workload::{Record, State, counter, owner, run};
@@ -29,8 +30,7 @@ const LEFT_LEN_MAX: u64 = 1 << 20;
 
 fn options(rng: &mut Rng) -> Options {
     let mode = if rng.once_in(2) { WriteMode::Direct } else { WriteMode::Buffered };
-    let options = LocalBackend::options().write_mode(mode).segment_len_max(256 << 10);
-    options.block_len_max(64 << 10).zero_ahead_len(256 << 10)
+    short_segments(256 << 10, 64 << 10).write_mode(mode)
 }
 
 /// Where stores run out of space.

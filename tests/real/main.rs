@@ -16,11 +16,17 @@
 mod arena;
 mod blocklog;
 mod btrfs;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod cuts;
+#[path = "../support/files.rs"]
+mod files;
+#[path = "../support/fill.rs"]
+mod fill;
 mod full;
 mod locked;
+#[path = "../support/options.rs"]
+mod options;
 mod oracle;
 mod reflinks;
 mod refused;

@@ -9,6 +9,7 @@ use aegis_blocks::{
 use nix::sys::statvfs::statvfs;
 
 use crate::arena::{Arena, Skipped};
+use crate::options::short_segments;
 use crate::volume::{Cut, Kind, Volume};
 
 const BLOCKS: u64 = 1000;
@@ -19,11 +20,7 @@ fn on(_: CopyProgress) -> ControlFlow<()> {
 }
 
 fn options() -> Options {
-    LocalBackend::options()
-        .single_threaded(true)
-        .segment_len_max(1 << 20)
-        .block_len_max(64 << 10)
-        .zero_ahead_len(1 << 20)
+    short_segments(1 << 20, 64 << 10).single_threaded(true)
 }
 
 /// Writes all blocks once more.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aegis_blocks::{
-    Block, BlockId, BlockType, Error, LocalBackend, Options, ReadMode, Result, StorageBackend,
+    Block, BlockId, Error, LocalBackend, Options, ReadMode, Result, StorageBackend,
 };
 
 use crate::arena::{Arena, Skipped, say, tool};
+use crate::fill::filling;
 
 const DIRECTORY: &str = "AEGIS_REFUSED_DIRECTORY";
 
@@ -49,7 +50,7 @@ fn options() -> Options {
 const BLOCKS: u64 = 60;
 
 fn block(id: u64) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 9000])
+    filling(id, 9000)
 }
 
 fn fill(store: &LocalBackend) {

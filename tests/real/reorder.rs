@@ -16,6 +16,7 @@ use aegis_blocks::{Defect, Error, LocalBackend, Options, WriteMode};
 
 use crate::arena::{Arena, Skipped, say, tell};
 use crate::blocklog::{BlockLog, Event};
+use crate::options::short_segments;
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume};
 use crate::workload::{Record, State, THREADS, run};
@@ -27,8 +28,7 @@ const IMAGES_PER_ROUND: u64 = 20;
 
 fn options(rng: &mut Rng) -> Options {
     let mode = if rng.once_in(2) { WriteMode::Direct } else { WriteMode::Buffered };
-    let options = LocalBackend::options().write_mode(mode).segment_len_max(128 << 10);
-    options.block_len_max(32 << 10).zero_ahead_len(128 << 10)
+    short_segments(128 << 10, 32 << 10).write_mode(mode)
 }
 
 /// From which event on which records hold.

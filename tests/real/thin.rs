@@ -14,6 +14,7 @@ use aegis_blocks::testkit::{Rng, seed};
 use aegis_blocks::{Error, IoOp, LocalBackend, Options, StorageBackend, WriteMode};
 
 use crate::arena::{Arena, Skipped, resize_memory, say, tell};
+use crate::options::short_segments;
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::volume::{Kind, Volume, unmount};
 use crate::workload::{State, run};
@@ -33,8 +34,7 @@ fn options(cycle: u64, rng: &mut Rng) -> Options {
     let mode = if cycle.is_multiple_of(2) { WriteMode::Buffered } else { WriteMode::Direct };
     let drawn = [0, 256 << 10, 8 << 20][rng.below(3) as usize];
     let ahead_len = if is_of_commits(cycle) { 0 } else { drawn };
-    let options = LocalBackend::options().write_mode(mode).segment_len_max(4 << 20);
-    options.block_len_max(64 << 10).zero_ahead_len(ahead_len)
+    short_segments(4 << 20, 64 << 10).write_mode(mode).zero_ahead_len(ahead_len)
 }
 
 /// Lets the sync of a store fail this many times.

@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use aegis_blocks::{Error, LocalBackend, Lsn, Options, Result, WriteMode};
 
 use crate::arena::{Arena, Skipped, say, tell, tool};
+use crate::options::short_segments;
 use crate::oracle::{Summary, check, nothing, scan};
 use crate::thin::goes_on;
 use crate::workload::{Commit, Outcome, Record, THREADS, outcome, run};
@@ -46,8 +47,7 @@ fn options(mode: &str) -> Options {
         "direct, long" => (WriteMode::Direct, 4 << 20),
         mode => panic!("no mode {mode}"),
     };
-    let options = LocalBackend::options().write_mode(write_mode).segment_len_max(len);
-    options.block_len_max(32 << 10).zero_ahead_len(len)
+    short_segments(len, 32 << 10).write_mode(write_mode)
 }
 
 #[derive(Debug, Default)]

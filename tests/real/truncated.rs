@@ -16,6 +16,7 @@ use nix::libc::SIGBUS;
 use nix::sys::resource::{Resource, setrlimit};
 
 use crate::arena::say;
+use crate::files::names;
 
 const STORE: &str = "AEGIS_TRUNCATED_STORE";
 const LEN: &str = "AEGIS_TRUNCATED_LEN";
@@ -27,10 +28,8 @@ fn payload(id: u64) -> Vec<u8> {
 }
 
 fn segment(path: &Path) -> PathBuf {
-    let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("an entry"));
-    let mut segments =
-        entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("/SEG-"));
-    segments.next().expect("a segment")
+    let first = names(path).into_iter().find(|name| name.starts_with("SEG-"));
+    path.join(first.expect("a segment"))
 }
 
 #[test]

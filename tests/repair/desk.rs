@@ -11,6 +11,10 @@ use aegis_blocks::{
 };
 use tempfile::TempDir;
 
+use crate::files::contents;
+use crate::noise::payload;
+use crate::options::short_segments;
+
 pub const SEGMENT_LEN: u64 = 64 << 10;
 pub const PAGE_LEN: u64 = 4096;
 
@@ -19,25 +23,10 @@ pub type Model = BTreeMap<u64, Option<u64>>;
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 pub fn options() -> Options {
-    LocalBackend::options()
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .single_threaded(true)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
         .checkpoint_log_len(1 << 40)
         .space_amplification_max(100.0)
-}
-
-/// Bytes that no other version has, anywhere.
-pub fn payload(id: u64, version: u64) -> Vec<u8> {
-    let mut state = id << 32 | version << 1 | 1;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..700 + (id * 37 + version * 101) % 900).map(step).collect()
 }
 
 /// A store in a directory, its blocks, and a copy of it at some moment.
@@ -92,7 +81,7 @@ impl Desk {
     pub fn crashed(&self) -> PathBuf {
         let path = self.directory.path().join("store");
         fs::create_dir(&path).expect("a directory");
-        for (name, bytes) in files(&self.directory.path().join("open")) {
+        for (name, bytes) in contents(&self.directory.path().join("open")) {
             fs::write(path.join(name), bytes).expect("copies");
         }
         path
@@ -104,24 +93,14 @@ impl Desk {
     }
 }
 
-pub fn files(path: &Path) -> Files {
-    let entries = fs::read_dir(path).expect("lists");
-    let read = |entry: std::io::Result<fs::DirEntry>| {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        (name, fs::read(path).expect("reads"))
-    };
-    entries.map(read).collect()
-}
-
 pub fn names(path: &Path, prefix: &str) -> Vec<String> {
-    files(path).into_keys().filter(|name| name.starts_with(prefix)).collect()
+    contents(path).into_keys().filter(|name| name.starts_with(prefix)).collect()
 }
 
 /// The file and offset of bytes that stand there once; of the last place where they stand several times.
 pub fn find(path: &Path, bytes: &[u8]) -> Option<(String, u64)> {
     let mut found = None;
-    for (name, content) in files(path) {
+    for (name, content) in contents(path) {
         let at = content.windows(bytes.len()).rposition(|window| window == bytes);
         found = at.map(|at| (name, at as u64)).or(found);
     }
@@ -141,9 +120,9 @@ pub fn flip(path: &Path, name: &str, offset: u64) {
 /// Opening is refused for damage and changes nothing.
 #[track_caller]
 pub fn refused(path: &Path) -> (Defect, String, u64) {
-    let before = files(path);
+    let before = contents(path);
     let error = options().open(path).expect_err("acknowledged bytes are damaged");
-    assert!(files(path) == before, "a store that was refused was changed");
+    assert!(contents(path) == before, "a store that was refused was changed");
     match error {
         Error::Corrupt { defect, place } => (defect, place.file, place.offset),
         other => panic!("{other:?}"),
@@ -153,9 +132,9 @@ pub fn refused(path: &Path) -> (Defect, String, u64) {
 /// Verification changes nothing and names a place.
 #[track_caller]
 pub fn verified(path: &Path, defect: Defect, file: &str, offset: u64) {
-    let before = files(path);
+    let before = contents(path);
     let report = LocalBackend::verify(path).expect("a report");
-    assert!(files(path) == before, "verify changed the store");
+    assert!(contents(path) == before, "verify changed the store");
     let named = report.damage.iter().any(|damage| {
         damage.defect == defect && damage.place.file == file && damage.place.offset == offset
     });
@@ -165,14 +144,14 @@ pub fn verified(path: &Path, defect: Defect, file: &str, offset: u64) {
 /// Salvages and repairs; both give the same, one changes nothing and the other keeps the old bytes.
 #[track_caller]
 pub fn repaired(path: &Path) -> (LocalBackend, RepairReport) {
-    let before = files(path);
+    let before = contents(path);
     let out = path.with_file_name("out");
     let salvaged = LocalBackend::salvage(path, &out).expect("salvages");
-    assert!(files(path) == before, "salvage changed the store");
+    assert!(contents(path) == before, "salvage changed the store");
     let report = LocalBackend::repair(path).expect("repairs");
     assert_eq!(report.salvage, salvaged);
     let copy = report.copy.clone().expect("a copy");
-    assert!(files(&copy) == before, "the copy is not what was there");
+    assert!(contents(&copy) == before, "the copy is not what was there");
     let after = LocalBackend::verify(path).expect("a report");
     assert!(after.damage.is_empty(), "{:#?}", after.damage);
     let beside = fs::read_dir(path.parent().expect("a parent")).expect("lists");

@@ -3,7 +3,15 @@
 #![cfg(target_os = "linux")]
 
 mod desk;
+#[path = "../support/files.rs"]
+mod files;
+#[path = "../support/noise.rs"]
+mod noise;
+#[path = "../support/options.rs"]
+mod options;
 mod places;
+#[path = "../support/xorshift.rs"]
+mod xorshift;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +22,12 @@ use aegis_blocks::{
     WriteBatch,
 };
 
+use files::contents;
+use noise::payload;
+
 use desk::{
-    Desk, Model, PAGE_LEN, all_blocks, change, check, commits_lost, files, find, flip, ids, names,
-    options, payload, refused, repaired, verified,
+    Desk, Model, PAGE_LEN, all_blocks, change, check, commits_lost, find, flip, ids, names,
+    options, refused, repaired, verified,
 };
 
 #[test]
@@ -29,14 +40,14 @@ fn sound_store_is_left_alone() {
         let report = LocalBackend::verify(&path).expect("a report");
         assert!(report.damage.is_empty(), "{:#?}", report.damage);
         assert!(report.checkpoints > 0 && report.pages > 3, "{report:?}");
-        let before = files(&path);
+        let before = contents(&path);
         let report = LocalBackend::repair(&path).expect("has nothing to do");
         assert_eq!(report, RepairReport::default());
-        assert!(files(&path) == before);
+        assert!(contents(&path) == before);
         let out = path.with_file_name("out");
         let report = LocalBackend::salvage(&path, &out).expect("salvages");
         assert!(report.is_complete() && report.losses.is_empty(), "{report:?}");
-        assert!(files(&path) == before);
+        assert!(contents(&path) == before);
         check(&options().open(&out).expect("opens"), &desk.model, &[]);
     }
 }
@@ -145,7 +156,7 @@ fn damaged_checkpoint_is_rebuilt_from_the_log() {
     desk.store().compact_now().expect("compacts");
     desk.fill_log();
     let path = desk.crashed();
-    let [checkpoint] = &names(&path, "CKPT-")[..] else { panic!("{:?}", files(&path).keys()) };
+    let [checkpoint] = &names(&path, "CKPT-")[..] else { panic!("{:?}", contents(&path).keys()) };
     // The header stands in the first page and in the last one.
     let len = fs::metadata(path.join(checkpoint)).expect("there").len();
     flip(&path, checkpoint, 50);
@@ -171,7 +182,7 @@ fn checkpoint_that_is_gone_costs_nothing_while_the_log_is_whole() {
     desk.fill_log();
     let path = desk.crashed();
     let checkpoints = names(&path, "CKPT-");
-    assert!(!checkpoints.is_empty(), "{:?}", files(&path).keys());
+    assert!(!checkpoints.is_empty(), "{:?}", contents(&path).keys());
     for checkpoint in &checkpoints {
         change(&path, checkpoint, |bytes| bytes.truncate(5000));
     }
@@ -312,7 +323,7 @@ fn damaged_description_is_named_and_nothing_is_changed() {
             false => change(&path, "META", |bytes| bytes.fill(0)),
             true => fs::remove_file(path.join("META")).expect("removes"),
         }
-        let (before, out) = (files(&path), path.with_file_name("out"));
+        let (before, out) = (contents(&path), path.with_file_name("out"));
         let errors = [
             LocalBackend::salvage(&path, &out).map(drop).expect_err("the salt is lost"),
             LocalBackend::repair(&path).map(drop).expect_err("the salt is lost"),
@@ -322,7 +333,7 @@ fn damaged_description_is_named_and_nothing_is_changed() {
                 if place.file == "META");
             assert!(named, "{error:?}");
         }
-        assert!(files(&path) == before && !out.exists());
+        assert!(contents(&path) == before && !out.exists());
     }
 }
 
@@ -408,8 +419,10 @@ fn random_damage_is_repaired_and_accounted_for() {
             state ^= state << 17;
             state % bound
         };
-        let names: Vec<String> =
-            files(&path).into_keys().filter(|name| !["META", "LOCK"].contains(&&**name)).collect();
+        let names: Vec<String> = contents(&path)
+            .into_keys()
+            .filter(|name| !["META", "LOCK"].contains(&&**name))
+            .collect();
         for _ in 0..=random(3) {
             let name = &names[random(names.len() as u64) as usize];
             let len = fs::metadata(path.join(name)).expect("there").len();

@@ -4,19 +4,21 @@ use std::fs;
 
 use aegis_blocks::{Error, LocalBackend};
 
-use crate::desk::{Desk, Files, files, find, flip, ids, options, payload};
+use crate::desk::{Desk, Files, find, flip, ids, options};
+use crate::files::contents;
+use crate::noise::payload;
 
 #[test]
 fn salvage_takes_no_directory_that_exists_or_lies_in_the_store() {
     let mut desk = Desk::new();
     desk.write(1, 1);
     let path = desk.closed();
-    let before = files(&path);
+    let before = contents(&path);
     for out in [desk.directory.path().join("open"), path.clone(), path.join("out")] {
         let error = LocalBackend::salvage(&path, &out).expect_err("not there");
         assert!(matches!(error, Error::InvalidArgument { argument: "out", .. }), "{error:?}");
     }
-    assert!(files(&path) == before);
+    assert!(contents(&path) == before);
     let open = options().open(&path).expect("opens");
     let out = path.with_file_name("out");
     let error = LocalBackend::salvage(&path, &out).expect_err("somebody writes to it");
@@ -41,14 +43,14 @@ fn names_beside_the_store_that_are_taken_are_left_alone() {
     }
     let (file, offset) = find(&path, &payload(5, 1)).expect("stored");
     flip(&path, &file, offset);
-    let before = files(&path);
+    let before = contents(&path);
     let report = LocalBackend::repair(&path).expect("repairs");
     let copy = beside("before-repair-3").canonicalize().expect("a name that nothing had");
     assert_eq!(report.copy.as_ref(), Some(&copy));
-    assert!(files(&copy) == before, "the copy is not what was there");
+    assert!(contents(&copy) == before, "the copy is not what was there");
     for directory in &taken {
         let left = Files::from([("letter".to_string(), b"dear reader".to_vec())]);
-        assert!(files(directory) == left, "{} was changed", directory.display());
+        assert!(contents(directory) == left, "{} was changed", directory.display());
     }
     assert_eq!(ids(&report.salvage.lost), [5]);
 }

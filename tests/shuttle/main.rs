@@ -40,7 +40,7 @@ mod order;
 mod spread;
 #[path = "../../src/stats.rs"]
 mod stats;
-#[path = "../modelled/sync.rs"]
+#[path = "../support/modelled/sync.rs"]
 mod sync;
 #[path = "../../src/ticket.rs"]
 mod ticket;
@@ -49,7 +49,7 @@ mod transaction;
 
 mod callers;
 mod claims;
-#[path = "../counted/mod.rs"]
+#[path = "../support/counted.rs"]
 mod counted;
 mod disk;
 

@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use aegis_blocks::{Block, IsolationLevel, LocalBackend, Options, Result, StorageExt};
 
+use crate::options::short_segments;
 use crate::plan::{
-    ACCOUNTS, MONEY, Rng, Step, WRITERS, account, account_block, money, open_accounts, thread_of,
+    ACCOUNTS, MONEY, Step, WRITERS, account, account_block, money, open_accounts, thread_of,
     written_by,
 };
+use aegis_blocks::testkit::Rng;
 
 /// Between two backups.
 const BACKUP_PAUSE: Duration = Duration::from_millis(1500);
@@ -56,12 +58,7 @@ impl Places {
 
 /// Small, so that segments are sealed, emptied and reused, and checkpoints made, all the time.
 pub fn options() -> Options {
-    LocalBackend::options()
-        .segment_len_max(4 << 20)
-        .block_len_max(64 << 10)
-        .zero_ahead_len(4 << 20)
-        .checkpoint_log_len(16 << 20)
-        .recent_len(8 << 20)
+    short_segments(4 << 20, 64 << 10).checkpoint_log_len(16 << 20).recent_len(8 << 20)
 }
 
 struct Child {
@@ -132,7 +129,7 @@ impl Child {
     }
 
     fn move_money(&self, mover: u64) -> Result<()> {
-        let mut rng = Rng(self.seed ^ mover ^ u64::from(std::process::id()));
+        let mut rng = Rng::new(self.seed ^ mover ^ u64::from(std::process::id()));
         while !self.is_done() {
             let (from, to) = (rng.below(ACCOUNTS), rng.below(ACCOUNTS));
             let amount = rng.below(50);
@@ -153,7 +150,7 @@ impl Child {
     /// A snapshot sees all the money, and the same blocks however long it is held; and bytes that somebody
     /// holds stay what they are after it, whatever becomes of their segments.
     fn look(&self) -> Result<()> {
-        let mut rng = Rng(self.seed);
+        let mut rng = Rng::new(self.seed);
         let mut held: Vec<Block> = Vec::new();
         while !self.is_done() {
             let snapshot = self.store.snapshot()?;

@@ -15,6 +15,8 @@
 
 mod child;
 mod memory;
+#[path = "../support/options.rs"]
+mod options;
 mod parent;
 mod plan;
 

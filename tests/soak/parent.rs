@@ -9,7 +9,8 @@ use aegis_blocks::{Block, LocalBackend, StorageBackend, StorageExt};
 
 use crate::child::{Places, check_backup, options};
 use crate::memory::Memory;
-use crate::plan::{ACCOUNTS, Blocks, MONEY, Rng, Step, WRITERS, money, thread_of, written_by};
+use crate::plan::{ACCOUNTS, Blocks, MONEY, Step, WRITERS, money, thread_of, written_by};
+use aegis_blocks::testkit::Rng;
 
 /// Between two steps of each thread of the child that is never killed, in microseconds: so long that how
 /// much it does, and so how much memory that takes, hardly depends on what else the machine does.
@@ -52,7 +53,7 @@ impl Soak {
     pub fn new(dir: &Path, seed: u64, length: Duration, every: Duration) -> Soak {
         let dirs = [dir.join("killed"), dir.join("steady")];
         let [killed, steady] = [&dirs[0], &dirs[1]].map(|dir| Places::of(dir));
-        let (rng, model) = (Rng(seed), Model::new(seed));
+        let (rng, model) = (Rng::new(seed), Model::new(seed));
         Soak { seed, length, every, killed, steady, dirs, rng, model }
     }
 

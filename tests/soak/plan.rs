@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use aegis_blocks::testkit::Rng;
 use aegis_blocks::{
     Block, BlockId, BlockType, Error, LocalBackend, Result, StorageBackend, StorageExt, WriteBatch,
 };
@@ -17,22 +18,6 @@ pub const ACCOUNTS: u64 = 32;
 const FIRST_ACCOUNT: u64 = 1 << 40;
 pub const MONEY: u64 = 1000;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// The step that wrote each block of a thread.
 pub type Blocks = BTreeMap<u64, u64>;
 
@@ -45,14 +30,14 @@ pub struct Step {
 
 impl Step {
     pub fn new(seed: u64, thread: u64, number: u64) -> Step {
-        let mut rng = Rng(seed ^ thread << 56 ^ number);
+        let mut rng = Rng::new(seed ^ thread << 56 ^ number);
         // The first steps write every block once.
         if number * 50 <= BLOCKS {
             let ids = (number - 1) * 50..number * 50;
             let changes = ids.map(|n| (id(thread, n), true)).collect();
             return Step { number, changes, in_transaction: false };
         }
-        let kind = rng.next();
+        let kind = rng.next_u64();
         let mut change = |writes| (id(thread, rng.below(BLOCKS)), rng.below(100) < writes);
         let (changes, in_transaction) = match kind % 20 {
             0..11 => (vec![change(100)], false),
@@ -119,11 +104,11 @@ pub fn thread_of(id: u64) -> Option<u64> {
 
 /// What a step writes to a block: id and step, then bytes made from them.
 pub fn payload(id: u64, number: u64) -> Vec<u8> {
-    let mut rng = Rng(id << 32 ^ number);
+    let mut rng = Rng::new(id << 32 ^ number);
     let len = 16 + rng.below(LEN_MAX) as usize;
     let mut out = [id.to_le_bytes(), number.to_le_bytes()].concat();
     while out.len() < len {
-        out.extend_from_slice(&rng.next().to_le_bytes());
+        out.extend_from_slice(&rng.next_u64().to_le_bytes());
     }
     out.truncate(len);
     out

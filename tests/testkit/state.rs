@@ -5,6 +5,10 @@
 //! version for each of its operations; a snapshot is an LSN. Versions that no open transaction can
 //! see are dropped at commit and at the end of transactions.
 
+mod conflicts;
+mod ids;
+mod reopen;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::{self, ThreadId};
 
@@ -117,70 +121,6 @@ impl State {
             || self.has(Flaw::TrustsHeaders);
         let (argument, reason) = ("block", "its header does not match its payload");
         if honest { Ok(()) } else { Err(Error::InvalidArgument { argument, reason }) }
-    }
-
-    /// Gives the block its id, none of `taken`, and returns its key.
-    pub fn place(&mut self, block: &mut Block, taken: &BTreeSet<u64>) -> Result<u64> {
-        let asked = block.header.block_id;
-        if asked != BlockId(0) || self.has(Flaw::ZeroIsABlock) {
-            if self.has(Flaw::NamesTakeEffectAtOnce) {
-                self.stay_above(asked.0);
-            }
-            return Ok(self.key(asked));
-        }
-        let passes_over = !self.has(Flaw::IgnoresExplicitIds);
-        let next = loop {
-            let next = self.next_id()?;
-            if !(passes_over && taken.contains(&next)) {
-                break next;
-            }
-        };
-        if !self.has(Flaw::AllocatedIdNotInHeader) {
-            block.header.block_id = BlockId(next);
-        }
-        Ok(next)
-    }
-
-    fn next_id(&mut self) -> Result<u64> {
-        let live = |(id, versions): (&u64, &Vec<Version>)| {
-            versions.last().filter(|version| version.block.is_some()).map(|_| *id)
-        };
-        let next = match self.flaw {
-            Some(Flaw::AllocatesAboveCommitted) => {
-                self.versions.keys().last().map_or(1, |id| id + 1)
-            }
-            Some(Flaw::ReusesDeletedIds) => {
-                self.versions.iter().filter_map(live).next_back().map_or(1, |id| id + 1)
-            }
-            _ => match self.next_id {
-                Some(next) => next,
-                None if self.has(Flaw::EndsAtTheTop) => return Err(Error::IdsExhausted),
-                None => return Ok(self.next_below()),
-            },
-        };
-        self.next_id = match self.flaw {
-            Some(Flaw::SparseIds) => next.checked_add(2),
-            Some(Flaw::WrapsIds) => Some(next.wrapping_add(1).max(1)),
-            _ => next.checked_add(1),
-        };
-        Ok(next)
-    }
-
-    /// The top is used up: the first id that no block has and that was not handed out so.
-    fn next_below(&mut self) -> u64 {
-        loop {
-            self.below += 1;
-            if self.read_at(self.below, u64::MAX).is_none() {
-                return self.below;
-            }
-        }
-    }
-
-    fn stay_above(&mut self, id: u64) {
-        if self.has(Flaw::WrapsIds) && id == u64::MAX {
-            return;
-        }
-        self.next_id = self.next_id.zip(id.checked_add(1)).map(|(next, above)| next.max(above));
     }
 
     pub fn read_at(&self, id: u64, lsn: u64) -> Option<Block> {
@@ -316,100 +256,6 @@ impl State {
         fine.then_some(Ok(()))
     }
 
-    pub fn changed_since(&self, id: u64, snapshot: u64) -> bool {
-        let last = self.versions.get(&id).and_then(|versions| versions.last());
-        last.is_some_and(|version| version.lsn > snapshot)
-    }
-
-    /// Returns a block that somebody else changed since the snapshot.
-    pub fn validate(&self, id: TransactionId, tx: &Open) -> Option<u64> {
-        if tx.reads_newest(self.flaw) {
-            return None;
-        }
-        let lost = tx.ops.iter().find(|(key, op)| self.is_lost(id, tx, **key, op.as_ref()));
-        let lost = lost.map(|(key, _)| *key);
-        match self.flaw {
-            Some(Flaw::NoValidation) => None,
-            Some(Flaw::OneConflictForAll) if self.lsn > tx.snapshot => {
-                tx.ops.keys().next().copied()
-            }
-            Some(Flaw::ValidatesReads) => {
-                let read = tx.read.iter().find(|key| self.changed_since(**key, tx.snapshot));
-                lost.or(read.copied())
-            }
-            _ => lost.or_else(|| self.read_is_lost(tx)),
-        }
-    }
-
-    /// Returns a block that a serializable transaction has read, or a range it listed, and somebody
-    /// changed.
-    fn read_is_lost(&self, tx: &Open) -> Option<u64> {
-        if tx.isolation != IsolationLevel::Serializable
-            || tx.ops.is_empty()
-            || self.has(Flaw::SerializableIsSnapshot)
-        {
-            return None;
-        }
-        let within = |key: &u64| tx.ranges.iter().any(|(first, last)| first <= key && key <= last);
-        let seen = |key: &u64| {
-            let absent = tx.absent.contains(key) && self.has(Flaw::AbsenceNotValidated);
-            tx.read.contains(key) && !absent || within(key) && !self.has(Flaw::RangesNotValidated)
-        };
-        let mut keys = self.versions.keys().filter(|key| seen(key));
-        keys.find(|key| self.changed_since(**key, tx.snapshot)).copied()
-    }
-
-    pub fn is_lost(&self, id: TransactionId, tx: &Open, key: u64, op: Option<&Block>) -> bool {
-        let last = self.versions.get(&key).and_then(|versions| versions.last());
-        let before = self.read_at(key, tx.snapshot);
-        let changed = self.changed_since(key, tx.snapshot);
-        match self.flaw {
-            Some(Flaw::DeletesNotValidated) if op.is_none() => false,
-            Some(Flaw::DeletesAreNoChange) => {
-                changed && last.is_some_and(|version| version.block.is_some())
-            }
-            Some(Flaw::CreationsNotValidated) if before.is_none() => false,
-            Some(Flaw::ComparesBytes) => {
-                changed && before != last.and_then(|version| version.block.clone())
-            }
-            Some(Flaw::FirstWriterWins) => {
-                changed || self.open.range(..id.0).any(|(_, older)| older.ops.contains_key(&key))
-            }
-            Some(Flaw::SingleOperationsNotSeen) => {
-                changed && last.is_some_and(|version| !version.single)
-            }
-            Some(Flaw::RolledBackIsAChange) => changed || self.quirks.rolled_back.contains(&key),
-            Some(Flaw::SnapshotOffByOne) => {
-                changed || last.is_some_and(|version| version.lsn == tx.snapshot)
-            }
-            _ => changed,
-        }
-    }
-
-    pub fn conflict(&self, id: u64, snapshot: u64) -> Error {
-        let found = self.versions.get(&id).and_then(|versions| versions.last());
-        let found = Lsn(found.map_or(snapshot + 1, |version| version.lsn));
-        Error::Conflict { id: BlockId(id), snapshot: Lsn(snapshot), found }
-    }
-
-    pub fn refuse(&mut self, id: TransactionId, mut tx: Open, lost: u64) -> Error {
-        self.counters.conflicts += 1;
-        let named = match tx.ops.keys().next() {
-            Some(first) if self.has(Flaw::ConflictNamesAnyBlock) => *first,
-            _ => lost,
-        };
-        let error = self.conflict(named, tx.snapshot);
-        if self.has(Flaw::ConflictAppliesTheRest) {
-            tx.ops.remove(&lost);
-            self.apply(tx.ops, false);
-            self.end(id, TransactionState::RolledBack);
-        } else if !self.has(Flaw::ConflictStaysOpen) {
-            self.rolled_back(&tx);
-            self.end(id, TransactionState::RolledBack);
-        }
-        error
-    }
-
     /// The one place where blocks change.
     pub fn apply(&mut self, ops: Ops, single: bool) {
         if ops.is_empty() {
@@ -538,79 +384,6 @@ impl State {
             _ => {}
         }
         stats
-    }
-
-    /// What every open does: no transaction lives on, and nobody needs older versions.
-    pub fn restart(&mut self) {
-        self.open.clear();
-        self.ended.clear();
-        self.counters = StorageStats::default();
-        self.counters.durable_lsn = Lsn(self.lsn);
-        self.quirks = Quirks::default();
-        self.prune();
-    }
-
-    pub fn plant_at_reopen(&mut self) {
-        match self.flaw {
-            Some(Flaw::ReopenLosesTheNewest) => self.lose(self.lsn, 0),
-            Some(Flaw::HalfACommitAfterReopen) => self.lose(self.lsn, 1),
-            Some(Flaw::ReopenTakesAnId) => {
-                self.next_id = self.next_id.and_then(|n| n.checked_add(1))
-            }
-            Some(Flaw::DeletesReturn) => {
-                for versions in self.versions.values_mut() {
-                    versions.retain(|version| version.block.is_some());
-                }
-            }
-            Some(Flaw::PendingCommitsAtReopen) => self.commit_pending(),
-            Some(Flaw::RolledBackReturns) => {
-                for ops in std::mem::take(&mut self.quirks.refused) {
-                    self.apply(ops, false);
-                }
-            }
-            Some(Flaw::ReopenCutsLongPayloads) => {
-                self.every_block(|block| block.data.truncate((1 << 20) - 1));
-            }
-            Some(Flaw::ReopenDropsFlags) => self.every_block(|block| block.header.flags = 0),
-            Some(Flaw::ReopenReusesIds) => {
-                let largest = self.versions.keys().last();
-                self.next_id = largest.map_or(Some(1), |id| id.checked_add(1));
-            }
-            _ => {}
-        }
-    }
-
-    pub fn plant_at_crash(&mut self) {
-        match self.flaw {
-            Some(Flaw::CrashLosesTheNewest) => self.lose(self.lsn, 0),
-            Some(Flaw::HalfACommitAfterCrash) => self.lose(self.lsn, 1),
-            Some(Flaw::CrashLosesOneInTheMiddle) => self.lose(self.lsn.saturating_sub(3), 0),
-            Some(Flaw::PendingCommitsAtCrash) => self.commit_pending(),
-            _ => {}
-        }
-    }
-
-    /// Loses a commit, except for its first `kept` operations.
-    pub fn lose(&mut self, lsn: u64, kept: usize) {
-        let mut seen = 0;
-        for versions in self.versions.values_mut() {
-            versions.retain(|version| {
-                seen += usize::from(version.lsn == lsn);
-                version.lsn != lsn || seen <= kept
-            });
-        }
-        self.versions.retain(|_, versions| !versions.is_empty());
-    }
-
-    pub fn commit_pending(&mut self) {
-        for (_, tx) in std::mem::take(&mut self.open) {
-            self.apply(tx.ops, false);
-        }
-    }
-
-    pub fn every_block(&mut self, change: impl Fn(&mut Block)) {
-        let versions = self.versions.values_mut().flatten();
-        versions.filter_map(|version| version.block.as_mut()).for_each(change);
     }
 }
 

@@ -1,32 +1,27 @@
-//! Transactions as handles: isolation levels, savepoints, tickets, batches, on memory and local.
+//! Transactions as handles, on memory and local: isolation levels, savepoints, batches, [`tickets`],
+//! and [`walks`] over ranges.
+
+#[path = "../support/backends.rs"]
+mod backends;
+#[path = "../support/block.rs"]
+mod block;
+mod tickets;
+mod walks;
 
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use aegis_blocks::io::sim::SimDisk;
 use aegis_blocks::{
-    Block, BlockId, BlockType, CommitTicket, Durability, Error, IsolationLevel, LocalBackend, Lsn,
-    MemoryBackend, StorageBackend, StorageExt, TransactionId, WriteBatch,
+    Block, BlockId, BlockType, Durability, Error, IsolationLevel, LocalBackend, Lsn, MemoryBackend,
+    StorageBackend, StorageExt, TransactionId, WriteBatch,
 };
 
-fn block(id: u64, data: &'static str) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
-}
+use block::block;
 
 /// Runs a check on each backend, with blocks 1 and 2 in the store.
 fn on_each(check: impl Fn(Arc<dyn StorageBackend>)) {
     let dir = tempfile::tempdir().expect("a directory");
     let local = LocalBackend::open(dir.path().join("store")).expect("opens");
-    let stores: [Arc<dyn StorageBackend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(local)];
-    for store in stores {
-        for id in [1, 2] {
-            store.write_block(block(id, "old")).expect("writes");
-        }
-        check(Arc::clone(&store));
-        let stats = store.stats();
-        assert_eq!((stats.open_transactions, stats.undo_entries), (0, 0), "nothing is left behind");
-    }
+    backends::on_each(local, check);
 }
 
 fn text(block: &Block) -> &str {
@@ -109,24 +104,6 @@ fn read_committed_sees_the_newest_commit_and_the_last_writer_wins() {
 }
 
 #[test]
-fn range_merges_own_writes_and_deletes_from_both_ends() {
-    on_each(|store| {
-        let tx = store.begin().expect("begins");
-        tx.write(block(3, "own")).expect("writes");
-        tx.delete(BlockId(1)).expect("deletes");
-        let ids = |blocks: Vec<Result<Block, Error>>| -> Vec<u64> {
-            blocks.into_iter().map(|b| b.expect("reads").header.block_id.0).collect()
-        };
-        assert_eq!(ids(tx.range(..).expect("lists").collect()), [2, 3]);
-        assert_eq!(ids(tx.range(..).expect("lists").rev().collect()), [3, 2]);
-        let backwards =
-            (std::ops::Bound::Included(BlockId(5)), std::ops::Bound::Included(BlockId(2)));
-        let refused = tx.range(backwards).map(|_| ());
-        assert!(matches!(refused, Err(Error::InvalidArgument { argument: "range", .. })));
-    });
-}
-
-#[test]
 fn savepoints_nest_and_belong_to_their_transaction() {
     on_each(|store| {
         let tx = store.begin().expect("begins");
@@ -165,139 +142,6 @@ fn dropped_transaction_leaves_no_trace_and_a_panic_is_a_drop() {
         assert!(unwound.is_err());
         assert!(!store.block_exists(BlockId(3)).expect("looks"));
     });
-}
-
-#[test]
-fn tickets_of_one_thread_share_groups_and_keep_their_order() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = LocalBackend::open(dir.path().join("store")).expect("opens");
-    let before = store.stats();
-    let tickets: Vec<_> = (0..500)
-        .map(|_| {
-            let tx = store.begin().expect("begins");
-            tx.write(block(0, "in flight")).expect("writes");
-            tx.submit().expect("hands in")
-        })
-        .collect();
-    let lsns = tickets.into_iter().map(|ticket| ticket.wait().expect("commits"));
-    let lsns: Vec<Lsn> = lsns.map(|lsn| lsn.expect("it wrote a block")).collect();
-    assert!(lsns.windows(2).all(|pair| pair[0] < pair[1]));
-    let stats = store.stats();
-    assert!(stats.groups - before.groups < 500, "{} groups", stats.groups - before.groups);
-    assert_eq!(stats.durable_lsn, lsns[499]);
-    assert_eq!(stats.open_transactions, 0);
-}
-
-#[test]
-fn ticket_that_is_dropped_or_called_back_does_not_lose_its_commit() {
-    on_each(|store| {
-        let begin = |data| {
-            let tx = store.begin().expect("begins");
-            tx.write(block(0, data)).expect("writes");
-            tx
-        };
-        drop(begin("dropped").submit().expect("hands in"));
-        let (sender, receiver) = mpsc::channel();
-        let ticket = begin("called back").submit().expect("hands in");
-        ticket.on_durable(move |result| sender.send(result.is_ok()).expect("the test waits"));
-        assert!(receiver.recv().expect("the callback is called"));
-        begin("last").commit_with(Durability::Durable).expect("commits");
-        assert_eq!(store.stats().total_blocks, 5);
-    });
-}
-
-/// Runs a check on a local store with threads and on one without.
-fn with_and_without_threads(check: impl Fn(&LocalBackend<SimDisk>, bool)) {
-    for single in [true, false] {
-        let (disk, options) = (SimDisk::new(1), LocalBackend::options().zero_ahead_len(0));
-        let options = options.single_threaded(single);
-        let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
-        store.write_block(block(20_000, "first")).expect("writes");
-        if !single {
-            // Behind the first commit's witness nothing is due any more, and everybody sleeps.
-            let written_len = store.stats().log_bytes;
-            disk.advance(Duration::from_secs(1));
-            in_the_end(|| store.stats().log_bytes > written_len);
-        }
-        check(&store, single);
-        // A transaction ends a moment after its commit can be seen.
-        store.clone().close().expect("closes");
-        assert_eq!(store.stats().open_transactions, 0);
-    }
-}
-
-/// Hands a commit of one block in, as a program does that keeps to the trait.
-fn submit(store: &impl StorageBackend, id: u64) -> CommitTicket {
-    let tx = store.begin_transaction().expect("begins");
-    store.write_block_in_tx(tx, block(id, "handed in")).expect("writes");
-    store.submit_transaction(tx, None).expect("hands in")
-}
-
-/// Asks again and again; gives up after more time than anybody needs.
-#[track_caller]
-fn in_the_end(mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(60), "not in a minute");
-        std::thread::yield_now();
-    }
-}
-
-#[test]
-fn commit_whose_ticket_is_dropped_becomes_visible_by_itself() {
-    with_and_without_threads(|store, single| {
-        drop(submit(store, 1));
-        let is_visible = || store.block_exists(BlockId(1)).expect("looks");
-        if single {
-            assert!(is_visible(), "there is nobody else to carry it out");
-        }
-        in_the_end(is_visible);
-    });
-}
-
-#[test]
-fn ticket_that_is_only_asked_gets_its_answer() {
-    with_and_without_threads(|store, _| {
-        let ticket = submit(store, 1);
-        in_the_end(|| ticket.is_durable());
-        assert_eq!(ticket.lsn(), Some(Lsn(2)));
-        let ticket = submit(store, 2);
-        in_the_end(|| ticket.lsn() == Some(Lsn(3)));
-        let ticket = submit(store, 3);
-        in_the_end(|| matches!(ticket.try_wait(), Some(Ok(Some(Lsn(4))))));
-    });
-}
-
-#[test]
-fn more_commits_than_the_inbox_holds_are_handed_in_before_one_is_waited_for() {
-    with_and_without_threads(|store, _| {
-        let before = store.stats().groups;
-        let tickets: Vec<CommitTicket> = (1..=10_000).map(|id| submit(store, id)).collect();
-        let last = tickets.into_iter().map(|ticket| ticket.wait().expect("commits")).last();
-        assert_eq!(last, Some(Some(Lsn(10_001))));
-        let groups = store.stats().groups - before;
-        assert!(groups < 1000, "{groups} groups of 10,000 commits");
-    });
-}
-
-#[test]
-fn bytes_that_only_kept_tickets_hold_are_given_back_to_those_who_wait_for_them() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let options = LocalBackend::options().in_flight_len_max(15_000).zero_ahead_len(0);
-    let store = options.open(dir.path().join("store")).expect("opens");
-    let handed_in = std::thread::scope(|scope| {
-        let store = &store;
-        let callers = (0..4_u64).map(|caller| {
-            scope.spawn(move || (0..500).map(|n| submit(store, 1 + caller * 500 + n)).collect())
-        });
-        let callers: Vec<_> = callers.collect();
-        let told = callers.into_iter().map(|caller| caller.join().expect("no panic"));
-        told.collect::<Vec<Vec<CommitTicket>>>()
-    });
-    for ticket in handed_in.into_iter().flatten() {
-        ticket.wait().expect("commits");
-    }
-    assert_eq!(store.stats().total_blocks, 2000);
 }
 
 #[test]
@@ -488,92 +332,6 @@ fn sync_to_does_nothing_for_what_is_durable() {
     assert_eq!(store.stats().log_syncs, syncs, "the first commit was durable");
     store.sync_to(Lsn(2)).expect("syncs");
     assert!(store.stats().durable_lsn >= Lsn(2));
-}
-
-#[test]
-fn blocks_of_a_store_are_those_of_one_moment() {
-    on_each(|store| {
-        for id in 3..=6 {
-            store.write_block(block(id, "old")).expect("writes");
-        }
-        let mut blocks = store.blocks(BlockId(2)..BlockId(6)).expect("lists");
-        assert_eq!(blocks.size_hint(), (0, None), "nothing is looked up yet");
-        store.write_block(block(3, "new")).expect("writes");
-        store.delete_block(BlockId(5)).expect("deletes");
-        store.write_block(block(4, "new")).expect("writes");
-        let mut id_of = |from_back| {
-            let next = if from_back { blocks.next_back() } else { blocks.next() };
-            let block = next?.expect("reads");
-            assert_eq!(text(&block), "old");
-            Some(block.header.block_id.0)
-        };
-        let walked = [true, false, false, true, true, false].map(&mut id_of);
-        assert_eq!(walked, [Some(5), Some(2), Some(3), Some(4), None, None]);
-    });
-}
-
-#[test]
-fn range_passes_over_what_its_transaction_deletes_meanwhile() {
-    on_each(|store| {
-        let tx = store.begin().expect("begins");
-        let mut blocks = tx.range(..).expect("lists");
-        tx.delete(BlockId(1)).expect("deletes");
-        tx.write(block(3, "own")).expect("writes");
-        let next = blocks.next().expect("block 2").expect("reads");
-        assert_eq!(next.header.block_id, BlockId(2));
-        assert!(blocks.next().is_none(), "block 3 was written after the range was listed");
-    });
-}
-
-#[test]
-fn walk_ends_although_its_transaction_goes_on_writing() {
-    on_each(|store| {
-        let tx = store.begin().expect("begins");
-        let own = tx.write(block(40, "own")).expect("writes");
-        let mut walked = Vec::new();
-        for id in tx.ids(..).expect("open") {
-            walked.push(id.expect("looks up"));
-            tx.write(block(40 + 2 * walked.len() as u64, "ahead")).expect("writes");
-            tx.write(block(0, "above all")).expect("writes");
-        }
-        assert_eq!(walked, [BlockId(1), BlockId(2), own]);
-        assert_eq!(tx.ids(..).expect("open").count(), 3 + 6);
-    });
-}
-
-#[test]
-fn serializable_walk_has_read_what_it_walked_and_little_more() {
-    on_each(|store| {
-        for id in 100..200 {
-            store.write_block(block(id, "old")).expect("writes");
-        }
-        let walk = |count: usize, from_back: bool, meanwhile: u64| {
-            let tx = store.begin_at(IsolationLevel::Serializable).expect("begins");
-            let mut ids = tx.ids(BlockId(50)..BlockId(300)).expect("open");
-            for _ in 0..count {
-                let id = if from_back { ids.next_back() } else { ids.next() };
-                id.expect("there are more").expect("looks up");
-            }
-            drop(ids);
-            store.write_block(block(meanwhile, "new")).expect("writes");
-            tx.write(block(1, "a sum")).expect("writes");
-            match tx.commit() {
-                Ok(_) => true,
-                Err(Error::Conflict { id, .. }) => {
-                    assert_eq!(id, BlockId(meanwhile));
-                    false
-                }
-                Err(error) => panic!("{error:?}"),
-            }
-        };
-        // Nothing was walked; the first of all; what lies before it, and behind it.
-        assert!(walk(0, false, 60) && walk(0, true, 250));
-        assert!(!walk(1, false, 60) && !walk(1, false, 55) && walk(1, false, 56));
-        assert!(!walk(1, true, 299) && walk(1, true, 298));
-        // Ten have been walked: up to fifteen have been looked up.
-        assert!(!walk(10, false, 107) && walk(10, false, 120));
-        assert!(!walk(10, true, 194) && walk(10, true, 180));
-    });
 }
 
 #[test]

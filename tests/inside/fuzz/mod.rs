@@ -1,10 +1,12 @@
-//! Fuzz targets: functions from bytes to a verdict that panic where a promise is broken. Feature
-//! `fuzzing`; no part of the public interface.
+//! Fuzz targets: functions from bytes to a verdict that panic where a promise is broken.
 //!
-//! Owns [`TARGETS`]. `fuzz/` runs them under libFuzzer, `tests/fuzz_corpus.rs` replays its corpora
-//! and seeded mutations through the same bodies. A target takes any bytes. Most mutations of bytes
-//! under a checksum tell nothing but that the checksum works, so each target also has a function
-//! that makes the checksums in its input right again.
+//! Compiled into the library's own tests, and into the library with `--cfg fuzzing`, which
+//! `scripts/fuzz` passes. No feature and no build of a program has them.
+//!
+//! Owns [`TARGETS`]. `fuzz/` runs them under libFuzzer; `tests/inside/fuzz_corpus.rs` replays its
+//! corpora and seeded mutations through the same bodies. A target takes any bytes. Most mutations of
+//! bytes under a checksum tell nothing but that the checksum works. So each target also has a
+//! function that makes the checksums in its input right again.
 
 mod decoders;
 mod forge;
@@ -16,6 +18,7 @@ mod store;
 
 pub use forge::Forger;
 pub use image::ImageWriter;
+pub use store::options;
 
 use crate::error::Result;
 use crate::io::sim::SimDisk;

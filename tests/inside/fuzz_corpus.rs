@@ -1,19 +1,18 @@
 //! The fuzz targets without a fuzzer: every input of the corpora, and seeded mutations of them.
 //!
-//! The bodies are the library's (`src/local/fuzz`), the same that `scripts/fuzz` runs under libFuzzer.
+//! The bodies (`tests/inside/fuzz`) are those that `scripts/fuzz` runs under libFuzzer.
 //! `AEGIS_SEED` sets the seed, `AEGIS_SOAK` multiplies the mutations:
 //!
 //! ```text
-//! AEGIS_SOAK=100 cargo test --release --test fuzz_corpus -- --nocapture
+//! AEGIS_SOAK=100 cargo test --release --lib fuzz_corpus -- --nocapture
 //! ```
-
-mod counted;
 
 use std::fs;
 use std::path::PathBuf;
 
-use aegis_blocks::fuzz::{TARGETS, Target, target};
-use aegis_blocks::testkit::{Rng, seed, soak};
+use super::counted;
+use crate::local::fuzz::{TARGETS, Target, target};
+use crate::testkit::{Rng, seed, soak};
 
 /// Mutations of a target, by what one costs.
 const DECODER_MUTATIONS: u64 = 20_000;
@@ -27,7 +26,7 @@ fn directory(target: &Target) -> PathBuf {
 }
 
 /// The inputs of a target, in the order of their names.
-fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
+pub fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(directory(target)).expect("a corpus");
     let mut inputs: Vec<_> = entries
         .map(|entry| {

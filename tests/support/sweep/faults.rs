@@ -5,6 +5,9 @@
 //! write or sync the store takes no commit until it is opened again; it still shows every commit that
 //! was acknowledged. The model tells what may be there later.
 
+#[path = "../fault_kinds.rs"]
+mod fault_kinds;
+
 use aegis_blocks::Error;
 use aegis_blocks::io::sim::{
     CrashChoice, Fault, FaultKind, Operation, OperationKind, Profile, Share, SimDisk, SyncFailure,
@@ -14,6 +17,7 @@ use super::cuts::{Cut, Tape, check_goes_on, leave};
 use super::oracle::History;
 use super::tally::{Case, Tally};
 use super::workload::{Run, counts, reopen};
+use fault_kinds::OF_THE_DISK;
 
 /// Paths that a sweep over faults must take.
 pub const PATHS: &[&str] = &[
@@ -26,24 +30,8 @@ pub const PATHS: &[&str] = &[
     "unknown lost",
 ];
 
-/// All ways to fail.
-pub const KINDS: [FaultKind; 15] = [
-    FaultKind::Eio,
-    FaultKind::EioAfterEffect,
-    FaultKind::Enospc,
-    FaultKind::Edquot,
-    FaultKind::Emfile,
-    FaultKind::Enomem,
-    FaultKind::Efbig,
-    FaultKind::Eintr,
-    FaultKind::ShortWrite(Share::OneByte),
-    FaultKind::ShortWrite(Share::Half),
-    FaultKind::ShortWrite(Share::AllButOne),
-    FaultKind::WriteZero,
-    FaultKind::ShortRead(Share::OneByte),
-    FaultKind::ShortRead(Share::Half),
-    FaultKind::ShortRead(Share::AllButOne),
-];
+/// Shortages of the process, besides [`OF_THE_DISK`].
+const SHORTAGES: [FaultKind; 3] = [FaultKind::Emfile, FaultKind::Enomem, FaultKind::Efbig];
 
 /// What happens after the workload.
 #[derive(Debug, Clone)]
@@ -120,7 +108,9 @@ impl Start {
 /// Lets every operation fail in every way.
 pub fn sweep(tally: &mut Tally, case: &Case, start: &Start, share: u64) {
     for operation in start.operations(tally) {
-        for kind in KINDS.into_iter().filter(|kind| concerns(*kind, operation.kind)) {
+        for kind in
+            OF_THE_DISK.into_iter().chain(SHORTAGES).filter(|kind| concerns(*kind, operation.kind))
+        {
             for sticky in [false, true] {
                 let fault = Fault { at_operation: operation.index, kind, sticky };
                 let case = case.within(format_args!("{}/{kind:?}/{sticky}", operation.index));

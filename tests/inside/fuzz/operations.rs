@@ -5,6 +5,9 @@
 //! are dense, so the newest visible one says which state the store must show. A cut or a new opening
 //! may go back to the last state that was durable, never further; nothing that was refused shows up.
 
+#[path = "../../support/fault_kinds.rs"]
+mod fault_kinds;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use crate::local::LocalBackend;
 use crate::local::fuzz::store::options;
 use crate::local::options::{Options, WriteMode};
 use crate::transaction::StorageExt;
+use fault_kinds::OF_THE_DISK;
 
 /// Steps of one input at most: more would only make the fuzzer slow.
 const STEP_COUNT_MAX: usize = 32;
@@ -24,21 +28,6 @@ const STEP_COUNT_MAX: usize = 32;
 type State = BTreeMap<u64, Bytes>;
 /// Writes and deletes of one commit.
 type Changes = Vec<(u64, Option<Bytes>)>;
-
-const FAULTS: [FaultKind; 12] = [
-    FaultKind::Eio,
-    FaultKind::EioAfterEffect,
-    FaultKind::Enospc,
-    FaultKind::Edquot,
-    FaultKind::Eintr,
-    FaultKind::ShortWrite(Share::OneByte),
-    FaultKind::ShortWrite(Share::Half),
-    FaultKind::ShortWrite(Share::AllButOne),
-    FaultKind::WriteZero,
-    FaultKind::ShortRead(Share::OneByte),
-    FaultKind::ShortRead(Share::Half),
-    FaultKind::ShortRead(Share::AllButOne),
-];
 
 /// A store and what it must show.
 struct Run {
@@ -117,7 +106,7 @@ impl Run {
             }
             12 | 13 => {
                 let at_operation = self.disk.operations() + u64::from(argument & 15);
-                let kind = FAULTS[usize::from(argument >> 4) % FAULTS.len()];
+                let kind = OF_THE_DISK[usize::from(argument >> 4) % OF_THE_DISK.len()];
                 // Byte by byte is a matter of patience, and of what the simulated disk remembers.
                 let slow = matches!(
                     kind,

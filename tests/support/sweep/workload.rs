@@ -26,14 +26,15 @@ use aegis_blocks::io::FileName;
 use aegis_blocks::io::sim::{Operation, OperationKind, SimDisk};
 use aegis_blocks::testkit::Rng;
 use aegis_blocks::{
-    Block, BlockId, BlockType, CommitTicket, Durability, Error, LocalBackend, Options, ReadMode,
-    Result, StorageBackend, WriteMode,
+    BlockId, CommitTicket, Durability, Error, LocalBackend, Options, ReadMode, Result,
+    StorageBackend, WriteMode,
 };
 use bytes::Bytes;
 
 use crate::drawn::Drawn;
 
 use super::oracle::{Changes, History, check_failure, check_files};
+use crate::block::block;
 
 /// The letters of short words; the others are in the scripted ones.
 pub const ALPHABET: &[u8] = b"sldtckr";
@@ -427,11 +428,6 @@ pub fn reopen(word: &str, disk: &SimDisk) -> LocalBackend<SimDisk> {
     let store = store.unwrap_or_else(|error| panic!("O1: the store does not open: {error:?}"));
     check_files(&store, disk);
     store
-}
-
-/// A block with this payload.
-pub fn block(id: u64, data: Bytes) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
 }
 
 /// Bytes that no other commit writes.

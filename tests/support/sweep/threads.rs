@@ -10,8 +10,10 @@ use aegis_blocks::testkit::Rng;
 use aegis_blocks::{BlockId, LocalBackend, Options, StorageBackend};
 
 use super::tally::{Case, Tally};
-use super::workload::{SEGMENT_LEN, block, payload};
+use super::workload::{SEGMENT_LEN, payload};
+use crate::block::block;
 use crate::gated::GatedDisk;
+use crate::options::short_segments;
 
 /// Paths that must be taken. Whether groups overlap in [`smoke`] is up to the machine: with one processor they
 /// hardly do. In [`overlap`] they must.
@@ -23,10 +25,8 @@ const COMMIT_COUNT: u64 = 25;
 
 /// Few callers are shared out among groups that overlap, or many only.
 fn options(crowd_min: u64) -> Options {
-    LocalBackend::options()
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .crowd_min(crowd_min as usize)
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
         .zero_ahead_len(2 * SEGMENT_LEN)
 }
 

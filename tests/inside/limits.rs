@@ -3,25 +3,16 @@
 
 use std::time::Duration;
 
-use aegis_blocks::fuzz::{Forger, verify};
-use aegis_blocks::io::FileName;
-use aegis_blocks::io::sim::SimDisk;
-use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, Durability, Error, LocalBackend, Lsn, Options, Result,
-    StorageBackend,
+use super::open;
+use crate::io::FileName;
+use crate::io::sim::SimDisk;
+use crate::local::fuzz::{self, Forger, verify};
+use crate::{
+    Block, BlockId, BlockType, Defect, Durability, Error, LocalBackend, Lsn, StorageBackend,
 };
 
 const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
-
-fn options() -> Options {
-    let options = LocalBackend::options().single_threaded(true).zero_ahead_len(0).recent_len(0);
-    options.segment_len_max(64 << 10).block_len_max(32 << 10)
-}
-
-fn open(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
-    LocalBackend::open_on(disk.clone(), options())
-}
 
 fn block(id: u64, data: &'static str) -> Block {
     Block::new(BlockId(id), BlockType::TableData, data)
@@ -211,7 +202,7 @@ fn longest_sync_interval_is_one_that_never_ends() {
         let disk = SimDisk::new(1);
         // Time has to have passed, or nothing overflows.
         disk.advance(Duration::from_secs(1));
-        let options = options().single_threaded(single).sync_interval(Duration::MAX);
+        let options = fuzz::options().single_threaded(single).sync_interval(Duration::MAX);
         let options = options.durability(Durability::Buffered);
         let store = LocalBackend::open_on(disk.clone(), options).expect("a new store");
         for id in 1..20 {

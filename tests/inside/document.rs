@@ -442,14 +442,14 @@ fn limits_and_file_names_are_those_of_the_document() {
 /// Tables in the headers of modules: the source, which of its tables, the section, and the offset at
 /// which that table begins.
 const HEADERS: [(&str, usize, &str, usize); 8] = [
-    (include_str!("format/description.rs"), 0, "META", 16),
-    (include_str!("format/segment.rs"), 0, "Segment header", 16),
-    (include_str!("format/frame.rs"), 0, "Frame", 0),
-    (include_str!("format/frame.rs"), 1, "Table row", 0),
-    (include_str!("format/checkpoint.rs"), 0, "Checkpoint header", 0),
-    (include_str!("format/page.rs"), 0, "Page of an image", 0),
-    (include_str!("format/page.rs"), 1, "Record of a leaf", 0),
-    (include_str!("format/manifest.rs"), 1, "Row of a manifest", 0),
+    (include_str!("../../src/local/format/description.rs"), 0, "META", 16),
+    (include_str!("../../src/local/format/segment.rs"), 0, "Segment header", 16),
+    (include_str!("../../src/local/format/frame.rs"), 0, "Frame", 0),
+    (include_str!("../../src/local/format/frame.rs"), 1, "Table row", 0),
+    (include_str!("../../src/local/format/checkpoint.rs"), 0, "Checkpoint header", 0),
+    (include_str!("../../src/local/format/page.rs"), 0, "Page of an image", 0),
+    (include_str!("../../src/local/format/page.rs"), 1, "Record of a leaf", 0),
+    (include_str!("../../src/local/format/manifest.rs"), 1, "Row of a manifest", 0),
 ];
 
 #[test]

@@ -1,76 +1,16 @@
-//! Files that somebody wrote to do harm: the checksums are right, the content is none that a store
+//! Files that were written to do harm: the checksums are right, the content is none that a store
 //! writes. Each is refused by name or opened, soon, without panic, and with memory that the length of
 //! the files bounds.
 //!
-//! The allocator of this binary keeps account of every thread; stores run single-threaded.
+//! The [`allocator`] keeps an account of every thread; stores run single-threaded.
 
-#![expect(unsafe_code, reason = "an allocator is unsafe by nature")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::fs;
-use std::path::Path;
-
-use aegis_blocks::fuzz::{self, Forger};
-use aegis_blocks::io::FileName;
-use aegis_blocks::io::sim::SimDisk;
-use aegis_blocks::testkit::{Rng, seed};
-use aegis_blocks::{Defect, Error, LocalBackend, Options, Result, StorageBackend};
-
-/// Live bytes, their peak, and the largest allocation, of this thread.
-#[derive(Debug, Clone, Copy)]
-struct Account {
-    live: isize,
-    peak: isize,
-    largest: usize,
-}
-
-thread_local! {
-    static ACCOUNT: Cell<Account> = const { Cell::new(Account { live: 0, peak: 0, largest: 0 }) };
-}
-
-fn charge(taken: usize, given_back: usize) {
-    let charged = ACCOUNT.try_with(|account| {
-        let mut now = account.get();
-        now.live += taken as isize - given_back as isize;
-        now.peak = now.peak.max(now.live);
-        now.largest = now.largest.max(taken);
-        account.set(now);
-    });
-    debug_assert!(charged.is_ok(), "an account has no destructor");
-}
-
-struct Accountant;
-
-// SAFETY: every call is handed on to the system's allocator as it is; the account does not allocate.
-unsafe impl GlobalAlloc for Accountant {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        charge(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        charge(layout.size(), 0);
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        charge(0, layout.size());
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
-        charge(new_len, layout.size());
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, new_len) }
-    }
-}
-
-#[global_allocator]
-static ACCOUNTANT: Accountant = Accountant;
+use super::fuzz_corpus::corpus;
+use super::{allocator, open};
+use crate::io::FileName;
+use crate::io::sim::SimDisk;
+use crate::local::fuzz::{self, Forger};
+use crate::testkit::{Rng, seed};
+use crate::{Defect, Error, LocalBackend, Result, StorageBackend};
 
 /// Memory that opening may take whatever the files hold: the scanner's window of 256 KiB, staging.
 const CONSTANT_LEN: usize = 2 << 20;
@@ -80,22 +20,12 @@ const PEAK_PER_BYTE: usize = 16;
 /// No single allocation is longer than twice what the files hold.
 const LARGEST_PER_BYTE: usize = 2;
 
-fn options() -> Options {
-    let options = LocalBackend::options().single_threaded(true).zero_ahead_len(0).recent_len(0);
-    options.segment_len_max(64 << 10).block_len_max(32 << 10)
-}
-
-fn open(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
-    LocalBackend::open_on(disk.clone(), options())
-}
-
 /// Verifies and opens a store; its memory is bounded by the length of its files.
 #[track_caller]
 fn open_within_bounds(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
     let files_len: u64 = disk.files().iter().map(|(_, len)| len).sum();
     for step in ["verify", "open"] {
-        let before = ACCOUNT.get();
-        ACCOUNT.set(Account { peak: before.live, largest: 0, ..before });
+        let before = allocator::begin();
         let opened = match step {
             "verify" => {
                 drop(fuzz::verify(disk));
@@ -103,7 +33,7 @@ fn open_within_bounds(disk: &SimDisk) -> Result<LocalBackend<SimDisk>> {
             }
             _ => Some(open(disk)),
         };
-        let after = ACCOUNT.get();
+        let after = allocator::account();
         let (peak, largest) = ((after.peak - before.live) as usize, after.largest);
         let files_len = files_len as usize;
         assert!(
@@ -132,31 +62,22 @@ fn refused(disk: &SimDisk) -> (Defect, u64) {
     }
 }
 
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let entries = fs::read_dir(path).expect("a corpus");
-    let mut inputs: Vec<_> =
-        entries.map(|entry| fs::read(entry.expect("an entry").path()).expect("an input")).collect();
-    inputs.sort();
-    inputs
-}
-
 #[test]
 fn the_account_sees_an_allocation() {
-    let before = ACCOUNT.get().live;
+    let before = allocator::account().live;
     let taken = vec![1_u8; 12_345_678];
-    let after = ACCOUNT.get();
+    let after = allocator::account();
     assert_eq!(after.live - before, 12_345_678);
     assert!(after.largest >= 12_345_678 && after.peak >= after.live, "{after:?}");
     drop(taken);
-    assert_eq!(ACCOUNT.get().live, before);
+    assert_eq!(allocator::account().live, before);
 }
 
 #[test]
 fn huge_lengths_in_every_field_cost_no_memory() {
     let target = fuzz::target("store");
     let (mut opened, mut refusals) = (0, 0);
-    for input in corpus("store") {
+    for (_, input) in corpus(target) {
         for at in 0..input.len() {
             for value in [u64::MAX, u64::from(u32::MAX), 1 << 31] {
                 let mut hostile = input.clone();
@@ -178,12 +99,13 @@ fn huge_lengths_in_every_field_cost_no_memory() {
 
 #[test]
 fn mutated_stores_cost_memory_by_their_length() {
-    let (target, corpus) = (fuzz::target("store"), corpus("store"));
+    let target = fuzz::target("store");
+    let corpus = corpus(target);
     let seed = seed(19);
     println!("AEGIS_SEED={seed}");
     let mut random = Rng::new(seed);
     for _ in 0..2000 {
-        let mut input = corpus[random.below(corpus.len() as u64) as usize].clone();
+        let mut input = corpus[random.below(corpus.len() as u64) as usize].1.clone();
         for _ in 0..=random.below(6) {
             let at = random.below(input.len() as u64) as usize;
             input[at] = random.next_u64() as u8;

@@ -22,8 +22,8 @@ use crate::local::{LocalBackend, verify};
 /// Steps of a reader over one segment: pages, plus frames that it finds.
 const STEPS_PER_PAGE: u64 = PAGE / 64 + 1;
 
-/// Deterministic, with short segments.
-pub(super) fn options() -> Options {
+/// A store without threads and with short segments.
+pub fn options() -> Options {
     let options = LocalBackend::options().single_threaded(true).recent_len(0);
     options.segment_len_max(64 << 10).block_len_max(32 << 10).zero_ahead_len(0)
 }

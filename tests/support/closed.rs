@@ -5,8 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use aegis_blocks::{Block, BlockId, BlockType, Error, LocalBackend, Result, StorageBackend};
+use aegis_blocks::{BlockId, Error, LocalBackend, Result, StorageBackend};
 use tempfile::TempDir;
+
+use super::block::block;
 
 /// Everything under a directory: kind and mode of each entry, bytes of each file, target of each
 /// link.
@@ -51,10 +53,6 @@ pub fn directory() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = directory.path().join("store");
     (directory, store)
-}
-
-pub fn block(id: u64, data: impl Into<bytes::Bytes>) -> Block {
-    Block::new(BlockId(id), BlockType::TableData, data)
 }
 
 /// The payload of a block: its like is nowhere else.

@@ -8,7 +8,8 @@ use aegis_blocks::{BlockId, LocalBackend, StorageBackend};
 
 use super::oracle::{Changes, History};
 use super::tally::{Case, Tally};
-use super::workload::{Run, block, counts, payload, reopen};
+use super::workload::{Run, counts, payload, reopen};
+use crate::block::block;
 
 /// Paths that a sweep over power cuts must take.
 pub const PATHS: &[&str] = &[

@@ -1,58 +1,57 @@
 //! Backups of a running store: what they hold is the store as of one commit, whatever happens beside
-//! them, and what is wrong with one is named.
+//! them, and what is wrong with one is named. [`incremental`] ones take files over; [`simulated`] disks
+//! fail in the middle of one.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
+#[path = "../support/files.rs"]
+mod files;
+mod incremental;
+#[path = "../support/options.rs"]
+mod options;
+mod simulated;
+#[path = "../support/versions.rs"]
+mod versions;
+
 use std::fs;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aegis_blocks::io::sim::SimDisk;
-use aegis_blocks::io::{Disk, Entry, FileName};
+use aegis_blocks::io::Disk;
 use aegis_blocks::{
     Block, BlockId, BlockType, CompactionEnd, CopyProgress, Defect, Durability, Error,
     LocalBackend, Lsn, NotAStoreReason, Options, Probe, StorageBackend, StorageExt,
 };
 
+use files::{contents, names};
+use options::short_segments;
+use versions::{Model, payload};
+
 const SEGMENT_LEN: u64 = 64 << 10;
 
-/// Each id with its version.
-type Model = BTreeMap<u64, u64>;
-
 fn options() -> Options {
-    LocalBackend::options()
-        .segment_len_max(SEGMENT_LEN)
-        .block_len_max(SEGMENT_LEN as u32 / 2)
-        .zero_ahead_len(SEGMENT_LEN)
+    short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
         .checkpoint_log_len(4 * SEGMENT_LEN)
         .durability(Durability::Buffered)
+}
+
+fn single_threaded() -> Options {
+    options().single_threaded(true)
 }
 
 fn on(_: CopyProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn payload(id: u64, version: u64) -> Vec<u8> {
-    let len = 1 + (id * 37 + version * 101) % 3000;
-    (0..len).map(|n| (id + version * 7 + n) as u8).collect()
-}
-
 fn put<D: Disk>(store: &LocalBackend<D>, id: u64, version: u64) {
-    let block = Block::new(BlockId(id), BlockType::TableData, payload(id, version));
+    let block = versions::block(id, version);
     store.write_block(block).unwrap();
 }
 
 fn check<D: Disk>(store: &LocalBackend<D>, model: &Model) {
-    let ids: Vec<u64> = store.ids(..).unwrap().iter().map(|id| id.0).collect();
-    assert!(ids.iter().eq(model.keys()), "{ids:?} are not {:?}", model.keys());
-    for (id, version) in model {
-        let data = store.read_block(BlockId(*id)).unwrap().data;
-        assert!(data == payload(*id, *version), "block {id} is not version {version}");
-    }
+    versions::check(store, model, "a restored store");
 }
 
 /// Restores a backup, opens what comes of it and compares.
@@ -70,18 +69,6 @@ fn check_backup(backup: &Path, to: &Path, lsn: Lsn, model: &Model) {
     let store = options().open(to).unwrap();
     assert_eq!(store.ids(..).unwrap().len(), model.len() + 1);
     store.close().unwrap();
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).unwrap())).collect()
 }
 
 /// A store with a few segments, some of them partly dead, and its model.
@@ -321,115 +308,6 @@ fn backup_and_restore_into_something_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn incremental_backup_equals_a_full_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, mut model) = filled(&dir.path().join("store"));
-    let path = |name: &str| dir.path().join(name);
-    store.backup_to(path("first"), None, &on).unwrap();
-    for id in 200..230 {
-        put(&store, id, 1);
-        model.insert(id, 1);
-    }
-    let second = store.backup_to(path("second"), Some(&path("first")), &on).unwrap();
-    let full = store.backup_to(path("full"), None, &on).unwrap();
-    assert!((1..second.bytes).contains(&second.shared_bytes), "{second:?}");
-    assert_eq!((full.lsn, full.shared_bytes), (second.lsn, 0));
-    // The full one has a mark more at its end.
-    let (second_files, full_files) = (contents(&path("second")), contents(&path("full")));
-    assert!(second_files.keys().eq(full_files.keys()));
-    let differing = second_files.iter().filter(|(name, content)| full_files[*name] != **content);
-    assert!(differing.count() <= 2, "the active segment and the manifest");
-    let linked = |name: &&String| fs::metadata(path("second").join(name)).unwrap().nlink() > 1;
-    assert!(second_files.keys().filter(linked).count() > 3);
-    // It stands without the first one.
-    fs::remove_dir_all(path("first")).unwrap();
-    check_backup(&path("second"), &path("a"), second.lsn, &model);
-    check_backup(&path("full"), &path("b"), full.lsn, &model);
-}
-
-#[test]
-fn incremental_backup_takes_nothing_damaged_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, model) = filled(&dir.path().join("store"));
-    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
-    store.backup_to(&first, None, &on).unwrap();
-    let segments = names(&first).into_iter().filter(|name| name.starts_with("SEG-"));
-    let segments: Vec<_> = segments.collect();
-    let mut content = fs::read(first.join(&segments[0])).unwrap();
-    content[5000] ^= 1;
-    fs::write(first.join(&segments[0]), content).unwrap();
-    fs::remove_file(first.join(&segments[1])).unwrap();
-    let report = store.backup_to(&second, Some(&first), &on).unwrap();
-    assert!(report.shared_bytes > 0);
-    check_backup(&second, &dir.path().join("restored"), report.lsn, &model);
-    assert_eq!(LocalBackend::verify_backup(&first).unwrap().damage.len(), 2);
-}
-
-#[test]
-fn stores_restored_from_one_backup_never_share_an_identity() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    let (store, mut model) = filled(&path("store"));
-    store.close().unwrap();
-    let store = options().open(path("store")).unwrap();
-    store.backup_to(path("backup"), None, &on).unwrap();
-    LocalBackend::restore(path("backup"), path("fork"), &on).unwrap();
-    let fork = options().open(path("fork")).unwrap();
-    // The same block, the same length, another version.
-    let (one, other) = (300, 301);
-    put(&fork, one, 1);
-    fork.backup_to(path("of-fork"), None, &on).unwrap();
-    put(&store, other, 1);
-    model.insert(other, 1);
-    let report = store.backup_to(path("of-store"), Some(&path("of-fork")), &on).unwrap();
-    check_backup(&path("of-store"), &path("restored"), report.lsn, &model);
-}
-
-/// A store goes on in the same segment after it was closed, and then in those that it had made ahead. So two lives of
-/// a store that was copied then write different blocks to files of one name, length, place in the log and salt.
-#[test]
-fn backup_takes_nothing_over_that_is_another_lifes() {
-    for written_count in [5, 100] {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let (store, mut model) = filled(&path("one"));
-        store.close().unwrap();
-        fs::create_dir(path("other")).unwrap();
-        for (file, content) in contents(&path("one")) {
-            fs::write(path("other").join(file), content).unwrap();
-        }
-        // Blocks of the same lengths.
-        let live_on = |life: &str, version: u64| {
-            // Without threads: no mark comes between two commits.
-            let options = single_threaded().space_amplification_max(1e6);
-            let store = options.open(path(life)).unwrap();
-            assert!(store.recovery().clean);
-            (1..=written_count).for_each(|id| put(&store, id, version));
-            store
-        };
-        let (one, other) = (live_on("one", 5), live_on("other", 3005));
-        one.backup_to(path("of-one"), None, &on).unwrap();
-        let report = other.backup_to(path("of-other"), Some(&path("of-one")), &on).unwrap();
-        assert!((1..report.bytes).contains(&report.shared_bytes), "{report:?}");
-        let (of_one, of_other) = (contents(&path("of-one")), contents(&path("of-other")));
-        let is_other = |(name, content): &(&String, &Vec<u8>)| {
-            let namesake = of_one.get(*name).filter(|_| name.starts_with("SEG-"));
-            namesake.is_some_and(|namesake| {
-                let is_of_one_use = namesake[..4096] == content[..4096];
-                is_of_one_use && namesake.len() == content.len() && namesake != *content
-            })
-        };
-        assert!(of_other.iter().any(|file| is_other(&file)), "both went on in the same segment");
-        model.extend((1..=written_count).map(|id| (id, 3005)));
-        check_backup(&path("of-other"), &path("restored"), report.lsn, &model);
-        // Of its own life it takes that segment over, once no more is written to it.
-        let again = other.backup_to(path("again"), Some(&path("of-other")), &on).unwrap();
-        assert!(again.shared_bytes >= report.shared_bytes, "{again:?}");
-        check_backup(&path("again"), &path("restored again"), again.lsn, &model);
-    }
-}
-
-#[test]
 fn aborted_backup_and_restore_leave_an_empty_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (store, model) = filled(&dir.path().join("store"));
@@ -529,111 +407,6 @@ fn store_closed_under_a_backup_makes_no_backup() {
     let refused = store.backup_to(&backup, None, &closing);
     assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
     assert_eq!(names(&backup), [""; 0]);
-}
-
-fn single_threaded() -> Options {
-    options().single_threaded(true)
-}
-
-#[test]
-fn power_cut_in_a_backup_leaves_a_whole_one_or_none() {
-    let seed = 11;
-    println!("seed {seed}");
-    let disk = SimDisk::new(seed);
-    let store = LocalBackend::open_on(disk, single_threaded()).unwrap();
-    let mut model = Model::new();
-    for id in 1..=60 {
-        put(&store, id, id % 3);
-        model.insert(id, id % 3);
-    }
-    let (mut none, mut some, mut operation, mut finished) = (0, 0, 0, false);
-    while !finished {
-        for takes_effect in [false, true] {
-            let target = SimDisk::new(seed);
-            target.crash_at(operation, takes_effect);
-            let done = store.backup_on(&target, None, &on).is_ok();
-            // A witness more each time: the log grows, and with it the number of operations.
-            finished = !target.is_crashed();
-            let case = format!("seed {seed}, power cut at {operation} ({takes_effect})");
-            for choice in target.crash_choices(seed ^ operation).take(12) {
-                let left = target.crash(choice.clone());
-                match LocalBackend::verify_backup_on(&left) {
-                    Ok(check) => {
-                        assert_eq!(check.damage, [], "{case}, {choice:?}");
-                        let to = SimDisk::new(seed);
-                        LocalBackend::restore_on(&left, &to, &on).unwrap();
-                        let restored = LocalBackend::open_on(to, single_threaded()).unwrap();
-                        assert_eq!(restored.stats().visible_lsn, check.lsn, "{case}");
-                        check_some(&restored, &model);
-                        some += 1;
-                    }
-                    Err(Error::NotAStore { reason: NotAStoreReason::NoManifest, .. }) => {
-                        assert!(!done, "{case}: {choice:?} lost a finished backup");
-                        none += 1;
-                    }
-                    Err(error) => panic!("{case}, {choice:?}: {error}"),
-                }
-            }
-        }
-        operation += 1;
-    }
-    println!("{operation} operations: {none} times no backup, {some} times a whole one");
-    assert!(none > 100 && some > 0, "{none} {some}");
-}
-
-fn check_some(store: &LocalBackend<SimDisk>, model: &Model) {
-    assert_eq!(store.ids(..).unwrap().len(), model.len());
-    for (id, version) in model.iter().step_by(7) {
-        let data = store.read_block(BlockId(*id)).unwrap().data;
-        assert!(data == payload(*id, *version), "block {id} is not version {version}");
-    }
-}
-
-#[test]
-fn failed_restore_on_a_simulated_disk_leaves_no_store() {
-    let seed = 12;
-    println!("seed {seed}");
-    let store = LocalBackend::open_on(SimDisk::new(seed), single_threaded()).unwrap();
-    for id in 1..=40 {
-        put(&store, id, 1);
-    }
-    let backup = SimDisk::new(seed);
-    store.backup_on(&backup, None, &on).unwrap();
-    let whole = SimDisk::new(seed);
-    LocalBackend::restore_on(&backup, &whole, &on).unwrap();
-    let (mut whole_count, mut refused_count) = (0, 0);
-    for operation in 0..whole.operations() {
-        let to = SimDisk::new(seed);
-        to.crash_at(operation, true);
-        assert!(LocalBackend::restore_on(&backup, &to, &on).is_err(), "power cut at {operation}");
-        for choice in to.crash_choices(seed).take(12) {
-            let left = to.crash(choice.clone());
-            let has_meta = left
-                .list()
-                .unwrap()
-                .iter()
-                .any(|entry| matches!(entry, Entry::File { name: FileName::Meta, .. }));
-            // What has no name yet was never begun.
-            let unfinished =
-                |entry: &Entry| matches!(entry, Entry::File { name: FileName::Temporary(_), .. });
-            let is_empty = left.list().unwrap().iter().all(unfinished);
-            // The whole store, or none: never one with something missing, and no new one in its place.
-            match LocalBackend::open_on(left, single_threaded().create(!is_empty)) {
-                Ok(opened) => {
-                    assert!(has_meta && !is_empty, "{operation}, {choice:?}");
-                    assert_eq!(opened.ids(..).unwrap().len(), 40, "{operation}, {choice:?}");
-                    whole_count += 1;
-                }
-                Err(Error::NotAStore { reason: NotAStoreReason::Backup, .. }) => refused_count += 1,
-                Err(Error::NotAStore { reason: NotAStoreReason::Missing, .. }) => {
-                    assert!(is_empty, "{operation}, {choice:?}");
-                }
-                Err(error) => panic!("power cut at {operation}, {choice:?}: {error}"),
-            }
-        }
-    }
-    println!("{whole_count} times the whole store, {refused_count} times none");
-    assert!(whole_count > 0 && refused_count > 50, "{whole_count} {refused_count}");
 }
 
 #[test]
