@@ -32,6 +32,7 @@ mod sync;
 pub mod testkit;
 mod ticket;
 mod transaction;
+mod unheard;
 
 pub use backend::StorageBackend;
 pub use block::{

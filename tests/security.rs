@@ -381,3 +381,33 @@ fn no_source_holds_a_mutant_or_asks_the_environment() {
         assert!(tests || !source.contains("env::var"), "{} asks for a variable", path.display());
     }
 }
+
+/// An error that nobody hears of is left so on purpose, by `unheard` and with a reason.
+#[test]
+fn no_result_is_dropped_without_a_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // A call whose result is a value, and no error.
+    let silenced = [".ok();", ".unwrap_or_default();"];
+    let values = ["into_inner(", ".take()", ".lock()", ".insert(", "replace("];
+    for (path, source) in sources(&root) {
+        let is_test = path.components().any(|part| part.as_os_str() == "tests");
+        if is_test || path.ends_with("tests.rs") || path.ends_with("unheard.rs") {
+            continue;
+        }
+        let product = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for (at, line) in product.lines().enumerate() {
+            let code = line.trim();
+            let calls = code.strip_prefix("drop(").is_some_and(|argument| {
+                argument.contains('(') && !values.iter().any(|value| argument.contains(value))
+            });
+
+            let silent = match code.strip_prefix("let ") {
+                Some(bound) => bound
+                    .strip_prefix("_ = ")
+                    .is_some_and(|result| result.contains('(') && !result.starts_with('(')),
+                None => silenced.iter().any(|form| code.ends_with(form)),
+            };
+            assert!(!calls && !silent, "{}:{}: {code}", path.display(), at + 1);
+        }
+    }
+}

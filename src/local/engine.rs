@@ -23,6 +23,7 @@ use crate::mvcc::{Engine, Mvcc};
 use crate::stats::StallCause;
 use crate::sync::{Ordering, Process};
 use crate::ticket::{CommitTicket, Issuer};
+use crate::unheard::unheard;
 
 #[expect(private_interfaces, reason = "the sealed trait's own types")]
 impl<D: Disk> Engine for LocalBackend<D> {
@@ -66,14 +67,15 @@ impl<D: Disk> Engine for LocalBackend<D> {
         // In a callback the log is not to be had, and upkeep needs it.
         let may_wait = callback::may_wait();
         if self.inner.pool.is_none() && may_wait {
-            // Nobody else looks after the store. What stands in its way need not stand in ours.
+            // No other thread looks after the store.
             let stalls = &self.inner.shared.stalls;
-            drop(stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false)));
+            let done = stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false));
+            unheard(done, "what fails here fails again where a caller asks for it");
         }
         if batch.frees() && may_wait && self.inner.space.reserve.is_low() {
-            // Without success it may still find space.
             let stalls = &self.inner.shared.stalls;
-            drop(stalls.wait(StallCause::Full, || self.inner.upkeep.make_room()));
+            let made = stalls.wait(StallCause::Full, || self.inner.upkeep.make_room());
+            unheard(made, "the commit may find space without it");
         }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;

@@ -19,6 +19,7 @@ use crate::local::recovery::RecoveryReport;
 use crate::local::space::Space;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::unheard::unheard;
 
 /// One open store.
 pub(crate) struct Inner<D: Disk> {
@@ -101,7 +102,6 @@ impl<D: Disk> Inner<D> {
     /// Has a thread of its own close the store: closing waits for this one.
     fn shut_down_elsewhere(&mut self) {
         *self.closed.get_mut() = true;
-        // Should the thread not start, the store stays locked until the process ends.
         let heir = ManuallyDrop::new(Inner {
             disk: Arc::clone(&self.disk),
             shared: Arc::clone(&self.shared),
@@ -117,7 +117,8 @@ impl<D: Disk> Inner<D> {
             session: Mutex::new(self.session.lock().take()),
         });
         let body = Box::new(move || drop(ManuallyDrop::into_inner(heir)));
-        drop(self.disk.spawn("aegis-close".to_string(), body));
+        let spawned = self.disk.spawn("aegis-close".to_string(), body);
+        unheard(spawned, "without that thread the store is locked until the process ends");
     }
 }
 
@@ -129,8 +130,7 @@ impl<D: Disk> Drop for Inner<D> {
         if !callback::may_close() {
             self.shut_down_elsewhere();
         } else {
-            // Nobody is left to hear of an error; what was acknowledged is durable all the same.
-            drop(self.shut_down());
+            unheard(self.shut_down(), "no caller is left, and what was acknowledged is durable");
         }
     }
 }

@@ -46,6 +46,8 @@ mod sync;
 mod ticket;
 #[path = "../../src/transaction/mod.rs"]
 mod transaction;
+#[path = "../../src/unheard.rs"]
+mod unheard;
 
 mod callers;
 mod claims;

@@ -8,6 +8,7 @@
 //! Does not loop over short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is
 //! one operation to its caller.
 
+use crate::unheard::unheard;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -155,13 +156,13 @@ impl DiskFile for OsFile {
             return;
         }
         let random = PosixFadviseAdvice::POSIX_FADV_RANDOM;
-        posix_fadvise(&self.file, 0, 0, random).unwrap_or_default();
+        unheard(posix_fadvise(&self.file, 0, 0, random), "it is a hint");
     }
 
     fn begin_read(&self, offset: u64, len: u64) {
         if let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) {
             let will_need = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-            posix_fadvise(&self.file, offset, len, will_need).unwrap_or_default();
+            unheard(posix_fadvise(&self.file, offset, len, will_need), "it is a hint");
         }
     }
 

@@ -10,6 +10,7 @@
 //! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums. Bytes that a
 //! snapshot of the volume or a reflink shares are copied on write all the same.
 
+use crate::unheard::unheard;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -38,14 +39,14 @@ nix::ioctl_write_ptr_bad!(
 pub(super) fn overwrite_in_place(empty: &File) {
     let is_copied = fstatfs(empty).is_ok_and(|found| found.filesystem_type() == BTRFS_SUPER_MAGIC);
     if is_copied {
-        drop(mark(empty, IN_PLACE));
+        unheard(mark(empty, IN_PLACE), "the file system then copies on write, which is slower");
     }
 }
 
 /// Marks an empty file as another one is, so that it can share that one's bytes.
 pub(super) fn mark_alike(empty: &File, original: &File) {
     if let Ok(flags) = flags_of(original) {
-        drop(mark(empty, flags & IN_PLACE));
+        unheard(mark(empty, flags & IN_PLACE), "the bytes are then copied and not shared");
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use crate::error::{Error, ForkedProcess, Result};
+use crate::unheard::unheard;
 
 /// The process in which something was made.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +88,8 @@ impl Process {
             let message =
                 b"a child that was forked in a callback of a block store returned from it\n";
             // Not by `eprintln`: another thread may have held its lock at the fork.
-            nix::unistd::write(std::io::stderr(), message).unwrap_or_default();
+            let written = nix::unistd::write(std::io::stderr(), message);
+            unheard(written, "the process ends, and there is no other place to say so");
             std::process::abort();
         }
     }
@@ -244,7 +246,7 @@ extern "C" fn close_in_child() {
     while let Some(here) = place {
         let descriptor = here.descriptor.swap(NO_DESCRIPTOR, Ordering::AcqRel);
         if descriptor != NO_DESCRIPTOR {
-            nix::unistd::close(descriptor).unwrap_or_default();
+            unheard(nix::unistd::close(descriptor), "a child has no use for it either way");
         }
         place = here.next.get().copied();
     }

@@ -13,6 +13,7 @@
 //!
 //! [`DiskFile::is_mapped_elsewhere`]: super::super::DiskFile::is_mapped_elsewhere
 
+use crate::unheard::unheard;
 use std::any::Any;
 use std::borrow::Cow;
 use std::fs::File;
@@ -94,11 +95,9 @@ impl OsView {
     /// front of them, count as settled: reading ahead of them would fill the cache with pages that
     /// direct writes are about to change.
     pub(super) fn new(file: &File, len: usize, grows: bool) -> io::Result<OsView> {
-        // Without locks of files (some network file systems) nothing is known, and no file is cut.
-        drop(file.try_lock_shared());
+        unheard(file.try_lock_shared(), "where files have no locks no file is cut");
         let map = Arc::new(map_file(file, len)?);
-        // A hint, as below.
-        drop(map.advise(Advice::Random));
+        unheard(map.advise(Advice::Random), "it is a hint");
         let whole = whole_of(&map);
         let view = OsView { map, whole, len, windows: Windows::new(len) };
         if !grows {
@@ -114,8 +113,9 @@ impl OsView {
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
         for window in self.windows.to_ask(start, end) {
             let from = window * WINDOW_LEN;
-            // A hint: without it the pages come one by one.
-            drop(self.map.advise_range(Advice::WillNeed, from, WINDOW_LEN.min(self.len - from)));
+            let len = WINDOW_LEN.min(self.len - from);
+            let advised = self.map.advise_range(Advice::WillNeed, from, len);
+            unheard(advised, "it is a hint: without it pages come one by one");
         }
         Ok(start..end)
     }

@@ -35,8 +35,6 @@
 use crate::local::read::backup::check_empty;
 use crate::local::read::backup::read_manifest;
 use crate::local::read::copy::Watch;
-use std::cell::Cell;
-use std::time::Duration;
 
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Result};
@@ -46,13 +44,12 @@ use crate::local::format::frame::{FrameHeader, Kind};
 use crate::local::format::manifest::{Identity, Manifest, Row};
 use crate::local::format::place::damaged;
 use crate::local::format::{PAGE, page_up};
+use crate::local::maintenance::throttle::Throttle;
 use crate::local::maintenance::{Ending, Haste, Upkeep};
 use crate::local::read::copy::Copying;
 use crate::local::read::scan::{Found, Scanner};
 use crate::sync::Process;
 
-/// Between two chunks, while others commit.
-const REST: Duration = Duration::from_millis(1);
 /// What a backup holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,13 +120,8 @@ impl<D: Disk> Upkeep<D> {
         }
         let plan = self.plan()?;
         let total_len = plan.files.iter().map(|file| file.len).sum();
-        let seen_len = Cell::new(self.written_len());
-        let rest = || {
-            let written_len = self.written_len();
-            if seen_len.replace(written_len) != written_len {
-                self.shared.upkeep.rest(REST);
-            }
-        };
+        let throttle = Throttle::new(&self.shared);
+        let rest = || throttle.pause_if_others_commit();
         let mut copying = Copying::start(target, watch, Some(&rest), total_len);
         let done = self.fill(&mut copying, &plan, earlier.as_ref(), check_open);
         if done.is_err() {

@@ -24,6 +24,7 @@ mod reclaim;
 mod release;
 mod removal;
 mod snapshots;
+pub(crate) mod throttle;
 
 use crate::local::wake::Woken;
 use std::collections::BTreeSet;
@@ -42,7 +43,7 @@ use crate::local::format::PAGE;
 use crate::local::format::checkpoint::{LogPosition, Summary};
 use crate::local::format::description::Description;
 use crate::local::maintenance::checkpoint::image::Image;
-use crate::local::maintenance::checkpoint::pace::Pace;
+use crate::local::maintenance::checkpoint::schedule::Schedule;
 use crate::local::maintenance::checkpoint::{Chain, NotMade, Order};
 use crate::local::maintenance::compaction::{PinnedDead, Pressure};
 use crate::local::maintenance::memory::Shares;
@@ -52,6 +53,7 @@ use crate::local::space::Space;
 use crate::local::space::alarm::Alarm;
 use crate::local::space::reserve::{Claim, StoreLoad, is_full};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::unheard::unheard;
 
 /// The store counts as idle when the log has not grown for this long.
 const IDLE_AFTER: Duration = Duration::from_millis(500);
@@ -298,8 +300,8 @@ impl<D: Disk> Upkeep<D> {
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
         self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
         made?;
-        // Without space ordinary writes wait for it.
-        drop(self.space.reserve.suit(self.load()));
+        let suited = self.space.reserve.suit(self.load());
+        unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         self.make_room_with(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
         self.limit_snapshots(&mut state)?;
@@ -444,12 +446,12 @@ impl<D: Disk> Upkeep<D> {
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
         let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
-        let pace = Pace {
+        let schedule = Schedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_tight { 0 } else { self.log_len_beside(haste) },
-            rest: &|time| self.shared.upkeep.rest(time),
+            pause: &|time| self.shared.upkeep.rest(time),
         };
-        let order = Order { number, summary, segments: &listed, is_full: is_tight, pace };
+        let order = Order { number, summary, segments: &listed, is_full: is_tight, schedule };
         let mut more = PAGE;
         let made = loop {
             match state.chain.extend(disk, &self.store, index, &order) {
@@ -458,7 +460,8 @@ impl<D: Disk> Upkeep<D> {
                         && is_full(&e.source)
                         && reserve.draw_again(Claim::Reserved, &mut more) =>
                 {
-                    drop(disk.remove(FileName::Temporary(number)));
+                    let removed = disk.remove(FileName::Temporary(number));
+                    unheard(removed, "the next try writes over it");
                 }
                 made => break made,
             }
@@ -480,12 +483,13 @@ impl<D: Disk> Upkeep<D> {
     }
 
     fn not_made(&self, number: u64, not_made: NotMade) -> Error {
-        // What is left of it is removed now, or when the store is opened.
-        drop(self.disk.remove(FileName::Temporary(number)));
+        let removed = self.disk.remove(FileName::Temporary(number));
+        unheard(removed, "the next open removes it");
         let not_written = match not_made {
             NotMade::Damaged(error) => {
-                // It may have got its name, on which nothing relies, and be what is damaged.
-                drop(self.disk.remove(FileName::Checkpoint(number)));
+                // It may have got its name and be what is damaged.
+                let removed = self.disk.remove(FileName::Checkpoint(number));
+                unheard(removed, "nothing relies on that name");
                 return error;
             }
             NotMade::Disk(not_written) => not_written,

@@ -5,17 +5,15 @@
 //! step from its end, with rests while others commit; then its name goes. A crash between leaves a short
 //! file out of use, which opening removes. Segments go at once: they are shorter, and the room is wanted.
 
-use std::time::Duration;
-
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::PAGE;
 use crate::local::maintenance::Upkeep;
+use crate::local::maintenance::throttle::Throttle;
+use crate::unheard::unheard;
 
 /// Steps that as much as a segment is cut in.
 const STEP_COUNT: u64 = 16;
-/// Between two steps.
-const REST: Duration = Duration::from_millis(1);
 
 impl<D: Disk> Upkeep<D> {
     /// Removes a file that no reader looks at.
@@ -23,8 +21,7 @@ impl<D: Disk> Upkeep<D> {
     /// # Errors
     /// [`Error::Io`]: the file is left to the next open, which removes it.
     pub(super) fn remove_unseen(&self, name: FileName) -> Result<()> {
-        // What cannot be cut goes at once.
-        drop(self.cut_down(name));
+        unheard(self.cut_down(name), "a file that cannot be cut is removed at once");
         self.remove_at_once(name)
     }
 
@@ -44,15 +41,11 @@ impl<D: Disk> Upkeep<D> {
         if file.is_mapped_elsewhere() {
             return Ok(());
         }
-        let (mut len, mut seen_len) = (file.len()?, self.written_len());
+        let (mut len, throttle) = (file.len()?, Throttle::new(&self.shared));
         while len > step_len {
             len -= step_len;
             file.set_len(len.max(PAGE))?;
-            let written_len = self.written_len();
-            if written_len != seen_len {
-                self.shared.upkeep.rest(REST);
-            }
-            seen_len = written_len;
+            throttle.pause_if_others_commit();
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ use crate::local::wake::Call;
 use crate::mvcc::Mvcc;
 use crate::sync::channel::bounded;
 use crate::sync::{AtomicBool, AtomicU64, Mutex};
+use crate::unheard::unheard;
 
 /// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
 const INBOX_COUNT_MAX: usize = 4096;
@@ -189,8 +190,8 @@ fn start_work<D: Disk>(inner: &Inner<Quota<D>>, has_keepers: bool) -> Result<()>
         }
     }
     if !inner.is_read_only {
-        // Without space there is none for now; ordinary writes wait for it.
-        drop(inner.space.reserve.suit(inner.upkeep.load()));
+        let suited = inner.space.reserve.suit(inner.upkeep.load());
+        unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         inner.disk.enforce();
         inner.space.start();
     }

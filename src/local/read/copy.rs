@@ -14,6 +14,7 @@ use crate::local::format::manifest::Row;
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::sync::Process;
+use crate::unheard::unheard;
 
 /// How far a backup or restore has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -189,12 +190,12 @@ impl<'a, T: Disk> Copying<'a, T> {
     pub(crate) fn take_back(self) {
         // The manifest goes first, for good: what is half gone must not look like a backup.
         for name in self.made.into_iter().rev() {
-            drop(self.target.remove(name));
+            unheard(self.target.remove(name), "the first error is the caller's answer");
             if name == FileName::Manifest {
-                drop(self.target.sync_dir());
+                unheard(self.target.sync_dir(), "the first error is the caller's answer");
             }
         }
-        drop(self.target.sync_dir());
+        unheard(self.target.sync_dir(), "the first error is the caller's answer");
     }
 
     fn create(&mut self, name: FileName) -> Result<T::File> {

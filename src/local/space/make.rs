@@ -12,6 +12,7 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::read::segment::Segment;
+use crate::unheard::unheard;
 
 /// What a new segment is made of.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +65,8 @@ impl<D: Disk> SegmentMaker<'_, D> {
     ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
         let made = self.try_to_make(number, header, source);
         if made.is_err() {
-            // Unfinished, it only takes space. Open removes what is left of it.
-            drop(self.disk.remove(FileName::Temporary(number)));
+            let removed = self.disk.remove(FileName::Temporary(number));
+            unheard(removed, "the next open removes it, and it only takes space");
         }
         made
     }

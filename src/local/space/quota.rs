@@ -24,6 +24,7 @@ use std::time::Duration;
 use crate::error::OverQuota;
 use crate::io::{Disk, DiskFile, Entry, Env, FileName, How, LockError, Thread, View};
 use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::unheard::unheard;
 
 /// A disk of which a store takes so much and no more, or nothing.
 pub(crate) struct Quota<D> {
@@ -183,8 +184,7 @@ impl<D: Disk> Quota<D> {
     /// Passes a result on; after an error what is there is counted anew.
     fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
-            // Should that fail too, the count is as it was before the error.
-            drop(self.count());
+            unheard(self.count(), "the count is then as it was before the error");
         }
         result
     }
@@ -343,8 +343,8 @@ impl Meter {
     /// The length is this, whatever was taken for it.
     fn settle(&self, len: u64) {
         if len < self.len.load(Ordering::Acquire) {
-            // Less is never refused.
-            drop(self.ledger.resize(&self.len, self.is_reserve, len));
+            let resized = self.ledger.resize(&self.len, self.is_reserve, len);
+            unheard(resized, "less is never refused");
         }
     }
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::{PAGE, page_up};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::unheard::unheard;
 
 /// Drawn at once, at least.
 const STEP_LEN: u64 = 4 * PAGE;
@@ -232,7 +233,7 @@ impl<D: Disk> Reserve<D> {
 
     /// As [`Reserve::refill`], for a caller that goes on either way: the next write asks again for what is missing.
     pub(crate) fn try_refill(&self) {
-        drop(self.refill());
+        unheard(self.refill(), "the next write asks for what is missing");
     }
 
     fn refill_with(&self, state: &mut State<D::File>) -> io::Result<()> {
@@ -284,7 +285,7 @@ impl<D: Disk> Reserve<D> {
         if let Err(e) = file.sync_data() {
             // What of it is there is unknown for ever: away with it.
             (state.file, state.len) = (None, 0);
-            drop(self.disk.remove(FileName::Reserve));
+            unheard(self.disk.remove(FileName::Reserve), "the sync's error is the answer");
             return Err(e);
         }
         *sound = true;

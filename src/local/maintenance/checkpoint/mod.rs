@@ -2,7 +2,7 @@
 //!
 //! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with what
 //! changed from one checkpoint to the next, deletions included. Files: [`page`] and [`header`] hold
-//! the format, [`image`] reads, [`write`] writes, [`pace`] lets commits go first.
+//! the format, [`image`] reads, [`write`] writes, [`schedule`] lets commits go first.
 //!
 //! Invariants:
 //!
@@ -22,7 +22,7 @@
 //! tenth.
 
 pub(crate) mod image;
-pub(crate) mod pace;
+pub(crate) mod schedule;
 pub(crate) mod write;
 
 use std::ops::ControlFlow;
@@ -39,7 +39,7 @@ use crate::local::format::location::Location;
 use crate::local::format::page::Record;
 use crate::local::format::place::damaged;
 use crate::local::maintenance::checkpoint::image::{Cursor, Image};
-use crate::local::maintenance::checkpoint::pace::Pace;
+use crate::local::maintenance::checkpoint::schedule::Schedule;
 use crate::local::maintenance::checkpoint::write::{NotWritten, Writer};
 use crate::local::options::ReadMode;
 use crate::mvcc::index::{Base, Index, Newest};
@@ -165,7 +165,7 @@ impl Chain {
         index: &Index<Location>,
         order: &Order<'_>,
     ) -> std::result::Result<Chain, NotMade> {
-        let Order { number, summary, segments, is_full, pace } = *order;
+        let Order { number, summary, segments, is_full, schedule } = *order;
         let taken_in = match is_full && self.is_wide() {
             true => self.images.len(),
             false => self.merged_by(index.frozen_count()),
@@ -173,7 +173,7 @@ impl Chain {
         let (merged, below) = self.images.split_at(taken_in);
         let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
         let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
-        let mut writer = Writer::start(disk, store, number, pace, expected_len)?;
+        let mut writer = Writer::start(disk, store, number, schedule, expected_len)?;
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
         writer.finish(summary, names, segments)?;
@@ -266,7 +266,7 @@ pub(crate) struct Order<'a> {
     /// No delta where that would keep more than half of what a base takes: a short one takes whole pages,
     /// too.
     pub(crate) is_full: bool,
-    pub(crate) pace: Pace<'a>,
+    pub(crate) schedule: Schedule<'a>,
 }
 
 /// Why there is no new checkpoint.

@@ -18,7 +18,7 @@ use crate::local::format::description::Description;
 use crate::local::format::page::{
     CHILDREN_MAX, DENSE_MAX, Record, encode_inner, encode_leaf, leaf_share,
 };
-use crate::local::maintenance::checkpoint::pace::{CHUNK_LEN, Pace};
+use crate::local::maintenance::checkpoint::schedule::{CHUNK_LEN, Schedule};
 
 /// An image under construction.
 pub(crate) struct Writer<'a, D: Disk> {
@@ -29,7 +29,7 @@ pub(crate) struct Writer<'a, D: Disk> {
     file: D::File,
     gathered: Vec<u8>,
     written_len: u64,
-    pace: Pace<'a>,
+    schedule: Schedule<'a>,
     /// About how long the image will be.
     expected_len: u64,
     /// Records that are not in a leaf yet.
@@ -48,7 +48,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         disk: &'a D,
         store: &'a Description,
         number: u64,
-        pace: Pace<'a>,
+        schedule: Schedule<'a>,
         expected_len: u64,
     ) -> io::Result<Writer<'a, D>> {
         let mut salt = [0; 8];
@@ -64,7 +64,7 @@ impl<'a, D: Disk> Writer<'a, D> {
             // The header's place.
             gathered: vec![0; PAGE_LEN],
             written_len: 0,
-            pace,
+            schedule,
             expected_len,
             waiting: Vec::with_capacity(DENSE_MAX),
             firsts: Vec::new(),
@@ -172,7 +172,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.file.begin_write_back(self.written_len, self.gathered.len() as u64);
         self.written_len += self.gathered.len() as u64;
         self.gathered.clear();
-        self.pace.give_way(self.written_len, self.expected_len);
+        self.schedule.pause_if_ahead(self.written_len, self.expected_len);
         Ok(())
     }
 }

@@ -10,19 +10,19 @@
 //! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
 //!
 //! Segments are emptied while the log takes more than `amplification_max` times the bytes that are needed,
-//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`pace`]. After the last commit of
+//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`schedule`]. After the last commit of
 //! a user no more bytes are moved than twice those that are needed, whatever the options.
 
 mod choice;
-mod pace;
 mod relocation;
+mod schedule;
 mod told;
 
 use std::collections::BTreeSet;
 
 use choice::{Goal, KeptBySegment, Victim};
-use pace::Excess;
-pub(super) use pace::Pressure;
+use schedule::Excess;
+pub(super) use schedule::Pressure;
 pub use told::{CompactionEnd, CompactionReport};
 
 use crate::block::Lsn;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::choice::Victim;
-use super::pace::Pace;
+use super::schedule::Schedule;
 use super::{Cause, Run};
 use crate::block::{Block, BlockId};
 use crate::callback::{self, Duty};
@@ -59,8 +59,8 @@ impl<D: Disk> Upkeep<D> {
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
-        let mut pace = self.pace(state, &victim, run.cause);
-        if !pace.as_ref().is_some_and(Pace::is_pressed) {
+        let mut schedule = self.schedule(state, &victim, run.cause);
+        if !schedule.as_ref().is_some_and(Schedule::is_pressed) {
             scanner.give_way()?;
         }
         let batch_len = self.batch_len();
@@ -69,7 +69,7 @@ impl<D: Disk> Upkeep<D> {
         while let Found::Frame(frame) = scanner.frame_at(offset)? {
             offset = frame.header.next_offset(frame.offset);
             for (at, id) in written(&frame) {
-                self.rest(&mut pace, at);
+                self.rest(&mut schedule, at);
                 let operation = match self.move_of(&mut scanner, id, at)? {
                     Movable::Yes(operation) => operation,
                     Movable::NotInForce => continue,
@@ -82,7 +82,7 @@ impl<D: Disk> Upkeep<D> {
                 if moves_len + move_len > batch_len && !moves.is_empty() {
                     self.check_room()?;
                     let log_len = self.write_moves(std::mem::take(&mut moves))?;
-                    pace.iter_mut().for_each(|pace| pace.moved(log_len));
+                    schedule.iter_mut().for_each(|schedule| schedule.moved(log_len));
                     moves_len = HEADER_LEN as u64;
                     if self.must_stop(run.cause) {
                         return Ok(());
@@ -95,7 +95,7 @@ impl<D: Disk> Upkeep<D> {
                 return Ok(());
             }
         }
-        pace.iter().for_each(|pace| state.pressure.note(pace));
+        schedule.iter().for_each(|schedule| state.pressure.note(schedule));
         self.check_room()?;
         self.write_moves(moves)?;
         let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
@@ -110,17 +110,17 @@ impl<D: Disk> Upkeep<D> {
         Ok(())
     }
 
-    /// The pace at which to empty a segment, where somebody is to be given way to.
-    fn pace(&self, state: &mut State, victim: &SegmentUse, cause: Cause) -> Option<Pace> {
+    /// The schedule at which to empty a segment, where somebody is to be given way to.
+    fn schedule(&self, state: &mut State, victim: &SegmentUse, cause: Cause) -> Option<Schedule> {
         let Cause::Due(excess) = cause else { return None };
         let is_pressed = state.pressure.look(excess);
-        Some(Pace::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
+        Some(Schedule::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
     }
 
     /// Rests if it is time for that, after the segment was gone through up to there.
-    fn rest(&self, pace: &mut Option<Pace>, offset: u64) {
-        let Some(pace) = pace else { return };
-        let rest = pace.rest(self.disk.now(), self.written_len(), offset);
+    fn rest(&self, schedule: &mut Option<Schedule>, offset: u64) {
+        let Some(schedule) = schedule else { return };
+        let rest = schedule.rest(self.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.is_awaited() {
             self.shared.upkeep.rest(rest);
         }

@@ -1,4 +1,4 @@
-//! Pace: how emptying a segment gives way to commits.
+//! Schedule: how emptying a segment gives way to commits.
 //!
 //! Owns three rules, for segments that are emptied because too much is dead while others write:
 //!
@@ -16,13 +16,12 @@
 use std::time::Duration;
 
 use crate::local::format::checkpoint::SegmentUse;
+use crate::local::maintenance::throttle::PAUSE;
 
 /// In which time what the log has beyond its goal is given back.
 const DRAIN: Duration = Duration::from_secs(4);
 /// Bytes of a segment that are gone through at once.
 const STEP_LEN: u64 = 64 << 10;
-/// Between two of them.
-const REST: Duration = Duration::from_millis(1);
 /// Bytes moved for each byte that commits write meanwhile.
 const SHARE: u64 = 1;
 /// Bytes moved a second, whatever commits do.
@@ -58,14 +57,14 @@ impl Pressure {
         self.is_on
     }
 
-    /// A segment was emptied at a pace.
-    pub(super) fn note(&mut self, pace: &Pace) {
-        self.was_late = pace.is_late;
+    /// A segment was emptied at a schedule.
+    pub(super) fn note(&mut self, schedule: &Schedule) {
+        self.was_late = schedule.is_late;
     }
 }
 
-/// The pace of emptying one segment.
-pub(super) struct Pace {
+/// The schedule of emptying one segment.
+pub(super) struct Schedule {
     started: Duration,
     written_before: u64,
     /// Log bytes of moves so far.
@@ -82,7 +81,7 @@ pub(super) struct Pace {
     is_late: bool,
 }
 
-impl Pace {
+impl Schedule {
     /// Begins to empty a segment.
     pub(super) fn start(
         now: Duration,
@@ -90,9 +89,9 @@ impl Pace {
         victim: &SegmentUse,
         excess: Excess,
         is_pressed: bool,
-    ) -> Pace {
+    ) -> Schedule {
         let dead_len = victim.used_len - victim.in_force();
-        Pace {
+        Schedule {
             started: now,
             written_before: written_len,
             moved_len: 0,
@@ -131,7 +130,7 @@ impl Pace {
         let has_time = others_write && given_len > due_len && !self.is_pressed;
         let beyond_share = self.moved_len.saturating_sub(commits_len * SHARE);
         let share = Duration::from_secs_f64(beyond_share as f64 / RATE as f64);
-        share.saturating_sub(elapsed).max(if has_time { REST } else { Duration::ZERO })
+        share.saturating_sub(elapsed).max(if has_time { PAUSE } else { Duration::ZERO })
     }
 }
 
@@ -142,19 +141,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const LEN: u64 = 64 << 20;
 
-    fn pace(live_len: u64, excess_len: u64, is_pressed: bool) -> Pace {
+    fn schedule(live_len: u64, excess_len: u64, is_pressed: bool) -> Schedule {
         let (sequence, number, used_len, live_count) = (1, 1, LEN, 0);
         let victim = SegmentUse { sequence, number, used_len, live_len, live_count };
         let excess = Excess { len: excess_len, allowed_len: LEN };
-        Pace::start(SECOND, 100, &victim, excess, is_pressed)
+        Schedule::start(SECOND, 100, &victim, excess, is_pressed)
     }
 
     #[test]
     fn moves_may_take_a_byte_a_byte_and_a_little_a_second() {
         let rest = |now, commits_len| {
-            let mut pace = pace(LEN, 0, false);
-            pace.moved(RATE * 2);
-            pace.rest(now, 100 + RATE * 2 + commits_len, STEP_LEN)
+            let mut schedule = schedule(LEN, 0, false);
+            schedule.moved(RATE * 2);
+            schedule.rest(now, 100 + RATE * 2 + commits_len, STEP_LEN)
         };
         assert_eq!(rest(SECOND, 0), SECOND * 2);
         assert_eq!(rest(SECOND * 2, 0), SECOND);
@@ -163,20 +162,24 @@ mod tests {
 
     #[test]
     fn who_gives_back_sooner_than_others_write_rests_after_each_step() {
-        let mut pace = pace(LEN / 2, 0, false);
-        assert_eq!(pace.rest(SECOND, 101, STEP_LEN - 1), Duration::ZERO, "within a step");
-        assert_eq!(pace.rest(SECOND, 101, STEP_LEN), REST);
-        assert_eq!(pace.rest(SECOND, 101, 2 * STEP_LEN), Duration::ZERO, "nobody writes");
+        let mut schedule = schedule(LEN / 2, 0, false);
+        assert_eq!(schedule.rest(SECOND, 101, STEP_LEN - 1), Duration::ZERO, "within a step");
+        assert_eq!(schedule.rest(SECOND, 101, STEP_LEN), PAUSE);
+        assert_eq!(schedule.rest(SECOND, 101, 2 * STEP_LEN), Duration::ZERO, "nobody writes");
         let behind = 100 + 2 * STEP_LEN;
-        assert_eq!(pace.rest(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
+        assert_eq!(schedule.rest(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
     }
 
     #[test]
     fn what_the_log_has_beyond_its_goal_is_given_back_in_time() {
         let excess_len = 10 * STEP_LEN * DRAIN.as_secs();
-        let mut pace = pace(0, excess_len, false);
-        assert_eq!(pace.rest(SECOND * 2, 101, STEP_LEN), Duration::ZERO, "a tenth of what is due");
-        assert_eq!(pace.rest(SECOND * 2, 102, 20 * STEP_LEN), REST);
+        let mut schedule = schedule(0, excess_len, false);
+        assert_eq!(
+            schedule.rest(SECOND * 2, 101, STEP_LEN),
+            Duration::ZERO,
+            "a tenth of what is due"
+        );
+        assert_eq!(schedule.rest(SECOND * 2, 102, 20 * STEP_LEN), PAUSE);
     }
 
     #[test]
@@ -184,14 +187,14 @@ mod tests {
         let excess = |share: f64| Excess { len: (LEN as f64 * share) as u64, allowed_len: LEN };
         let mut pressure = Pressure::default();
         assert!(!pressure.look(excess(9.0)), "nothing was late");
-        let mut late = pace(LEN / 2, 0, false);
+        let mut late = schedule(LEN / 2, 0, false);
         late.rest(SECOND, 100 + LEN, STEP_LEN);
         pressure.note(&late);
         assert!(!pressure.look(excess(0.3)), "there is room");
         assert!(pressure.look(excess(0.4)));
         assert!(pressure.look(excess(0.2)));
         assert!(!pressure.look(excess(0.1)));
-        let mut pressed = pace(LEN / 2, 0, true);
+        let mut pressed = schedule(LEN / 2, 0, true);
         assert_eq!(pressed.rest(SECOND, 101, STEP_LEN), Duration::ZERO, "no rests under pressure");
     }
 }

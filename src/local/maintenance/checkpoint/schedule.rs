@@ -1,32 +1,33 @@
-//! Pace: how the writing of an image gives way to commits.
+//! Schedule: how the writing of an image gives way to commits.
 //!
 //! Owns the rule. An image is written in chunks of [`CHUNK_LEN`], each of which begins its way to the disk
-//! at once; after each the writer rests for [`REST`], so that commits, which share disk and processors with
+//! at once; after each the writer pauses for [`PAUSE`], so that commits, which share disk and processors with
 //! it, never wait behind more than a chunk. It does not rest while nobody commits, nor when the log has
 //! grown by a larger share of what it may grow by meanwhile than the image has of what it will be.
 
 use std::time::Duration;
 
+use crate::local::maintenance::throttle::PAUSE;
+
 /// Bytes that are written at once: less than a commit of some threads, so that it is hardly felt.
 pub(crate) const CHUNK_LEN: usize = 64 << 10;
-const REST: Duration = Duration::from_millis(1);
 
 /// How much time there is for an image, and how to let it pass.
 #[derive(Clone, Copy)]
-pub(crate) struct Pace<'a> {
+pub(crate) struct Schedule<'a> {
     /// Bytes by which the log has grown since the image was begun.
     pub(crate) log_len: &'a dyn Fn() -> u64,
     /// Bytes by which it may grow until the image is written.
     pub(crate) log_len_max: u64,
-    /// Rests.
-    pub(crate) rest: &'a dyn Fn(Duration),
+    /// Pauses.
+    pub(crate) pause: &'a dyn Fn(Duration),
 }
 
-impl Pace<'_> {
-    /// Rests if there is time, after `done` bytes of about `expected`.
-    pub(super) fn give_way(&self, done: u64, expected: u64) {
+impl Schedule<'_> {
+    /// Pauses if there is time, after `done` bytes of about `expected`.
+    pub(super) fn pause_if_ahead(&self, done: u64, expected: u64) {
         if has_time((self.log_len)(), self.log_len_max, done, expected) {
-            (self.rest)(REST);
+            (self.pause)(PAUSE);
         }
     }
 }
