@@ -36,12 +36,12 @@ use crate::ticket::CommitTicket;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBackend {
-    inner: Arc<ProcessBound<Inner>>,
+    inner: Arc<ProcessBound<MemoryStore>>,
     /// `None` in those that are in there.
     handles: Option<Arc<Handles<MemoryBackend>>>,
 }
 
-struct Inner {
+struct MemoryStore {
     mvcc: Mvcc<Block>,
     /// Commits are made one by one, so nothing is ever in flight.
     commits: Mutex<Overlay>,
@@ -150,13 +150,13 @@ impl MemoryOptions {
     /// Makes an empty store.
     pub fn build(self) -> MemoryBackend {
         let MemoryOptions { limits, clock } = self;
-        let inner = Inner { mvcc: Mvcc::new(limits), commits: Mutex::default(), clock };
+        let inner = MemoryStore { mvcc: Mvcc::new(limits), commits: Mutex::default(), clock };
         let inner = Arc::new(ProcessBound::new(inner));
         MemoryBackend { inner, handles: Some(Arc::default()) }
     }
 }
 
-impl Inner {
+impl MemoryStore {
     fn commit(&self, batch: Batch) -> Result<Lsn> {
         let in_flight = self.commits.lock();
         if let Err(error) = in_flight.check(&batch, &self.mvcc.index) {

@@ -27,13 +27,13 @@ type Answer = Result<Option<Lsn>>;
 type Callback = Box<dyn FnOnce(Answer) + Send>;
 
 #[derive(Default)]
-struct Slot {
-    state: Mutex<State>,
+struct TicketSlot {
+    state: Mutex<TicketState>,
     answered: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct TicketState {
     answer: Option<Answer>,
     callback: Option<Callback>,
 }
@@ -53,7 +53,7 @@ pub(crate) trait Issuer: Send + Sync {
 }
 
 /// The store's half: answers the caller.
-pub(crate) struct Reply(Option<Arc<Slot>>);
+pub(crate) struct Reply(Option<Arc<TicketSlot>>);
 
 /// A commit under way: submit now, wait later. One thread can keep thousands in flight.
 ///
@@ -75,7 +75,7 @@ pub(crate) struct Reply(Option<Arc<Slot>>);
 /// ```
 #[must_use = "a commit may fail; its ticket says so"]
 pub struct CommitTicket {
-    slot: Arc<Slot>,
+    slot: Arc<TicketSlot>,
     issuer: Option<Arc<dyn Issuer>>,
     /// What the answer says by itself.
     reached: Durability,
@@ -99,7 +99,7 @@ impl std::fmt::Debug for Reply {
 
 /// Makes the two halves of a ticket.
 pub(crate) fn ticket(issuer: Option<Arc<dyn Issuer>>) -> (Reply, CommitTicket) {
-    let slot = Arc::new(Slot::default());
+    let slot = Arc::new(TicketSlot::default());
     let (reached, process) = (Durability::Buffered, Process::current());
     (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer, reached, process })
 }
@@ -145,7 +145,7 @@ impl CommitTicket {
     /// return. No LSN when the commit changed nothing, or the backend cannot tell. `reached` is the
     /// durability that the commit has by now.
     pub fn answered(answer: Result<Option<Lsn>>, reached: Durability) -> CommitTicket {
-        let slot = Slot::default();
+        let slot = TicketSlot::default();
         slot.state.lock().answer = Some(answer);
         let process = Process::current();
         CommitTicket { slot: Arc::new(slot), issuer: None, reached, process }

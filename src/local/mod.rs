@@ -58,7 +58,7 @@ use crate::local::offline::salvage::Salvage;
 use crate::local::offline::{repair, restore, verify};
 use crate::local::read::backup;
 use crate::local::recovery::probe;
-use crate::local::session::Inner;
+use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
@@ -87,7 +87,7 @@ use crate::transaction::inclusive;
 /// # Ok::<(), aegis_blocks::Error>(())
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
-    inner: Arc<ProcessBound<Inner<Quota<D>>>>,
+    inner: Arc<ProcessBound<OpenStore<Quota<D>>>>,
     /// `None` in those that are in there.
     handles: Option<Arc<Handles<LocalBackend<D>>>>,
 }

@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::io::pool::{Command, IoPool};
 use crate::io::{Disk, Env};
 use crate::local::LocalBackend;
-use crate::local::session::Inner;
+use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::sync::{Condvar, Mutex, Ordering, ProcessBound};
 
@@ -75,16 +75,16 @@ fn read_alone<D: Disk>(
 
 /// Ids that several threads read.
 struct Round<D: Disk> {
-    store: Weak<ProcessBound<Inner<Quota<D>>>>,
+    store: Weak<ProcessBound<OpenStore<Quota<D>>>>,
     ids: Vec<BlockId>,
     /// The first id that nobody has taken.
     next: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<RoundState>,
     all_left: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct RoundState {
     working_count: usize,
     over: bool,
     chunks: Vec<Option<Result<Vec<Block>>>>,
@@ -102,7 +102,7 @@ impl<D: Disk> Drop for Working<'_, D> {
 
 impl<D: Disk> Round<D> {
     fn new(store: &LocalBackend<D>, ids: &[BlockId]) -> Arc<Round<D>> {
-        let mut state = State::default();
+        let mut state = RoundState::default();
         state.chunks.resize_with(ids.len().div_ceil(CHUNK_COUNT), || None);
         Arc::new(Round {
             store: Arc::downgrade(&store.inner),

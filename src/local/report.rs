@@ -7,7 +7,7 @@
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, Entry};
-use crate::local::session::Inner;
+use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 
 /// What a store takes on disk, in bytes, and what for.
@@ -52,7 +52,7 @@ pub struct SpaceReport {
     pub files: u64,
 }
 
-pub(super) fn space<D: Disk>(inner: &Inner<Quota<D>>) -> Result<SpaceReport> {
+pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
     let index = &inner.shared.mvcc.index;
     let totals = inner.upkeep.totals();
     let oldest_snapshot = index.oldest_pin();

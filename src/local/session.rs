@@ -1,6 +1,6 @@
 //! The open store that all handles share, and how it ends.
 //!
-//! Owns the threads' handles and the lock, until [`Inner::shut_down`] has joined the threads.
+//! Owns the threads' handles and the lock, until [`OpenStore::shut_down`] has joined the threads.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
 use crate::unheard::unheard;
 
 /// One open store.
-pub(crate) struct Inner<D: Disk> {
+pub(crate) struct OpenStore<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) views: Arc<Views>,
@@ -38,7 +38,7 @@ pub(crate) struct Inner<D: Disk> {
     pub(crate) session: Mutex<Option<Session<D>>>,
 }
 
-/// What [`Inner::shut_down`] ends.
+/// What [`OpenStore::shut_down`] ends.
 pub(crate) struct Session<D: Disk> {
     pub(crate) keeper: Option<Thread>,
     pub(crate) caretaker: Option<Thread>,
@@ -47,7 +47,7 @@ pub(crate) struct Session<D: Disk> {
     pub(crate) lock: ManuallyDrop<D::Lock>,
 }
 
-impl<D: Disk> Inner<D> {
+impl<D: Disk> OpenStore<D> {
     /// Hands a submission in.
     pub(crate) fn issue(
         &self,
@@ -102,7 +102,7 @@ impl<D: Disk> Inner<D> {
     /// Has a thread of its own close the store: closing waits for this one.
     fn shut_down_elsewhere(&mut self) {
         *self.closed.get_mut() = true;
-        let heir = ManuallyDrop::new(Inner {
+        let heir = ManuallyDrop::new(OpenStore {
             disk: Arc::clone(&self.disk),
             shared: Arc::clone(&self.shared),
             views: Arc::clone(&self.views),
@@ -122,7 +122,7 @@ impl<D: Disk> Inner<D> {
     }
 }
 
-impl<D: Disk> Drop for Inner<D> {
+impl<D: Disk> Drop for OpenStore<D> {
     fn drop(&mut self) {
         if *self.closed.get_mut() {
             return;

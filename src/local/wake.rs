@@ -9,7 +9,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How the upkeep is called.
 #[derive(Debug, Default)]
-pub(crate) struct Call {
+pub(crate) struct WakeUp {
     state: Mutex<Called>,
     changed: Condvar,
 }
@@ -34,7 +34,7 @@ pub(crate) enum Woken {
     Stopped,
 }
 
-impl Call {
+impl WakeUp {
     /// Asks for a look at the store.
     pub(crate) fn call(&self) {
         self.state.lock().work = true;
@@ -110,7 +110,7 @@ mod tests {
     /// An idle store gives back what is ahead of the tail: that must not happen between two calls.
     #[test]
     fn only_a_wait_that_nobody_ended_is_rest() {
-        let call = Call::default();
+        let call = WakeUp::default();
         call.call();
         call.call();
         assert_eq!(call.wait(None), Woken::Called);

@@ -185,8 +185,8 @@ impl<E: Engine> StorageBackend for E {
         let mut gone = None;
         loop {
             match visible_in_tx(self.mvcc(), tx, id)? {
-                Seen::Own(block) => return Ok(block),
-                Seen::Committed(version) => {
+                ReadOutcome::Own(block) => return Ok(block),
+                ReadOutcome::Committed(version) => {
                     if let Some(block) = self.fetch(id, &version.value)? {
                         self.mvcc().counters.reads.add(1);
                         return Ok(block);
@@ -194,7 +194,7 @@ impl<E: Engine> StorageBackend for E {
                     let place = version.value.place();
                     assert!(gone.replace(place) != Some(place), "{UNMOVED}");
                 }
-                Seen::Nothing => return Err(Error::BlockNotFound { id }),
+                ReadOutcome::Nothing => return Err(Error::BlockNotFound { id }),
             }
         }
     }
@@ -217,7 +217,7 @@ impl<E: Engine> StorageBackend for E {
 
     fn block_exists_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<bool> {
         look(self)?;
-        Ok(!matches!(visible_in_tx(self.mvcc(), tx, id)?, Seen::Nothing))
+        Ok(!matches!(visible_in_tx(self.mvcc(), tx, id)?, ReadOutcome::Nothing))
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
@@ -442,17 +442,21 @@ fn apply_once<E: Engine>(
     hand_in(engine, batch, durability)?.wait().map(|_| ids)
 }
 
-enum Seen<V> {
+enum ReadOutcome<V> {
     Own(Block),
     Committed(Versioned<V>),
     Nothing,
 }
 
-fn visible_in_tx<V: VersionLen>(mvcc: &Mvcc<V>, tx: TransactionId, id: BlockId) -> Result<Seen<V>> {
+fn visible_in_tx<V: VersionLen>(
+    mvcc: &Mvcc<V>,
+    tx: TransactionId,
+    id: BlockId,
+) -> Result<ReadOutcome<V>> {
     let committed = mvcc.transactions.with_view(tx, |view| {
         Ok(match mvcc.read_for(view.snapshot, id)? {
-            Some(version) => Seen::Committed(version),
-            None => Seen::Nothing,
+            Some(version) => ReadOutcome::Committed(version),
+            None => ReadOutcome::Nothing,
         })
     });
     if let Some(seen) = committed {
@@ -461,11 +465,11 @@ fn visible_in_tx<V: VersionLen>(mvcc: &Mvcc<V>, tx: TransactionId, id: BlockId) 
     mvcc.transactions.with(tx, |pending| {
         pending.note_read(id);
         Ok(match pending.own(id) {
-            Some(Operation::Write(block)) => Seen::Own(block.clone()),
-            Some(_) => Seen::Nothing,
+            Some(Operation::Write(block)) => ReadOutcome::Own(block.clone()),
+            Some(_) => ReadOutcome::Nothing,
             None => match mvcc.read_for(pending.snapshot(), id)? {
-                Some(version) => Seen::Committed(version),
-                None => Seen::Nothing,
+                Some(version) => ReadOutcome::Committed(version),
+                None => ReadOutcome::Nothing,
             },
         })
     })

@@ -1,6 +1,6 @@
 //! Entries: the shared state of one open transaction, reused by the next one in its place.
 //!
-//! Owns [`Entry`]. One atomic [`Word`] holds id and [`Phase`]; whoever changes it in one step decides
+//! Owns [`TransactionSlot`]. One atomic [`Word`] holds id and [`Phase`]; whoever changes it in one step decides
 //! what happens to the transaction:
 //!
 //! | from                          | to           | by        | and then                                |
@@ -42,7 +42,7 @@ const NO_SNAPSHOT: u64 = u64::MAX;
 /// The shared state of a transaction.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Entry {
+pub(crate) struct TransactionSlot {
     word: AtomicU64,
     /// The pinned LSN, or [`NO_SNAPSHOT`].
     snapshot: AtomicU64,
@@ -59,12 +59,12 @@ pub(crate) struct Entry {
 /// The entries of one slot of threads. They stay where they are, so nobody locks to find one.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    chunks: [OnceLock<Box<[Entry]>>; CHUNK_COUNT],
+    chunks: [OnceLock<Box<[TransactionSlot]>>; CHUNK_COUNT],
 }
 
 /// What a transaction sees of others.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct View {
+pub(crate) struct SnapshotView {
     /// `None` reads the newest commits.
     pub(crate) snapshot: Option<Lsn>,
     pub(crate) isolation: IsolationLevel,
@@ -72,16 +72,17 @@ pub(crate) struct View {
 
 impl Entries {
     /// The entry in a place, where one was ever made.
-    pub(crate) fn get(&self, place: u32) -> Option<&Entry> {
+    pub(crate) fn get(&self, place: u32) -> Option<&TransactionSlot> {
         let (chunk, at) = chunk_of(place);
         self.chunks.get(chunk)?.get().map(|entries| &entries[at])
     }
 
     /// The entry in a place.
-    pub(crate) fn make(&self, place: u32) -> &Entry {
+    pub(crate) fn make(&self, place: u32) -> &TransactionSlot {
         let (chunk, at) = chunk_of(place);
         let len = CHUNK_LEN_FIRST << chunk;
-        &self.chunks[chunk].get_or_init(|| (0..len).map(|_| Entry::default()).collect())[at]
+        &self.chunks[chunk].get_or_init(|| (0..len).map(|_| TransactionSlot::default()).collect())
+            [at]
     }
 }
 
@@ -92,13 +93,13 @@ fn chunk_of(place: u32) -> (usize, usize) {
     (chunk as usize, (u64::from(place) - first * ((1 << chunk) - 1)) as usize)
 }
 
-impl Entry {
+impl TransactionSlot {
     /// Begins a transaction in a free place and gives it its id.
     pub(crate) fn begin(
         &self,
         slot: usize,
         place: u32,
-        view: View,
+        view: SnapshotView,
         now: Duration,
     ) -> TransactionId {
         let word = Word::of_bits(self.word.load(Ordering::Relaxed)).next(slot, place);
@@ -149,7 +150,7 @@ impl Entry {
     }
 
     /// What a transaction sees, where a read of it need not be noted nor look at its own operations.
-    pub(crate) fn plain_view(&self, id: TransactionId) -> Option<View> {
+    pub(crate) fn plain_view(&self, id: TransactionId) -> Option<SnapshotView> {
         if self.phase(id) != Some(Phase::Active)
             || self.is_touched.load(Ordering::Acquire)
             || self.is_serializable.load(Ordering::Acquire)
@@ -160,7 +161,7 @@ impl Entry {
     }
 
     /// What the transaction in this place sees.
-    pub(crate) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> SnapshotView {
         let snapshot = Some(self.snapshot.load(Ordering::Acquire));
         let snapshot = snapshot.filter(|lsn| *lsn != NO_SNAPSHOT).map(Lsn);
         let isolation = match (snapshot, self.is_serializable.load(Ordering::Acquire)) {
@@ -168,7 +169,7 @@ impl Entry {
             (Some(_), false) => IsolationLevel::Snapshot,
             (Some(_), true) => IsolationLevel::Serializable,
         };
-        View { snapshot, isolation }
+        SnapshotView { snapshot, isolation }
     }
 
     /// The open transaction in this place that holds a snapshot: id, snapshot and begin.
@@ -219,7 +220,7 @@ impl Entry {
 }
 
 /// What an operation in this phase comes to.
-pub(crate) fn check_active(entry: &Entry, id: TransactionId, phase: Phase) -> Result<()> {
+pub(crate) fn check_active(entry: &TransactionSlot, id: TransactionId, phase: Phase) -> Result<()> {
     match phase {
         Phase::Active => Ok(()),
         Phase::GivenUp | Phase::Unpinned => Err(entry.too_old(id)),

@@ -36,14 +36,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 pub(crate) use base::Base;
-pub(crate) use load::{Deed, Step};
+pub(crate) use load::{Deed, IdChange};
 pub(crate) use looked_up::LookedUp;
 
 use crate::block::{BlockId, Lsn};
 use crate::error::Result;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::overlay::Published;
-use crate::mvcc::page::{PAGE_IDS, Page};
+use crate::mvcc::page::{IndexPage, PAGE_IDS};
 use crate::mvcc::pins::{Pin, Pins};
 use crate::mvcc::shard::{Filed, Shard};
 use crate::mvcc::version::VersionLen;
@@ -60,7 +60,7 @@ pub(crate) struct Versioned<V> {
 }
 
 /// A change to publish: `None` deletes.
-pub(crate) type Change<V> = (BlockId, Lsn, Option<V>);
+pub(crate) type PublishedChange<V> = (BlockId, Lsn, Option<V>);
 
 /// The newest version of an id, or its deletion.
 pub(crate) type Newest<V> = Versioned<Option<V>>;
@@ -141,7 +141,7 @@ impl<V: VersionLen> Index<V> {
     #[inline]
     pub(crate) fn publish(
         &self,
-        changes: impl IntoIterator<Item = Change<V>>,
+        changes: impl IntoIterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
@@ -161,7 +161,7 @@ impl<V: VersionLen> Index<V> {
     #[inline]
     fn publish_one(
         &self,
-        (id, lsn, value): Change<V>,
+        (id, lsn, value): PublishedChange<V>,
         below: &LookedUp<V>,
         visible: Lsn,
         replaced: &mut impl FnMut(Option<&V>, Option<&V>),
@@ -180,7 +180,7 @@ impl<V: VersionLen> Index<V> {
 
     fn publish_all(
         &self,
-        changes: impl Iterator<Item = Change<V>>,
+        changes: impl Iterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
         visible: Lsn,
         replaced: &mut impl FnMut(Option<&V>, Option<&V>),
@@ -262,7 +262,7 @@ impl<V: VersionLen> Index<V> {
     /// Heap bytes of entries.
     pub(crate) fn entries_len(&self) -> u64 {
         // A tree node holds 11 keys and values and is about two thirds full.
-        let page_len = (size_of::<u64>() + size_of::<Page<Newest<V>>>()) * 3 / 2;
+        let page_len = (size_of::<u64>() + size_of::<IndexPage<Newest<V>>>()) * 3 / 2;
         let shard_len = |shard: &Shard<V>| {
             let pages = [&shard.pages, &shard.frozen];
             pages.iter().map(|p| p.heap_len + p.by_number.len() * page_len).sum::<usize>()

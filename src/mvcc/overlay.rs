@@ -36,11 +36,11 @@ pub(crate) trait Published {
 /// Changes in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
-    newest: HashMap<BlockId, Change, BuildHasherDefault<IdHasher>>,
+    newest: HashMap<BlockId, UnpublishedChange, BuildHasherDefault<IdHasher>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Change {
+struct UnpublishedChange {
     lsn: Lsn,
     exists: bool,
 }
@@ -133,7 +133,7 @@ impl Overlay {
                 Operation::Delete => false,
                 Operation::Move { .. } => continue,
             };
-            self.newest.insert(*id, Change { lsn, exists });
+            self.newest.insert(*id, UnpublishedChange { lsn, exists });
         }
     }
 

@@ -8,18 +8,18 @@ pub(crate) const PAGE_IDS: u64 = 64;
 
 /// The entries of ids `64 * n .. 64 * (n + 1)`.
 #[derive(Debug)]
-pub(crate) struct Page<E> {
+pub(crate) struct IndexPage<E> {
     present: u64,
     entries: Vec<E>,
 }
 
-impl<E> Default for Page<E> {
+impl<E> Default for IndexPage<E> {
     fn default() -> Self {
-        Page { present: 0, entries: Vec::new() }
+        IndexPage { present: 0, entries: Vec::new() }
     }
 }
 
-impl<E> Page<E> {
+impl<E> IndexPage<E> {
     pub(crate) fn get(&self, slot: u32) -> Option<&E> {
         let rank = self.rank(slot);
         if self.present & (1 << slot) == 0 { None } else { self.entries.get(rank) }
@@ -96,7 +96,7 @@ mod tests {
     fn page_behaves_like_a_map_under_every_slot_order() {
         // A fixed multiplicative walk visits all slots in an order that is neither up nor down.
         let order: Vec<u32> = (0..64).map(|n| n * 37 % 64).collect();
-        let (mut page, mut model) = (Page::default(), BTreeMap::new());
+        let (mut page, mut model) = (IndexPage::default(), BTreeMap::new());
         for &slot in &order {
             assert_eq!(page.insert(slot, slot), model.insert(slot, slot));
             assert_eq!(page.insert(slot, slot + 100), model.insert(slot, slot + 100));

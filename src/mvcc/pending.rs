@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::block::{BlockId, Lsn, TransactionId};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition, Reads};
-use crate::mvcc::entry::View;
+use crate::mvcc::entry::SnapshotView;
 use crate::order::ScanOrder;
 use crate::transaction::{IsolationLevel, Savepoint, ScanMark};
 
@@ -50,7 +50,7 @@ struct Mark {
 
 impl Pending {
     /// Says what the transaction sees: known from its begin on, before it has operations.
-    pub(crate) fn see(&mut self, view: View) {
+    pub(crate) fn see(&mut self, view: SnapshotView) {
         (self.snapshot, self.isolation) = (view.snapshot, view.isolation);
     }
 

@@ -30,11 +30,11 @@ pub(crate) struct Pins {
 struct CountedSlot {
     /// Pins that are held; changed under the lock.
     count: AtomicU64,
-    slot: Mutex<Slot>,
+    slot: Mutex<PinSlot>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct PinSlot {
     /// The pinned LSNs, ascending, with the number of their holders.
     held: Vec<(Lsn, u32)>,
     places: Places,
@@ -44,7 +44,7 @@ struct Slot {
 pub(crate) struct SlotGuard<'a> {
     visible: &'a AtomicU64,
     count: &'a AtomicU64,
-    slot: MutexGuard<'a, Slot>,
+    slot: MutexGuard<'a, PinSlot>,
 }
 
 /// One hold on a snapshot. Whoever has it gives it back to [`Pins::release`].

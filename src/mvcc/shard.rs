@@ -1,7 +1,7 @@
 //! One shard of the index: the entries, older versions and base of the ids that fall to it.
 //!
 //! Owns [`Shard`], which knows the order of its layers: entries, frozen entries, base. What it answers
-//! under its lock is complete but for the base, which may do I/O: [`Seen`] and [`PageView`] carry what
+//! under its lock is complete but for the base, which may do I/O: [`Lookup`] and [`PageView`] carry what
 //! is left to be asked out of the lock.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::block::{BlockId, Lsn};
 use crate::error::Result;
 use crate::mvcc::index::{Base, LookedUp, Newest, Versioned};
-use crate::mvcc::page::{PAGE_IDS, Page};
+use crate::mvcc::page::{IndexPage, PAGE_IDS};
 use crate::order::ScanOrder;
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Shard<V> {
 /// Entries by page number.
 #[derive(Debug)]
 pub(super) struct Pages<V> {
-    pub(super) by_number: BTreeMap<u64, Page<Newest<V>>>,
+    pub(super) by_number: BTreeMap<u64, IndexPage<Newest<V>>>,
     pub(super) heap_len: usize,
 }
 
@@ -53,18 +53,18 @@ pub(super) struct Filed {
 }
 
 /// What a reader finds in memory, and where it has to look next.
-pub(super) enum Seen<V> {
+pub(super) enum Lookup<V> {
     /// The answer.
     Found(Option<Versioned<V>>),
     /// The image knows the newest version; where that is too new for the reader, this is the answer.
     Below(Arc<dyn Base<V>>, Lsn, Option<Versioned<V>>),
 }
 
-impl<V> Seen<V> {
+impl<V> Lookup<V> {
     pub(super) fn resolve(self, id: BlockId) -> Result<Option<Versioned<V>>> {
         let (base, snapshot, older) = match self {
-            Seen::Found(version) => return Ok(version),
-            Seen::Below(base, snapshot, older) => (base, snapshot, older),
+            Lookup::Found(version) => return Ok(version),
+            Lookup::Below(base, snapshot, older) => (base, snapshot, older),
         };
         Ok(match base.get(id)? {
             Some(Versioned { lsn, value }) if lsn <= snapshot => {
@@ -177,7 +177,11 @@ impl<V: Clone> Shard<V> {
     }
 
     /// Has a page changed while nobody reads. Deletions that hide nothing are dropped from it.
-    pub(super) fn load_page(&mut self, number: u64, change: impl FnOnce(&mut Page<Newest<V>>)) {
+    pub(super) fn load_page(
+        &mut self,
+        number: u64,
+        change: impl FnOnce(&mut IndexPage<Newest<V>>),
+    ) {
         assert!(self.frozen.by_number.is_empty(), "no image is made before the index is loaded");
         let page = self.pages.by_number.entry(number).or_default();
         self.pages.heap_len -= page.heap_len();
@@ -192,18 +196,18 @@ impl<V: Clone> Shard<V> {
         }
     }
 
-    pub(super) fn version_at(&self, id: BlockId, snapshot: Lsn) -> Seen<V> {
+    pub(super) fn version_at(&self, id: BlockId, snapshot: Lsn) -> Lookup<V> {
         let newest = self.in_memory(id);
         if let Some(entry) = newest
             && entry.lsn <= snapshot
         {
             let found = entry.value.clone().map(|value| Versioned { lsn: entry.lsn, value });
-            return Seen::Found(found);
+            return Lookup::Found(found);
         }
         let older = self.undone(id, snapshot);
         match &self.base {
-            Some(base) if newest.is_none() => Seen::Below(Arc::clone(base), snapshot, older),
-            _ => Seen::Found(older),
+            Some(base) if newest.is_none() => Lookup::Below(Arc::clone(base), snapshot, older),
+            _ => Lookup::Found(older),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 use crate::mvcc::counters::{Counters, Delta};
 use crate::mvcc::ids::IdAllocator;
-use crate::mvcc::index::{Change, Deed, Index, LookedUp, Step, Versioned};
+use crate::mvcc::index::{Deed, IdChange, Index, LookedUp, PublishedChange, Versioned};
 use crate::mvcc::transactions::{Released, TransactionTable};
 use crate::mvcc::turn::Turns;
 use crate::mvcc::version::VersionLen;
@@ -83,7 +83,7 @@ impl<V: VersionLen> Mvcc<V> {
     /// [moment](Mvcc::moment). `below` and `replaced` are as for [`Index::publish`].
     pub(crate) fn publish(
         &self,
-        changes: impl IntoIterator<Item = Change<V>>,
+        changes: impl IntoIterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
         visible: Lsn,
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
@@ -106,7 +106,7 @@ impl<V: VersionLen> Mvcc<V> {
     /// As [`Index::load`].
     pub(crate) fn load<T: Default + Send>(
         &self,
-        steps: &[Step<V>],
+        steps: &[IdChange<V>],
         spread: bool,
         count: impl Fn(&mut T, Option<&V>, Option<&V>) + Sync,
     ) -> Result<Vec<T>> {

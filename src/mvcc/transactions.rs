@@ -30,7 +30,7 @@ use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::Batch;
 use crate::mvcc::counters::Padded;
 use crate::mvcc::credits::Credits;
-use crate::mvcc::entry::{Entries, Entry, PLACE_COUNT_MAX, View, check_active};
+use crate::mvcc::entry::{Entries, PLACE_COUNT_MAX, SnapshotView, TransactionSlot, check_active};
 use crate::mvcc::pending::Pending;
 use crate::mvcc::pins::Pins;
 use crate::mvcc::word::{Phase, Word, place_of, slot_of};
@@ -98,7 +98,7 @@ impl TransactionTable {
         let Some(place) = place else { unreachable!("the slot was locked with a credit in it") };
         let snapshot = (isolation != IsolationLevel::ReadCommitted).then(|| guard.take());
         drop(guard);
-        let view = View { snapshot, isolation };
+        let view = SnapshotView { snapshot, isolation };
         Ok(self.entries[slot].make(place).begin(slot, place, view, now))
     }
 
@@ -122,7 +122,7 @@ impl TransactionTable {
     pub(crate) fn with_view<R>(
         &self,
         id: TransactionId,
-        body: impl FnOnce(View) -> Result<R>,
+        body: impl FnOnce(SnapshotView) -> Result<R>,
     ) -> Option<Result<R>> {
         let entry = self.entries.get(slot_of(id))?.get(place_of(id))?;
         let result = body(entry.plain_view(id)?);
@@ -221,7 +221,7 @@ impl TransactionTable {
     /// Gives back what an ended transaction held.
     fn leave(
         &self,
-        entry: &Entry,
+        entry: &TransactionSlot,
         id: TransactionId,
         from: Phase,
         outcome: Phase,
@@ -244,7 +244,7 @@ impl TransactionTable {
     }
 
     /// The entry that a transaction had or has.
-    fn entry(&self, id: TransactionId) -> Result<&Entry> {
+    fn entry(&self, id: TransactionId) -> Result<&TransactionSlot> {
         let entry = self.entries.get(slot_of(id)).and_then(|entries| entries.get(place_of(id)));
         entry.ok_or(Error::TransactionNotFound { id })
     }

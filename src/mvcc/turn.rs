@@ -44,15 +44,15 @@ pub struct Turns {
     process: Process,
     /// Calls of `transact` that have lost and have not ended.
     loser_count: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<TurnState>,
     /// A turn has ended.
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TurnState {
     /// What the losers' tries under way are to change, as far as they have come to their commits.
-    claims: HashMap<TransactionId, Claim>,
+    claims: HashMap<TransactionId, TurnClaim>,
     /// Who waits for a turn, in the order of coming; each has its own bell.
     queue: VecDeque<Arc<Condvar>>,
     turn: Option<Current>,
@@ -64,7 +64,7 @@ struct State {
 #[derive(Debug)]
 struct Current {
     number: u64,
-    claim: Claim,
+    claim: TurnClaim,
     started_at: Duration,
     len_max: Duration,
     has_held: bool,
@@ -72,30 +72,30 @@ struct Current {
 
 /// What commits of others must not change while a turn lasts.
 #[derive(Debug)]
-pub(crate) enum Claim {
+pub(crate) enum TurnClaim {
     Blocks(Reads),
     Everything,
 }
 
-impl Claim {
+impl TurnClaim {
     /// What a transaction conflicts over.
-    fn of(batch: &Batch) -> Claim {
+    fn of(batch: &Batch) -> TurnClaim {
         let mut claim = Reads::default();
         if let Some(reads) = &batch.reads {
             claim.ids.clone_from(&reads.ids);
             claim.ranges.clone_from(&reads.ranges);
         }
         claim.ids.extend(batch.operations.iter().map(|(id, _)| *id));
-        Claim::Blocks(claim)
+        TurnClaim::Blocks(claim)
     }
 
     fn holds(&self, id: BlockId) -> bool {
         match self {
-            Claim::Blocks(claim) => {
+            TurnClaim::Blocks(claim) => {
                 let range = claim.ranges.range(..=id).next_back();
                 claim.ids.contains(&id) || range.is_some_and(|(_, last)| id <= *last)
             }
-            Claim::Everything => true,
+            TurnClaim::Everything => true,
         }
     }
 
@@ -106,7 +106,7 @@ impl Claim {
     }
 }
 
-impl State {
+impl TurnState {
     fn is_on(&self, number: u64) -> bool {
         self.turn.as_ref().is_some_and(|turn| turn.number == number)
     }
@@ -135,7 +135,7 @@ impl Turns {
         let mut state = self.state.lock();
         let own = batch.transaction.and_then(|id| state.claims.get_mut(&id));
         if let Some(claim) = own {
-            *claim = Claim::of(batch);
+            *claim = TurnClaim::of(batch);
         }
         if IN_TURN.with(Cell::get) || !callback::may_wait() {
             return;
@@ -143,7 +143,7 @@ impl Turns {
         let Some(turn) = state.turn.as_mut().filter(|turn| turn.claim.meets(batch)) else { return };
         turn.has_held = true;
         let (number, len_max) = (turn.number, turn.len_max);
-        let is_on = |state: &mut State| state.is_on(number);
+        let is_on = |state: &mut TurnState| state.is_on(number);
         if self.ended.wait_while_for(&mut state, is_on, len_max).timed_out() {
             self.end(&mut state, number);
         }
@@ -157,7 +157,7 @@ impl Turns {
 
     /// Waits for a turn that claims something and lasts at most `len_max`. `None` where the thread must not wait,
     /// or has a turn already.
-    pub(crate) fn wait(&self, claim: Claim, len_max: Duration) -> Option<Turn<'_>> {
+    pub(crate) fn wait(&self, claim: TurnClaim, len_max: Duration) -> Option<Turn<'_>> {
         if IN_TURN.with(Cell::get) || !callback::may_wait() {
             return None;
         }
@@ -169,7 +169,7 @@ impl Turns {
                 bell.wait(&mut state);
             } else if let Some(turn) = &state.turn {
                 let (number, len_max) = (turn.number, turn.len_max);
-                let is_on = |state: &mut State| state.is_on(number);
+                let is_on = |state: &mut TurnState| state.is_on(number);
                 if bell.wait_while_for(&mut state, is_on, len_max).timed_out() {
                     self.end(&mut state, number);
                 }
@@ -192,7 +192,7 @@ impl Turns {
         Some(Turn { turns: self, number, _thread: std::marker::PhantomData })
     }
 
-    fn end(&self, state: &mut State, number: u64) {
+    fn end(&self, state: &mut TurnState, number: u64) {
         let Some(turn) = state.turn.take_if(|turn| turn.number == number) else { return };
         if turn.has_held {
             let at = now();
@@ -203,7 +203,7 @@ impl Turns {
     }
 
     /// Wakes the first of the queue.
-    fn ring(&self, state: &State) {
+    fn ring(&self, state: &TurnState) {
         if let Some(first) = state.queue.front() {
             first.notify_one();
         }
@@ -224,15 +224,15 @@ impl<'a> Loser<'a> {
         if let Some(before) = self.transaction.replace(transaction) {
             state.claims.remove(&before);
         }
-        state.claims.insert(transaction, Claim::Blocks(Reads::default()));
+        state.claims.insert(transaction, TurnClaim::Blocks(Reads::default()));
     }
 
     /// What the last try read and wrote; nothing, where it did not come to its commit.
-    pub(crate) fn claim(&mut self) -> Claim {
-        self.forget().unwrap_or(Claim::Blocks(Reads::default()))
+    pub(crate) fn claim(&mut self) -> TurnClaim {
+        self.forget().unwrap_or(TurnClaim::Blocks(Reads::default()))
     }
 
-    fn forget(&mut self) -> Option<Claim> {
+    fn forget(&mut self) -> Option<TurnClaim> {
         let transaction = self.transaction.take()?;
         self.turns.state.lock().claims.remove(&transaction)
     }
@@ -266,7 +266,7 @@ impl Turn<'_> {
             return false;
         };
         if !turn.claim.holds(id) {
-            turn.claim = Claim::Everything;
+            turn.claim = TurnClaim::Everything;
         }
         true
     }

@@ -48,7 +48,7 @@ pub struct ScanPage {
 /// The ids of a range that a transaction sees, from either end. After an error it is at its end.
 #[derive(Debug)]
 pub struct Ids<'a> {
-    view: Hold<'a>,
+    view: ScanView<'a>,
     mark: ScanMark,
     /// Looked up from the low end, ascending.
     front: std::vec::IntoIter<BlockId>,
@@ -62,7 +62,7 @@ pub struct Ids<'a> {
 
 /// Whose view is walked.
 #[derive(Debug)]
-enum Hold<'a> {
+enum ScanView<'a> {
     Borrowed(&'a Transaction),
     /// Boxed, so that the other kind is not as large.
     Owned(Box<Transaction>),
@@ -73,10 +73,10 @@ impl<'a> Ids<'a> {
         transaction: &'a Transaction,
         range: impl RangeBounds<BlockId>,
     ) -> Result<Ids<'a>> {
-        Ids::start(Hold::Borrowed(transaction), range)
+        Ids::start(ScanView::Borrowed(transaction), range)
     }
 
-    fn start(view: Hold<'a>, range: impl RangeBounds<BlockId>) -> Result<Ids<'a>> {
+    fn start(view: ScanView<'a>, range: impl RangeBounds<BlockId>) -> Result<Ids<'a>> {
         let rest = inclusive(range)?;
         let transaction = view.transaction();
         let mark = transaction.store.scan_mark_in_tx(transaction.id)?;
@@ -148,15 +148,15 @@ impl Ids<'static> {
         transaction: Transaction,
         range: impl RangeBounds<BlockId>,
     ) -> Result<Ids<'static>> {
-        Ids::start(Hold::Owned(Box::new(transaction)), range)
+        Ids::start(ScanView::Owned(Box::new(transaction)), range)
     }
 }
 
-impl Hold<'_> {
+impl ScanView<'_> {
     fn transaction(&self) -> &Transaction {
         match self {
-            Hold::Borrowed(transaction) => transaction,
-            Hold::Owned(transaction) => transaction,
+            ScanView::Borrowed(transaction) => transaction,
+            ScanView::Owned(transaction) => transaction,
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::checksum;
 use crate::io::FileName;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    BELOW_MAX, Header, ImageName, Layout, LogPosition, ROW_LEN, Summary, encode_table,
+    BELOW_MAX, Header, ImageLayout, ImageName, LogPosition, ROW_LEN, Summary, encode_table,
 };
 use crate::local::format::description::Description;
-use crate::local::format::frame::{self, Cut, Entry, FrameHeader, Kind};
+use crate::local::format::frame::{self, Cut, FrameHeader, Kind, TableRow};
 use crate::local::format::location::Location;
 use crate::local::format::manifest::{Identity, Manifest, Row};
 use crate::local::format::page::{
@@ -137,8 +137,8 @@ fn row(field: &str, value: u64) -> Vec<u8> {
         flags: get("flags") as u16,
     };
     let entry = match get("operation") {
-        0 => Entry::Write(header),
-        _ => Entry::Move(header, Lsn(0)),
+        0 => TableRow::Write(header),
+        _ => TableRow::Move(header, Lsn(0)),
     };
     let mut table = Vec::new();
     entry.encode(&mut table);
@@ -178,7 +178,7 @@ fn checkpoint(field: &str, value: u64) -> Vec<u8> {
             total_blocks: get("total_blocks"),
             total_bytes: get("total_bytes"),
         },
-        layout: Layout {
+        layout: ImageLayout {
             entry_count: get("entry_count"),
             leaf_count: get("leaf_count"),
             root: get("root"),
@@ -374,9 +374,11 @@ fn codes_are_those_of_the_document() {
 
     let block = crate::block::Block::new(BlockId(1), BlockType::TableData, "");
     let mut rows = Vec::new();
-    for entry in
-        [Entry::Write(block.header), Entry::Delete(BlockId(1)), Entry::Move(block.header, Lsn(1))]
-    {
+    for entry in [
+        TableRow::Write(block.header),
+        TableRow::Delete(BlockId(1)),
+        TableRow::Move(block.header, Lsn(1)),
+    ] {
         entry.encode(&mut rows);
     }
     let found = rows.chunks(frame::ENTRY_LEN).map(|row| u64::from(row[20]));

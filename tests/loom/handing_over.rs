@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, Result};
-use crate::local::commit::handover::{Handover, Load, Turn};
+use crate::local::commit::handover::{Handover, Load, LogStep};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex};
 use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
@@ -144,19 +144,19 @@ struct Trip {
 impl Load for Post {
     type Errand = Trip;
 
-    fn turn(&mut self) -> Turn<Trip> {
+    fn turn(&mut self) -> LogStep<Trip> {
         while let Ok(reply) = self.inbox.try_recv() {
             self.taken.push(reply);
         }
         if self.taken.is_empty() || (self.away_count > 0 && self.away_count >= self.trips as usize)
         {
-            return Turn::Idle;
+            return LogStep::Idle;
         }
         if self.trips != Trips::None {
             self.away_count += 1;
             let (calls, panics) =
                 (std::mem::take(&mut self.taken), std::mem::take(&mut self.panics));
-            return Turn::Errand(Trip { calls, panics });
+            return LogStep::Errand(Trip { calls, panics });
         }
         if std::mem::take(&mut self.panics) {
             let _lost = self.taken.pop();
@@ -166,7 +166,7 @@ impl Load for Post {
             self.last += 1;
             reply.send(Ok(Lsn(self.last)));
         }
-        Turn::More
+        LogStep::More
     }
 
     fn run(trip: &mut Trip) {
@@ -176,13 +176,13 @@ impl Load for Post {
         }
     }
 
-    fn back(&mut self, trip: Trip) -> Turn<Trip> {
+    fn back(&mut self, trip: Trip) -> LogStep<Trip> {
         self.away_count -= 1;
         for reply in trip.calls {
             self.last += 1;
             reply.send(Ok(Lsn(self.last)));
         }
-        Turn::More
+        LogStep::More
     }
 
     fn is_away(&self) -> bool {

@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
-use crate::local::commit::handover::{Handover, Load, Turn};
+use crate::local::commit::handover::{Handover, Load, LogStep};
 use crate::local::poison::Poison;
 use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, bounded};
@@ -72,25 +72,25 @@ impl Writer {
 impl Load for Writer {
     type Errand = ();
 
-    fn turn(&mut self) -> Turn<()> {
-        let Ok(reply) = self.inbox.try_recv() else { return Turn::Idle };
+    fn turn(&mut self) -> LogStep<()> {
+        let Ok(reply) = self.inbox.try_recv() else { return LogStep::Idle };
         if std::mem::take(&mut self.panics) {
             std::panic::panic_any(PLANNED);
         }
         if let Err(error) = self.poison.check() {
             reply.send(Err(error));
-            return Turn::More;
+            return LogStep::More;
         }
         self.last += 1;
         let done = self.write_and_sync(self.last);
         reply.send(done.map(|()| Lsn(self.last)));
-        Turn::More
+        LogStep::More
     }
 
     fn run(_: &mut ()) {}
 
-    fn back(&mut self, (): ()) -> Turn<()> {
-        Turn::More
+    fn back(&mut self, (): ()) -> LogStep<()> {
+        LogStep::More
     }
 
     fn is_away(&self) -> bool {

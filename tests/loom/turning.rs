@@ -8,7 +8,7 @@ use loom::thread;
 use crate::Claim;
 use crate::block::{Block, BlockId, BlockType};
 use crate::mvcc::batch::Batch;
-use crate::mvcc::turn::{Claim as Claimed, Turns};
+use crate::mvcc::turn::{TurnClaim as Claimed, Turns};
 use crate::sync::Process;
 
 pub(crate) const CLAIMS: &[Claim] = &[

@@ -185,31 +185,32 @@ fn map_cleared_page() -> Option<*mut AtomicU64> {
 /// A place of the list of descriptors that a child closes. Places are used again and never freed, so
 /// that the handler of a fork can walk them without a lock.
 #[derive(Debug)]
-struct Place {
+struct DescriptorSlot {
     descriptor: AtomicI32,
-    next: OnceLock<&'static Place>,
+    next: OnceLock<&'static DescriptorSlot>,
 }
 
 const NO_DESCRIPTOR: RawFd = -1;
 
-static PLACES: Place = Place { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() };
+static DESCRIPTOR_SLOTS: DescriptorSlot =
+    DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() };
 
 /// A descriptor that is closed in each child.
 #[derive(Debug)]
-pub(super) struct ClosedInChild(&'static Place);
+pub(super) struct ClosedInChild(&'static DescriptorSlot);
 
 impl ClosedInChild {
     /// Has the descriptor closed in each child that is forked while this is not dropped.
     pub(super) fn new(descriptor: RawFd) -> ClosedInChild {
         assert!(descriptor >= 0, "an open descriptor");
         handle_forks();
-        let mut place = &PLACES;
+        let mut place = &DESCRIPTOR_SLOTS;
         while place
             .descriptor
             .compare_exchange(NO_DESCRIPTOR, descriptor, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
-            place = place.next.get_or_init(|| Box::leak(Box::new(Place::free())));
+            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::free())));
         }
         ClosedInChild(place)
     }
@@ -222,9 +223,9 @@ impl Drop for ClosedInChild {
     }
 }
 
-impl Place {
-    fn free() -> Place {
-        Place { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() }
+impl DescriptorSlot {
+    fn free() -> DescriptorSlot {
+        DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() }
     }
 }
 
@@ -242,7 +243,7 @@ fn handle_forks() {
 /// What a child does before `fork` returns in it. The file that owns the descriptor is bound to the parent's
 /// process: in this one it is neither used nor closed, not even when it is dropped.
 extern "C" fn close_in_child() {
-    let mut place = Some(&PLACES);
+    let mut place = Some(&DESCRIPTOR_SLOTS);
     while let Some(here) = place {
         let descriptor = here.descriptor.swap(NO_DESCRIPTOR, Ordering::AcqRel);
         if descriptor != NO_DESCRIPTOR {
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn places_of_descriptors_are_used_again() {
         let held: Vec<_> = (0..3).map(|n| ClosedInChild::new(1_000_000 + n)).collect();
-        let places: Vec<*const Place> =
+        let places: Vec<*const DescriptorSlot> =
             held.iter().map(|held| std::ptr::from_ref(held.0)).collect();
         assert!(places[0] != places[1] && places[1] != places[2]);
         drop(held);

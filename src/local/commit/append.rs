@@ -23,11 +23,11 @@ use crate::io::{AlignedBuf, Disk, PAGE_LEN};
 use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
 use crate::local::commit::group::Group;
 use crate::local::format::checkpoint::LogPosition;
-use crate::local::format::frame::{ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind, aligned};
+use crate::local::format::frame::{ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, aligned};
 use crate::local::format::location::Location;
 use crate::local::format::{PAGE, page_up};
 use crate::local::read::segment::Segment;
-use crate::local::space::reserve::Claim;
+use crate::local::space::reserve::SpaceClass;
 use crate::local::space::{Space, Tail};
 use crate::mvcc::batch::Operation;
 
@@ -83,8 +83,8 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
     pub(crate) fn lay_out<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
-        let claim = if group.frees() { Claim::Reserved } else { Claim::Ordinary };
-        let mut layout = Layout::start(self, group.durable, claim);
+        let claim = if group.frees() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
+        let mut layout = GroupLayout::start(self, group.durable, claim);
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
                 layout.commit(lsn, &member.submission.batch.operations)?;
@@ -103,9 +103,9 @@ impl<D: Disk> Appender<D> {
         last: Lsn,
         durable: Lsn,
         body: &[u8],
-        claim: Claim,
+        claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
-        let mut layout = Layout::start(self, durable, claim);
+        let mut layout = GroupLayout::start(self, durable, claim);
         layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
         layout.finish()
     }
@@ -116,7 +116,7 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// As [`Appender::lay_out`].
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
-        let mut layout = Layout::start(self, durable, Claim::Reserved);
+        let mut layout = GroupLayout::start(self, durable, SpaceClass::Reserved);
         layout.roll()?;
         layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
         layout.finish()
@@ -172,10 +172,10 @@ impl<D: Disk> Appender<D> {
 }
 
 /// A group while it is laid out.
-struct Layout<'a, D: Disk> {
+struct GroupLayout<'a, D: Disk> {
     appender: &'a mut Appender<D>,
     durable: Lsn,
-    claim: Claim,
+    claim: SpaceClass,
     at: Position<D::File>,
     rolled: usize,
     extents: Vec<Extent<D::File>>,
@@ -196,11 +196,11 @@ struct OpenFrame {
     staged_at: usize,
 }
 
-impl<'a, D: Disk> Layout<'a, D> {
-    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: Claim) -> Layout<'a, D> {
+impl<'a, D: Disk> GroupLayout<'a, D> {
+    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: SpaceClass) -> GroupLayout<'a, D> {
         let at = appender.tail.clone();
         let staging = appender.spares.pop();
-        Layout {
+        GroupLayout {
             durable,
             claim,
             rolled: 0,
@@ -285,11 +285,11 @@ impl<'a, D: Disk> Layout<'a, D> {
                     let place = Location::new(&block.header, sequence, offset);
                     self.changes.changed.push((*id, lsn, Some(place)));
                     payloads.push(block.data.clone());
-                    Entry::Write(block.header)
+                    TableRow::Write(block.header)
                 }
                 Operation::Delete => {
                     self.changes.changed.push((*id, lsn, None));
-                    Entry::Delete(*id)
+                    TableRow::Delete(*id)
                 }
                 Operation::Move { block, lsn, from, is_old } => {
                     let place = Location::new(&block.header, sequence, offset);
@@ -298,7 +298,7 @@ impl<'a, D: Disk> Layout<'a, D> {
                         false => self.changes.moved.push((*id, *lsn, place)),
                     }
                     payloads.push(block.data.clone());
-                    Entry::Move(block.header, *lsn)
+                    TableRow::Move(block.header, *lsn)
                 }
             };
             entry.encode(&mut table);
@@ -412,7 +412,7 @@ impl<'a, D: Disk> Layout<'a, D> {
         debug_assert!(self.extents.iter().all(|extent| {
             extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len
         }));
-        let Layout { appender, extents, staging, changes, at, rolled, .. } = self;
+        let GroupLayout { appender, extents, staging, changes, at, rolled, .. } = self;
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
         let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };
         appender.tail = at;

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::commit::group::Submission;
 use crate::local::commit::handover::{Handover, Load, turn};
-use crate::local::commit::log::{Frozen, Log, Message, Standing};
+use crate::local::commit::log::{Frozen, Log, LogEnd, Message};
 use crate::local::commit::shared::Shared;
 use crate::local::format::checkpoint::ImageName;
 use crate::stats::StallCause;
@@ -152,7 +152,7 @@ impl<D: Disk> Driver<D> {
     ///
     /// # Errors
     /// As [`Log::stand_still`].
-    pub(crate) fn stand_still(&self) -> Result<Standing> {
+    pub(crate) fn stand_still(&self) -> Result<LogEnd> {
         self.hold_still(Log::stand_still)
     }
 

@@ -24,7 +24,7 @@ use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored
 use crate::local::format::location::Location;
 use crate::local::read::recent::Recent;
 use crate::local::read::segment::Segment;
-use crate::mvcc::index::{Change, LookedUp};
+use crate::mvcc::index::{LookedUp, PublishedChange};
 use crate::spread::helpers;
 
 /// Payloads from this length on are not copied into the staging buffer.
@@ -66,7 +66,7 @@ pub(crate) struct Changes {
     pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
     /// Older versions that only change their place: where they were, and where they are.
     pub(crate) moved_old: Vec<(BlockId, u64, Location)>,
-    pub(crate) changed: Vec<Change<Location>>,
+    pub(crate) changed: Vec<PublishedChange<Location>>,
     /// What they replace, where that is not among the entries of the index.
     pub(crate) below: LookedUp<Location>,
 }

@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What follows from a turn.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Turn<E> {
+pub(crate) enum LogStep<E> {
     /// Take another one.
     More,
     /// Do this with the load put down, and bring it back.
@@ -49,11 +49,11 @@ pub(crate) trait Load {
     type Errand;
 
     /// Takes what the inbox holds and does the next piece of work.
-    fn turn(&mut self) -> Turn<Self::Errand>;
+    fn turn(&mut self) -> LogStep<Self::Errand>;
     /// Runs an errand.
     fn run(errand: &mut Self::Errand);
     /// Takes an errand back, which a panic may have cut short.
-    fn back(&mut self, errand: Self::Errand) -> Turn<Self::Errand>;
+    fn back(&mut self, errand: Self::Errand) -> LogStep<Self::Errand>;
     /// Whether somebody is on an errand that what is left may have to wait for.
     fn is_away(&self) -> bool;
     /// While somebody is away, how many have to come before a turn is of use: he takes the next one
@@ -86,12 +86,12 @@ pub(crate) struct Handover<L, M> {
 struct Keeper {
     /// The keeper sleeps until it is woken.
     asleep: AtomicBool,
-    called: Mutex<Call>,
+    called: Mutex<FlusherCall>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Call {
+struct FlusherCall {
     work: bool,
     stop: bool,
     /// The keeper hears no call any more.
@@ -194,8 +194,8 @@ impl<L: Load, M> Handover<L, M> {
     /// One turn, with the load put down for errands. Says whether to take another one. A panic in it
     /// ends the load's work instead of the caller.
     fn take_turn<'a>(&'a self, mut load: MutexGuard<'a, L>) -> (MutexGuard<'a, L>, bool) {
-        let mut turn = guarded(&mut *load, Load::turn).unwrap_or(Turn::Idle);
-        while let Turn::Errand(mut errand) = turn {
+        let mut turn = guarded(&mut *load, Load::turn).unwrap_or(LogStep::Idle);
+        while let LogStep::Errand(mut errand) = turn {
             self.missing.store(load.missing() as u64, Ordering::SeqCst);
             drop(load);
             let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
@@ -206,7 +206,7 @@ impl<L: Load, M> Handover<L, M> {
             }
         }
         self.missing.store(load.missing() as u64, Ordering::SeqCst);
-        (load, matches!(turn, Turn::More))
+        (load, matches!(turn, LogStep::More))
     }
 
     /// Takes the load for `body` between two turns, with nobody away from it. A panic of `body` ends the
@@ -256,18 +256,18 @@ impl<L: Load, M> Handover<L, M> {
 
 /// One turn, errands included, for who has the load between turns.
 pub(crate) fn turn<L: Load>(load: &mut L) {
-    let mut turn = guarded(load, Load::turn).unwrap_or(Turn::Idle);
-    while let Turn::Errand(mut errand) = turn {
+    let mut turn = guarded(load, Load::turn).unwrap_or(LogStep::Idle);
+    while let LogStep::Errand(mut errand) = turn {
         let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
         turn = take_back(load, errand, ran.is_ok());
     }
 }
 
-fn take_back<L: Load>(load: &mut L, errand: L::Errand, is_done: bool) -> Turn<L::Errand> {
+fn take_back<L: Load>(load: &mut L, errand: L::Errand, is_done: bool) -> LogStep<L::Errand> {
     if !is_done {
         load.give_up();
     }
-    guarded(load, |load| load.back(errand)).unwrap_or(Turn::Idle)
+    guarded(load, |load| load.back(errand)).unwrap_or(LogStep::Idle)
 }
 
 /// What is due. A panic in it ends the load's work instead of the keeper.

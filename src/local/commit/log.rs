@@ -15,7 +15,7 @@ use crate::local::commit::shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use standing::{Frozen, Standing};
+pub(crate) use standing::{Frozen, LogEnd};
 
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, PoisonCause, Result};
@@ -26,7 +26,7 @@ use crate::local::commit::flight::{Changes, Flight};
 use crate::local::commit::group::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
-use crate::local::commit::handover::{Load, Turn};
+use crate::local::commit::handover::{Load, LogStep};
 use crate::local::commit::phases::Took;
 use crate::local::format::location::Location;
 use crate::local::poison::Poison;
@@ -269,9 +269,9 @@ impl<D: Disk> Log<D> {
 
     /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
     /// can make use of it, else at once.
-    fn go_on(&mut self, trip: Option<Trip<D>>) -> Turn<Errand<D>> {
+    fn go_on(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
         if trip.is_none() && self.published.is_empty() {
-            return Turn::More;
+            return LogStep::More;
         }
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
         let answers = std::mem::take(&mut self.published);
@@ -281,11 +281,11 @@ impl<D: Disk> Log<D> {
         if follows || self.core.is_shared_out() {
             self.held_len -= errand.held_len();
             self.away_count += usize::from(errand.trip.is_some());
-            return Turn::Errand(errand);
+            return LogStep::Errand(errand);
         }
         errand.run();
         match errand.trip {
-            None => Turn::More,
+            None => LogStep::More,
             Some(trip) => {
                 self.land(trip);
                 self.go_on(None)
@@ -386,7 +386,7 @@ impl<D: Disk> Load for Log<D> {
     type Errand = Errand<D>;
 
     /// Takes one turn.
-    fn turn(&mut self) -> Turn<Errand<D>> {
+    fn turn(&mut self) -> LogStep<Errand<D>> {
         self.take_waiting();
         let now = self.disk.now();
         if self.sync_due().is_some_and(|due| now >= due) {
@@ -411,18 +411,18 @@ impl<D: Disk> Load for Log<D> {
             self.closed = true;
             let ended = self.end();
             reply.send(ended);
-            return Turn::More;
+            return LogStep::More;
         }
         // What waits for a landing is the business of whoever is away for it.
         let goes_on = took_off || waits || !(self.core.is_idle() || self.is_away());
-        if goes_on { Turn::More } else { Turn::Idle }
+        if goes_on { LogStep::More } else { LogStep::Idle }
     }
 
     fn run(errand: &mut Errand<D>) {
         errand.run();
     }
 
-    fn back(&mut self, errand: Errand<D>) -> Turn<Errand<D>> {
+    fn back(&mut self, errand: Errand<D>) -> LogStep<Errand<D>> {
         self.held_len += errand.held_len();
         if let Some(trip) = errand.trip {
             self.away_count -= 1;

@@ -7,7 +7,7 @@ use crate::local::read::recent::Recent;
 use crate::local::space::presence::Presence;
 use crate::local::space::usage::Usage;
 use crate::local::stall::StallLog;
-use crate::local::wake::Call;
+use crate::local::wake::WakeUp;
 use crate::mvcc::Mvcc;
 use crate::sync::AtomicBool;
 use crate::sync::AtomicU64;
@@ -42,5 +42,5 @@ pub(crate) struct Shared {
     /// A write found no space: some may be made by emptying segments.
     pub(crate) room_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
-    pub(crate) upkeep: Call,
+    pub(crate) upkeep: WakeUp,
 }

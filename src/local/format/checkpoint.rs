@@ -88,7 +88,7 @@ pub(crate) struct Summary {
 
 /// Where in the file things are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Layout {
+pub(crate) struct ImageLayout {
     pub(crate) entry_count: u64,
     pub(crate) leaf_count: u64,
     pub(crate) root: u64,
@@ -104,7 +104,7 @@ pub(crate) struct Header {
     pub(crate) store_id: [u8; 16],
     pub(crate) name: ImageName,
     pub(crate) summary: Summary,
-    pub(crate) layout: Layout,
+    pub(crate) layout: ImageLayout,
     pub(crate) below: Vec<ImageName>,
 }
 
@@ -163,7 +163,7 @@ impl Header {
             total_blocks: le::u64(page, 88),
             total_bytes: le::u64(page, 96),
         };
-        let layout = Layout {
+        let layout = ImageLayout {
             entry_count: le::u64(page, 104),
             leaf_count: le::u64(page, 112),
             root: le::u64(page, 120),
@@ -186,7 +186,7 @@ impl Header {
     }
 }
 
-impl Layout {
+impl ImageLayout {
     /// Whether everything lies in the file, one thing behind the other.
     fn is_consistent(&self) -> bool {
         let table_len = self.segment_count.checked_mul(ROW_LEN as u64);
@@ -226,7 +226,7 @@ pub(crate) fn encode_table(segments: &[SegmentUse]) -> Vec<u8> {
 }
 
 /// Reads the segment table back; `None` where it is not what was written.
-pub(crate) fn decode_table(rows: &[u8], layout: &Layout) -> Option<Vec<SegmentUse>> {
+pub(crate) fn decode_table(rows: &[u8], layout: &ImageLayout) -> Option<Vec<SegmentUse>> {
     let right = rows.len() as u64 == layout.segment_count * ROW_LEN as u64
         && checksum::crc32c(rows) == layout.table_crc;
     let row = |row: &[u8]| SegmentUse {
@@ -277,7 +277,7 @@ mod tests {
                 total_blocks: 15,
                 total_bytes: 16,
             },
-            layout: Layout {
+            layout: ImageLayout {
                 entry_count: 17,
                 leaf_count: 1,
                 root: 1,
@@ -305,13 +305,13 @@ mod tests {
     fn header_whose_numbers_disagree_is_refused() {
         let layout = sample().layout;
         let lies = [
-            Layout { page_count: 5, ..layout },
-            Layout { segment_count: u64::MAX, ..layout },
-            Layout { leaf_count: 2, ..layout },
-            Layout { root: 2, ..layout },
-            Layout { root: 0, ..layout },
-            Layout { entry_count: 0, ..layout },
-            Layout { table_page: u64::MAX, page_count: 1, ..layout },
+            ImageLayout { page_count: 5, ..layout },
+            ImageLayout { segment_count: u64::MAX, ..layout },
+            ImageLayout { leaf_count: 2, ..layout },
+            ImageLayout { root: 2, ..layout },
+            ImageLayout { root: 0, ..layout },
+            ImageLayout { entry_count: 0, ..layout },
+            ImageLayout { table_page: u64::MAX, page_count: 1, ..layout },
         ];
         for lie in lies {
             let page = Header { layout: lie, ..sample() }.encode();
@@ -330,8 +330,11 @@ mod tests {
         };
         let rows: Vec<SegmentUse> = (1..200).map(segment).collect();
         let mut bytes = encode_table(&rows);
-        let layout =
-            Layout { segment_count: 199, table_crc: checksum::crc32c(&bytes), ..Layout::default() };
+        let layout = ImageLayout {
+            segment_count: 199,
+            table_crc: checksum::crc32c(&bytes),
+            ..ImageLayout::default()
+        };
         assert_eq!(decode_table(&bytes, &layout), Some(rows));
         assert_eq!(decode_table(&bytes[1..], &layout), None);
         bytes[77] ^= 1;

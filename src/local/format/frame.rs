@@ -16,7 +16,7 @@
 //! |     44 |    4 | `part`         | from 0 within a commit that spans frames                   |
 //! |     48 |    8 | `payload_len`  | sum of the lengths in the table                            |
 //! |     56 |    8 | zero           | refused otherwise                                          |
-//! |     64 | 32 n | table          | one [`Entry`] an operation                                 |
+//! |     64 | 32 n | table          | one [`TableRow`] an operation                                 |
 //! |        |      | payloads       | of the writes, in table order, without gaps                |
 //!
 //! The next frame starts at the next multiple of 8, or after the last frame of a group at the next
@@ -216,7 +216,7 @@ fn checksum(seed: u32, offset: u64, header: &[u8]) -> u32 {
 
 /// One operation in a frame's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum TableRow {
     /// The block is written; its payload follows the table.
     Write(BlockHeader),
     /// The block is deleted.
@@ -231,19 +231,19 @@ const DELETE: u8 = 2;
 const MOVE: u8 = 3;
 const ORIGIN: u8 = 4;
 
-impl Entry {
+impl TableRow {
     pub(crate) fn id(&self) -> BlockId {
         match self {
-            Entry::Write(header) | Entry::Move(header, _) => header.block_id,
-            Entry::Delete(id) => *id,
+            TableRow::Write(header) | TableRow::Move(header, _) => header.block_id,
+            TableRow::Delete(id) => *id,
         }
     }
 
     /// The header of the block that it writes.
     pub(crate) fn written(&self) -> Option<&BlockHeader> {
         match self {
-            Entry::Write(header) | Entry::Move(header, _) => Some(header),
-            Entry::Delete(_) => None,
+            TableRow::Write(header) | TableRow::Move(header, _) => Some(header),
+            TableRow::Delete(_) => None,
         }
     }
 
@@ -255,9 +255,9 @@ impl Entry {
     /// Appends its rows to a table.
     pub(crate) fn encode(&self, table: &mut Vec<u8>) {
         match self {
-            Entry::Write(header) => table.extend_from_slice(&write_row(header, WRITE)),
-            Entry::Delete(id) => table.extend_from_slice(&row(*id, DELETE)),
-            Entry::Move(header, lsn) => {
+            TableRow::Write(header) => table.extend_from_slice(&write_row(header, WRITE)),
+            TableRow::Delete(id) => table.extend_from_slice(&row(*id, DELETE)),
+            TableRow::Move(header, lsn) => {
                 table.extend_from_slice(&write_row(header, MOVE));
                 let mut origin = row(header.block_id, ORIGIN);
                 origin[8..16].copy_from_slice(&lsn.0.to_le_bytes());
@@ -268,21 +268,21 @@ impl Entry {
 
     /// Reads the entry whose rows these begin with, and what follows them; `None` for what this
     /// version does not know.
-    fn decode(rows: &[[u8; ENTRY_LEN]]) -> Option<(Entry, &[[u8; ENTRY_LEN]])> {
+    fn decode(rows: &[[u8; ENTRY_LEN]]) -> Option<(TableRow, &[[u8; ENTRY_LEN]])> {
         let (first, rest) = rows.split_first()?;
         let id = BlockId(le::u64(first, 0));
         if id == BlockId(0) || first[28..] != [0; 4] {
             return None;
         }
         match first[20] {
-            WRITE => Some((Entry::Write(read_header(id, first)?), rest)),
-            DELETE if *first == row(id, DELETE) => Some((Entry::Delete(id), rest)),
+            WRITE => Some((TableRow::Write(read_header(id, first)?), rest)),
+            DELETE if *first == row(id, DELETE) => Some((TableRow::Delete(id), rest)),
             MOVE => {
                 let (second, rest) = rest.split_first()?;
                 let lsn = le::u64(second, 8);
                 let mut origin = row(id, ORIGIN);
                 origin[8..16].copy_from_slice(&lsn.to_le_bytes());
-                let entry = Entry::Move(read_header(id, first)?, Lsn(lsn));
+                let entry = TableRow::Move(read_header(id, first)?, Lsn(lsn));
                 (*second == origin).then_some((entry, rest))
             }
             _ => None,
@@ -290,21 +290,21 @@ impl Entry {
     }
 
     /// Reads a whole table. `None` when an entry is unknown or the lengths do not add up.
-    pub(crate) fn decode_table(table: &[u8], header: &FrameHeader) -> Option<Vec<Entry>> {
+    pub(crate) fn decode_table(table: &[u8], header: &FrameHeader) -> Option<Vec<TableRow>> {
         if table.len() != header.op_count as usize * ENTRY_LEN {
             return None;
         }
-        let entries = Entry::decode_rows(table)?;
+        let entries = TableRow::decode_rows(table)?;
         let sum: u64 = entries.iter().map(|entry| u64::from(entry.payload_len())).sum();
         (header.payload_len == sum).then_some(entries)
     }
 
     /// Reads entries, whatever their lengths add up to.
-    pub(crate) fn decode_rows(table: &[u8]) -> Option<Vec<Entry>> {
+    pub(crate) fn decode_rows(table: &[u8]) -> Option<Vec<TableRow>> {
         let (mut rows, rest) = table.as_chunks::<ENTRY_LEN>();
         let mut entries = Vec::with_capacity(rows.len());
         while !rows.is_empty() {
-            let (entry, rest) = Entry::decode(rows)?;
+            let (entry, rest) = TableRow::decode(rows)?;
             entries.push(entry);
             rows = rest;
         }
@@ -435,34 +435,34 @@ mod tests {
     fn entries_round_trip_and_unknown_ones_are_refused() {
         let mut block = Block::new(BlockId(u64::MAX), BlockType::Metadata, vec![1; 77]);
         (block.header.version, block.header.flags) = (3, 4);
-        let entries = [Entry::Write(block.header), Entry::Delete(BlockId(5))];
+        let entries = [TableRow::Write(block.header), TableRow::Delete(BlockId(5))];
         let mut table = Vec::new();
         entries.iter().for_each(|entry| entry.encode(&mut table));
-        assert_eq!(Entry::decode_table(&table, &sample()).as_deref(), Some(&entries[..]));
-        assert_eq!(Entry::decode_table(&table[1..], &sample()), None);
+        assert_eq!(TableRow::decode_table(&table, &sample()).as_deref(), Some(&entries[..]));
+        assert_eq!(TableRow::decode_table(&table[1..], &sample()), None);
         let longer = FrameHeader { payload_len: 78, ..sample() };
-        assert_eq!(Entry::decode_table(&table, &longer), None);
+        assert_eq!(TableRow::decode_table(&table, &longer), None);
         for at in [16, 20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
             let mut damaged = table.clone();
             damaged[at] = 0x77;
-            assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
+            assert_eq!(TableRow::decode_table(&damaged, &sample()), None, "byte {at}");
         }
     }
 
     #[test]
     fn move_takes_two_rows_and_is_refused_without_its_origin() {
         let block = Block::new(BlockId(3), BlockType::Metadata, vec![1; 77]);
-        let entry = Entry::Move(block.header, Lsn(9));
+        let entry = TableRow::Move(block.header, Lsn(9));
         let mut table = Vec::new();
         entry.encode(&mut table);
         assert_eq!(table.len(), 2 * ENTRY_LEN);
-        assert_eq!(Entry::decode_table(&table, &sample()), Some(vec![entry]));
+        assert_eq!(TableRow::decode_table(&table, &sample()), Some(vec![entry]));
         let header = FrameHeader { op_count: 1, ..sample() };
-        assert_eq!(Entry::decode_table(&table[..ENTRY_LEN], &header), None);
+        assert_eq!(TableRow::decode_table(&table[..ENTRY_LEN], &header), None);
         for at in [ENTRY_LEN, ENTRY_LEN + 16, ENTRY_LEN + 20, ENTRY_LEN + 31] {
             let mut damaged = table.clone();
             damaged[at] ^= 1;
-            assert_eq!(Entry::decode_table(&damaged, &sample()), None, "byte {at}");
+            assert_eq!(TableRow::decode_table(&damaged, &sample()), None, "byte {at}");
         }
     }
 

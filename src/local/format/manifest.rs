@@ -31,6 +31,7 @@
 use crate::block::Lsn;
 use crate::checksum;
 use crate::io::FileName;
+use crate::local::format::mirrored::Unreadable;
 use crate::local::format::{FORMAT_VERSION, le};
 
 const MAGIC: [u8; 8] = *b"AEGISBKP";
@@ -59,13 +60,6 @@ pub(crate) struct Manifest {
     pub(crate) store_id: [u8; 16],
     pub(crate) lsn: Lsn,
     pub(crate) rows: Vec<Row>,
-}
-
-/// Why bytes are not taken for a manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unreadable {
-    Newer(u32),
-    Damaged,
 }
 
 impl Manifest {

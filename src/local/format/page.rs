@@ -50,12 +50,12 @@ pub(crate) const fn capacity(id_len: usize) -> usize {
 
 /// A page whose checksum and counts were found right.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Page<'a>(&'a [u8]);
+pub(crate) struct ImagePage<'a>(&'a [u8]);
 
-impl<'a> Page<'a> {
+impl<'a> ImagePage<'a> {
     /// Checks a page; `None` when it is not what was written for this place.
-    pub(crate) fn check(bytes: &'a [u8], seed: u32, number: u64) -> Option<Page<'a>> {
-        let page = Page(bytes);
+    pub(crate) fn check(bytes: &'a [u8], seed: u32, number: u64) -> Option<ImagePage<'a>> {
+        let page = ImagePage(bytes);
         let right = bytes.len() == PAGE_LEN && le::u32(bytes, 0) == checksum(bytes, seed, number);
         let capacity = match (right, bytes[6], bytes[7]) {
             (true, 0, id_len @ (0 | 4 | 8)) => capacity(usize::from(id_len)),
@@ -66,8 +66,8 @@ impl<'a> Page<'a> {
     }
 
     /// A page that was checked before.
-    pub(crate) fn checked(bytes: &'a [u8]) -> Page<'a> {
-        Page(bytes)
+    pub(crate) fn checked(bytes: &'a [u8]) -> ImagePage<'a> {
+        ImagePage(bytes)
     }
 
     pub(crate) fn count(self) -> usize {
@@ -267,13 +267,16 @@ mod tests {
         for (entries, count, id_len) in shapes {
             assert_eq!(leaf_share(&entries), (count, id_len));
             let bytes = encode_leaf(&entries[..count], id_len, 7, 3);
-            let page = Page::check(&bytes, 7, 3).expect("as it was written");
+            let page = ImagePage::check(&bytes, 7, 3).expect("as it was written");
             assert_eq!((page.count(), page.level()), (count, 0));
             for (at, (id, record)) in entries[..count].iter().enumerate() {
                 assert_eq!((page.id(at), page.record(at)), (*id, Some(*record)));
                 assert_eq!((page.seek(*id), page.seek_behind(*id)), (at, at + 1));
             }
-            assert!(Page::check(&bytes, 7, 4).is_none() && Page::check(&bytes, 8, 3).is_none());
+            assert!(
+                ImagePage::check(&bytes, 7, 4).is_none()
+                    && ImagePage::check(&bytes, 8, 3).is_none()
+            );
         }
     }
 
@@ -281,7 +284,7 @@ mod tests {
     fn child_is_the_last_one_that_begins_at_or_before_the_id() {
         let firsts: Vec<BlockId> = (0..CHILDREN_MAX as u64).map(|n| BlockId(10 + n * 5)).collect();
         let bytes = encode_inner(&firsts, 1, 42, 7, 3);
-        let page = Page::check(&bytes, 7, 3).expect("as it was written");
+        let page = ImagePage::check(&bytes, 7, 3).expect("as it was written");
         assert_eq!(page.child(BlockId(9)), None);
         for (at, first) in firsts.iter().enumerate() {
             assert_eq!(page.child(*first), Some(42 + at as u64));
@@ -295,7 +298,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Page::check(&damaged, 7, 3).is_none(), "bit {bit}");
+            assert!(ImagePage::check(&damaged, 7, 3).is_none(), "bit {bit}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the order of things; the list of files is [`manifest`]'s, their bytes are [`copy`]'s. A backup:
 //!
-//! 1. **Hold.** A checkpoint is made and confirmed. From then on the upkeep gives nothing back, so that
+//! 1. **FileHold.** A checkpoint is made and confirmed. From then on the upkeep gives nothing back, so that
 //!    no file of the backup is recycled or removed under the copying. Commits go on.
 //! 2. **Stand still**, between two groups: everything is made durable and a witness ends the log. The
 //!    backup is the store as of this place. Recovery of the copy finds the confirmation of its checkpoint
@@ -39,7 +39,7 @@ use crate::local::read::copy::Watch;
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName};
-use crate::local::commit::log::Standing;
+use crate::local::commit::log::LogEnd;
 use crate::local::format::frame::{FrameHeader, Kind};
 use crate::local::format::manifest::{Identity, Manifest, Row};
 use crate::local::format::place::damaged;
@@ -74,11 +74,11 @@ struct Plan<'a, D: Disk> {
     files: Vec<Identity>,
     /// What a copy ends with that the file itself does not have.
     witness: Option<(FileName, Vec<u8>)>,
-    _hold: Hold<'a, D>,
+    _hold: FileHold<'a, D>,
 }
 
 /// Keeps the upkeep from giving files back. In a forked child it is forgotten: its lock may never be free.
-struct Hold<'a, D: Disk>(&'a Upkeep<D>, Process);
+struct FileHold<'a, D: Disk>(&'a Upkeep<D>, Process);
 
 impl<D: Disk> Plan<'_, D> {
     fn witness_of(&self, name: FileName) -> &[u8] {
@@ -89,7 +89,7 @@ impl<D: Disk> Plan<'_, D> {
     }
 }
 
-impl<D: Disk> Drop for Hold<'_, D> {
+impl<D: Disk> Drop for FileHold<'_, D> {
     fn drop(&mut self) {
         if self.1.is_current() {
             self.0.let_go();
@@ -174,7 +174,7 @@ impl<D: Disk> Upkeep<D> {
     fn plan(&self) -> Result<Plan<'_, D>> {
         let mut state = self.take_turn()?;
         let standing = match &self.ending {
-            Some(Ending { lsn, position, .. }) => Standing { lsn: *lsn, position: *position },
+            Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
                 self.checkpoint_with(&mut state, Haste::Spread)?;
                 self.driver.stand_still()?
@@ -183,7 +183,7 @@ impl<D: Disk> Upkeep<D> {
         state.hold_count += 1;
         let chain = state.chain.clone();
         drop(state);
-        let hold = Hold(self, Process::current());
+        let hold = FileHold(self, Process::current());
         let image = |(name, len): (crate::local::format::checkpoint::ImageName, u64)| {
             let (salt, name) = (name.salt, FileName::Checkpoint(name.number));
             Identity { name, len, sequence: 0, salt }

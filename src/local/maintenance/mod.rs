@@ -43,15 +43,15 @@ use crate::local::format::PAGE;
 use crate::local::format::checkpoint::{LogPosition, Summary};
 use crate::local::format::description::Description;
 use crate::local::maintenance::checkpoint::image::Image;
-use crate::local::maintenance::checkpoint::schedule::Schedule;
-use crate::local::maintenance::checkpoint::{Chain, NotMade, Order};
+use crate::local::maintenance::checkpoint::schedule::ImageSchedule;
+use crate::local::maintenance::checkpoint::{Chain, ImageNotMade, ImagePlan};
 use crate::local::maintenance::compaction::{PinnedDead, Pressure};
 use crate::local::maintenance::memory::Shares;
 use crate::local::maintenance::pause::Pauses;
 use crate::local::read::segment::Views;
 use crate::local::space::Space;
 use crate::local::space::alarm::Alarm;
-use crate::local::space::reserve::{Claim, StoreLoad, is_full};
+use crate::local::space::reserve::{SpaceClass, StoreLoad, is_full};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::unheard::unheard;
 
@@ -112,7 +112,7 @@ pub(crate) struct Upkeep<D: Disk> {
     own_from: u64,
     pub(crate) pauses: Pauses,
     moved_len: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<MaintenanceState>,
     /// Callers that wait for the state.
     waiting: AtomicU64,
     /// Log bytes, since open, that the newest checkpoint covers.
@@ -140,7 +140,7 @@ pub(crate) struct UpkeepParts<D: Disk> {
 
 /// What one job at a time changes.
 #[derive(Debug, Default)]
-struct State {
+struct MaintenanceState {
     chain: Chain,
     /// The log does not say yet that the newest image counts.
     unconfirmed: bool,
@@ -196,7 +196,7 @@ impl<D: Disk> Upkeep<D> {
     /// Takes over a store with this chain of checkpoints and `replayed_len` bytes of log behind it.
     pub(crate) fn new(parts: UpkeepParts<D>, chain: Chain, replayed_len: u64) -> Upkeep<D> {
         let checkpoint_len = AtomicU64::new(chain.file_len());
-        let state = Mutex::new(State { chain, ..State::default() });
+        let state = Mutex::new(MaintenanceState { chain, ..MaintenanceState::default() });
         let covered_len = AtomicU64::new(0);
         let replayed_len = AtomicU64::new(replayed_len);
         let UpkeepParts {
@@ -312,7 +312,7 @@ impl<D: Disk> Upkeep<D> {
     ///
     /// # Errors
     /// [`Error::Closed`]: nothing of the store may be changed any more.
-    fn take_turn(&self) -> Result<MutexGuard<'_, State>> {
+    fn take_turn(&self) -> Result<MutexGuard<'_, MaintenanceState>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -393,7 +393,7 @@ impl<D: Disk> Upkeep<D> {
         }
     }
 
-    fn checkpoint_due(&self, state: &mut State) -> Option<Haste> {
+    fn checkpoint_due(&self, state: &mut MaintenanceState) -> Option<Haste> {
         let (entries_len, undo_len) = (self.entries_len(state), self.shared.mvcc.index.undo_len());
         if self.options.shares.is_short(entries_len, undo_len) {
             return Some(Haste::Memory);
@@ -402,7 +402,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Heap bytes of the index's entries, not counted again before the log has grown a little.
-    fn entries_len(&self, state: &mut State) -> u64 {
+    fn entries_len(&self, state: &mut MaintenanceState) -> u64 {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         let valid_len = self.options.shares.look_every() / 2;
         if let Some((at, len)) = state.entries_seen
@@ -422,7 +422,7 @@ impl<D: Disk> Upkeep<D> {
         written + self.replayed_len.load(Ordering::Relaxed)
     }
 
-    fn checkpoint_with(&self, state: &mut State, haste: Haste) -> Result<()> {
+    fn checkpoint_with(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         let Frozen { summary, segments } = self.driver.freeze()?;
         let index = &self.shared.mvcc.index;
@@ -446,19 +446,19 @@ impl<D: Disk> Upkeep<D> {
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
         let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
-        let schedule = Schedule {
+        let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_tight { 0 } else { self.log_len_beside(haste) },
             pause: &|time| self.shared.upkeep.rest(time),
         };
-        let order = Order { number, summary, segments: &listed, is_full: is_tight, schedule };
+        let order = ImagePlan { number, summary, segments: &listed, is_full: is_tight, schedule };
         let mut more = PAGE;
         let made = loop {
             match state.chain.extend(disk, &self.store, index, &order) {
-                Err(NotMade::Disk(e))
+                Err(ImageNotMade::Disk(e))
                     if !e.names_unknown
                         && is_full(&e.source)
-                        && reserve.draw_again(Claim::Reserved, &mut more) =>
+                        && reserve.draw_again(SpaceClass::Reserved, &mut more) =>
                 {
                     let removed = disk.remove(FileName::Temporary(number));
                     unheard(removed, "the next try writes over it");
@@ -482,17 +482,17 @@ impl<D: Disk> Upkeep<D> {
         self.make_count(state, &summary, &segments)
     }
 
-    fn not_made(&self, number: u64, not_made: NotMade) -> Error {
+    fn not_made(&self, number: u64, not_made: ImageNotMade) -> Error {
         let removed = self.disk.remove(FileName::Temporary(number));
         unheard(removed, "the next open removes it");
         let not_written = match not_made {
-            NotMade::Damaged(error) => {
+            ImageNotMade::Damaged(error) => {
                 // It may have got its name and be what is damaged.
                 let removed = self.disk.remove(FileName::Checkpoint(number));
                 unheard(removed, "nothing relies on that name");
                 return error;
             }
-            NotMade::Disk(not_written) => not_written,
+            ImageNotMade::Disk(not_written) => not_written,
         };
         if not_written.names_unknown {
             self.shared.poison.set(PoisonCause::SyncFailed);

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::io::Disk;
 use crate::local::format::PAGE;
 use crate::local::maintenance::compaction::Cause;
-use crate::local::maintenance::{AGAIN_AFTER, Haste, RoomMade, State, Upkeep};
+use crate::local::maintenance::{AGAIN_AFTER, Haste, MaintenanceState, RoomMade, Upkeep};
 use crate::sync::Ordering;
 
 /// Log bytes between two attempts.
@@ -26,7 +26,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Makes room if the reserve is low or a write found no space.
-    pub(super) fn make_room_with(&self, state: &mut State) -> Result<()> {
+    pub(super) fn make_room_with(&self, state: &mut MaintenanceState) -> Result<()> {
         let reserve = &self.space.reserve;
         let is_low = reserve.is_low() && reserve.refill().is_err();
         let is_wanted = self.shared.room_wanted.swap(false, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Empties segments: as many as are worth it, or until there is room for the next segment.
-    fn empty_what_fits(&self, state: &mut State, until_room: bool) -> Result<()> {
+    fn empty_what_fits(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
         self.driver.roll()?;
         self.shrink(true)?;
         self.checkpoint_with(state, Haste::Room)?;
@@ -87,7 +87,7 @@ mod tests {
     use crate::block::{Block, BlockId, BlockType};
     use crate::error::Error;
     use crate::io::sim::SimDisk;
-    use crate::local::space::reserve::Claim;
+    use crate::local::space::reserve::SpaceClass;
     use crate::{LocalBackend, StorageBackend};
 
     /// A thin volume takes every byte, and has no space for them when they are synced.
@@ -97,7 +97,7 @@ mod tests {
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let reserve = &store.inner.space.reserve;
         let (before, mut step, mut count) = (reserve.len(), PAGE, 0);
-        while reserve.draw_again(Claim::Reserved, &mut step) {
+        while reserve.draw_again(SpaceClass::Reserved, &mut step) {
             assert!(reserve.len() < before, "something was given back");
             reserve.refill().expect("there is space");
             count += 1;
@@ -141,7 +141,7 @@ mod tests {
         let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
         for id in 1..=20 {
             store.delete_block(BlockId(id)).expect("a delete");
-            assert!(store.inner.space.reserve.draw(Claim::Reserved, PAGE), "nothing is kept");
+            assert!(store.inner.space.reserve.draw(SpaceClass::Reserved, PAGE), "nothing is kept");
             store.checkpoint().expect("a checkpoint");
             let len = upkeep.checkpoint_len();
             assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");

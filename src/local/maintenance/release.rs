@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{State, Upkeep};
+use super::{MaintenanceState, Upkeep};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::format::checkpoint::SegmentUse;
@@ -16,7 +16,7 @@ impl<D: Disk> Upkeep<D> {
     /// Steps 4 and 5.
     pub(super) fn make_count(
         &self,
-        state: &mut State,
+        state: &mut MaintenanceState,
         checkpoint: &Summary,
         segments: &[SegmentUse],
     ) -> Result<()> {
@@ -57,7 +57,7 @@ impl<D: Disk> Upkeep<D> {
     /// checkpoint does not read.
     fn release(
         &self,
-        state: &mut State,
+        state: &mut MaintenanceState,
         checkpoint: &Summary,
         segments: &[SegmentUse],
     ) -> Result<()> {

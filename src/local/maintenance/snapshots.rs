@@ -12,7 +12,7 @@
 //! Callers see to the payloads alone, with each operation (`mvcc::state`): those are known without a look at
 //! each version.
 
-use super::{Haste, State, Upkeep};
+use super::{Haste, MaintenanceState, Upkeep};
 use crate::error::{Result, SnapshotLimit};
 use crate::io::Disk;
 use crate::local::format::checkpoint::SegmentUse;
@@ -39,7 +39,7 @@ impl<D: Disk> Upkeep<D> {
     ///
     /// # Errors
     /// As [`Upkeep::checkpoint`]; no snapshot is given up for that.
-    pub(super) fn limit_snapshots(&self, state: &mut State) -> Result<()> {
+    pub(super) fn limit_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let max = self.shared.mvcc.limits.snapshot_pinned_max;
         if max == u64::MAX || state.hold_count > 0 || self.snapshot_len() <= max {
             return Ok(());

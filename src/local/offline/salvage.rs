@@ -22,7 +22,7 @@ use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::location::Location;
 use crate::local::format::page_up;
 use crate::local::format::place::damaged;
-use crate::local::offline::salvage::evidence::{Event, Evidence};
+use crate::local::offline::salvage::evidence::{Evidence, KnownVersion};
 use crate::local::offline::verify::is_intact;
 use crate::local::options::Options;
 use crate::local::recovery::identity::read_description;
@@ -183,16 +183,16 @@ fn choose<F: DiskFile>(
     evidence: &mut Evidence<F>,
     report: &mut SalvageReport,
     id: BlockId,
-    mut events: Vec<Event>,
+    mut events: Vec<KnownVersion>,
 ) -> Result<Option<Chosen>> {
     // Newest first; of one commit's places the later one.
-    let place = |event: &Event| event.value.map(|at| (at.segment, at.offset));
+    let place = |event: &KnownVersion| event.value.map(|at| (at.segment, at.offset));
     events.sort_by_key(|event| std::cmp::Reverse((event.lsn, place(event))));
     let Some(newest) = events.first().map(|event| event.lsn) else { return Ok(None) };
     if evidence.was_deleted(id, newest) {
         return Ok(None);
     }
-    for Event { lsn, value } in events {
+    for KnownVersion { lsn, value } in events {
         let Some(location) = value else {
             if lsn < newest {
                 report.lost.push(id);

@@ -234,7 +234,7 @@ fn walk<F: DiskFile>(
     let ends = find_ends(scanners, images)?;
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     let durable = images.summary().map_or(Lsn(0), |summary| summary.lsn);
-    let mut walk = Walk { report, durable, ..Walk::default() };
+    let mut walk = Verification { report, durable, ..Verification::default() };
     for (sequence, scanner) in scanners.iter_mut() {
         walk.enter(*sequence, *sequence > start);
         walk.segment(scanner, ends[sequence])?;
@@ -244,7 +244,7 @@ fn walk<F: DiskFile>(
 
 /// Where verification stands.
 #[derive(Default)]
-struct Walk {
+struct Verification {
     report: Findings,
     /// The segment.
     sequence: u64,
@@ -259,7 +259,7 @@ struct Walk {
     suspects: Vec<(Lsn, Damage)>,
 }
 
-impl Walk {
+impl Verification {
     /// Goes on in another segment. Where those between went out of use, nothing tells whether frames
     /// are missing at the end of the last one, unless something of a frame is there.
     fn enter(&mut self, sequence: u64, in_log: bool) {

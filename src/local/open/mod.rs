@@ -30,7 +30,7 @@ use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::{Options, WriteMode};
 use crate::local::read::segment::Views;
 use crate::local::recovery::{Recovered, Recovery, Replay};
-use crate::local::session::Inner;
+use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
@@ -55,7 +55,7 @@ impl Options {
     }
 }
 
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     let started = disk.now();
     look(&disk, options.create)?;
     let lock = lock(&disk)?;

@@ -24,7 +24,7 @@ use crate::local::read::segment::show_segments;
 use crate::local::recovery::identity::{lock_shared, read_description};
 use crate::local::recovery::listing::look;
 use crate::local::recovery::{Recovery, Replay};
-use crate::local::session::Inner;
+use crate::local::session::OpenStore;
 use crate::local::space::SpaceOptions;
 use crate::local::space::quota::Quota;
 use crate::local::space::reserve::Reserve;
@@ -35,7 +35,7 @@ use crate::mvcc::Mvcc;
 ///
 /// # Errors
 /// As [`LocalBackend::open`](crate::LocalBackend::open); a store that is not there is not made.
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<Inner<Quota<D>>> {
+pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     assert!(options.read_only, "another session has to write");
     let started = disk.now();
     look(&disk, false)?;

@@ -22,7 +22,7 @@ use crate::local::poison::Poison;
 use crate::local::read::recent::Recent;
 use crate::local::read::segment::Views;
 use crate::local::recovery::Recovered;
-use crate::local::session::{Inner, Session};
+use crate::local::session::{OpenStore, Session};
 use crate::local::space::alarm::Alarm;
 use crate::local::space::presence::Presence;
 use crate::local::space::quota::{Quota, QuotaFile};
@@ -30,7 +30,7 @@ use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
 use crate::local::space::{Space, SpaceOptions, SpaceParts, Tail};
 use crate::local::stall::StallLog;
-use crate::local::wake::Call;
+use crate::local::wake::WakeUp;
 use crate::mvcc::Mvcc;
 use crate::sync::channel::bounded;
 use crate::sync::{AtomicBool, AtomicU64, Mutex};
@@ -64,7 +64,7 @@ impl<D: Disk> Opened<D> {
     ///
     /// # Errors
     /// [`Error::Io`]: a thread or a descriptor was refused. The store is closed again.
-    pub(super) fn start(self) -> Result<Inner<Quota<D>>> {
+    pub(super) fn start(self) -> Result<OpenStore<Quota<D>>> {
         let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
         views.give_way(tail.segment.sequence);
@@ -90,7 +90,7 @@ impl<D: Disk> Opened<D> {
             stalls: Arc::new(StallLog::new(clock)),
             look_every: look_every(&options, &shares),
             room_wanted: AtomicBool::new(false),
-            upkeep: Call::default(),
+            upkeep: WakeUp::default(),
         });
         let pool = match options.single_threaded {
             true => None,
@@ -136,7 +136,7 @@ impl<D: Disk> Opened<D> {
             report.bytes,
         );
         let session = Session { keeper, caretaker: None, lock: ManuallyDrop::new(lock) };
-        let inner = Inner {
+        let inner = OpenStore {
             disk,
             shared,
             views,
@@ -178,7 +178,7 @@ fn start_log<D: Disk>(
 }
 
 /// Starts what looks after space and checkpoints. A session that only reads has nothing to look after.
-fn start_work<D: Disk>(inner: &Inner<Quota<D>>, has_keepers: bool) -> Result<()> {
+fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_keepers: bool) -> Result<()> {
     if has_keepers {
         let upkeep = Arc::clone(&inner.upkeep);
         let body = Box::new(move || upkeep.keep());

@@ -6,7 +6,8 @@ use crate::error::{Defect, Error, IoOp, NotAStoreReason, Result};
 use crate::io::os::OsDisk;
 use crate::io::{Disk, DiskFile, Entry, FileName, How, read_exact_at};
 use crate::local::format::FORMAT_VERSION;
-use crate::local::format::manifest::{Manifest, Unreadable};
+use crate::local::format::manifest::Manifest;
+use crate::local::format::mirrored::Unreadable;
 use crate::local::format::place::{damaged, path_of};
 use crate::local::options::open_error;
 

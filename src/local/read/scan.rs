@@ -13,7 +13,7 @@ use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{AlignedBuf, Disk, DiskFile, FileName, How, PAGE_LEN, read_exact_at};
 use crate::local::format::checkpoint::ImageName;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::frame::{Cut, FrameHeader, HEADER_LEN, Kind, TableRow};
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::place::{damaged, place};
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
@@ -53,12 +53,12 @@ pub(crate) struct Frame {
     pub(crate) header: FrameHeader,
     /// The header's checksum, to which the next frame is chained.
     pub(crate) crc: u32,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<TableRow>,
 }
 
 impl Frame {
     /// Each entry with the offset of its payload.
-    pub(crate) fn placed(&self) -> impl Iterator<Item = (u64, &Entry)> {
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (u64, &TableRow)> {
         let mut next = self.offset + (HEADER_LEN + self.header.table_len()) as u64;
         self.entries.iter().map(move |entry| {
             let at = next;
@@ -195,7 +195,7 @@ impl<F: DiskFile> Scanner<F> {
         }
         let entries = match header.kind {
             Kind::Cut | Kind::Checkpoint => Some(Vec::new()),
-            _ => Entry::decode_table(table, &header),
+            _ => TableRow::decode_table(table, &header),
         };
         Ok(match entries {
             Some(entries) => Found::Frame(Frame { offset, header, crc, entries }),
@@ -273,7 +273,7 @@ impl<F: DiskFile> Scanner<F> {
     }
 
     /// The offset and entry of the first payload of a frame that does not match its checksum.
-    pub(crate) fn first_bad_payload(&mut self, frame: &Frame) -> Result<Option<(u64, Entry)>> {
+    pub(crate) fn first_bad_payload(&mut self, frame: &Frame) -> Result<Option<(u64, TableRow)>> {
         for (offset, entry) in frame.placed() {
             if let Some(header) = entry.written() {
                 let payload = self.payload(offset, header.data_size)?;

@@ -71,7 +71,7 @@ pub(crate) struct Views {
     show: ShowSegment,
     table: RwLock<Table>,
     /// Locked after the table.
-    shown: Mutex<Order>,
+    shown: Mutex<ShownOrder>,
     /// Segments that were taken away while readers held bytes of their maps.
     held: Mutex<Vec<Held>>,
     /// The system has refused a map.
@@ -81,7 +81,7 @@ pub(crate) struct Views {
 
 /// Sequences of the segments that have a view, in the order in which they were shown.
 #[derive(Default)]
-struct Order {
+struct ShownOrder {
     /// Each keeps a descriptor.
     files: VecDeque<u64>,
     /// Each keeps a map.

@@ -1,12 +1,12 @@
 //! Decide: what stands at the end of the chain, and which unwitnessed frames count.
 //!
-//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and [`Kept`], its outcome. Only
+//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and [`CountedFrames`], its outcome. Only
 //! reads; what it refuses is refused before anything is changed.
 //!
 //! An unwitnessed frame counts if the *disk* holds it. The page cache may hold what no sync will ever bring
 //! there: a write-back that failed leaves the bytes in memory, as if they were written, and only once an error.
 //! So these frames are read past the cache, which first writes back what is due. Where the file system cannot
-//! do that ([`Kept::is_unseen`]), the cache is believed, and [`persist`](super::persist) writes them again.
+//! do that ([`CountedFrames::is_unseen`]), the cache is believed, and [`persist`](super::persist) writes them again.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +19,7 @@ use crate::error::{Defect, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::LogPosition;
-use crate::local::format::frame::{Entry, Kind};
+use crate::local::format::frame::{Kind, TableRow};
 use crate::local::format::place::damaged;
 use crate::local::read::scan::{Found, Frame, Scanner};
 
@@ -31,7 +31,7 @@ const TOUCH_COUNT: usize = 1 << 14;
 
 /// What of the unwitnessed frames counts.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Kept {
+pub(super) struct CountedFrames {
     /// The first so many.
     pub(super) frame_count: u64,
     /// Commits, and parts of commits, among them.
@@ -46,7 +46,7 @@ pub(super) struct Kept {
     pub(super) is_unseen: bool,
 }
 
-impl Kept {
+impl CountedFrames {
     fn take(&mut self, sequence: u64, frame: &Frame) {
         let offset = frame.header.next_offset(frame.offset);
         let end = LogPosition { sequence, offset, chain: frame.crc };
@@ -157,7 +157,7 @@ impl<D: Disk> Recovery<'_, D> {
         cuts: &Cuts,
         walk: &mut Walk,
     ) -> Result<()> {
-        let (mut kept, mut whole) = (Kept::default(), Kept::default());
+        let (mut kept, mut whole) = (CountedFrames::default(), CountedFrames::default());
         let mut on_disk: Option<OnDisk<D::File>> = None;
         each(segments, cuts, walk, &mut |segment, frame| {
             let looked = on_disk.take().filter(|looked| looked.sequence == segment.sequence);
@@ -186,7 +186,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (index, mut ids) = (&self.mvcc.index, Vec::new());
         each_kept(segments, cuts, walk, &mut |_, frame| {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
-                ids.extend(entries.iter().map(Entry::id));
+                ids.extend(entries.iter().map(TableRow::id));
                 if ids.len() >= TOUCH_COUNT {
                     index.touch_all(std::mem::take(&mut ids))?;
                 }

@@ -30,7 +30,9 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
     for entry in disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))? {
         match entry {
             Entry::NotAFile { .. } => return refuse(NotAStoreReason::UnsafeFile),
-            Entry::File { name: FileName::Manifest, .. } => return refuse(NotAStoreReason::Backup),
+            Entry::File { name: FileName::Manifest, .. } => {
+                return refuse(NotAStoreReason::Backup);
+            }
             Entry::Unknown { .. } => listing.unknown_count += 1,
             Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
                 return Err(damaged(name, 0, Defect::FileNumber));

@@ -30,7 +30,7 @@ use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::RECOVERY_LEN;
 use crate::local::read::segment::Segment;
 use crate::local::recovery::identity::name_store;
-use crate::local::space::reserve::Claim;
+use crate::local::space::reserve::SpaceClass;
 use crate::local::space::{SegmentMaker, Source, Tail};
 
 /// The longest beginning of the segment that recovery makes: a cut and the name of a checkpoint.
@@ -225,7 +225,7 @@ impl<D: Disk> Recovery<'_, D> {
             made.map_err(|not_made| not_made.source)
         };
         match self.reserve {
-            Some(reserve) => reserve.spend(Claim::Recovery, make),
+            Some(reserve) => reserve.spend(SpaceClass::Recovery, make),
             None => make(),
         }
     }

@@ -1,6 +1,6 @@
 //! Replay: from frames into the index, batch by batch.
 //!
-//! Owns [`Batch`], the entries of frames that count and are not in the index yet, and the counting of what
+//! Owns [`ReplayBatch`], the entries of frames that count and are not in the index yet, and the counting of what
 //! they do to segments. Invariant: batches are loaded in the order of the chain, each in the order of its
 //! frames (`mvcc::index` says how a batch may be sorted all the same).
 //!
@@ -12,17 +12,17 @@
 use super::Recovery;
 use crate::error::Result;
 use crate::io::Disk;
-use crate::local::format::frame::{ENTRY_LEN, Entry};
+use crate::local::format::frame::{ENTRY_LEN, TableRow};
 use crate::local::format::location::Location;
 use crate::local::maintenance::memory::Shares;
 use crate::local::options::Options;
 use crate::local::options::ReadMode;
 use crate::local::read::scan::Frame;
 use crate::local::space::usage::Tally;
-use crate::mvcc::index::{Deed, Step};
+use crate::mvcc::index::{Deed, IdChange};
 
 /// What an entry takes, with the key that it is sorted by.
-const STEP_LEN: usize = size_of::<Step<Location>>() + size_of::<u128>();
+const STEP_LEN: usize = size_of::<IdChange<Location>>() + size_of::<u128>();
 
 const _: () = assert!(STEP_LEN == 64);
 
@@ -63,20 +63,22 @@ impl Default for Replay {
 
 /// Entries on their way into the index.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    steps: Vec<Step<Location>>,
+pub(super) struct ReplayBatch {
+    steps: Vec<IdChange<Location>>,
 }
 
-impl Batch {
+impl ReplayBatch {
     /// Takes the entries of a frame of this segment in, behind those that came before.
     pub(super) fn push(&mut self, sequence: u64, frame: &Frame) {
         for (offset, entry) in frame.placed() {
             let (id, lsn) = (entry.id(), frame.header.lsn);
             let place = |header| Location::new(header, sequence, offset);
             self.steps.push(match entry {
-                Entry::Write(header) => Step { id, lsn, deed: Deed::Write(place(header)) },
-                Entry::Delete(_) => Step { id, lsn, deed: Deed::Delete },
-                Entry::Move(header, lsn) => Step { id, lsn: *lsn, deed: Deed::Move(place(header)) },
+                TableRow::Write(header) => IdChange { id, lsn, deed: Deed::Write(place(header)) },
+                TableRow::Delete(_) => IdChange { id, lsn, deed: Deed::Delete },
+                TableRow::Move(header, lsn) => {
+                    IdChange { id, lsn: *lsn, deed: Deed::Move(place(header)) }
+                }
             });
         }
     }
@@ -87,7 +89,7 @@ impl<D: Disk> Recovery<'_, D> {
     ///
     /// # Errors
     /// As [`Recovery::load`].
-    pub(super) fn load_full(&self, batch: &mut Batch) -> Result<()> {
+    pub(super) fn load_full(&self, batch: &mut ReplayBatch) -> Result<()> {
         match (batch.steps.len() * STEP_LEN) as u64 >= self.replay.batch_len_max {
             true => self.load(batch),
             false => Ok(()),
@@ -98,7 +100,7 @@ impl<D: Disk> Recovery<'_, D> {
     ///
     /// # Errors
     /// Part of the checkpoint is damaged or cannot be read.
-    pub(super) fn load(&self, batch: &mut Batch) -> Result<()> {
+    pub(super) fn load(&self, batch: &mut ReplayBatch) -> Result<()> {
         let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
         tallies.iter().for_each(|tally| self.usage.settle(tally));
         batch.steps.clear();

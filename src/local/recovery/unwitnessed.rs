@@ -10,11 +10,11 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::walk::{Cursor, Walk, follow};
+use super::walk::{ChainEnd, Walk, follow};
 use super::{Cuts, Segments};
 use crate::error::Result;
 use crate::io::DiskFile;
-use crate::local::format::frame::Entry;
+use crate::local::format::frame::TableRow;
 use crate::local::read::scan::{Frame, Scanner};
 
 /// Bytes of frames that are held: the tables of some ten thousand blocks.
@@ -26,19 +26,19 @@ pub(super) struct Queue {
     held: VecDeque<(u64, Frame)>,
     held_len: usize,
     /// The end of the chain before the first frame that is not held.
-    left_out: Option<Cursor>,
+    left_out: Option<ChainEnd>,
     /// Bytes of all unwitnessed frames in the log.
     frames_len: u64,
 }
 
 impl Queue {
     /// Takes the next frame of the chain in, which stands behind `before`.
-    pub(super) fn push(&mut self, before: Cursor, sequence: u64, frame: Frame) {
+    pub(super) fn push(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         self.frames_len += u64::from(frame.header.frame_len);
         self.hold(before, sequence, frame);
     }
 
-    fn hold(&mut self, before: Cursor, sequence: u64, frame: Frame) {
+    fn hold(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         if self.left_out.is_some() {
             return;
         }
@@ -91,7 +91,7 @@ impl Queue {
 }
 
 fn memory_len(frame: &Frame) -> usize {
-    size_of::<Frame>() + frame.entries.len() * size_of::<Entry>()
+    size_of::<Frame>() + frame.entries.len() * size_of::<TableRow>()
 }
 
 /// Told of each frame, with a reader of its segment.

@@ -1,13 +1,13 @@
 //! Walk: along the chain of frames, into the index.
 //!
-//! Owns step 2 of recovery: [`Cursor`], the end of the chain so far, which knows what frame continues it;
+//! Owns step 2 of recovery: [`ChainEnd`], the end of the chain so far, which knows what frame continues it;
 //! [`Walk`], which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get
 //! there in the order of the chain, and those of `unwitnessed` are not there yet.
 
 use std::ops::ControlFlow;
 
-use super::decide::Kept;
-use super::replay::Batch;
+use super::decide::CountedFrames;
+use super::replay::ReplayBatch;
 use super::unwitnessed::{Queue, refill};
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
@@ -21,7 +21,7 @@ use crate::local::read::scan::{Found, Frame, Scanner};
 
 /// The end of the chain so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub(super) struct ChainEnd {
     pub(super) sequence: u64,
     pub(super) offset: u64,
     pub(super) chain: u32,
@@ -35,7 +35,7 @@ pub(super) struct Cursor {
 
 /// Along the chain.
 pub(super) struct Walk {
-    pub(super) at: Cursor,
+    pub(super) at: ChainEnd,
     /// The newest LSN that a frame knows durable.
     pub(super) durable: Lsn,
     /// Frames beyond `durable`.
@@ -43,9 +43,9 @@ pub(super) struct Walk {
     /// The place and chain behind the last witnessed commit.
     pub(super) witnessed: (LogPosition, Lsn),
     /// What of the unwitnessed frames counts, once that is decided.
-    pub(super) kept: Kept,
+    pub(super) kept: CountedFrames,
     /// Witnessed, and not in the index yet.
-    pub(super) batch: Batch,
+    pub(super) batch: ReplayBatch,
     pub(super) report: RecoveryReport,
 }
 
@@ -56,7 +56,7 @@ struct Done {
 }
 
 /// Told of each frame of a walk.
-type Took<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
+type OnFrame<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 2.
@@ -129,7 +129,7 @@ pub(super) fn follow<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &mut Walk,
-    took: &mut Took<'_, F>,
+    took: &mut OnFrame<'_, F>,
 ) -> Result<()> {
     loop {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else { return Ok(()) };
@@ -168,7 +168,7 @@ pub(super) fn follow<F: DiskFile>(
 impl Walk {
     pub(super) fn start(at: &Summary) -> Walk {
         let LogPosition { sequence, offset, chain } = at.position;
-        Walk::from(Cursor {
+        Walk::from(ChainEnd {
             sequence,
             offset,
             chain,
@@ -180,15 +180,15 @@ impl Walk {
     }
 
     /// Begins at the end of a chain.
-    pub(super) fn from(at: Cursor) -> Walk {
+    pub(super) fn from(at: ChainEnd) -> Walk {
         let witnessed = (at.position(), at.last_lsn);
         Walk {
             at,
             durable: at.last_lsn,
             unwitnessed: Queue::default(),
             witnessed,
-            kept: Kept::default(),
-            batch: Batch::default(),
+            kept: CountedFrames::default(),
+            batch: ReplayBatch::default(),
             report: RecoveryReport::default(),
         }
     }
@@ -203,7 +203,7 @@ impl Walk {
     }
 }
 
-impl Cursor {
+impl ChainEnd {
     pub(super) fn position(&self) -> LogPosition {
         LogPosition { sequence: self.sequence, offset: self.offset, chain: self.chain }
     }

@@ -1,7 +1,7 @@
 //! Making segments: from nothing, or from the file of one that nobody needs any more.
 //!
 //! Owns the order of steps that makes a segment complete and durable under a `TMP-` name before it gets its
-//! `SEG-` name, and what is left when one of them fails: nothing, or a name that may come back ([`NotMade`]).
+//! `SEG-` name, and what is left when one of them fails: nothing, or a name that may come back ([`SegmentNotMade`]).
 
 use std::io;
 
@@ -25,16 +25,16 @@ pub(crate) enum Source<'a> {
 
 /// Why there is no new segment.
 #[derive(Debug)]
-pub(crate) struct NotMade {
+pub(crate) struct SegmentNotMade {
     pub(crate) source: io::Error,
     /// The segment's name may come back after a power cut. Another segment with its place in the row
     /// would make the store unreadable: none may be made in this session.
     pub(super) left: Option<PoisonCause>,
 }
 
-impl From<io::Error> for NotMade {
-    fn from(source: io::Error) -> NotMade {
-        NotMade { source, left: None }
+impl From<io::Error> for SegmentNotMade {
+    fn from(source: io::Error) -> SegmentNotMade {
+        SegmentNotMade { source, left: None }
     }
 }
 
@@ -56,13 +56,13 @@ pub(crate) struct SegmentMaker<'a, D: Disk> {
 
 impl<D: Disk> SegmentMaker<'_, D> {
     /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
-    /// it fails, unless [`NotMade`] says otherwise.
+    /// it fails, unless [`SegmentNotMade`] says otherwise.
     pub(crate) fn make(
         &self,
         number: u64,
         header: &SegmentHeader,
         source: Source<'_>,
-    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+    ) -> std::result::Result<(Segment<D::File>, u64), SegmentNotMade> {
         let made = self.try_to_make(number, header, source);
         if made.is_err() {
             let removed = self.disk.remove(FileName::Temporary(number));
@@ -76,7 +76,7 @@ impl<D: Disk> SegmentMaker<'_, D> {
         number: u64,
         header: &SegmentHeader,
         source: Source<'_>,
-    ) -> std::result::Result<(Segment<D::File>, u64), NotMade> {
+    ) -> std::result::Result<(Segment<D::File>, u64), SegmentNotMade> {
         let SegmentMaker { disk, store, options } = *self;
         let first_len = match source {
             Source::New(first) => first.len() as u64,
@@ -84,15 +84,15 @@ impl<D: Disk> SegmentMaker<'_, D> {
         };
         assert!(PAGE + first_len <= LEN_MAX, "a segment begins with marks");
         if header.sequence > SEQUENCE_MAX {
-            return Err(NotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
+            return Err(SegmentNotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
         }
+        let not_synced = |source| SegmentNotMade { source, left: Some(PoisonCause::SyncFailed) };
         let (unfinished, finished) = (FileName::Temporary(number), FileName::Segment(number));
         let (file, first) = match source {
             Source::New(first) => (disk.open(unfinished, How::CreateNew)?, first),
             Source::Spare(spare) => {
                 disk.rename(FileName::Segment(spare), unfinished)?;
-                disk.sync_dir()
-                    .map_err(|source| NotMade { source, left: Some(PoisonCause::SyncFailed) })?;
+                disk.sync_dir().map_err(not_synced)?;
                 (disk.open(unfinished, How::ReadWrite)?, &[][..])
             }
         };
@@ -105,12 +105,12 @@ impl<D: Disk> SegmentMaker<'_, D> {
         file.sync_data()?;
         let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
         drop(file);
-        let not_made = |source| NotMade { source, left: take_back(disk, finished) };
+        let not_made = |source| SegmentNotMade { source, left: take_back(disk, finished) };
         // It may have taken effect all the same.
         disk.rename(unfinished, finished).map_err(not_made)?;
         if let Err(source) = disk.sync_dir() {
             take_back(disk, finished);
-            return Err(NotMade { source, left: Some(PoisonCause::SyncFailed) });
+            return Err(not_synced(source));
         }
         let file = disk.open(finished, options.how).map_err(not_made)?;
         let (sequence, seed) = (header.sequence, header.frame_seed(store));

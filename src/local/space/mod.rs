@@ -49,7 +49,7 @@ use crate::local::format::{PAGE, page_up};
 use crate::local::poison::Poison;
 use crate::local::read::segment::{Segment, Views};
 use crate::local::space::quota::Ledger;
-use crate::local::space::reserve::{Claim, Fit, Reserve, is_full};
+use crate::local::space::reserve::{Fit, Reserve, SpaceClass, is_full};
 use crate::local::stall::StallLog;
 use crate::mvcc::counters::Counter;
 use crate::stats::StallCause;
@@ -85,7 +85,7 @@ pub(crate) struct Space<D: Disk> {
     pub(crate) reserve: Reserve<D>,
     quota: Option<Arc<Ledger>>,
     stalls: Arc<StallLog>,
-    state: Mutex<State<D::File>>,
+    state: Mutex<SpaceState<D::File>>,
     changed: Condvar,
     zeroed: Counter,
 }
@@ -104,7 +104,7 @@ pub(crate) struct SpaceParts<D: Disk> {
     pub(crate) stalls: Arc<StallLog>,
 }
 
-struct State<F> {
+struct SpaceState<F> {
     active: Ahead<F>,
     tail: u64,
     ready: VecDeque<Ahead<F>>,
@@ -166,7 +166,7 @@ impl<D: Disk> Space<D> {
         let ready: io::Result<VecDeque<_>> =
             ready.into_iter().map(|(segment, written)| ahead(Arc::new(segment), written)).collect();
         let ready = ready?;
-        let state = State {
+        let state = SpaceState {
             active,
             tail: tail.offset,
             ready,
@@ -238,7 +238,7 @@ impl<D: Disk> Space<D> {
     }
 
     /// Lets the log write the active segment up to `end`.
-    pub(crate) fn reserve(&self, end: u64, claim: Claim) -> Result<()> {
+    pub(crate) fn reserve(&self, end: u64, claim: SpaceClass) -> Result<()> {
         let state = self.state.lock();
         self.check_end(&state.active, end)?;
         if end <= state.active.written {
@@ -254,7 +254,7 @@ impl<D: Disk> Space<D> {
         allowed.map_err(|source| self.refused(source, end - ahead.written.min(end)))
     }
 
-    fn catch_up(&self, end: u64, claim: Claim) -> Result<()> {
+    fn catch_up(&self, end: u64, claim: SpaceClass) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.active.segment.sequence;
         while state.active.written < end && state.zeroing == Some(sequence) {
@@ -290,7 +290,7 @@ impl<D: Disk> Space<D> {
     pub(crate) fn upcoming(
         self: &Arc<Self>,
         count: usize,
-        claim: Claim,
+        claim: SpaceClass,
     ) -> Result<Arc<Segment<D::File>>> {
         if let Some(ahead) = self.state.lock().ready.get(count - 1) {
             return Ok(Arc::clone(&ahead.segment));
@@ -301,7 +301,7 @@ impl<D: Disk> Space<D> {
     fn await_upcoming(
         self: &Arc<Self>,
         count: usize,
-        claim: Claim,
+        claim: SpaceClass,
     ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
@@ -349,7 +349,7 @@ impl<D: Disk> Space<D> {
     }
 
     /// Lets the log write an upcoming segment up to `end`.
-    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
+    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: SpaceClass) -> Result<()> {
         let state = self.state.lock();
         let ahead = &state.ready[count - 1];
         self.check_end(ahead, end)?;
@@ -360,7 +360,7 @@ impl<D: Disk> Space<D> {
         self.stalls.wait(StallCause::SpaceAhead, || self.catch_up_upcoming(count, end, claim))
     }
 
-    fn catch_up_upcoming(&self, count: usize, end: u64, claim: Claim) -> Result<()> {
+    fn catch_up_upcoming(&self, count: usize, end: u64, claim: SpaceClass) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.ready[count - 1].segment.sequence;
         while state.ready[count - 1].written < end && state.zeroing == Some(sequence) {
@@ -481,7 +481,7 @@ impl<D: Disk> Space<D> {
         let tail = state.tail;
         let stays = state.prepared > 0 && !all;
         if state.zeroing.is_none() && state.wanted == 0 && !stays {
-            let State { active, ready, appended, .. } = &mut *state;
+            let SpaceState { active, ready, appended, .. } = &mut *state;
             let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
                 // A failed attempt to zero may have made the file longer than it counts for.
@@ -555,7 +555,7 @@ fn is_too_long(error: &io::Error) -> bool {
     shortage(error, IoOp::Allocate) == Some(Resource::FileLength)
 }
 
-impl<F> State<F> {
+impl<F> SpaceState<F> {
     /// Zeroed bytes behind the tail.
     fn ahead_len(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|ahead| ahead.written - PAGE).sum();

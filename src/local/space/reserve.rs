@@ -46,7 +46,7 @@ const _: () = assert!(RECOVERY_LEN >= 4 * STEP_LEN && RECOVERY_LEN.is_multiple_o
 
 /// Who wants space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum SpaceClass {
     /// Is refused when the disk is full.
     Ordinary,
     /// May draw from the reserve down to [`RECOVERY_LEN`].
@@ -55,13 +55,13 @@ pub(crate) enum Claim {
     Recovery,
 }
 
-impl Claim {
+impl SpaceClass {
     /// What it leaves in the reserve; `None` where it takes nothing.
     fn floor_len(self) -> Option<u64> {
         match self {
-            Claim::Ordinary => None,
-            Claim::Reserved => Some(RECOVERY_LEN),
-            Claim::Recovery => Some(0),
+            SpaceClass::Ordinary => None,
+            SpaceClass::Reserved => Some(RECOVERY_LEN),
+            SpaceClass::Recovery => Some(0),
         }
     }
 }
@@ -90,14 +90,14 @@ pub(crate) struct Reserve<D: Disk> {
     disk: Arc<D>,
     len_min: u64,
     segment_len: u64,
-    state: Mutex<State<D::File>>,
+    state: Mutex<ReserveState<D::File>>,
     short: AtomicBool,
     /// Blocks that it is large enough for.
     block_count_max: AtomicU64,
     drawn_len: AtomicU64,
 }
 
-struct State<F> {
+struct ReserveState<F> {
     file: Option<F>,
     len: u64,
     goal: u64,
@@ -134,7 +134,7 @@ impl<D: Disk> Reserve<D> {
         let len_min = page_up((segment_len / 64).clamp(LEN_MIN, LEN_MAX)) + RECOVERY_LEN;
         let len_min = max_bytes.map_or(len_min, |max| len_min.min(max / QUOTA_SHARE / PAGE * PAGE));
         let load = StoreLoad::default();
-        let state = State { file, len, goal: len_min, load, sound: false, given_up: false };
+        let state = ReserveState { file, len, goal: len_min, load, sound: false, given_up: false };
         Ok(Reserve {
             disk,
             len_min,
@@ -165,7 +165,7 @@ impl<D: Disk> Reserve<D> {
         self.suit_with(&mut state, load)
     }
 
-    fn suit_with(&self, state: &mut State<D::File>, load: StoreLoad) -> io::Result<()> {
+    fn suit_with(&self, state: &mut ReserveState<D::File>, load: StoreLoad) -> io::Result<()> {
         let StoreLoad { block_count, log_len, checkpoint_len } = load;
         let moves_len = (log_len / LOG_SHARE).min(self.segment_len * SEGMENT_COUNT_MAX);
         let base_len = RECOVERY_LEN + (self.len_min - RECOVERY_LEN) / 2 + moves_len;
@@ -236,7 +236,7 @@ impl<D: Disk> Reserve<D> {
         unheard(self.refill(), "the next write asks for what is missing");
     }
 
-    fn refill_with(&self, state: &mut State<D::File>) -> io::Result<()> {
+    fn refill_with(&self, state: &mut ReserveState<D::File>) -> io::Result<()> {
         if state.given_up || (state.sound && state.len == state.goal) {
             self.short.store(false, Ordering::Release);
             return Ok(());
@@ -253,12 +253,12 @@ impl<D: Disk> Reserve<D> {
         refused.map_or(Ok(()), Err)
     }
 
-    fn fill(&self, state: &mut State<D::File>) -> io::Result<()> {
+    fn fill(&self, state: &mut ReserveState<D::File>) -> io::Result<()> {
         if state.file.is_none() {
             let (file, len) = self.create()?;
             (state.file, state.len, state.sound) = (Some(file), len, false);
         }
-        let State { file: Some(file), len, goal, sound, .. } = state else { return Ok(()) };
+        let ReserveState { file: Some(file), len, goal, sound, .. } = state else { return Ok(()) };
         if *len > *goal {
             file.set_len(*goal)?;
             *len = *goal;
@@ -305,9 +305,9 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Gives so much back to the file system, or what is left for this claim; false when that is nothing.
-    pub(crate) fn draw(&self, claim: Claim, at_least: u64) -> bool {
+    pub(crate) fn draw(&self, claim: SpaceClass, at_least: u64) -> bool {
         let mut state = self.state.lock();
-        let State { file: Some(file), len, .. } = &mut *state else { return false };
+        let ReserveState { file: Some(file), len, .. } = &mut *state else { return false };
         let Some(floor_len) = claim.floor_len() else { return false };
         let rest = len.saturating_sub(page_up(at_least).max(STEP_LEN)) / PAGE * PAGE;
         let rest = rest.max(floor_len);
@@ -323,7 +323,7 @@ impl<D: Disk> Reserve<D> {
     /// Gives so much back, and asks for twice as much the next time; false when there was nothing, or
     /// all of it was given back before. Somebody else may refill it meanwhile, on a disk that is full
     /// for this purpose only (a thin volume takes a file and then fails its sync for lack of space).
-    pub(crate) fn draw_again(&self, claim: Claim, step: &mut u64) -> bool {
+    pub(crate) fn draw_again(&self, claim: SpaceClass, step: &mut u64) -> bool {
         let all = self.state.lock().goal;
         let drawn = *step <= 2 * all && self.draw(claim, *step);
         *step *= 2;
@@ -337,7 +337,7 @@ impl<D: Disk> Reserve<D> {
     /// Those of `attempt`.
     pub(crate) fn spend<T>(
         &self,
-        claim: Claim,
+        claim: SpaceClass,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
         let mut step = STEP_LEN;
@@ -367,10 +367,10 @@ mod tests {
         let reserve = Reserve::open(disk, How::ReadWrite, 1 << 20, None).expect("none yet");
         reserve.refill().expect("there is space");
         assert!(reserve.len() >= LEN_MIN + RECOVERY_LEN, "{} bytes are kept", reserve.len());
-        assert!(!reserve.draw(Claim::Ordinary, PAGE), "an ordinary write has some of it");
-        while reserve.draw(Claim::Reserved, PAGE) {}
+        assert!(!reserve.draw(SpaceClass::Ordinary, PAGE), "an ordinary write has some of it");
+        while reserve.draw(SpaceClass::Reserved, PAGE) {}
         assert_eq!(reserve.len(), RECOVERY_LEN);
-        let made = reserve.spend(Claim::Recovery, || match reserve.len() {
+        let made = reserve.spend(SpaceClass::Recovery, || match reserve.len() {
             0 => Ok(()),
             _ => Err(io::ErrorKind::StorageFull.into()),
         });

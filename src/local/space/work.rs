@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::make::{NotMade, SegmentMaker, Source, take_back};
-use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, State};
+use super::make::{SegmentMaker, SegmentNotMade, Source, take_back};
+use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, SpaceState};
 use crate::error::PoisonCause;
 use crate::io::pool::Command;
 use crate::io::{Disk, DiskFile, FileName};
@@ -18,7 +18,7 @@ const PIECE_LEN: u64 = 256 << 10;
 const HURRY_SHARE: u64 = 4;
 
 /// What a worker does next.
-enum Step<F> {
+enum SpaceTask<F> {
     Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64, piece_len: u64 },
     Make { number: u64, sequence: u64, spare: Option<u64> },
 }
@@ -27,7 +27,7 @@ impl<D: Disk> Space<D> {
     /// Sends a worker off, unless one is at work or nothing is to be done.
     pub(super) fn start_work(
         self: &Arc<Self>,
-        state: &mut MutexGuard<'_, State<D::File>>,
+        state: &mut MutexGuard<'_, SpaceState<D::File>>,
         make: bool,
     ) {
         if state.working || state.closed || self.next_step(state, make).is_none() {
@@ -53,25 +53,25 @@ impl<D: Disk> Space<D> {
             let step = if state.closed { None } else { self.next_step(&state, make) };
             let Some(step) = step else { return };
             make = false;
-            if let Step::Zero { sequence, .. } = &step {
+            if let SpaceTask::Zero { sequence, .. } = &step {
                 state.zeroing = Some(*sequence);
             }
-            if let Step::Make { number, spare, .. } = &step {
+            if let SpaceTask::Make { number, spare, .. } = &step {
                 state.next_number = number + 1;
                 state.spare.retain(|other| Some(*other) != *spare);
             }
             drop(state);
-            let done = self.carry_out(&step).map_err(|NotMade { source, left }| {
+            let done = self.carry_out(&step).map_err(|SegmentNotMade { source, left }| {
                 left.inspect(|cause| self.poison.set(*cause));
                 source
             });
             let mut state = self.state.lock();
             state.zeroing = None;
             match (step, done) {
-                (Step::Zero { sequence, offset, len, .. }, Ok(_)) => {
+                (SpaceTask::Zero { sequence, offset, len, .. }, Ok(_)) => {
                     state.written_to(sequence, offset + len);
                 }
-                (Step::Make { sequence, .. }, Ok(Some(ahead))) => {
+                (SpaceTask::Make { sequence, .. }, Ok(Some(ahead))) => {
                     state.next_sequence = sequence + 1;
                     state.ready.push_back(ahead);
                 }
@@ -88,10 +88,10 @@ impl<D: Disk> Space<D> {
 
     fn carry_out(
         &self,
-        step: &Step<D::File>,
-    ) -> std::result::Result<Option<Ahead<D::File>>, NotMade> {
+        step: &SpaceTask<D::File>,
+    ) -> std::result::Result<Option<Ahead<D::File>>, SegmentNotMade> {
         match step {
-            Step::Zero { file, offset, len, piece_len, .. } => {
+            SpaceTask::Zero { file, offset, len, piece_len, .. } => {
                 let pieces = (0..*len).step_by(*piece_len as usize);
                 for at in pieces {
                     file.zero(offset + at, (*piece_len).min(len - at))?;
@@ -101,14 +101,14 @@ impl<D: Disk> Space<D> {
                 synced.inspect_err(|_| self.poison.set(PoisonCause::SyncFailed))?;
                 Ok(None)
             }
-            Step::Make { number, sequence, spare } => {
+            SpaceTask::Make { number, sequence, spare } => {
                 let disk = &*self.disk;
                 let maker = SegmentMaker { disk, store: &self.store, options: &self.options };
                 let header = maker.new_header(*sequence)?;
                 let source = spare.map_or(Source::New(&[]), Source::Spare);
                 let (segment, written) = maker.make(*number, &header, source)?;
                 let name = FileName::Segment(*number);
-                let not_made = |source| NotMade { source, left: take_back(disk, name) };
+                let not_made = |source| SegmentNotMade { source, left: take_back(disk, name) };
                 let zeroer = disk.open(name, self.options.how);
                 let zeroer = zeroer.map_err(not_made)?;
                 let (file, len_max) = (&segment.file, segment.len_max());
@@ -120,8 +120,8 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    fn next_step(&self, state: &State<D::File>, make: bool) -> Option<Step<D::File>> {
-        let make_next = Step::Make {
+    fn next_step(&self, state: &SpaceState<D::File>, make: bool) -> Option<SpaceTask<D::File>> {
+        let make_next = SpaceTask::Make {
             number: state.next_number,
             sequence: state.next_sequence,
             spare: state.spare.front().copied(),
@@ -146,7 +146,7 @@ impl<D: Disk> Space<D> {
         let Some(ahead) = room else { return Some(make_next) };
         // Whole pages, whatever was asked for: direct writes take nothing else.
         let len = page_up(missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX)).min(ahead.room());
-        Some(Step::Zero {
+        Some(SpaceTask::Zero {
             sequence: ahead.segment.sequence,
             file: Arc::clone(&ahead.zeroer),
             offset: ahead.written,
@@ -155,7 +155,7 @@ impl<D: Disk> Space<D> {
         })
     }
 
-    fn goal(&self, state: &State<D::File>) -> u64 {
+    fn goal(&self, state: &SpaceState<D::File>) -> u64 {
         let max = self.options.ahead_len_max;
         state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
     }

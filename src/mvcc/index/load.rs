@@ -1,6 +1,6 @@
 //! Loading: what a log says goes into the index, batch by batch, while nobody reads.
 //!
-//! Owns [`Step`], what one entry of a log does to an id, and how a batch of them takes effect as if each
+//! Owns [`IdChange`], what one entry of a log does to an id, and how a batch of them takes effect as if each
 //! had done so in its turn:
 //!
 //! 1. The batch is sorted by id. Steps of the same id stay in the order of the log; those of different
@@ -28,7 +28,7 @@ const PART_COUNT: usize = 2048;
 
 /// What an entry of a log does to an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Step<V> {
+pub(crate) struct IdChange<V> {
     pub(crate) id: BlockId,
     /// The commit that made the version; of a move the one that made what is moved.
     pub(crate) lsn: Lsn,
@@ -44,7 +44,7 @@ pub(crate) enum Deed<V> {
     Move(V),
 }
 
-impl<V> Step<V> {
+impl<V> IdChange<V> {
     fn page(&self) -> u64 {
         self.id.0 / PAGE_IDS
     }
@@ -58,13 +58,13 @@ impl<V: VersionLen> Index<V> {
     /// As [`Base::get_all`](super::Base::get_all); some of the batch is in place then, and none of it is counted.
     pub(crate) fn load<T: Default + Send>(
         &self,
-        steps: &[Step<V>],
+        steps: &[IdChange<V>],
         spread: bool,
         count: impl Fn(&mut T, Option<&V>, Option<&V>) + Sync,
     ) -> Result<Vec<T>> {
         assert!(u32::try_from(steps.len()).is_ok(), "a batch is short");
         // Sorted are short keys: id, then place in the batch.
-        let key = |(at, step): (usize, &Step<V>)| u128::from(step.id.0) << 32 | at as u128;
+        let key = |(at, step): (usize, &IdChange<V>)| u128::from(step.id.0) << 32 | at as u128;
         let mut keys: Vec<u128> = steps.iter().enumerate().map(key).collect();
         let load = |part: &[u128]| {
             let steps: Vec<_> =
@@ -87,7 +87,7 @@ impl<V: VersionLen> Index<V> {
 
     fn load_part<T: Default>(
         &self,
-        steps: &[Step<V>],
+        steps: &[IdChange<V>],
         count: &impl Fn(&mut T, Option<&V>, Option<&V>),
     ) -> Result<T> {
         let mut tally = T::default();
@@ -113,7 +113,7 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// What the base says of each id of which memory knows nothing.
-    fn below(&self, steps: &[Step<V>]) -> Result<Vec<Option<Newest<V>>>> {
+    fn below(&self, steps: &[IdChange<V>]) -> Result<Vec<Option<Newest<V>>>> {
         let Some(base) = self.shards[0].read().base.clone() else { return Ok(Vec::new()) };
         let mut ids = Vec::with_capacity(steps.len());
         for steps in steps.chunk_by(|a, b| a.page() == b.page()) {
@@ -146,7 +146,7 @@ fn parts(keys: &[u128]) -> Vec<&[u128]> {
 
 /// What the steps of one id make of it; `None` where they change nothing.
 fn run<V: Clone>(
-    steps: &[Step<V>],
+    steps: &[IdChange<V>],
     old: Option<Newest<V>>,
     mut count: impl FnMut(Option<&V>, Option<&V>),
 ) -> Option<Newest<V>> {

@@ -75,7 +75,7 @@ impl<V: VersionLen> Index<V> {
     #[cfg(test)]
     pub(crate) fn publish_alone(
         &self,
-        changes: impl IntoIterator<Item = super::Change<V>>,
+        changes: impl IntoIterator<Item = super::PublishedChange<V>>,
         lsn: crate::block::Lsn,
     ) {
         let changes: Vec<_> = changes.into_iter().collect();

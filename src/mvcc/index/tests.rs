@@ -270,7 +270,7 @@ fn relocation_keeps_the_commit_and_loses_against_a_newer_one() {
 }
 
 /// What a log says in `count` steps of ids that lie close together, far apart and at the ends.
-fn random_steps(count: u64) -> Vec<Step<u32>> {
+fn random_steps(count: u64) -> Vec<IdChange<u32>> {
     let mut state = 0x1357_9bdf_2468_ace1_u64;
     let mut below = |bound| {
         state ^= state << 13;
@@ -291,7 +291,7 @@ fn random_steps(count: u64) -> Vec<Step<u32>> {
         };
         // Some moves are of what is there, some come too late.
         let made = if matches!(deed, Deed::Move(_)) { lsn - below(lsn.min(3000)) } else { lsn };
-        Step { id: BlockId(id), lsn: Lsn(made), deed }
+        IdChange { id: BlockId(id), lsn: Lsn(made), deed }
     };
     let mut steps: Vec<_> = (1..=count).map(step).collect();
     let mut newest = BTreeMap::new();
@@ -310,7 +310,7 @@ fn random_steps(count: u64) -> Vec<Step<u32>> {
 /// Takes steps one after the other. Returns what each replaced by what.
 fn take_steps(
     model: &mut BTreeMap<BlockId, Newest<u32>>,
-    steps: &[Step<u32>],
+    steps: &[IdChange<u32>],
 ) -> Vec<(Option<u32>, Option<u32>)> {
     let mut replaced = Vec::new();
     for step in steps {
@@ -336,7 +336,7 @@ fn batch_of_a_log_comes_to_what_its_steps_come_to_one_after_the_other() {
     for has_image in [false, true] {
         for batch_count in [1, 7, 100, 9000] {
             let (index, mut model) = (Index::default(), BTreeMap::new());
-            let load = |steps: &[Step<u32>]| {
+            let load = |steps: &[IdChange<u32>]| {
                 let count = |tally: &mut Vec<_>, old: Option<&u32>, new: Option<&u32>| {
                     tally.push((old.copied(), new.copied()));
                 };
@@ -375,8 +375,8 @@ fn batch_of_a_log_comes_to_what_its_steps_come_to_one_after_the_other() {
 fn loaded_deletions_that_hide_nothing_leave_nothing() {
     let index = Index::default();
     let ids = (1..500).map(BlockId);
-    let write = |id| Step { id, lsn: Lsn(1), deed: Deed::Write(1_u32) };
-    let delete = |id| Step { id, lsn: Lsn(2), deed: Deed::Delete };
+    let write = |id| IdChange { id, lsn: Lsn(1), deed: Deed::Write(1_u32) };
+    let delete = |id| IdChange { id, lsn: Lsn(2), deed: Deed::Delete };
     let count = |_: &mut (), _: Option<&u32>, _: Option<&u32>| {};
     index.load(&ids.clone().map(write).collect::<Vec<_>>(), false, count).expect("no base");
     assert!(index.heap_len() > 0);
@@ -388,7 +388,7 @@ fn loaded_deletions_that_hide_nothing_leave_nothing() {
 fn loaded_entries_take_the_room_of_those_that_they_replace() {
     let index = Index::default();
     let load = |lsn| {
-        let write = |id| Step { id: BlockId(id), lsn: Lsn(lsn), deed: Deed::Write(1_u32) };
+        let write = |id| IdChange { id: BlockId(id), lsn: Lsn(lsn), deed: Deed::Write(1_u32) };
         let steps: Vec<_> = (0..40).map(write).collect();
         index.load(&steps, false, |_: &mut (), _, _| {}).expect("no base");
         index.heap_len()

@@ -11,9 +11,9 @@ fn turns() -> Turns {
     Turns::new(Process::current())
 }
 
-fn ids(ids: &[u64]) -> Claim {
+fn ids(ids: &[u64]) -> TurnClaim {
     let ids = ids.iter().map(|id| BlockId(*id)).collect();
-    Claim::Blocks(Reads { ids, ..Reads::default() })
+    TurnClaim::Blocks(Reads { ids, ..Reads::default() })
 }
 
 fn write(id: u64) -> Batch {
@@ -21,13 +21,13 @@ fn write(id: u64) -> Batch {
 }
 
 /// Lets other threads run until the state is so.
-fn until(turns: &Turns, is_so: impl Fn(&State) -> bool) {
+fn until(turns: &Turns, is_so: impl Fn(&TurnState) -> bool) {
     while !is_so(&turns.state.lock()) {
         std::thread::yield_now();
     }
 }
 
-fn has_held(state: &State) -> bool {
+fn has_held(state: &TurnState) -> bool {
     state.turn.as_ref().is_some_and(|turn| turn.has_held)
 }
 
@@ -38,14 +38,16 @@ fn claim_holds_blocks_ranges_or_everything_and_no_moves() {
     reads.add_range(BlockId(10), BlockId(19));
     let operations = vec![(BlockId(7), Operation::Delete)];
     let batch = Batch { reads: Some(Box::new(reads)), ..Batch::of(operations, Precondition::None) };
-    let claim = Claim::of(&batch);
+    let claim = TurnClaim::of(&batch);
     let held: Vec<u64> = (0..30).filter(|id| claim.meets(&write(*id))).collect();
     assert_eq!(held, [5, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
     let block = Block::empty(BlockId(5), BlockType::TableData);
     let moved = Operation::Move { block, lsn: Lsn(1), from: 0, is_old: false };
     let moved = Batch::moves(vec![(BlockId(5), moved)]);
-    assert!(!claim.meets(&moved) && !Claim::Everything.meets(&moved));
-    assert!(Claim::Everything.meets(&write(99)) && !Claim::Everything.meets(&Batch::empty()));
+    assert!(!claim.meets(&moved) && !TurnClaim::Everything.meets(&moved));
+    assert!(
+        TurnClaim::Everything.meets(&write(99)) && !TurnClaim::Everything.meets(&Batch::empty())
+    );
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn commit_that_changes_what_a_turn_claims_waits_for_its_end_and_no_other_does() 
 fn commit_waits_for_one_turn_only() {
     let turns = turns();
     let _loser = turns.enter();
-    let first = turns.wait(Claim::Everything, LONG).expect("nobody is in the way");
+    let first = turns.wait(TurnClaim::Everything, LONG).expect("nobody is in the way");
     std::thread::scope(|scope| {
         let held = scope.spawn(|| turns.pass(&write(5)));
         until(&turns, has_held);
@@ -84,7 +86,7 @@ fn commit_waits_for_one_turn_only() {
         turns.end(&mut state, first.number);
         // The next one begins before who was held has woken.
         let (number, started_at) = (state.turn_count + 1, now());
-        let claim = Claim::Everything;
+        let claim = TurnClaim::Everything;
         state.turn = Some(Current { number, claim, started_at, len_max: LONG, has_held: false });
         drop(state);
         held.join().expect("it goes on");
@@ -114,7 +116,7 @@ fn who_waits_as_long_as_a_turn_may_last_puts_it_out() {
 #[test]
 fn turns_are_taken_in_the_order_of_coming_one_at_a_time() {
     let turns = turns();
-    let turn = turns.wait(Claim::Everything, LONG).expect("nobody is in the way");
+    let turn = turns.wait(TurnClaim::Everything, LONG).expect("nobody is in the way");
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
         for number in 0..5 {
@@ -137,35 +139,35 @@ fn turns_are_taken_in_the_order_of_coming_one_at_a_time() {
 fn thread_in_its_turn_waits_for_nobody() {
     let (turns, others) = (turns(), turns());
     let (_loser, _other) = (turns.enter(), others.enter());
-    let turn = turns.wait(Claim::Everything, LONG).expect("nobody is in the way");
-    assert!(turns.wait(Claim::Everything, LONG).is_none());
+    let turn = turns.wait(TurnClaim::Everything, LONG).expect("nobody is in the way");
+    assert!(turns.wait(TurnClaim::Everything, LONG).is_none());
     turns.pass(&write(5));
     std::thread::scope(|scope| {
         let (sender, receiver) = channel::<()>();
         let others = &others;
         scope.spawn(move || {
-            let turn = others.wait(Claim::Everything, LONG);
+            let turn = others.wait(TurnClaim::Everything, LONG);
             assert!(receiver.recv().is_err(), "the test lets go");
             drop(turn);
         });
         until(others, |state| state.turn.is_some());
         others.pass(&write(5));
-        assert!(others.wait(Claim::Everything, LONG).is_none());
+        assert!(others.wait(TurnClaim::Everything, LONG).is_none());
         drop(sender);
     });
     drop(turn);
-    assert!(turns.wait(Claim::Everything, LONG).is_some());
+    assert!(turns.wait(TurnClaim::Everything, LONG).is_some());
 }
 
 #[test]
 fn thread_that_must_not_wait_passes_and_has_no_turn() {
     let turns = turns();
     let _loser = turns.enter();
-    let _turn = turns.wait(Claim::Everything, LONG);
+    let _turn = turns.wait(TurnClaim::Everything, LONG);
     let called_back = || {
         let _duty = callback::begin(callback::Duty::Working);
         turns.pass(&write(5));
-        turns.wait(Claim::Everything, LONG).is_none()
+        turns.wait(TurnClaim::Everything, LONG).is_none()
     };
     std::thread::scope(|scope| assert!(scope.spawn(called_back).join().expect("it passes")));
 }
@@ -199,7 +201,7 @@ fn loss_to_what_a_turn_does_not_claim_claims_everything() {
     let turn = turns.wait(ids(&[5]), LONG).expect("nobody is in the way");
     let claims_all = || {
         let state = turns.state.lock();
-        matches!(state.turn.as_ref().map(|turn| &turn.claim), Some(Claim::Everything))
+        matches!(state.turn.as_ref().map(|turn| &turn.claim), Some(TurnClaim::Everything))
     };
     assert!(turn.lost_to(BlockId(5)) && !claims_all());
     assert!(turn.lost_to(BlockId(6)) && claims_all());

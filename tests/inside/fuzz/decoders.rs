@@ -5,7 +5,9 @@ use crate::block::Block;
 use crate::error::Error;
 use crate::io::FileName;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{CUT_LEN, Cut, ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::frame::{
+    CUT_LEN, Cut, ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow,
+};
 use crate::local::format::mirrored::{FIELDS_LEN, Unreadable};
 use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{FORMAT_VERSION, PAGE, le};
@@ -72,7 +74,7 @@ pub(super) fn frame_header(data: &[u8]) -> bool {
 
 /// Input: any number of entries.
 pub(super) fn op_table(data: &[u8]) -> bool {
-    let Some(entries) = Entry::decode_rows(data) else { return false };
+    let Some(entries) = TableRow::decode_rows(data) else { return false };
     let mut again = Vec::new();
     entries.iter().for_each(|entry| entry.encode(&mut again));
     assert_eq!(again, data, "a table that is written otherwise");
@@ -81,9 +83,9 @@ pub(super) fn op_table(data: &[u8]) -> bool {
         payload_len: entries.iter().map(|entry| u64::from(entry.payload_len())).sum(),
         ..FrameHeader::mark(Kind::Commit, Default::default(), Default::default(), 0)
     };
-    assert_eq!(Entry::decode_table(data, &header), Some(entries));
+    assert_eq!(TableRow::decode_table(data, &header), Some(entries));
     let longer = FrameHeader { payload_len: header.payload_len + 1, ..header };
-    assert_eq!(Entry::decode_table(data, &longer), None);
+    assert_eq!(TableRow::decode_table(data, &longer), None);
     true
 }
 

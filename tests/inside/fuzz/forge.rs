@@ -9,7 +9,7 @@ use crate::io::FileName;
 use crate::io::sim::SimDisk;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Cut, ENTRY_LEN, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::frame::{Cut, ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow};
 use crate::local::format::segment::SegmentHeader;
 
 /// Writes the segments of one store, frame by frame.
@@ -59,7 +59,7 @@ impl Forger {
         let mut header = Block::new(BlockId(id), BlockType::TableData, data).header;
         (header.data_size, header.uncompressed_size) = (len, len);
         let mut table = Vec::new();
-        Entry::Write(header).encode(&mut table);
+        TableRow::Write(header).encode(&mut table);
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len = (HEADER_LEN + table.len()) as u32 + len;
@@ -69,7 +69,7 @@ impl Forger {
 
     /// A commit of empty blocks: nothing takes fewer bytes of a file for each operation.
     pub fn commit_empty(&mut self, ids: impl Iterator<Item = u64>) {
-        let entry = |id| Entry::Write(Block::empty(BlockId(id), BlockType::TableData).header);
+        let entry = |id| TableRow::Write(Block::empty(BlockId(id), BlockType::TableData).header);
         let mut table = Vec::new();
         ids.for_each(|id| entry(id).encode(&mut table));
         self.lsn += 1;

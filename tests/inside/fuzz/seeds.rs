@@ -6,7 +6,7 @@ use crate::io::FileName;
 use crate::io::sim::{CrashChoice, SimDisk};
 use crate::local::LocalBackend;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Cut, Entry, FrameHeader, HEADER_LEN, Kind};
+use crate::local::format::frame::{Cut, FrameHeader, HEADER_LEN, Kind, TableRow};
 use crate::local::format::segment::SegmentHeader;
 use crate::local::fuzz::ImageWriter;
 use crate::local::fuzz::store::options;
@@ -78,13 +78,13 @@ pub(super) fn frame_headers() -> Seeds {
 }
 
 pub(super) fn op_tables() -> Seeds {
-    let rows = |entry: Entry| {
+    let rows = |entry: TableRow| {
         let mut rows = Vec::new();
         entry.encode(&mut rows);
         rows
     };
-    let write = rows(Entry::Write(sample(u64::MAX, "payload").header));
-    let delete = rows(Entry::Delete(BlockId(5)));
+    let write = rows(TableRow::Write(sample(u64::MAX, "payload").header));
+    let delete = rows(TableRow::Delete(BlockId(5)));
     vec![
         ("write", write.clone()),
         ("both", [&write[..], &delete].concat()),

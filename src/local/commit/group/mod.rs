@@ -116,7 +116,7 @@ pub(crate) struct CommitCore<T> {
     /// So many at its head were put back.
     put_back_count: usize,
     overlay: Overlay,
-    flights: VecDeque<Flight<T>>,
+    flights: VecDeque<GroupInFlight<T>>,
     next_group: u64,
     last_lsn: Lsn,
     durable: Lsn,
@@ -126,7 +126,7 @@ pub(crate) struct CommitCore<T> {
 
 /// A group under way.
 #[derive(Debug)]
-struct Flight<T> {
+struct GroupInFlight<T> {
     number: u64,
     lsn_before: Lsn,
     sync: bool,
@@ -240,7 +240,7 @@ impl<T> CommitCore<T> {
             actions.publish.push(group);
             return;
         }
-        self.flights.push_back(Flight {
+        self.flights.push_back(GroupInFlight {
             number: group.number,
             lsn_before: Lsn(group.last_lsn.0 - group.commit_count as u64),
             sync: group.sync,
@@ -284,9 +284,9 @@ impl<T> CommitCore<T> {
     fn start(&mut self, now: Duration) -> Start {
         let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
-        let refused = |f: &Flight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
-        let unsynced = |f: &Flight<T>| !f.sync;
-        let alone = |f: &Flight<T>| unsynced(f) || refused(f);
+        let refused = |f: &GroupInFlight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
+        let unsynced = |f: &GroupInFlight<T>| !f.sync;
+        let alone = |f: &GroupInFlight<T>| unsynced(f) || refused(f);
         let synced = || self.queue.iter().any(|submission| submission.durable);
         let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
         if self.is_flying() && (is_full || !synced()) {

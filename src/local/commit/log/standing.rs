@@ -1,4 +1,4 @@
-//! Standing still: what is done with the log between two groups, when nothing of it is on its way.
+//! LogEnd still: what is done with the log between two groups, when nothing of it is on its way.
 //!
 //! Owns the freeze that a checkpoint begins with, and the marks: frames that say something of the log itself
 //! instead of changing a block. Each is written and synced at once, and states the newest LSN known durable
@@ -23,7 +23,7 @@ use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{ImageName, LogPosition, Summary};
 use crate::local::format::frame::Kind;
 use crate::local::space::presence;
-use crate::local::space::reserve::Claim;
+use crate::local::space::reserve::SpaceClass;
 use crate::sync::Ordering;
 
 /// What a checkpoint is to stand for.
@@ -36,7 +36,7 @@ pub(crate) struct Frozen {
 
 /// The end of the log at some moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
+pub(crate) struct LogEnd {
     /// The newest commit before it.
     pub(crate) lsn: Lsn,
     pub(crate) position: LogPosition,
@@ -75,15 +75,15 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// As [`Log::confirm`].
-    pub(crate) fn stand_still(&mut self) -> Result<Option<Standing>> {
+    pub(crate) fn stand_still(&mut self) -> Result<Option<LogEnd>> {
         self.shared.poison.check()?;
         let lsn = self.core.last_lsn();
         if self.core.durable() < lsn {
             return Ok(None);
         }
-        self.mark(Kind::Witness, lsn, &[], Claim::Reserved)?;
+        self.mark(Kind::Witness, lsn, &[], SpaceClass::Reserved)?;
         self.witnessed = lsn;
-        Ok(Some(Standing { lsn, position: self.appender.position() }))
+        Ok(Some(LogEnd { lsn, position: self.appender.position() }))
     }
 
     /// Says in the log that the name of a checkpoint is durable.
@@ -92,7 +92,7 @@ impl<D: Disk> Log<D> {
     /// [`Error::StorageFull`](crate::Error::StorageFull): it is not said. [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned): the store is poisoned.
     pub(crate) fn confirm(&mut self, image: ImageName) -> Result<()> {
         self.shared.poison.check()?;
-        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode(), Claim::Reserved)
+        self.mark(Kind::Checkpoint, self.core.durable(), &image.encode(), SpaceClass::Reserved)
     }
 
     /// Goes on in the next segment, durably, and gives back what the active one has ahead.
@@ -119,7 +119,7 @@ impl<D: Disk> Log<D> {
         let durable = self.core.durable();
         self.witnessed = durable;
         // It is left out rather than written for the last of the space.
-        if let Err(error) = self.mark(Kind::Witness, durable, &[], Claim::Ordinary) {
+        if let Err(error) = self.mark(Kind::Witness, durable, &[], SpaceClass::Ordinary) {
             // In a shortage there is no witness; any other failure has poisoned the store.
             debug_assert!(error.is_shortage() || self.shared.poison.cause().is_some());
         }
@@ -139,7 +139,7 @@ impl<D: Disk> Log<D> {
             self.appender.land(flight, true);
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
-        match self.mark(Kind::End, self.core.last_lsn(), &[], Claim::Reserved) {
+        match self.mark(Kind::End, self.core.last_lsn(), &[], SpaceClass::Reserved) {
             // All commits are durable; only the next open has a little more to do.
             Ok(()) => Ok(self.core.last_lsn()),
             Err(error) if error.is_shortage() => Ok(self.core.last_lsn()),
@@ -148,7 +148,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Writes and syncs a mark, which states the newest LSN known durable before it.
-    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8], claim: Claim) -> Result<()> {
+    fn mark(&mut self, kind: Kind, durable: Lsn, body: &[u8], claim: SpaceClass) -> Result<()> {
         let last = self.core.last_lsn();
         let laid = self.appender.lay_out_mark(kind, last, durable, body, claim)?;
         self.write_mark(laid)

@@ -14,7 +14,7 @@ use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_table};
 use crate::local::format::description::Description;
-use crate::local::format::page::{Page, Record};
+use crate::local::format::page::{ImagePage, Record};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::local::format::{FORMAT_VERSION, PAGE};
@@ -99,7 +99,7 @@ impl Image {
     pub(crate) fn get(&self, id: BlockId) -> Result<Option<Record>> {
         let Some(number) = self.leaf_for(id)? else { return Ok(None) };
         let bytes = self.page(number)?;
-        let page = Page::checked(&bytes);
+        let page = ImagePage::checked(&bytes);
         let at = page.seek(id);
         if at == page.count() || page.id(at) != id {
             return Ok(None);
@@ -112,11 +112,11 @@ impl Image {
     pub(crate) fn get_all(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
         let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
         for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
-            if bytes.is_empty() || Page::checked(&bytes).last() < *id {
+            if bytes.is_empty() || ImagePage::checked(&bytes).last() < *id {
                 let Some(leaf) = self.leaf_for(*id)? else { continue };
                 (number, bytes) = (leaf, self.page(leaf)?);
             }
-            let page = Page::checked(&bytes);
+            let page = ImagePage::checked(&bytes);
             let at = page.seek(*id);
             if at < page.count() && page.id(at) == *id {
                 *found = Some(page.record(at).ok_or_else(|| self.damage(number))?);
@@ -130,7 +130,7 @@ impl Image {
         &self,
         (first, last): (BlockId, BlockId),
         order: ScanOrder,
-    ) -> Result<Cursor<'_>> {
+    ) -> Result<ImageCursor<'_>> {
         let number = match order {
             ScanOrder::Ascending => {
                 let start = u64::from(self.header.layout.leaf_count > 0);
@@ -139,10 +139,11 @@ impl Image {
             // Before the first leaf there is nothing.
             ScanOrder::Descending => self.leaf_for(last)?.unwrap_or(0),
         };
-        let mut cursor = Cursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
+        let mut cursor =
+            ImageCursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
         cursor.load()?;
         if !cursor.bytes.is_empty() {
-            let page = Page::checked(&cursor.bytes);
+            let page = ImagePage::checked(&cursor.bytes);
             cursor.at = match order {
                 ScanOrder::Ascending => page.seek(first),
                 ScanOrder::Descending => page.seek_behind(last),
@@ -179,7 +180,7 @@ impl Image {
     /// [`Error::Corrupt`], [`Error::Io`].
     pub(crate) fn leaf(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
         let bytes = self.page(number)?;
-        let page = Page::checked(&bytes);
+        let page = ImagePage::checked(&bytes);
         if page.level() != 0 {
             return Err(self.damage(number));
         }
@@ -193,7 +194,7 @@ impl Image {
         let (mut number, mut above) = (layout.root, u8::MAX);
         while number > layout.leaf_count {
             let bytes = self.page(number)?;
-            let page = Page::checked(&bytes);
+            let page = ImagePage::checked(&bytes);
             let level = page.level();
             let Some(child) = page.child(id) else { return Ok(None) };
             // Whatever the file says, the way leads down.
@@ -205,7 +206,7 @@ impl Image {
         if number == 0 {
             return Ok(None);
         }
-        match Page::checked(&self.page(number)?).level() {
+        match ImagePage::checked(&self.page(number)?).level() {
             0 => Ok(Some(number)),
             _ => Err(self.damage(number)),
         }
@@ -223,7 +224,7 @@ impl Image {
 
     fn verify_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let bytes = self.bytes(number)?;
-        match Page::check(&bytes, self.seed, number) {
+        match ImagePage::check(&bytes, self.seed, number) {
             Some(_) => Ok(bytes),
             None => Err(self.damage(number)),
         }
@@ -286,7 +287,7 @@ fn read_header<F: DiskFile>(
 }
 
 /// Walks an image's records in an order of their ids.
-pub(crate) struct Cursor<'a> {
+pub(crate) struct ImageCursor<'a> {
     image: &'a Image,
     order: ScanOrder,
     /// The leaf the cursor is in; 0 when there is none.
@@ -296,11 +297,11 @@ pub(crate) struct Cursor<'a> {
     at: usize,
 }
 
-impl Cursor<'_> {
+impl ImageCursor<'_> {
     /// The next record.
     pub(crate) fn next(&mut self) -> Result<Option<(BlockId, Record)>> {
         while !self.bytes.is_empty() {
-            let page = Page::checked(&self.bytes);
+            let page = ImagePage::checked(&self.bytes);
             let (next, behind) = match self.order {
                 ScanOrder::Ascending => {
                     (Some(self.at).filter(|at| *at < page.count()), self.at + 1)
@@ -324,7 +325,9 @@ impl Cursor<'_> {
         }
         self.load()?;
         self.at = match self.order {
-            ScanOrder::Descending if !self.bytes.is_empty() => Page::checked(&self.bytes).count(),
+            ScanOrder::Descending if !self.bytes.is_empty() => {
+                ImagePage::checked(&self.bytes).count()
+            }
             _ => 0,
         };
         Ok(())
@@ -333,7 +336,7 @@ impl Cursor<'_> {
     fn load(&mut self) -> Result<()> {
         let in_leaves = (1..=self.image.header.layout.leaf_count).contains(&self.number);
         self.bytes = if in_leaves { self.image.page(self.number)? } else { Cow::Borrowed(&[]) };
-        if in_leaves && Page::checked(&self.bytes).level() != 0 {
+        if in_leaves && ImagePage::checked(&self.bytes).level() != 0 {
             return Err(self.image.damage(self.number));
         }
         Ok(())

@@ -38,8 +38,8 @@ use crate::local::format::description::Description;
 use crate::local::format::location::Location;
 use crate::local::format::page::Record;
 use crate::local::format::place::damaged;
-use crate::local::maintenance::checkpoint::image::{Cursor, Image};
-use crate::local::maintenance::checkpoint::schedule::Schedule;
+use crate::local::maintenance::checkpoint::image::{Image, ImageCursor};
+use crate::local::maintenance::checkpoint::schedule::ImageSchedule;
 use crate::local::maintenance::checkpoint::write::{NotWritten, Writer};
 use crate::local::options::ReadMode;
 use crate::mvcc::index::{Base, Index, Newest};
@@ -157,15 +157,15 @@ impl Chain {
     /// the chain that it heads.
     ///
     /// # Errors
-    /// [`NotMade::Disk`] leaves this chain as it was; [`NotMade::Damaged`]: part of it is damaged.
+    /// [`ImageNotMade::Disk`] leaves this chain as it was; [`ImageNotMade::Damaged`]: part of it is damaged.
     pub(crate) fn extend<D: Disk>(
         &self,
         disk: &D,
         store: &Description,
         index: &Index<Location>,
-        order: &Order<'_>,
-    ) -> std::result::Result<Chain, NotMade> {
-        let Order { number, summary, segments, is_full, schedule } = *order;
+        order: &ImagePlan<'_>,
+    ) -> std::result::Result<Chain, ImageNotMade> {
+        let ImagePlan { number, summary, segments, is_full, schedule } = *order;
         let taken_in = match is_full && self.is_wide() {
             true => self.images.len(),
             false => self.merged_by(index.frozen_count()),
@@ -177,7 +177,8 @@ impl Chain {
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
         writer.finish(summary, names, segments)?;
-        let (head, _) = Image::open(disk, store, number, self.mode).map_err(NotMade::Damaged)?;
+        let (head, _) =
+            Image::open(disk, store, number, self.mode).map_err(ImageNotMade::Damaged)?;
         let mut images = vec![Arc::new(head)];
         images.extend(below.iter().cloned());
         Ok(Chain { images, segments: segments.into(), mode: self.mode })
@@ -208,11 +209,11 @@ impl Chain {
         writer: &mut Writer<'_, D>,
         index: &Index<Location>,
         merged: &[Arc<Image>],
-    ) -> std::result::Result<(), NotMade> {
+    ) -> std::result::Result<(), ImageNotMade> {
         let is_base = merged.len() == self.images.len();
         let all = (BlockId(0), BlockId(u64::MAX));
         let mut older =
-            Merge::start(merged, all, ScanOrder::Ascending).map_err(NotMade::Damaged)?;
+            Merge::start(merged, all, ScanOrder::Ascending).map_err(ImageNotMade::Damaged)?;
         let mut push = |id, record: Record| match record.value {
             // Below a base is nothing that a deletion could hide.
             None if is_base => Ok(()),
@@ -226,14 +227,14 @@ impl Chain {
                     if older_id < id {
                         push(older_id, older_record)?;
                     }
-                    older.advance().map_err(NotMade::Damaged)?;
+                    older.advance().map_err(ImageNotMade::Damaged)?;
                 }
                 push(id, record)?;
             }
         }
         while let Some((id, record)) = older.peek() {
             push(id, record)?;
-            older.advance().map_err(NotMade::Damaged)?;
+            older.advance().map_err(ImageNotMade::Damaged)?;
         }
         Ok(())
     }
@@ -257,7 +258,7 @@ fn merged_deltas(deltas: &[u64], count: u64) -> usize {
 
 /// What an image is to be.
 #[derive(Clone, Copy)]
-pub(crate) struct Order<'a> {
+pub(crate) struct ImagePlan<'a> {
     /// In its file's name.
     pub(crate) number: u64,
     pub(crate) summary: Summary,
@@ -266,34 +267,34 @@ pub(crate) struct Order<'a> {
     /// No delta where that would keep more than half of what a base takes: a short one takes whole pages,
     /// too.
     pub(crate) is_full: bool,
-    pub(crate) schedule: Schedule<'a>,
+    pub(crate) schedule: ImageSchedule<'a>,
 }
 
 /// Why there is no new checkpoint.
 #[derive(Debug)]
-pub(crate) enum NotMade {
+pub(crate) enum ImageNotMade {
     /// The disk refused.
     Disk(NotWritten),
     /// What the new image builds on is damaged.
     Damaged(Error),
 }
 
-impl From<std::io::Error> for NotMade {
-    fn from(source: std::io::Error) -> NotMade {
-        NotMade::Disk(source.into())
+impl From<std::io::Error> for ImageNotMade {
+    fn from(source: std::io::Error) -> ImageNotMade {
+        ImageNotMade::Disk(source.into())
     }
 }
 
-impl From<NotWritten> for NotMade {
-    fn from(not_written: NotWritten) -> NotMade {
-        NotMade::Disk(not_written)
+impl From<NotWritten> for ImageNotMade {
+    fn from(not_written: NotWritten) -> ImageNotMade {
+        ImageNotMade::Disk(not_written)
     }
 }
 
 /// The newest record of each id of several images, in an order of the ids.
 struct Merge<'a> {
     order: ScanOrder,
-    cursors: Vec<(Cursor<'a>, Option<(BlockId, Record)>)>,
+    cursors: Vec<(ImageCursor<'a>, Option<(BlockId, Record)>)>,
 }
 
 impl<'a> Merge<'a> {

@@ -1,4 +1,4 @@
-//! Schedule: how the writing of an image gives way to commits.
+//! ImageSchedule: how the writing of an image gives way to commits.
 //!
 //! Owns the rule. An image is written in chunks of [`CHUNK_LEN`], each of which begins its way to the disk
 //! at once; after each the writer pauses for [`PAUSE`], so that commits, which share disk and processors with
@@ -14,7 +14,7 @@ pub(crate) const CHUNK_LEN: usize = 64 << 10;
 
 /// How much time there is for an image, and how to let it pass.
 #[derive(Clone, Copy)]
-pub(crate) struct Schedule<'a> {
+pub(crate) struct ImageSchedule<'a> {
     /// Bytes by which the log has grown since the image was begun.
     pub(crate) log_len: &'a dyn Fn() -> u64,
     /// Bytes by which it may grow until the image is written.
@@ -23,7 +23,7 @@ pub(crate) struct Schedule<'a> {
     pub(crate) pause: &'a dyn Fn(Duration),
 }
 
-impl Schedule<'_> {
+impl ImageSchedule<'_> {
     /// Pauses if there is time, after `done` bytes of about `expected`.
     pub(super) fn pause_if_ahead(&self, done: u64, expected: u64) {
         if has_time((self.log_len)(), self.log_len_max, done, expected) {

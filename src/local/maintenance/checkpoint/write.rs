@@ -12,13 +12,13 @@ use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    Header, ImageName, Layout, Summary, encode_table, page_seed,
+    Header, ImageLayout, ImageName, Summary, encode_table, page_seed,
 };
 use crate::local::format::description::Description;
 use crate::local::format::page::{
     CHILDREN_MAX, DENSE_MAX, Record, encode_inner, encode_leaf, leaf_share,
 };
-use crate::local::maintenance::checkpoint::schedule::{CHUNK_LEN, Schedule};
+use crate::local::maintenance::checkpoint::schedule::{CHUNK_LEN, ImageSchedule};
 
 /// An image under construction.
 pub(crate) struct Writer<'a, D: Disk> {
@@ -29,7 +29,7 @@ pub(crate) struct Writer<'a, D: Disk> {
     file: D::File,
     gathered: Vec<u8>,
     written_len: u64,
-    schedule: Schedule<'a>,
+    schedule: ImageSchedule<'a>,
     /// About how long the image will be.
     expected_len: u64,
     /// Records that are not in a leaf yet.
@@ -48,7 +48,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         disk: &'a D,
         store: &'a Description,
         number: u64,
-        schedule: Schedule<'a>,
+        schedule: ImageSchedule<'a>,
         expected_len: u64,
     ) -> io::Result<Writer<'a, D>> {
         let mut salt = [0; 8];
@@ -100,7 +100,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         let root = self.write_levels()?;
         let table_page = self.next_page();
         let rows = encode_table(segments);
-        let layout = Layout {
+        let layout = ImageLayout {
             entry_count: self.entry_count,
             leaf_count,
             root,

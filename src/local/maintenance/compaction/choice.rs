@@ -19,7 +19,7 @@ use crate::io::Disk;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
 use crate::local::format::{PAGE, page_up};
-use crate::local::maintenance::{State, Upkeep};
+use crate::local::maintenance::{MaintenanceState, Upkeep};
 use crate::sync::Ordering;
 
 /// What a block takes in the log beside its payload: its row, and the header of a lone commit.
@@ -34,20 +34,20 @@ const NEED_SHARE: u64 = 8;
 
 /// Old versions in a segment that snapshots see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::local::maintenance) struct Kept {
+pub(in crate::local::maintenance) struct PinnedVersions {
     /// Payload bytes.
     pub(in crate::local::maintenance) len: u64,
     pub(in crate::local::maintenance) count: u64,
 }
 
 /// Old versions that snapshots see, by the segment that they are in.
-pub(in crate::local::maintenance) type KeptBySegment = BTreeMap<u64, Kept>;
+pub(in crate::local::maintenance) type PinnedBySegment = BTreeMap<u64, PinnedVersions>;
 
 /// A segment, and what has to be written again before it can go.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::local::maintenance) struct Victim {
     pub(in crate::local::maintenance) segment: SegmentUse,
-    pub(in crate::local::maintenance) kept: Kept,
+    pub(in crate::local::maintenance) kept: PinnedVersions,
 }
 
 /// How far to go.
@@ -65,14 +65,14 @@ pub(super) struct Goal {
 
 /// What the log holds that a run cares for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Standing {
+pub(super) struct LogTotals {
     /// Bytes of segments that do not go by themselves with the next checkpoint.
     held_len: u64,
     /// Bytes of those that are in force, or kept for snapshots.
     needed_len: u64,
 }
 
-impl Standing {
+impl LogTotals {
     pub(super) fn dead_len(&self) -> u64 {
         self.held_len - self.needed_len
     }
@@ -155,8 +155,8 @@ impl Packing {
 
 impl<D: Disk> Upkeep<D> {
     /// The old versions that snapshots see now.
-    pub(in crate::local::maintenance) fn kept_by_segment(&self) -> KeptBySegment {
-        let (index, mut kept) = (&self.shared.mvcc.index, KeptBySegment::new());
+    pub(in crate::local::maintenance) fn kept_by_segment(&self) -> PinnedBySegment {
+        let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
             index.each_undo(|version| {
                 let segment = kept.entry(u64::from(version.segment)).or_default();
@@ -168,10 +168,10 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// What the log holds, as this run knows it.
-    pub(super) fn standing(&self, run: &Run) -> Standing {
+    pub(super) fn standing(&self, run: &Run) -> LogTotals {
         let segments = self.shared.usage.all();
         let active = segments.last().map_or(0, |segment| segment.sequence);
-        let mut standing = Standing::default();
+        let mut standing = LogTotals::default();
         for segment in segments {
             let victim = run.victim(segment);
             let goes = segment.live_count == 0 && victim.kept.count == 0;
@@ -184,7 +184,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// The segment to empty next, if there is too much that is dead.
-    pub(super) fn victim(&self, state: &State, run: &Run, goal: Goal) -> Option<Victim> {
+    pub(super) fn victim(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Option<Victim> {
         if !self.standing(run).is_beyond(&goal) {
             return None;
         }
@@ -195,7 +195,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// All segments whose emptying would make the log shorter.
-    pub(super) fn victims(&self, state: &State, run: &Run, goal: Goal) -> Vec<Victim> {
+    pub(super) fn victims(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Vec<Victim> {
         let segments = self.shared.usage.all();
         let newest = segments.last().map_or(0, |segment| segment.sequence);
         let victims = segments.into_iter().map(|segment| run.victim(segment));
@@ -214,7 +214,7 @@ impl<D: Disk> Upkeep<D> {
     /// A segment to empty for want of space: it gives back at least as much as its moves take.
     pub(in crate::local::maintenance) fn victim_of_need(
         &self,
-        state: &State,
+        state: &MaintenanceState,
         run: &Run,
         before: u64,
     ) -> Option<Victim> {
@@ -285,14 +285,15 @@ mod tests {
 
     const LEN: u64 = 1 << 20;
 
-    fn victim(sequence: u64, live_len: u64, kept: Kept) -> Victim {
+    fn victim(sequence: u64, live_len: u64, kept: PinnedVersions) -> Victim {
         let (number, used_len, live_count) = (sequence, LEN, 0);
         Victim { segment: SegmentUse { sequence, number, used_len, live_len, live_count }, kept }
     }
 
     #[test]
     fn older_and_emptier_segments_are_worth_more() {
-        let benefit = |sequence, live_len| victim(sequence, live_len, Kept::default()).benefit(10);
+        let benefit =
+            |sequence, live_len| victim(sequence, live_len, PinnedVersions::default()).benefit(10);
         assert!(benefit(1, 1000) > benefit(1, 100_000));
         assert!(benefit(1, 1000) > benefit(5, 1000));
         assert_eq!(benefit(1, LEN), 0.0);
@@ -311,10 +312,10 @@ mod tests {
         assert_eq!(len_of(3, 13_000), PAGE + 3 * 4 * PAGE);
         // Longer than a segment.
         assert_eq!(len_of(2, 100_000), 2 * (PAGE + page_up(64 + 64 + 100_000)));
-        let segment = victim(1, 6 * 1_000, Kept { len: 5 * 1_000, count: 5 }).segment;
+        let segment = victim(1, 6 * 1_000, PinnedVersions { len: 5 * 1_000, count: 5 }).segment;
         let both = Victim {
             segment: SegmentUse { used_len: 64 << 10, live_count: 6, ..segment },
-            kept: Kept { len: 5 * 1_000, count: 5 },
+            kept: PinnedVersions { len: 5 * 1_000, count: 5 },
         };
         let gain_len = (64 << 10) - 3 * PAGE - PAGE / 5;
         assert_eq!(both.gain_len(packing), gain_len, "what snapshots see is written again, too");

@@ -20,7 +20,7 @@ mod told;
 
 use std::collections::BTreeSet;
 
-use choice::{Goal, KeptBySegment, Victim};
+use choice::{Goal, PinnedBySegment, Victim};
 use schedule::Excess;
 pub(super) use schedule::Pressure;
 pub use told::{CompactionEnd, CompactionReport};
@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::SegmentUse;
-use crate::local::maintenance::{Haste, State, Upkeep};
+use crate::local::maintenance::{Haste, MaintenanceState, Upkeep};
 use crate::sync::Ordering;
 
 /// Dead bytes that are not worth a segment's emptying.
@@ -71,7 +71,7 @@ pub(super) struct Run {
     /// Segments that were gone through, and hold something that could not be moved.
     passed: BTreeSet<u64>,
     /// Old versions that snapshots see, in segments that were not gone through.
-    kept: KeptBySegment,
+    kept: PinnedBySegment,
     /// The first error that is of one place, and stands in the way of nothing else.
     first_error: Option<Error>,
 }
@@ -123,7 +123,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Empties segments while there is too much that is dead.
-    pub(super) fn compact_due(&self, state: &mut State, is_idle: bool) -> Result<()> {
+    pub(super) fn compact_due(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         if state.hold_count > 0 {
             // What is emptied could not go.
             return Ok(());
@@ -185,7 +185,7 @@ impl<D: Disk> Upkeep<D> {
     ///
     /// # Errors
     /// As [`Upkeep::empty`].
-    pub(super) fn empty_for_snapshots(&self, state: &mut State) -> Result<()> {
+    pub(super) fn empty_for_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let mut run = self.run(Cause::Idle);
         let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         loop {
@@ -205,7 +205,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Lets segments go that are dead as a whole: that needs no moves, only a checkpoint.
-    fn drop_dead(&self, state: &mut State, is_idle: bool) -> Result<()> {
+    fn drop_dead(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         let totals = self.totals();
         let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
         let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
@@ -230,7 +230,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
-    pub(super) fn let_go_if_full(&self, state: &mut State) -> Result<()> {
+    pub(super) fn let_go_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
         if self.space.is_full() {
             self.checkpoint_with(state, Haste::Room)?;
             self.space.reserve.try_refill();

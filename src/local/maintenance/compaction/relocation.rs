@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::choice::Victim;
-use super::schedule::Schedule;
+use super::schedule::MoveSchedule;
 use super::{Cause, Run};
 use crate::block::{Block, BlockId};
 use crate::callback::{self, Duty};
@@ -18,7 +18,7 @@ use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::frame::HEADER_LEN;
 use crate::local::format::place::damaged;
 use crate::local::format::{PAGE, page_up};
-use crate::local::maintenance::{State, Upkeep};
+use crate::local::maintenance::{MaintenanceState, Upkeep};
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::version::VersionLen;
@@ -34,7 +34,7 @@ impl<D: Disk> Upkeep<D> {
     /// Moves what is in force in a segment. What cannot be read in it stays, and the run goes on.
     pub(in crate::local::maintenance) fn empty(
         &self,
-        state: &mut State,
+        state: &mut MaintenanceState,
         run: &mut Run,
         victim: Victim,
     ) -> Result<()> {
@@ -53,14 +53,14 @@ impl<D: Disk> Upkeep<D> {
         page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
     }
 
-    fn move_all(&self, state: &mut State, run: &mut Run, victim: Victim) -> Result<()> {
+    fn move_all(&self, state: &mut MaintenanceState, run: &mut Run, victim: Victim) -> Result<()> {
         let Victim { segment: victim, kept } = victim;
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
         let mut schedule = self.schedule(state, &victim, run.cause);
-        if !schedule.as_ref().is_some_and(Schedule::is_pressed) {
+        if !schedule.as_ref().is_some_and(MoveSchedule::is_pressed) {
             scanner.give_way()?;
         }
         let batch_len = self.batch_len();
@@ -111,14 +111,19 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// The schedule at which to empty a segment, where somebody is to be given way to.
-    fn schedule(&self, state: &mut State, victim: &SegmentUse, cause: Cause) -> Option<Schedule> {
+    fn schedule(
+        &self,
+        state: &mut MaintenanceState,
+        victim: &SegmentUse,
+        cause: Cause,
+    ) -> Option<MoveSchedule> {
         let Cause::Due(excess) = cause else { return None };
         let is_pressed = state.pressure.look(excess);
-        Some(Schedule::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
+        Some(MoveSchedule::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
     }
 
     /// Rests if it is time for that, after the segment was gone through up to there.
-    fn rest(&self, schedule: &mut Option<Schedule>, offset: u64) {
+    fn rest(&self, schedule: &mut Option<MoveSchedule>, offset: u64) {
         let Some(schedule) = schedule else { return };
         let rest = schedule.rest(self.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.is_awaited() {

@@ -1,8 +1,8 @@
-//! Schedule: how emptying a segment gives way to commits.
+//! MoveSchedule: how emptying a segment gives way to commits.
 //!
 //! Owns three rules, for segments that are emptied because too much is dead while others write:
 //!
-//! 1. **Schedule.** Emptying may take until commits have written as many bytes as it gives back, so that
+//! 1. **MoveSchedule.** Emptying may take until commits have written as many bytes as it gives back, so that
 //!    the log does not grow meanwhile; what the log has beyond its goal already is to be gone within
 //!    [`DRAIN`]. Whoever is ahead of that rests a little after each [`STEP_LEN`].
 //! 2. **Share.** Whoever is not may still move no more than [`SHARE`] of the bytes that commits write, and
@@ -58,13 +58,13 @@ impl Pressure {
     }
 
     /// A segment was emptied at a schedule.
-    pub(super) fn note(&mut self, schedule: &Schedule) {
+    pub(super) fn note(&mut self, schedule: &MoveSchedule) {
         self.was_late = schedule.is_late;
     }
 }
 
 /// The schedule of emptying one segment.
-pub(super) struct Schedule {
+pub(super) struct MoveSchedule {
     started: Duration,
     written_before: u64,
     /// Log bytes of moves so far.
@@ -81,7 +81,7 @@ pub(super) struct Schedule {
     is_late: bool,
 }
 
-impl Schedule {
+impl MoveSchedule {
     /// Begins to empty a segment.
     pub(super) fn start(
         now: Duration,
@@ -89,9 +89,9 @@ impl Schedule {
         victim: &SegmentUse,
         excess: Excess,
         is_pressed: bool,
-    ) -> Schedule {
+    ) -> MoveSchedule {
         let dead_len = victim.used_len - victim.in_force();
-        Schedule {
+        MoveSchedule {
             started: now,
             written_before: written_len,
             moved_len: 0,
@@ -141,11 +141,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const LEN: u64 = 64 << 20;
 
-    fn schedule(live_len: u64, excess_len: u64, is_pressed: bool) -> Schedule {
+    fn schedule(live_len: u64, excess_len: u64, is_pressed: bool) -> MoveSchedule {
         let (sequence, number, used_len, live_count) = (1, 1, LEN, 0);
         let victim = SegmentUse { sequence, number, used_len, live_len, live_count };
         let excess = Excess { len: excess_len, allowed_len: LEN };
-        Schedule::start(SECOND, 100, &victim, excess, is_pressed)
+        MoveSchedule::start(SECOND, 100, &victim, excess, is_pressed)
     }
 
     #[test]

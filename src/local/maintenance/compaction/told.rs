@@ -9,7 +9,7 @@ use super::choice::{Goal, Victim};
 use super::{Cause, MAKE_ROOM_LEN, Run};
 use crate::error::{Error, Result};
 use crate::io::Disk;
-use crate::local::maintenance::{Haste, State, Upkeep};
+use crate::local::maintenance::{Haste, MaintenanceState, Upkeep};
 
 /// Why a compaction that somebody called for went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +70,7 @@ impl<D: Disk> Upkeep<D> {
         })
     }
 
-    fn compact_all(&self, state: &mut State) -> Result<()> {
+    fn compact_all(&self, state: &mut MaintenanceState) -> Result<()> {
         // Who calls for it has what could not be read tried again.
         state.stuck.clear();
         let mut run = self.run(Cause::Told);
@@ -112,7 +112,7 @@ impl<D: Disk> Upkeep<D> {
     }
 
     /// The best victim while there is room for it; else the one that takes least.
-    fn next_told(&self, state: &State, run: &Run, goal: Goal) -> Option<Victim> {
+    fn next_told(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Option<Victim> {
         let best = self.victim(state, run, goal)?;
         let fits_len = self.fits_len().saturating_sub(MAKE_ROOM_LEN);
         if best.needed_len() <= fits_len && !self.space.is_full() {

@@ -20,7 +20,7 @@ use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Entry, Kind, aligned};
+use crate::local::format::frame::{Kind, TableRow, aligned};
 use crate::local::format::location::Location;
 use crate::local::format::place::damaged;
 use crate::local::format::place::to_damage;
@@ -32,7 +32,7 @@ use crate::local::recovery::listing::Listing;
 
 /// What is known of an id as of a commit: a version at a place, or that it was deleted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Event {
+pub(super) struct KnownVersion {
     pub(super) lsn: Lsn,
     pub(super) value: Option<Location>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Event {
 /// What the files say.
 pub(super) struct Evidence<F> {
     pub(super) scanners: Scanners<F>,
-    pub(super) events: BTreeMap<BlockId, Vec<Event>>,
+    pub(super) events: BTreeMap<BlockId, Vec<KnownVersion>>,
     pub(super) losses: Vec<Loss>,
     /// The commit that the checkpoint stands for; 0 without one.
     pub(super) checkpoint_lsn: Lsn,
@@ -127,7 +127,7 @@ impl<F: DiskFile> Evidence<F> {
         Ok(())
     }
 
-    fn add(&mut self, id: BlockId, event: Event) {
+    fn add(&mut self, id: BlockId, event: KnownVersion) {
         self.id_max = self.id_max.max(id);
         self.events.entry(id).or_default().push(event);
     }
@@ -151,7 +151,7 @@ impl<F: DiskFile> Evidence<F> {
                 for (id, record) in records {
                     last = id.0;
                     self.listed.insert(id);
-                    self.add(id, Event { lsn: record.lsn, value: record.value });
+                    self.add(id, KnownVersion { lsn: record.lsn, value: record.value });
                 }
             }
             if is_damaged {
@@ -165,11 +165,13 @@ impl<F: DiskFile> Evidence<F> {
         let place = |header, offset| Some(Location::new(header, sequence, offset));
         for (offset, entry) in frame.placed() {
             let event = match entry {
-                Entry::Write(header) => {
-                    Event { lsn: frame.header.lsn, value: place(header, offset) }
+                TableRow::Write(header) => {
+                    KnownVersion { lsn: frame.header.lsn, value: place(header, offset) }
                 }
-                Entry::Move(header, origin) => Event { lsn: *origin, value: place(header, offset) },
-                Entry::Delete(_) => Event { lsn: frame.header.lsn, value: None },
+                TableRow::Move(header, origin) => {
+                    KnownVersion { lsn: *origin, value: place(header, offset) }
+                }
+                TableRow::Delete(_) => KnownVersion { lsn: frame.header.lsn, value: None },
             };
             self.add(entry.id(), event);
         }
