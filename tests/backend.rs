@@ -50,6 +50,11 @@ conformance_suite!(
     Simulated::new(short_segments().read_mode(ReadMode::Pread).recent_len(0), true)
         .payloads_up_to(SHORT_BLOCK_LEN)
 );
+conformance_suite!(killed, Killed(Simulated::new(small(), true)));
+conformance_suite!(
+    killed_short_segments_sync_off,
+    Killed(Simulated::new(short_segments(), false).payloads_up_to(SHORT_BLOCK_LEN))
+);
 
 /// Longest block that a segment of 64 KiB may hold.
 const SHORT_BLOCK_LEN: usize = 32 << 10;
@@ -227,5 +232,35 @@ impl Fixture for Simulated {
 
     fn payload_len_max(&self) -> usize {
         self.payload_len_max
+    }
+}
+
+/// A simulated store that is never closed: its process is killed, and the next one replays the log.
+/// Behind a close the checkpoint answers.
+struct Killed(Simulated);
+
+impl Fixture for Killed {
+    type Backend = LocalBackend<SimDisk>;
+
+    fn open(&self) -> LocalBackend<SimDisk> {
+        self.0.open()
+    }
+
+    fn reopen(&self, backend: LocalBackend<SimDisk>) -> Option<LocalBackend<SimDisk>> {
+        let left = self.0.disk().freeze();
+        drop(backend);
+        Some(self.0.open_on(left))
+    }
+
+    fn crash(&self, backend: LocalBackend<SimDisk>) -> Option<LocalBackend<SimDisk>> {
+        self.0.crash(backend)
+    }
+
+    fn acknowledges_durably(&self) -> bool {
+        self.0.acknowledges_durably()
+    }
+
+    fn payload_len_max(&self) -> usize {
+        self.0.payload_len_max()
     }
 }

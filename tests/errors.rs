@@ -142,33 +142,54 @@ fn flipped_byte_of_a_payload_is_corrupt_on_that_block_only() {
 
 #[test]
 fn damaged_block_can_be_replaced_and_deleted() {
-    let (_directory, path) = closed_store();
+    let (directory, path) = closed_store();
     for damaged in [3, 4] {
         let (file, start) = find(&path, payload(damaged).as_bytes());
         flip(&file, start);
     }
-    let store = LocalBackend::open(&path).expect("damage to two payloads stops no open");
+    let store = quiet().open(&path).expect("damage to two payloads stops no open");
     store.write_block(block(3, payload(3))).expect("a write over a damaged block");
     store.delete_block(BlockId(4)).expect("a delete of a damaged block");
+    let deleted = directory.path().join("deleted");
+    copy_killed(&path, &deleted);
     store.write_block(block(4, payload(4))).expect("a write after it");
     check(&store, &[]);
+    let replaced = directory.path().join("replaced");
+    copy_killed(&path, &replaced);
     store.close().expect("a clean close");
-    check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+    // Without a close the log is replayed; behind one the checkpoint answers.
+    let store = LocalBackend::open(&deleted).expect("the store opens without the block");
+    assert!(!store.block_exists(BlockId(4)).expect("an answer"), "the deletion was lost");
+    store.write_block(block(4, payload(4))).expect("a write where nothing is");
+    check(&store, &[]);
+    for path in [replaced, path] {
+        check(&LocalBackend::open(&path).expect("the store opens again"), &[]);
+    }
 }
 
-/// The store of [`closed_store`], as a kill leaves it: without a checkpoint and a clean end.
+/// A store that does nothing by itself, so that its files can be copied while it is open.
+fn quiet() -> Options {
+    LocalBackend::options().single_threaded(true).zero_ahead_len(0)
+}
+
+/// Copies the files of an open store: what a kill leaves, without a checkpoint and a clean end.
+fn copy_killed(open: &Path, to: &Path) {
+    fs::create_dir(to).expect("a directory");
+    for entry in fs::read_dir(open).expect("a listing") {
+        let from = entry.expect("an entry").path();
+        fs::copy(&from, to.join(from.file_name().expect("a file"))).expect("a copy");
+    }
+}
+
+/// The store of [`closed_store`], as a kill leaves it.
 fn killed_store() -> (tempfile::TempDir, std::path::PathBuf) {
     let (directory, path) = directory();
     let open = directory.path().join("open");
-    let store = LocalBackend::options().zero_ahead_len(0).open(&open).expect("a new store");
+    let store = quiet().open(&open).expect("a new store");
     for id in 1..=BLOCKS {
         store.write_block(block(id, payload(id))).expect("a write");
     }
-    fs::create_dir(&path).expect("a directory");
-    for entry in fs::read_dir(&open).expect("a listing") {
-        let from = entry.expect("an entry").path();
-        fs::copy(&from, path.join(from.file_name().expect("a file"))).expect("a copy");
-    }
+    copy_killed(&open, &path);
     (directory, path)
 }
 
@@ -204,28 +225,33 @@ fn damage_among_acknowledged_frames_is_refused_with_its_place() {
 #[test]
 fn missing_segment_is_named() {
     let (directory, path) = directory();
-    let options = LocalBackend::options().segment_len_max(64 << 10).block_len_max(16 << 10);
+    let options = quiet().segment_len_max(64 << 10).block_len_max(16 << 10);
     let store = options.open(&path).expect("a new store");
     for id in 1..=BLOCKS {
         let mut data = payload(id).into_bytes();
         data.resize(16 << 10, 0);
         store.write_block(block(id, data)).expect("a write");
     }
+    let killed = directory.path().join("killed");
+    copy_killed(&path, &killed);
     store.close().expect("a clean close");
-    // The first, one in the middle, and the one with the newest block.
-    for id in [1, BLOCKS / 2, BLOCKS] {
-        let (file, _) = find(&path, payload(id).as_bytes());
-        let away = directory.path().join("away");
-        fs::rename(&file, &away).expect("the segment moves away");
-        let error = refused(&directory, || LocalBackend::open(&path));
-        assert!(
-            matches!(&error, Error::Corrupt { defect: Defect::MissingSegment, .. }),
-            "segment of block {id}: {error:?}"
-        );
-        fs::rename(&away, &file).expect("the segment comes back");
+    // A checkpoint lists the segments of a closed store; of a killed one the log alone tells.
+    for path in [path, killed] {
+        // The first, one in the middle, and the one with the newest block.
+        for id in [1, BLOCKS / 2, BLOCKS] {
+            let (file, _) = find(&path, payload(id).as_bytes());
+            let away = directory.path().join("away");
+            fs::rename(&file, &away).expect("the segment moves away");
+            let error = refused(&directory, || LocalBackend::open(&path));
+            assert!(
+                matches!(&error, Error::Corrupt { defect: Defect::MissingSegment, .. }),
+                "segment of block {id} in {path:?}: {error:?}"
+            );
+            fs::rename(&away, &file).expect("the segment comes back");
+        }
+        let store = LocalBackend::open(&path).expect("the store opens again");
+        assert_eq!(store.stats().total_blocks, BLOCKS);
     }
-    let store = LocalBackend::open(&path).expect("the store opens again");
-    assert_eq!(store.stats().total_blocks, BLOCKS);
 }
 
 #[test]

@@ -68,19 +68,24 @@ fn full_disk_refuses_the_write_and_nothing_else() {
 #[test]
 fn full_disk_loses_nothing_at_reopen() {
     let disk = SimDisk::new(3);
-    let open = || LocalBackend::open_on(disk.clone(), short());
-    let store = open().expect("a new store");
+    let store = LocalBackend::open_on(disk.clone(), short()).expect("a new store");
     let count = fill_disk(&disk, &store);
+    let killed = disk.freeze();
     store.close().expect("a clean close");
-    // Left by a session that had no space to finish it.
-    disk.put_file(FileName::Temporary(1000), b"unfinished");
-    drop(open().expect("a full disk stops no open"));
-    disk.set_capacity(None);
-    let store = open().expect("the store opens again");
-    holds_filling(&store, count);
-    store.write_block(filling(count + 1)).expect("there is space again");
-    holds_filling(&store, count + 1);
-    assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+    for (disk, is_clean) in [(killed, false), (disk, true)] {
+        let open = || LocalBackend::open_on(disk.clone(), short());
+        // Left by a session that had no space to finish it.
+        disk.put_file(FileName::Temporary(1000), b"unfinished");
+        let store = open().expect("a full disk stops no open");
+        assert_eq!(store.recovery().clean, is_clean);
+        drop(store);
+        disk.set_capacity(None);
+        let store = open().expect("the store opens again");
+        holds_filling(&store, count);
+        store.write_block(filling(count + 1)).expect("there is space again");
+        holds_filling(&store, count + 1);
+        assert!(disk.violations().is_empty(), "{:?}", disk.violations());
+    }
 }
 
 #[test]
@@ -106,9 +111,12 @@ fn deletes_go_on_when_the_disk_is_full() {
         store.delete_block(BlockId(id)).expect("a delete on a full disk");
     }
     assert_eq!(store.stats().total_blocks, 0);
+    let cut = disk.crash(CrashChoice::Nothing);
     store.close().expect("a clean close");
-    let store = LocalBackend::open_on(disk, short()).expect("the store opens again");
-    assert_eq!(store.stats().total_blocks, 0);
+    for disk in [cut, disk] {
+        let store = LocalBackend::open_on(disk, short()).expect("the store opens again");
+        assert_eq!(store.stats().total_blocks, 0);
+    }
 }
 
 #[test]

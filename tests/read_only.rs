@@ -193,7 +193,8 @@ fn store_that_was_not_closed_is_recovered_in_memory_only() {
     assert_eq!(blocks(&restored), expected);
 }
 
-/// The copy of the last segment ends with a mark where a store that goes on writes a block, at the same length.
+/// The copy of the last segment ends with a mark where a store that goes on writes a block.
+/// Length and identity are the same: only the bytes tell the two apart.
 #[test]
 fn copy_that_ends_with_a_witness_is_no_later_backups_segment() {
     let simple = || options().single_threaded(true);
@@ -220,7 +221,7 @@ fn copy_that_ends_with_a_witness_is_no_later_backups_segment() {
         let file = disk.open(FileName::Segment(1), How::Read).unwrap();
         file.len().unwrap()
     };
-    assert_eq!(len_of(&one), len_of(&two), "what the two are told apart by");
+    assert_eq!(len_of(&one), len_of(&two), "a length would tell the two apart");
     let again = SimDisk::new(4);
     LocalBackend::restore_on(&two, &again, &|_| Continue(())).unwrap();
     assert!(blocks(&LocalBackend::open_on(again, simple()).unwrap()) == expected);

@@ -241,12 +241,36 @@ fn id_of_a_block_in_a_checkpoint_is_not_given_out_again() {
     let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
     let written: Vec<_> =
         (0..10).map(|n| store.write_block(block(0, n)).expect("writes")).collect();
+    store.delete_block(written[9]).expect("deletes");
     store.checkpoint().expect("makes a checkpoint");
     store.close().expect("closes");
     let store = LocalBackend::open_on(disk, small_segments()).expect("opens");
     assert_eq!(store.recovery().frames, 2, "the log says that the checkpoint counts, and ends");
-    let id = store.write_block(block(0, 10)).expect("writes");
-    assert!(!written.contains(&id), "{id:?} was given out before");
+    goes_on_above(&store, &written);
+}
+
+#[test]
+fn id_of_a_block_in_the_log_is_not_given_out_again() {
+    let disk = SimDisk::new(11);
+    let store = LocalBackend::open_on(disk.clone(), small_segments()).expect("opens");
+    let written: Vec<_> =
+        (0..10).map(|n| store.write_block(block(0, n)).expect("writes")).collect();
+    store.delete_block(written[9]).expect("deletes");
+    let store = LocalBackend::open_on(disk.freeze(), small_segments()).expect("opens");
+    assert!(store.recovery().frames >= 11, "{:?} is no whole log", store.recovery());
+    goes_on_above(&store, &written);
+}
+
+/// The next ids are none of those that were given out. A write that is given the id of a block
+/// takes another one by itself, and a transaction conflicts. Neither sees a deleted block's id.
+fn goes_on_above(store: &LocalBackend<SimDisk>, written: &[BlockId]) {
+    let tx = store.begin_transaction().expect("begins");
+    let first = store.write_block_in_tx(tx, block(0, 10)).expect("a pending write");
+    store.commit_transaction(tx).expect("commits");
+    let second = store.write_block(block(0, 11)).expect("writes");
+    for id in [first, second] {
+        assert!(!written.contains(&id), "{id:?} was given out before");
+    }
 }
 
 /// Overwrites blocks at random, so that what is dead is everywhere.

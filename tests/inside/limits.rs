@@ -178,14 +178,17 @@ fn smallest_and_largest_ids_are_kept() {
     assert_eq!(allocated, BlockId(1));
     store.write_block(block(u64::MAX, "the last id")).expect("a write");
     store.write_block(block(u64::MAX - 1, "the one before")).expect("a write");
+    let killed = disk.freeze();
     store.close().expect("a clean close");
-    let store = open(&disk).expect("the store opens again");
-    let ids = store.ids(..).expect("ids");
-    assert_eq!(ids, [BlockId(1), BlockId(u64::MAX - 1), BlockId(u64::MAX)]);
-    assert_eq!(store.read_block(BlockId(u64::MAX)).expect("a block").data, "the last id");
-    assert!(matches!(store.read_block(BlockId(0)), Err(Error::BlockNotFound { .. })));
-    assert_eq!(store.write_block(block(0, "below")).expect("a write"), BlockId(2));
-    assert_eq!(store.stats().visible_lsn, Lsn(4));
+    for disk in [killed, disk] {
+        let store = open(&disk).expect("the store opens again");
+        let ids = store.ids(..).expect("ids");
+        assert_eq!(ids, [BlockId(1), BlockId(u64::MAX - 1), BlockId(u64::MAX)]);
+        assert_eq!(store.read_block(BlockId(u64::MAX)).expect("a block").data, "the last id");
+        assert!(matches!(store.read_block(BlockId(0)), Err(Error::BlockNotFound { .. })));
+        assert_eq!(store.write_block(block(0, "below")).expect("a write"), BlockId(2));
+        assert_eq!(store.stats().visible_lsn, Lsn(4));
+    }
 }
 
 #[test]

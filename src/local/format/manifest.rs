@@ -19,14 +19,14 @@
 //! |      8 |    8 | number           | in the file's name; 0 for `META`                            |
 //! |     16 |    8 | `len`            | of the file                                                 |
 //! |     24 |    8 | `sequence`       | of a segment; 0 otherwise                                   |
-//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image; its       |
-//! |        |      |                  | complement for a copy that ends with a witness of its own   |
+//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image            |
 //! |     40 |    8 | zero             | refused otherwise                                           |
 //!
 //! Integers are little-endian. Invariant: `crc` alone says what a file holds. In one life of a store files with the
 //! same name, sequence, salt and length have the same content, because a segment is only ever appended to and an
 //! image is written once. A store that was copied and continued twice has two lives, which write different frames
 //! into the same use of a segment: there an [`Identity`] names two contents.
+//! It names a second one, too, where a copy ends with a witness of its own.
 
 use crate::block::Lsn;
 use crate::checksum;

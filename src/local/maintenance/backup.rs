@@ -20,7 +20,7 @@
 //! Of a store that is only read (`read_only`) nothing is made first: the backup is the store as its files are. So
 //! that the rest holds, the copy of the last segment ends behind the last frame that counts, with a witness of
 //! its own. It is synced before the manifest is, so the witness is true there, whatever the store's own files
-//! would survive. Such a copy is no other backup's file: its row has an identity that no segment has.
+//! would survive. It has the identity of the segment; a later backup tells them apart by this rule:
 //!
 //! Rule: names, salts, lengths and LSNs say where to look for a file's bytes, and never what they are. A store that
 //! is copied and continued twice has two *lives*, with the same names for different bytes: after a clean close each
@@ -207,7 +207,6 @@ impl<D: Disk> Upkeep<D> {
         let witness = self.ending.as_ref().zip(last).map(|(ending, last)| {
             let witness = witness_behind(ending);
             last.len += witness.len() as u64;
-            last.salt = !last.salt;
             (last.name, witness)
         });
         assert_eq!(witness.is_some(), self.ending.is_some(), "the log ends in one of its segments");
