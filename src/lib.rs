@@ -25,11 +25,11 @@ mod local;
 mod memory;
 mod mvcc;
 mod order;
-mod spread;
 mod stats;
 mod sync;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod thread_pool;
 mod ticket;
 mod transaction;
 mod unheard;

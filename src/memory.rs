@@ -16,8 +16,8 @@ use crate::io::os::coarse_clock;
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::handles::Handles;
 use crate::mvcc::index::LookedUp;
-use crate::mvcc::overlay::Overlay;
 use crate::mvcc::state::{Limits, OPEN_TRANSACTIONS_MAX};
+use crate::mvcc::unpublished::Unpublished;
 use crate::mvcc::version::VersionLen;
 use crate::mvcc::{Engine, Mvcc};
 use crate::sync::{Mutex, Process, ProcessBound};
@@ -44,7 +44,7 @@ pub struct MemoryBackend {
 struct MemoryStore {
     mvcc: Mvcc<Block>,
     /// Commits are made one by one, so nothing is ever in flight.
-    commits: Mutex<Overlay>,
+    commits: Mutex<Unpublished>,
     clock: Clock,
 }
 

@@ -25,7 +25,7 @@ use crate::local::commit::group::{
     Actions, CommitCore, CoreOptions, Event, Group, Outcome, Pace, Submission,
 };
 use crate::mvcc::batch::Batch;
-use crate::mvcc::overlay::Published;
+use crate::mvcc::unpublished::Published;
 
 const WOKEN: Duration = Duration::from_nanos(4500);
 const PREPARE: Duration = Duration::from_nanos(3000);

@@ -21,7 +21,7 @@ mod local {
 #[path = "../../src/mvcc"]
 mod mvcc {
     pub(crate) mod batch;
-    pub(crate) mod overlay;
+    pub(crate) mod unpublished;
 }
 
 mod device;

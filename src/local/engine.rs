@@ -69,12 +69,12 @@ impl<D: Disk> Engine for LocalBackend<D> {
         if self.inner.pool.is_none() && may_wait {
             // No other thread looks after the store.
             let stalls = &self.inner.shared.stalls;
-            let done = stalls.wait(StallCause::Upkeep, || self.inner.upkeep.run_due(false));
+            let done = stalls.wait(StallCause::Upkeep, || self.inner.maintenance.run_due(false));
             unheard(done, "what fails here fails again where a caller asks for it");
         }
         if batch.frees() && may_wait && self.inner.space.reserve.is_low() {
             let stalls = &self.inner.shared.stalls;
-            let made = stalls.wait(StallCause::Full, || self.inner.upkeep.make_room());
+            let made = stalls.wait(StallCause::Full, || self.inner.maintenance.reclaim_space());
             unheard(made, "the commit may find space without it");
         }
         let log_len = frame_len(&batch.operations);
@@ -137,8 +137,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
         shared.phases.tell(stats);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
-        stats.moved_bytes = self.inner.upkeep.moved_len();
-        stats.checkpoint_bytes = self.inner.upkeep.checkpoint_len();
+        stats.moved_bytes = self.inner.maintenance.moved_len();
+        stats.checkpoint_bytes = self.inner.maintenance.checkpoint_len();
         stats.reserve_bytes = self.inner.space.reserve.len();
         stats.reserve_drawn_bytes = self.inner.space.reserve.drawn_len();
         stats.stalls = shared.stalls.all();

@@ -311,7 +311,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn checkpoint(&self) -> Result<()> {
         self.check_writable()?;
         callback::check_may_wait()?;
-        self.inner.upkeep.checkpoint()
+        self.inner.maintenance.checkpoint()
     }
 
     /// Brings the log down to little more than what is in force, now: moves blocks out of segments that
@@ -328,12 +328,12 @@ impl<D: Disk> LocalBackend<D> {
     pub fn compact_now(&self) -> Result<CompactionReport> {
         self.check_writable()?;
         callback::check_may_wait()?;
-        self.inner.upkeep.compact_now()
+        self.inner.maintenance.compact_now()
     }
 
     /// Keeps compaction from moving blocks by itself until [`LocalBackend::resume_compaction`]: for a time
     /// in which the disk belongs to something else. Returns at once; up to 512 KiB of moves that are under
-    /// way are finished. Pauses are counted, over all handles: blocks are moved again after as many resumes.
+    /// way are finished. CompactionPauses are counted, over all handles: blocks are moved again after as many resumes.
     /// None outlasts the store's closing.
     ///
     /// What is dead takes space meanwhile, however much that is, except for segments with nothing in force,
@@ -357,7 +357,7 @@ impl<D: Disk> LocalBackend<D> {
     /// ```
     pub fn pause_compaction(&self) -> Result<()> {
         self.check_open()?;
-        self.inner.upkeep.pauses.begin();
+        self.inner.maintenance.pauses.begin();
         Ok(())
     }
 
@@ -368,8 +368,8 @@ impl<D: Disk> LocalBackend<D> {
     /// [`Error::Closed`]: the store was closed.
     pub fn resume_compaction(&self) -> Result<()> {
         self.check_open()?;
-        if self.inner.upkeep.pauses.end() {
-            self.inner.shared.upkeep.call();
+        if self.inner.maintenance.pauses.end() {
+            self.inner.shared.wake_up.call();
         }
         Ok(())
     }
@@ -416,7 +416,7 @@ impl<D: Disk> LocalBackend<D> {
     ) -> Result<BackupReport> {
         self.check_open()?;
         callback::check_may_wait()?;
-        self.inner.upkeep.backup(target, since, watch, &|| self.check_open())
+        self.inner.maintenance.backup(target, since, watch, &|| self.check_open())
     }
 
     /// As [`LocalBackend::restore`], between disks of your own.

@@ -13,7 +13,7 @@ use crate::io::{Disk, Thread};
 use crate::local::commit::driver::Driver;
 use crate::local::commit::group::Submission;
 use crate::local::commit::shared::Shared;
-use crate::local::maintenance::Upkeep;
+use crate::local::maintenance::Maintenance;
 use crate::local::read::segment::Views;
 use crate::local::recovery::RecoveryReport;
 use crate::local::space::Space;
@@ -29,7 +29,7 @@ pub(crate) struct OpenStore<D: Disk> {
     pub(crate) space: Arc<Space<D>>,
     pub(crate) pool: Option<Arc<IoPool>>,
     pub(crate) driver: Arc<Driver<D>>,
-    pub(crate) upkeep: Arc<Upkeep<D>>,
+    pub(crate) maintenance: Arc<Maintenance<D>>,
     pub(crate) durability: Durability,
     pub(crate) is_read_only: bool,
     pub(crate) report: RecoveryReport,
@@ -41,7 +41,7 @@ pub(crate) struct OpenStore<D: Disk> {
 /// What [`OpenStore::shut_down`] ends.
 pub(crate) struct Session<D: Disk> {
     pub(crate) keeper: Option<Thread>,
-    pub(crate) caretaker: Option<Thread>,
+    pub(crate) maintenance_thread: Option<Thread>,
     /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
     /// locked until the process ends.
     pub(crate) lock: ManuallyDrop<D::Lock>,
@@ -65,20 +65,24 @@ impl<D: Disk> OpenStore<D> {
         assert!(callback::may_close(), "a thread that its own store waits for closes none");
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        let Session { keeper, caretaker, lock } = session;
+        let Session { keeper, maintenance_thread, lock } = session;
         let ended = match self.is_read_only {
             true => self.end_reading(),
-            false => self.end_threads(keeper, caretaker),
+            false => self.end_threads(keeper, maintenance_thread),
         };
         drop(ManuallyDrop::into_inner(lock));
         ended
     }
 
     /// Makes everything durable and ends all threads of the store.
-    fn end_threads(&self, keeper: Option<Thread>, caretaker: Option<Thread>) -> Result<()> {
-        self.shared.upkeep.stop();
-        let upkeep_ended_well = caretaker.is_none_or(Thread::join);
-        let covered = self.upkeep.end();
+    fn end_threads(
+        &self,
+        keeper: Option<Thread>,
+        maintenance_thread: Option<Thread>,
+    ) -> Result<()> {
+        self.shared.wake_up.stop();
+        let upkeep_ended_well = maintenance_thread.is_none_or(Thread::join);
+        let covered = self.maintenance.end();
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
         let ended_well = keeper.is_none_or(Thread::join) && upkeep_ended_well;
         self.space.stop();
@@ -92,7 +96,7 @@ impl<D: Disk> OpenStore<D> {
 
     /// Ends a session that has nothing to write down.
     fn end_reading(&self) -> Result<()> {
-        self.upkeep.end_reading();
+        self.maintenance.end_reading();
         if let Some(pool) = &self.pool {
             pool.close();
         }
@@ -109,7 +113,7 @@ impl<D: Disk> OpenStore<D> {
             space: Arc::clone(&self.space),
             pool: self.pool.clone(),
             driver: Arc::clone(&self.driver),
-            upkeep: Arc::clone(&self.upkeep),
+            maintenance: Arc::clone(&self.maintenance),
             durability: self.durability,
             is_read_only: self.is_read_only,
             report: self.report,

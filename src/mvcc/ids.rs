@@ -17,7 +17,7 @@
 //!    everything in the index is walked once at most until all gaps were used.
 //!
 //! An id that is handed out may be committed by a caller who names it, before its own transaction is. What has
-//! it allocated is refused then, by the check of its commit (`overlay`); single writes and batches take
+//! it allocated is refused then, by the check of its commit (`unpublished`); single writes and batches take
 //! another id.
 //!
 //! Lock order: the gap's lock comes before all those of the index. Publishers do not take it.

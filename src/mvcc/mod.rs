@@ -12,11 +12,11 @@
 //! | `entry`        | the shared state of one open transaction                                 |
 //! | `pending`      | what one open transaction has done so far                                |
 //! | `places`       | where a slot of threads has its open transactions; how the latest ended  |
-//! | `credits`      | how many may be open, and who waits for one to end                       |
+//! | `permits`      | how many may be open, and who waits for one to end                       |
 //! | `scan`         | pages of what a transaction sees of a range of ids                       |
 //! | `batch`        | the operations of one transaction                                        |
 //! | `ids`          | allocation of block ids                                                  |
-//! | `overlay`      | changes that have an LSN and are not published yet; conflict checks      |
+//! | `unpublished`      | changes that have an LSN and are not published yet; conflict checks      |
 //! | `counters`     | statistics                                                               |
 //! | `turn`         | who goes first of those that lose again and again                        |
 //! | `handles`      | what transactions keep their store open by                              |
@@ -27,22 +27,22 @@
 
 pub(crate) mod batch;
 pub(crate) mod counters;
-mod credits;
 mod engine;
 mod entry;
 pub(crate) mod handles;
 pub(crate) mod ids;
 pub(crate) mod index;
-pub(crate) mod overlay;
 mod page;
 mod pending;
+mod permits;
 pub(crate) mod pins;
-mod places;
 mod scan;
 mod shard;
+mod slot_list;
 pub(crate) mod state;
 pub(crate) mod transactions;
 pub(crate) mod turn;
+pub(crate) mod unpublished;
 pub(crate) mod version;
 mod word;
 

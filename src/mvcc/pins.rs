@@ -9,14 +9,14 @@
 //!    which takes no lock: a slot's first holder is counted before it reads the visible LSN, and fences
 //!    on both sides let one of the two see the other.
 //!
-//! Taking and releasing touch one lock that other threads rarely want. It guards the [`Places`] of the
+//! Taking and releasing touch one lock that other threads rarely want. It guards the [`SlotList`] of the
 //! slot's transactions, too. Does not know what versions a pin keeps: the index asks.
 
 use std::ops::Deref;
 
 use crate::block::Lsn;
 use crate::mvcc::counters::Padded;
-use crate::mvcc::places::Places;
+use crate::mvcc::slot_list::SlotList;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, SLOT_COUNT, fence, thread_slot};
 
 /// The visible LSN and the pinned ones.
@@ -37,7 +37,7 @@ struct CountedSlot {
 struct PinSlot {
     /// The pinned LSNs, ascending, with the number of their holders.
     held: Vec<(Lsn, u32)>,
-    places: Places,
+    places: SlotList,
 }
 
 /// A slot while it is locked.
@@ -111,7 +111,7 @@ impl Pins {
 }
 
 impl SlotGuard<'_> {
-    pub(crate) fn places(&mut self) -> &mut Places {
+    pub(crate) fn slots(&mut self) -> &mut SlotList {
         &mut self.slot.places
     }
 

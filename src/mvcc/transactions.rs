@@ -15,11 +15,11 @@
 //! are gone, and it keeps its place until its owner ends it.
 //!
 //! The states themselves are an [`entry`](super::entry)'s, how many may be open is
-//! [`credits`](super::credits)' business, and where they are is that of the [`places`](super::places),
+//! [`permits`](super::permits)' business, and where they are is that of the [`places`](super::slot_list),
 //! which also remember the latest outcomes of their slot of threads; older ones are unknown. A begin and
 //! an end take one lock each, that of the slot, which other threads rarely want.
 //!
-//! Lock order: who waits for a credit, then the slots of the pins. A transaction's own lock is taken with
+//! Lock order: who waits for a permit, then the slots of the pins. A transaction's own lock is taken with
 //! neither of them locked.
 
 use std::sync::Arc;
@@ -29,9 +29,9 @@ use crate::block::{Lsn, TransactionId};
 use crate::error::{Error, Result, SnapshotLimit};
 use crate::mvcc::batch::Batch;
 use crate::mvcc::counters::Padded;
-use crate::mvcc::credits::Credits;
 use crate::mvcc::entry::{Entries, PLACE_COUNT_MAX, SnapshotView, TransactionSlot, check_active};
 use crate::mvcc::pending::Pending;
+use crate::mvcc::permits::Permits;
 use crate::mvcc::pins::Pins;
 use crate::mvcc::word::{Phase, Word, place_of, slot_of};
 use crate::sync::{SLOT_COUNT, thread_slot};
@@ -41,7 +41,7 @@ use crate::transaction::IsolationLevel;
 #[derive(Debug)]
 pub(crate) struct TransactionTable {
     pins: Arc<Pins>,
-    credits: Credits,
+    permits: Permits,
     entries: [Padded<Entries>; SLOT_COUNT],
 }
 
@@ -64,8 +64,8 @@ pub(crate) struct Released {
 impl TransactionTable {
     /// Lets `count_max` transactions be open at once, on snapshots that `pins` hold.
     pub(crate) fn new(count_max: u64, pins: Arc<Pins>) -> TransactionTable {
-        let credits = Credits::new(count_max.min(PLACE_COUNT_MAX));
-        TransactionTable { pins, credits, entries: Default::default() }
+        let permits = Permits::new(count_max.min(PLACE_COUNT_MAX));
+        TransactionTable { pins, permits, entries: Default::default() }
     }
 
     /// Begins a transaction.
@@ -74,7 +74,7 @@ impl TransactionTable {
     /// - [`Error::TooManyTransactions`]: as many are open as may be.
     pub(crate) fn begin(&self, isolation: IsolationLevel, now: Duration) -> Result<TransactionId> {
         let begun = self.try_begin(isolation, now);
-        self.credits.wake();
+        self.permits.wake();
         begun
     }
 
@@ -88,14 +88,14 @@ impl TransactionTable {
         timeout: Duration,
         now: impl Fn() -> Duration,
     ) -> Result<TransactionId> {
-        self.credits.wait(timeout, || self.try_begin(isolation, now()))
+        self.permits.wait(timeout, || self.try_begin(isolation, now()))
     }
 
     fn try_begin(&self, isolation: IsolationLevel, now: Duration) -> Result<TransactionId> {
         let slot = thread_slot();
-        let mut guard = self.credits.locked(&self.pins, slot)?;
-        let place = guard.places().take();
-        let Some(place) = place else { unreachable!("the slot was locked with a credit in it") };
+        let mut guard = self.permits.locked(&self.pins, slot)?;
+        let place = guard.slots().take();
+        let Some(place) = place else { unreachable!("the slot was locked with a permit in it") };
         let snapshot = (isolation != IsolationLevel::ReadCommitted).then(|| guard.take());
         drop(guard);
         let view = SnapshotView { snapshot, isolation };
@@ -183,7 +183,7 @@ impl TransactionTable {
     pub(crate) fn oldest(&self) -> Option<Oldest> {
         let mut oldest: Option<Oldest> = None;
         for (slot, entries) in self.entries.iter().enumerate() {
-            let made = self.pins.lock(slot).places().made();
+            let made = self.pins.lock(slot).slots().made();
             let pinned = (0..made).filter_map(|place| entries.get(place)?.pinned());
             for (id, snapshot, begun_at) in pinned {
                 if oldest
@@ -210,12 +210,12 @@ impl TransactionTable {
 
     /// Transactions that are open now.
     pub(crate) fn open_count(&self) -> u64 {
-        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).places().open_count).sum()
+        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).slots().open_count).sum()
     }
 
     /// Transactions that were rolled back, by their commits too.
     pub(crate) fn rolled_back_count(&self) -> u64 {
-        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).places().rolled_back_count).sum()
+        (0..SLOT_COUNT).map(|slot| self.pins.lock(slot).slots().rolled_back_count).sum()
     }
 
     /// Gives back what an ended transaction held.
@@ -231,11 +231,11 @@ impl TransactionTable {
         let snapshot = entry.view().snapshot.filter(|_| from != Phase::Unpinned);
         let mut guard = self.pins.lock(slot_of(id));
         let released = snapshot.map(|lsn| Released { lsn, was_last: guard.release(lsn) });
-        guard.places().give_back(place_of(id), Word::new(id.0, outcome));
-        self.credits.look_after(&mut guard, 0);
+        guard.slots().give_back(place_of(id), Word::new(id.0, outcome));
+        self.permits.look_after(&mut guard, 0);
         drop(guard);
         // Whoever waits finds the transaction gone.
-        self.credits.wake();
+        self.permits.wake();
         released
     }
 
@@ -258,7 +258,7 @@ impl TransactionTable {
     }
 
     fn outcome(&self, id: TransactionId) -> Option<Phase> {
-        self.pins.lock(slot_of(id)).places().outcome(id.0)
+        self.pins.lock(slot_of(id)).slots().outcome(id.0)
     }
 }
 
@@ -266,7 +266,7 @@ impl TransactionTable {
 mod tests {
     use super::*;
     use crate::error::TransactionState;
-    use crate::mvcc::places::ENDED_COUNT_MAX;
+    use crate::mvcc::slot_list::ENDED_COUNT_MAX;
     use crate::sync::{AtomicU64, Ordering};
 
     fn state_of(result: Result<impl Sized>) -> Option<TransactionState> {
@@ -354,7 +354,7 @@ mod tests {
             assert!(table.rollback(id).expect("active").is_some(), "it held a snapshot");
         }
         let mut guard = table.pins.lock(thread_slot());
-        assert_eq!((guard.places().remembered(), guard.places().made()), (ENDED_COUNT_MAX, 1));
+        assert_eq!((guard.slots().remembered(), guard.slots().made()), (ENDED_COUNT_MAX, 1));
         drop(guard);
         assert!(table.pins.held().is_empty());
     }

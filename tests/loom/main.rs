@@ -30,21 +30,21 @@ mod mvcc {
     pub(crate) mod batch;
     pub(crate) mod counters;
     pub(crate) mod index;
-    pub(crate) mod overlay;
     pub(crate) mod page;
     pub(crate) mod pins;
-    mod places;
     mod shard;
+    mod slot_list;
     pub(crate) mod turn;
+    pub(crate) mod unpublished;
     pub(crate) mod version;
     mod word;
 }
 #[path = "../../src/order.rs"]
 mod order;
-#[path = "../../src/spread.rs"]
-mod spread;
 #[path = "../support/modelled/sync.rs"]
 mod sync;
+#[path = "../../src/thread_pool.rs"]
+mod thread_pool;
 #[path = "../../src/ticket.rs"]
 mod ticket;
 

@@ -36,12 +36,12 @@ mod memory;
 mod mvcc;
 #[path = "../../src/order.rs"]
 mod order;
-#[path = "../../src/spread.rs"]
-mod spread;
 #[path = "../../src/stats.rs"]
 mod stats;
 #[path = "../support/modelled/sync.rs"]
 mod sync;
+#[path = "../../src/thread_pool.rs"]
+mod thread_pool;
 #[path = "../../src/ticket.rs"]
 mod ticket;
 #[path = "../../src/transaction/mod.rs"]

@@ -182,7 +182,7 @@ fn map_cleared_page() -> Option<*mut AtomicU64> {
     None
 }
 
-/// A place of the list of descriptors that a child closes. Places are used again and never freed, so
+/// A place of the list of descriptors that a child closes. SlotList are used again and never freed, so
 /// that the handler of a fork can walk them without a lock.
 #[derive(Debug)]
 struct DescriptorSlot {

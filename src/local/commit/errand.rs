@@ -97,7 +97,7 @@ impl<D: Disk> Trip<D> {
 
     fn go(&mut self, disk: &D, shared: &Shared) {
         let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
-        let made = self.make_so(disk, shared, &mut written_at, &mut flight_time);
+        let made = self.write_and_sync(disk, shared, &mut written_at, &mut flight_time);
         let landed_at = disk.now();
         let segment = self.flight.ends().last().map(|(_, number, _)| number);
         // Before anybody is told: in a file without a name it would not be there at the next open.
@@ -115,7 +115,7 @@ impl<D: Disk> Trip<D> {
         self.landing = Some(Landing { outcome, written_at, landed_at, flight_time });
     }
 
-    fn make_so(
+    fn write_and_sync(
         &mut self,
         disk: &D,
         shared: &Shared,

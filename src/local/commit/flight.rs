@@ -25,7 +25,7 @@ use crate::local::format::location::Location;
 use crate::local::read::recent::Recent;
 use crate::local::read::segment::Segment;
 use crate::mvcc::index::{LookedUp, PublishedChange};
-use crate::spread::helpers;
+use crate::thread_pool::shared_pool;
 
 /// Payloads from this length on are not copied into the staging buffer.
 pub(crate) const SHARED_LEN: usize = 64 << 10;
@@ -199,7 +199,7 @@ fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<(
         }
         write_all_at(&extent.segment.file, extent.offset + start, chunk.as_slice())
     };
-    match helpers().filter(|_| starts.len() > 1) {
+    match shared_pool().filter(|_| starts.len() > 1) {
         Some(helpers) => helpers.install(|| starts.into_par_iter().try_for_each(write)),
         None => starts.into_iter().try_for_each(write),
     }

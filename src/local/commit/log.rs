@@ -9,13 +9,13 @@
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
-mod standing;
+mod log_end;
 
 use crate::local::commit::shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use standing::{Frozen, LogEnd};
+pub(crate) use log_end::{Frozen, LogEnd};
 
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, PoisonCause, Result};
@@ -43,7 +43,7 @@ const GROUP_LEN_MAX: u64 = 8 << 20;
 /// Groups on their way to the disk at once.
 const FLIGHT_COUNT_MAX: usize = 2;
 /// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
-pub(crate) const UPKEEP_EVERY: u64 = 4 << 20;
+pub(crate) const MAINTENANCE_EVERY: u64 = 4 << 20;
 
 /// What callers send.
 #[derive(Debug)]
@@ -257,8 +257,8 @@ impl<D: Disk> Log<D> {
         match &outcome {
             Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
             Outcome::Refused(Error::StorageFull { .. }) => {
-                self.shared.room_wanted.store(true, Ordering::Relaxed);
-                self.shared.upkeep.call();
+                self.shared.reclaim_wanted.store(true, Ordering::Relaxed);
+                self.shared.wake_up.call();
             }
             Outcome::Refused(_) | Outcome::Done => {}
         }
@@ -269,7 +269,7 @@ impl<D: Disk> Log<D> {
 
     /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
     /// can make use of it, else at once.
-    fn go_on(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
+    fn answer_and_go_on(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
         if trip.is_none() && self.published.is_empty() {
             return LogStep::More;
         }
@@ -288,7 +288,7 @@ impl<D: Disk> Log<D> {
             None => LogStep::More,
             Some(trip) => {
                 self.land(trip);
-                self.go_on(None)
+                self.answer_and_go_on(None)
             }
         }
     }
@@ -300,7 +300,7 @@ impl<D: Disk> Log<D> {
         }
         let block_count = self.shared.mvcc.totals().0;
         if self.appender.space().admit(block_count)? {
-            self.shared.upkeep.call();
+            self.shared.wake_up.call();
         }
         Ok(())
     }
@@ -377,7 +377,7 @@ impl<D: Disk> Log<D> {
         self.unseen_len += len;
         if self.unseen_len >= self.shared.look_every {
             self.unseen_len = 0;
-            self.shared.upkeep.call();
+            self.shared.wake_up.call();
         }
     }
 }
@@ -399,7 +399,7 @@ impl<D: Disk> Load for Log<D> {
         let took_off = group.is_some();
         let trip = group.and_then(|group| self.take_off(group));
         if trip.is_some() || !self.published.is_empty() {
-            return self.go_on(trip);
+            return self.answer_and_go_on(trip);
         }
         if waits {
             self.disk.pause();
@@ -428,7 +428,7 @@ impl<D: Disk> Load for Log<D> {
             self.away_count -= 1;
             self.land(trip);
         }
-        self.go_on(None)
+        self.answer_and_go_on(None)
     }
 
     fn is_away(&self) -> bool {

@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     /// Log bytes after which the upkeep looks at the store.
     pub(crate) look_every: u64,
     /// A write found no space: some may be made by emptying segments.
-    pub(crate) room_wanted: AtomicBool,
+    pub(crate) reclaim_wanted: AtomicBool,
     /// Calls whoever looks after checkpoints and space.
-    pub(crate) upkeep: WakeUp,
+    pub(crate) wake_up: WakeUp,
 }

@@ -1,4 +1,4 @@
-//! Places: where in a store's files damage or a failure is, for errors.
+//! SlotList: where in a store's files damage or a failure is, for errors.
 
 use std::path::{Path, PathBuf};
 

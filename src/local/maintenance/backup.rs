@@ -45,7 +45,7 @@ use crate::local::format::manifest::{Identity, Manifest, Row};
 use crate::local::format::place::damaged;
 use crate::local::format::{PAGE, page_up};
 use crate::local::maintenance::throttle::Throttle;
-use crate::local::maintenance::{Ending, Haste, Upkeep};
+use crate::local::maintenance::{Ending, Haste, Maintenance};
 use crate::local::read::copy::Copying;
 use crate::local::read::scan::{Found, Scanner};
 use crate::sync::Process;
@@ -78,7 +78,7 @@ struct Plan<'a, D: Disk> {
 }
 
 /// Keeps the upkeep from giving files back. In a forked child it is forgotten: its lock may never be free.
-struct FileHold<'a, D: Disk>(&'a Upkeep<D>, Process);
+struct FileHold<'a, D: Disk>(&'a Maintenance<D>, Process);
 
 impl<D: Disk> Plan<'_, D> {
     fn witness_of(&self, name: FileName) -> &[u8] {
@@ -97,7 +97,7 @@ impl<D: Disk> Drop for FileHold<'_, D> {
     }
 }
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Copies the store onto another disk. `check_open` says whether its files are still ours.
     ///
     /// # Errors

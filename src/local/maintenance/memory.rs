@@ -1,4 +1,4 @@
-//! Shares: how the memory that a store may take is divided.
+//! MemoryBudget: how the memory that a store may take is divided.
 //!
 //! Owns the division of [`Options::memory_len_max`](crate::Options::memory_len_max) and what follows from
 //! it while the store runs:
@@ -26,7 +26,7 @@ const LOOK_SHARE: u64 = 16;
 
 /// The shares of one store, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shares {
+pub(crate) struct MemoryBudget {
     /// Entries of the index in memory, and old versions.
     pub(crate) index_len_max: u64,
     pub(crate) in_flight_len_max: u64,
@@ -37,11 +37,11 @@ pub(crate) struct Shares {
     recent_gives_way: bool,
 }
 
-impl Shares {
-    pub(crate) fn of(options: &Options) -> Shares {
+impl MemoryBudget {
+    pub(crate) fn of(options: &Options) -> MemoryBudget {
         let all_len = options.memory_len_max;
         let recent_len = options.recent_len.unwrap_or(all_len / 8);
-        Shares {
+        MemoryBudget {
             index_len_max: all_len / 2,
             in_flight_len_max: options.in_flight_len_max.unwrap_or(all_len / 4),
             replay_len_max: all_len / 8,
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn default_shares_are_what_each_option_defaulted_to_by_itself() {
-        let shares = Shares::of(&LocalBackend::options());
+        let shares = MemoryBudget::of(&LocalBackend::options());
         assert_eq!((shares.in_flight_len_max, shares.recent_len), (64 << 20, 32 << 20));
         assert_eq!(shares.index_len_max, 128 << 20);
     }
@@ -86,20 +86,20 @@ mod tests {
     #[test]
     fn option_that_names_a_share_wins_and_leaves_the_others_alone() {
         let options = || LocalBackend::options().memory_len_max(8 << 20);
-        let derived = Shares::of(&options());
+        let derived = MemoryBudget::of(&options());
         assert_eq!((derived.in_flight_len_max, derived.recent_len), (2 << 20, 1 << 20));
-        let named = Shares::of(&options().recent_len(5 << 20));
+        let named = MemoryBudget::of(&options().recent_len(5 << 20));
         assert_eq!((named.in_flight_len_max, named.recent_len), (2 << 20, 5 << 20));
         assert_eq!(named.recent_len_beside(100 << 20), 5 << 20);
-        let named = Shares::of(&options().in_flight_len_max(7));
+        let named = MemoryBudget::of(&options().in_flight_len_max(7));
         assert_eq!((named.in_flight_len_max, named.recent_len), (7, 1 << 20));
-        let buffered = Shares::of(&options().write_mode(WriteMode::Buffered));
+        let buffered = MemoryBudget::of(&options().write_mode(WriteMode::Buffered));
         assert_eq!(buffered.recent_len, 0, "the page cache has them");
     }
 
     #[test]
     fn recent_bytes_give_way_to_old_versions_and_checkpoints_are_made_only_for_entries() {
-        let shares = Shares::of(&LocalBackend::options().memory_len_max(8 << 20));
+        let shares = MemoryBudget::of(&LocalBackend::options().memory_len_max(8 << 20));
         assert!(!shares.is_short(4 << 20, 0) && shares.is_short(4 << 20, 1));
         assert!(!shares.is_short(shares.index_len_max / WORTH_SHARE - 1, 100 << 20));
         assert_eq!(shares.recent_len_beside(4 << 20), 1 << 20);

@@ -1,4 +1,4 @@
-//! Upkeep: checkpoints, and the way of segments that nobody needs any more.
+//! Maintenance: checkpoints, and the way of segments that nobody needs any more.
 //!
 //! Owns the chain of checkpoints in use and the thread that looks after the store; one job runs at a
 //! time, on that thread or on a caller's. A checkpoint goes like this:
@@ -18,8 +18,8 @@
 pub(crate) mod backup;
 pub(crate) mod checkpoint;
 pub(crate) mod compaction;
+pub(crate) mod compaction_pauses;
 pub(crate) mod memory;
-pub(crate) mod pause;
 mod reclaim;
 mod release;
 mod removal;
@@ -46,8 +46,8 @@ use crate::local::maintenance::checkpoint::image::Image;
 use crate::local::maintenance::checkpoint::schedule::ImageSchedule;
 use crate::local::maintenance::checkpoint::{Chain, ImageNotMade, ImagePlan};
 use crate::local::maintenance::compaction::{PinnedDead, Pressure};
-use crate::local::maintenance::memory::Shares;
-use crate::local::maintenance::pause::Pauses;
+use crate::local::maintenance::compaction_pauses::CompactionPauses;
+use crate::local::maintenance::memory::MemoryBudget;
 use crate::local::read::segment::Views;
 use crate::local::space::Space;
 use crate::local::space::alarm::Alarm;
@@ -86,20 +86,20 @@ enum Haste {
 
 /// How to look after a store.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct UpkeepOptions {
+pub(crate) struct MaintenanceOptions {
     /// Log bytes after which a checkpoint is due.
     pub(crate) checkpoint_log_len: u64,
     /// Log bytes over bytes in force, above which segments are emptied.
     pub(crate) amplification_max: f64,
     /// What memory is for.
-    pub(crate) shares: Shares,
+    pub(crate) shares: MemoryBudget,
 }
 
 /// Looks after one store.
-pub(crate) struct Upkeep<D: Disk> {
+pub(crate) struct Maintenance<D: Disk> {
     disk: Arc<D>,
     store: Description,
-    options: UpkeepOptions,
+    options: MaintenanceOptions,
     shared: Arc<Shared>,
     driver: Arc<Driver<D>>,
     space: Arc<Space<D>>,
@@ -110,7 +110,7 @@ pub(crate) struct Upkeep<D: Disk> {
     /// The first segment in the row that was not written to before open. Who holds bytes of an earlier one may have them from
     /// an earlier handle, of which we know nothing.
     own_from: u64,
-    pub(crate) pauses: Pauses,
+    pub(crate) pauses: CompactionPauses,
     moved_len: AtomicU64,
     state: Mutex<MaintenanceState>,
     /// Callers that wait for the state.
@@ -122,11 +122,11 @@ pub(crate) struct Upkeep<D: Disk> {
     checkpoint_len: AtomicU64,
 }
 
-/// What an [`Upkeep`] is made of and works with.
-pub(crate) struct UpkeepParts<D: Disk> {
+/// What an [`Maintenance`] is made of and works with.
+pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) store: Description,
-    pub(crate) options: UpkeepOptions,
+    pub(crate) options: MaintenanceOptions,
     pub(crate) shared: Arc<Shared>,
     pub(crate) driver: Arc<Driver<D>>,
     pub(crate) space: Arc<Space<D>>,
@@ -147,12 +147,12 @@ struct MaintenanceState {
     /// Images that were in use before; their files go when the newest one counts.
     old: Vec<Arc<Image>>,
     /// When space was made last.
-    room_made: Option<RoomMade>,
+    reclaimed: Option<SpaceReclaimed>,
     /// How long the log was when the bytes of the index's entries were counted last, and how many those
     /// were.
     entries_seen: Option<(u64, u64)>,
     /// Space is being made.
-    makes_room: bool,
+    is_reclaiming: bool,
     /// How long the log was when an idle store came to rest.
     idle_at: Option<u64>,
     /// Whether segments are emptied in time.
@@ -184,7 +184,7 @@ pub(crate) struct Ending {
 
 /// An attempt to make space.
 #[derive(Debug, Clone, Copy)]
-struct RoomMade {
+struct SpaceReclaimed {
     /// How long the log was then.
     log_len: u64,
     at: Duration,
@@ -192,14 +192,18 @@ struct RoomMade {
     was_paused: bool,
 }
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Takes over a store with this chain of checkpoints and `replayed_len` bytes of log behind it.
-    pub(crate) fn new(parts: UpkeepParts<D>, chain: Chain, replayed_len: u64) -> Upkeep<D> {
+    pub(crate) fn new(
+        parts: MaintenanceParts<D>,
+        chain: Chain,
+        replayed_len: u64,
+    ) -> Maintenance<D> {
         let checkpoint_len = AtomicU64::new(chain.file_len());
         let state = Mutex::new(MaintenanceState { chain, ..MaintenanceState::default() });
         let covered_len = AtomicU64::new(0);
         let replayed_len = AtomicU64::new(replayed_len);
-        let UpkeepParts {
+        let MaintenanceParts {
             disk,
             store,
             options,
@@ -211,7 +215,7 @@ impl<D: Disk> Upkeep<D> {
             ending,
             own_from,
         } = parts;
-        Upkeep {
+        Maintenance {
             disk,
             store,
             options,
@@ -222,7 +226,7 @@ impl<D: Disk> Upkeep<D> {
             alarm,
             ending,
             own_from,
-            pauses: Pauses::default(),
+            pauses: CompactionPauses::default(),
             moved_len: AtomicU64::new(0),
             state,
             waiting: AtomicU64::new(0),
@@ -246,7 +250,7 @@ impl<D: Disk> Upkeep<D> {
     pub(crate) fn keep(&self) {
         let (mut rest, mut seen_len, mut failed_count) = (None, 0, 0);
         loop {
-            let woken = self.shared.upkeep.wait(rest);
+            let woken = self.shared.wake_up.wait(rest);
             if woken == Woken::Stopped {
                 return;
             }
@@ -280,7 +284,7 @@ impl<D: Disk> Upkeep<D> {
     /// Does what is due; more of it while nobody writes.
     ///
     /// # Errors
-    /// What stands in the way of the upkeep, and of nothing else.
+    /// What stands in the way of the maintenance, and of nothing else.
     pub(crate) fn run_due(&self, is_idle: bool) -> Result<()> {
         if self.alarm.is_set()
             && let Ok(left) = self.disk.free_space()
@@ -300,7 +304,7 @@ impl<D: Disk> Upkeep<D> {
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
         self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
         made?;
-        let suited = self.space.reserve.suit(self.load());
+        let suited = self.space.reserve.resize_for(self.load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         self.make_room_with(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
@@ -325,7 +329,7 @@ impl<D: Disk> Upkeep<D> {
     /// Lets files go again that a backup has read.
     fn let_go(&self) {
         self.state.lock().hold_count -= 1;
-        self.shared.upkeep.call();
+        self.shared.wake_up.call();
     }
 
     #[cfg(test)]
@@ -349,11 +353,11 @@ impl<D: Disk> Upkeep<D> {
         self.checkpoint_with(&mut *self.take_turn()?, Haste::Spread)
     }
 
-    /// Ends the upkeep, once the job under way is done; all later ones are refused. Makes a last checkpoint of
+    /// Ends the maintenance, once the job under way is done; all later ones are refused. Makes a last checkpoint of
     /// what was committed: it vouches for the log's end, should that be lost later, and saves the next open time.
     ///
     /// # Errors
-    /// As [`Upkeep::checkpoint`]; it has ended all the same.
+    /// As [`Maintenance::checkpoint`]; it has ended all the same.
     pub(crate) fn end(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.is_ended = true;
@@ -437,7 +441,7 @@ impl<D: Disk> Upkeep<D> {
             index.thaw();
             // What stood in the way of the rest the last time may be gone by now.
             return match newest {
-                Some(newest) => self.make_count(state, &newest, &segments),
+                Some(newest) => self.confirm_and_release(state, &newest, &segments),
                 None => Ok(()),
             };
         }
@@ -445,13 +449,15 @@ impl<D: Disk> Upkeep<D> {
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
         let (disk, number) = (&*self.disk, self.space.take_number());
-        let (reserve, is_tight) = (&self.space.reserve, self.space.is_full() || state.makes_room);
+        let (reserve, is_short_of_space) =
+            (&self.space.reserve, self.space.is_full() || state.is_reclaiming);
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
-            log_len_max: if is_tight { 0 } else { self.log_len_beside(haste) },
-            pause: &|time| self.shared.upkeep.rest(time),
+            log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
+            pause: &|time| self.shared.wake_up.rest(time),
         };
-        let order = ImagePlan { number, summary, segments: &listed, is_full: is_tight, schedule };
+        let order =
+            ImagePlan { number, summary, segments: &listed, is_full: is_short_of_space, schedule };
         let mut more = PAGE;
         let made = loop {
             match state.chain.extend(disk, &self.store, index, &order) {
@@ -479,7 +485,7 @@ impl<D: Disk> Upkeep<D> {
         state.unconfirmed = true;
         state.old.extend_from_slice(old.images());
         drop(old);
-        self.make_count(state, &summary, &segments)
+        self.confirm_and_release(state, &summary, &segments)
     }
 
     fn not_made(&self, number: u64, not_made: ImageNotMade) -> Error {

@@ -10,18 +10,20 @@ use crate::error::Result;
 use crate::io::Disk;
 use crate::local::format::PAGE;
 use crate::local::maintenance::compaction::Cause;
-use crate::local::maintenance::{AGAIN_AFTER, Haste, MaintenanceState, RoomMade, Upkeep};
+use crate::local::maintenance::{
+    AGAIN_AFTER, Haste, Maintenance, MaintenanceState, SpaceReclaimed,
+};
 use crate::sync::Ordering;
 
 /// Log bytes between two attempts.
 const ROOM_EVERY: u64 = 6 * PAGE;
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Makes room if the reserve is low.
     ///
     /// # Errors
-    /// As [`Upkeep::checkpoint`]; the reserve is what it was, or what is left of it.
-    pub(crate) fn make_room(&self) -> Result<()> {
+    /// As [`Maintenance::checkpoint`]; the reserve is what it was, or what is left of it.
+    pub(crate) fn reclaim_space(&self) -> Result<()> {
         self.make_room_with(&mut *self.take_turn()?)
     }
 
@@ -29,26 +31,26 @@ impl<D: Disk> Upkeep<D> {
     pub(super) fn make_room_with(&self, state: &mut MaintenanceState) -> Result<()> {
         let reserve = &self.space.reserve;
         let is_low = reserve.is_low() && reserve.refill().is_err();
-        let is_wanted = self.shared.room_wanted.swap(false, Ordering::Relaxed);
+        let is_wanted = self.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
         // While a backup reads files nothing that is emptied could go.
         if !(is_low || is_wanted) || state.hold_count > 0 {
             return Ok(());
         }
-        if state.room_made.is_some_and(|last| self.is_recent(last)) {
+        if state.reclaimed.is_some_and(|last| self.is_recent(last)) {
             return Ok(());
         }
-        state.makes_room = true;
+        state.is_reclaiming = true;
         let was_paused = self.pauses.is_on();
         let made = self.empty_what_fits(state, is_wanted && !is_low);
-        state.makes_room = false;
+        state.is_reclaiming = false;
         let (log_len, at) = (self.written_len(), self.disk.now());
-        state.room_made = Some(RoomMade { log_len, at, was_paused });
+        state.reclaimed = Some(SpaceReclaimed { log_len, at, was_paused });
         reserve.try_refill();
         made
     }
 
     /// Whether another attempt would find what the last one found.
-    fn is_recent(&self, last: RoomMade) -> bool {
+    fn is_recent(&self, last: SpaceReclaimed) -> bool {
         let has_grown = self.written_len() - last.log_len >= ROOM_EVERY;
         let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
         let goes_on = last.was_paused && !self.pauses.is_on();
@@ -113,8 +115,8 @@ mod tests {
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let put =
             |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
-        let upkeep = &store.inner.upkeep;
-        upkeep.pauses.begin();
+        let maintenance = &store.inner.maintenance;
+        maintenance.pauses.begin();
         // Two segments of many are mostly dead: compaction is not due, and would make room.
         (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
         (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
@@ -123,7 +125,7 @@ mod tests {
         for _ in 0..3 {
             put(1).expect_err("paused");
         }
-        upkeep.pauses.end();
+        maintenance.pauses.end();
         let tries = (0..10).find(|_| put(1).is_ok());
         assert!(tries.is_some(), "refused for ever");
     }
@@ -138,12 +140,13 @@ mod tests {
             store.write_block(block).expect("writes");
         }
         store.checkpoint().expect("a base");
-        let (upkeep, base_len) = (&store.inner.upkeep, store.inner.upkeep.checkpoint_len());
+        let (maintenance, base_len) =
+            (&store.inner.maintenance, store.inner.maintenance.checkpoint_len());
         for id in 1..=20 {
             store.delete_block(BlockId(id)).expect("a delete");
             assert!(store.inner.space.reserve.draw(SpaceClass::Reserved, PAGE), "nothing is kept");
             store.checkpoint().expect("a checkpoint");
-            let len = upkeep.checkpoint_len();
+            let len = maintenance.checkpoint_len();
             assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");
         }
     }

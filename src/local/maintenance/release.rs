@@ -5,16 +5,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{MaintenanceState, Upkeep};
+use super::{Maintenance, MaintenanceState};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::Summary;
 use crate::local::maintenance::checkpoint::image::Image;
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Steps 4 and 5.
-    pub(super) fn make_count(
+    pub(super) fn confirm_and_release(
         &self,
         state: &mut MaintenanceState,
         checkpoint: &Summary,
@@ -127,12 +127,12 @@ mod tests {
 
     /// Overwrites all there is, and says how many segments of before that are kept for what is still to come.
     fn kept_count(store: &LocalBackend<SimDisk>, disk: &SimDisk) -> usize {
-        let upkeep = &store.inner.upkeep;
+        let maintenance = &store.inner.maintenance;
         let used = store.inner.shared.usage.all();
-        upkeep.state.lock().hold_count += 1;
+        maintenance.state.lock().hold_count += 1;
         put_all(store);
-        upkeep.state.lock().hold_count -= 1;
-        upkeep.checkpoint().expect("lets segments go");
+        maintenance.state.lock().hold_count -= 1;
+        maintenance.checkpoint().expect("lets segments go");
         let there = disk.files();
         let is_there = |number| there.iter().any(|(name, _)| *name == FileName::Segment(number));
         used[..used.len() - 1].iter().filter(|segment| is_there(segment.number)).count()
@@ -145,12 +145,12 @@ mod tests {
             let disk = SimDisk::new(1);
             let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
             put_all(&store);
-            let (upkeep, used) = (&store.inner.upkeep, store.inner.shared.usage.all());
+            let (maintenance, used) = (&store.inner.maintenance, store.inner.shared.usage.all());
             if is_cloned {
-                upkeep.state.lock().cloned.extend(used.iter().map(|segment| segment.sequence));
+                maintenance.state.lock().cloned.extend(used.iter().map(|segment| segment.sequence));
             }
             assert_eq!(kept_count(&store, &disk) == 0, is_cloned);
-            assert!(upkeep.state.lock().cloned.len() <= 1, "who went is not forgotten");
+            assert!(maintenance.state.lock().cloned.len() <= 1, "who went is not forgotten");
         }
     }
 

@@ -8,14 +8,14 @@
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How};
 use crate::local::format::PAGE;
-use crate::local::maintenance::Upkeep;
+use crate::local::maintenance::Maintenance;
 use crate::local::maintenance::throttle::Throttle;
 use crate::unheard::unheard;
 
 /// Steps that as much as a segment is cut in.
 const STEP_COUNT: u64 = 16;
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Removes a file that no reader looks at.
     ///
     /// # Errors
@@ -28,7 +28,7 @@ impl<D: Disk> Upkeep<D> {
     /// Removes a file that readers may still look at.
     ///
     /// # Errors
-    /// As [`Upkeep::remove_unseen`].
+    /// As [`Maintenance::remove_unseen`].
     pub(super) fn remove_at_once(&self, name: FileName) -> Result<()> {
         let removed = self.disk.remove(name);
         removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
@@ -66,11 +66,11 @@ mod tests {
         let name = FileName::Segment(99);
         let file = disk.open(name, How::CreateNew).expect("a file");
         file.zero(0, (60 << 10) + 1).expect("grows");
-        let upkeep = &store.inner.upkeep;
-        upkeep.cut_down(name).expect("is cut");
+        let maintenance = &store.inner.maintenance;
+        maintenance.cut_down(name).expect("is cut");
         assert_eq!(file.len().expect("a length"), PAGE, "the header stays");
-        upkeep.remove_unseen(name).expect("goes");
+        maintenance.remove_unseen(name).expect("goes");
         assert!(disk.open(name, How::Read).is_err());
-        assert!(upkeep.remove_unseen(name).is_err(), "what is not there cannot go");
+        assert!(maintenance.remove_unseen(name).is_err(), "what is not there cannot go");
     }
 }

@@ -12,13 +12,13 @@
 //! Callers see to the payloads alone, with each operation (`mvcc::state`): those are known without a look at
 //! each version.
 
-use super::{Haste, MaintenanceState, Upkeep};
+use super::{Haste, Maintenance, MaintenanceState};
 use crate::error::{Result, SnapshotLimit};
 use crate::io::Disk;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::maintenance::compaction::Cause;
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Bytes of the log that are kept for snapshots alone.
     pub(crate) fn snapshot_len(&self) -> u64 {
         let kept = self.kept_by_segment();
@@ -38,7 +38,7 @@ impl<D: Disk> Upkeep<D> {
     /// Brings what is kept for snapshots within its limit.
     ///
     /// # Errors
-    /// As [`Upkeep::checkpoint`]; no snapshot is given up for that.
+    /// As [`Maintenance::checkpoint`]; no snapshot is given up for that.
     pub(super) fn limit_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let max = self.shared.mvcc.limits.snapshot_pinned_max;
         if max == u64::MAX || state.hold_count > 0 || self.snapshot_len() <= max {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow::Continue;
 use super::*;
 use crate::block::{Block, BlockId, BlockType};
 use crate::io::sim::SimDisk;
-use crate::local::commit::log::UPKEEP_EVERY;
+use crate::local::commit::log::MAINTENANCE_EVERY;
 use crate::{LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
 /// Deletes hardly lengthen the log, and give much of it back.
@@ -13,12 +13,12 @@ use crate::{LocalBackend, StorageBackend, StorageExt, WriteBatch};
 fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
-    let ids = 1..=(UPKEEP_EVERY >> 16);
+    let ids = 1..=(MAINTENANCE_EVERY >> 16);
     for id in ids.clone() {
         let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 1 << 16]);
         store.write_block(block).expect("writes");
     }
-    let call = &store.inner.shared.upkeep;
+    let call = &store.inner.shared.wake_up;
     call.wait(Some(Duration::ZERO));
     let mut deletes = WriteBatch::new();
     ids.for_each(|id| {
@@ -34,10 +34,10 @@ fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
 fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
-    let upkeep = &store.inner.upkeep;
+    let maintenance = &store.inner.maintenance;
     let idle = || {
-        upkeep.run_due(true).expect("does what is due");
-        upkeep.space.free_len()
+        maintenance.run_due(true).expect("does what is due");
+        maintenance.space.free_len()
     };
     store.prepare_space(8 << 20).expect("zeroes");
     assert!(idle() >= 8 << 20, "what was prepared is gone");
@@ -47,8 +47,8 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     }
     assert!(idle() <= 2 << 20, "what was used is kept for ever");
     store.prepare_space(8 << 20).expect("zeroes");
-    upkeep.shrink(true).expect("gives back");
-    assert!(upkeep.space.free_len() <= 2 << 20, "space is kept that is needed");
+    maintenance.shrink(true).expect("gives back");
+    assert!(maintenance.space.free_len() <= 2 << 20, "space is kept that is needed");
 }
 
 /// Its files may be another handle's by then.
@@ -61,14 +61,14 @@ fn closed_store_is_changed_by_nobody() {
     let block = Block::new(BlockId(1), BlockType::TableData, vec![1; 1000]);
     store.write_block(block).expect("writes");
     store.close().expect("closes");
-    let (before, upkeep) = (disk.operations(), &inner.upkeep);
+    let (before, maintenance) = (disk.operations(), &inner.maintenance);
     let is_refused = |done: Result<()>| assert!(matches!(done, Err(Error::Closed)), "{done:?}");
-    is_refused(upkeep.checkpoint());
-    is_refused(upkeep.compact_now().map(|_| ()));
-    is_refused(upkeep.make_room());
-    let backup = upkeep.backup(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
+    is_refused(maintenance.checkpoint());
+    is_refused(maintenance.compact_now().map(|_| ()));
+    is_refused(maintenance.reclaim_space());
+    let backup = maintenance.backup(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
     is_refused(backup.map(|_| ()));
-    upkeep.run_due(true).expect("does nothing");
+    maintenance.run_due(true).expect("does nothing");
     assert_eq!(disk.operations(), before, "a closed store's files were changed");
 }
 
@@ -113,9 +113,9 @@ fn segments_that_snapshots_need_are_not_asked_for_by_one_checkpoint_after_the_ot
     (1..=40).for_each(|id| put(id, 10_000));
     let snapshot = store.snapshot().expect("held");
     (1..=40).for_each(|id| put(id, 10_000));
-    let upkeep = &store.inner.upkeep;
-    let newest = || upkeep.state.lock().chain.names()[0].number;
-    assert!(upkeep.totals().dead_len > SEGMENT_LEN, "the snapshot sees the old blocks");
+    let maintenance = &store.inner.maintenance;
+    let newest = || maintenance.state.lock().chain.names()[0].number;
+    assert!(maintenance.totals().dead_len > SEGMENT_LEN, "the snapshot sees the old blocks");
     // Each looks after the store first.
     put(50, 100);
     let before = newest();
@@ -124,5 +124,5 @@ fn segments_that_snapshots_need_are_not_asked_for_by_one_checkpoint_after_the_ot
     drop(snapshot);
     put(55, 100);
     assert_ne!(newest(), before);
-    assert!(upkeep.totals().dead_len <= SEGMENT_LEN);
+    assert!(maintenance.totals().dead_len <= SEGMENT_LEN);
 }

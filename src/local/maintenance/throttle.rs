@@ -25,11 +25,11 @@ impl<'a> Throttle<'a> {
         Throttle { shared, seen_len }
     }
 
-    /// Pauses if commits were written since the last call.
+    /// CompactionPauses if commits were written since the last call.
     pub(crate) fn pause_if_others_commit(&self) {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         if self.seen_len.replace(written_len) != written_len {
-            self.shared.upkeep.rest(PAUSE);
+            self.shared.wake_up.rest(PAUSE);
         }
     }
 }

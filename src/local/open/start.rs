@@ -9,14 +9,14 @@ use crate::io::{Disk, Env, How, Thread};
 use crate::local::commit::append::Appender;
 use crate::local::commit::budget::Budget;
 use crate::local::commit::driver::Driver;
-use crate::local::commit::log::{Log, LogOptions, UPKEEP_EVERY};
+use crate::local::commit::log::{Log, LogOptions, MAINTENANCE_EVERY};
 use crate::local::commit::phases::Phases;
 use crate::local::commit::shared::Shared;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::location::Location;
-use crate::local::maintenance::memory::Shares;
-use crate::local::maintenance::{Ending, Upkeep, UpkeepOptions, UpkeepParts};
+use crate::local::maintenance::memory::MemoryBudget;
+use crate::local::maintenance::{Ending, Maintenance, MaintenanceOptions, MaintenanceParts};
 use crate::local::options::Options;
 use crate::local::poison::Poison;
 use crate::local::read::recent::Recent;
@@ -68,7 +68,7 @@ impl<D: Disk> Opened<D> {
         let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
         views.give_way(tail.segment.sequence);
-        let shares = Shares::of(&options);
+        let shares = MemoryBudget::of(&options);
         let durable = ending.map_or(self.mvcc.index.visible(), |ending| ending.durable);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
         let shared = Arc::new(Shared {
@@ -89,8 +89,8 @@ impl<D: Disk> Opened<D> {
             usage: self.usage,
             stalls: Arc::new(StallLog::new(clock)),
             look_every: look_every(&options, &shares),
-            room_wanted: AtomicBool::new(false),
-            upkeep: WakeUp::default(),
+            reclaim_wanted: AtomicBool::new(false),
+            wake_up: WakeUp::default(),
         });
         let pool = match options.single_threaded {
             true => None,
@@ -113,13 +113,13 @@ impl<D: Disk> Opened<D> {
         let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
         let direct = space_options.how == How::ReadWriteDirect;
         let appender = Appender::new(Arc::clone(&space), direct, appended, chain);
-        let has_keepers = !options.single_threaded && ending.is_none();
-        let (driver, keeper) = start_log(&disk, &shared, appender, &options, has_keepers)?;
-        let upkeep = Upkeep::new(
-            UpkeepParts {
+        let has_threads = !options.single_threaded && ending.is_none();
+        let (driver, keeper) = start_log(&disk, &shared, appender, &options, has_threads)?;
+        let maintenance = Maintenance::new(
+            MaintenanceParts {
                 disk: Arc::clone(&disk),
                 store,
-                options: UpkeepOptions {
+                options: MaintenanceOptions {
                     checkpoint_log_len: options.checkpoint_log_len,
                     amplification_max: options.space_amplification_max,
                     shares,
@@ -135,7 +135,7 @@ impl<D: Disk> Opened<D> {
             chain_of_images,
             report.bytes,
         );
-        let session = Session { keeper, caretaker: None, lock: ManuallyDrop::new(lock) };
+        let session = Session { keeper, maintenance_thread: None, lock: ManuallyDrop::new(lock) };
         let inner = OpenStore {
             disk,
             shared,
@@ -143,14 +143,14 @@ impl<D: Disk> Opened<D> {
             space,
             pool,
             driver,
-            upkeep: Arc::new(upkeep),
+            maintenance: Arc::new(maintenance),
             durability: options.durability,
             is_read_only: ending.is_some(),
             report,
             closed: AtomicBool::new(false),
             session: Mutex::new(Some(session)),
         };
-        start_work(&inner, has_keepers)?;
+        start_work(&inner, has_threads)?;
         Ok(inner)
     }
 }
@@ -161,14 +161,14 @@ fn start_log<D: Disk>(
     shared: &Arc<Shared>,
     appender: Appender<D>,
     options: &Options,
-    has_keepers: bool,
+    has_threads: bool,
 ) -> Result<(Arc<Driver<D>>, Option<Thread>)> {
     let (inbox, received) = bounded(INBOX_COUNT_MAX);
     let log_options =
         LogOptions { crowd_min: options.crowd_min, sync_interval: options.sync_interval };
     let log = Log::new(Arc::clone(disk), Arc::clone(shared), appender, received, log_options);
-    let driver = Arc::new(Driver::new(Arc::clone(shared), inbox, log, has_keepers));
-    if !has_keepers {
+    let driver = Arc::new(Driver::new(Arc::clone(shared), inbox, log, has_threads));
+    if !has_threads {
         return Ok((driver, None));
     }
     let body = Arc::clone(&driver);
@@ -178,19 +178,20 @@ fn start_log<D: Disk>(
 }
 
 /// Starts what looks after space and checkpoints. A session that only reads has nothing to look after.
-fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_keepers: bool) -> Result<()> {
-    if has_keepers {
-        let upkeep = Arc::clone(&inner.upkeep);
-        let body = Box::new(move || upkeep.keep());
+fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result<()> {
+    if has_threads {
+        let maintenance = Arc::clone(&inner.maintenance);
+        let body = Box::new(move || maintenance.keep());
         // Without it the store is closed again: a keeper left behind would write to what is no longer locked.
-        let caretaker = inner.disk.spawn("aegis-upkeep".to_string(), body);
-        let caretaker = caretaker.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
+        let maintenance_thread = inner.disk.spawn("aegis-upkeep".to_string(), body);
+        let maintenance_thread =
+            maintenance_thread.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
         if let Some(session) = &mut *inner.session.lock() {
-            session.caretaker = Some(caretaker);
+            session.maintenance_thread = Some(maintenance_thread);
         }
     }
     if !inner.is_read_only {
-        let suited = inner.space.reserve.suit(inner.upkeep.load());
+        let suited = inner.space.reserve.resize_for(inner.maintenance.load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         inner.disk.enforce();
         inner.space.start();
@@ -200,9 +201,9 @@ fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_keepers: bool) -> Result
 
 /// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before
 /// the memory's shares are full.
-fn look_every(options: &Options, shares: &Shares) -> u64 {
+fn look_every(options: &Options, shares: &MemoryBudget) -> u64 {
     let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
-    UPKEEP_EVERY.min((threshold / 4).min(shares.look_every()).max(LOOK_EVERY_MIN))
+    MAINTENANCE_EVERY.min((threshold / 4).min(shares.look_every()).max(LOOK_EVERY_MIN))
 }
 
 fn start_workers<D: Disk>(

@@ -22,7 +22,7 @@ use crate::io::{Disk, DiskFile, FileName, How, View};
 use crate::local::format::segment::LEN_MAX;
 use crate::local::options::ReadMode;
 use crate::local::read::mapping::map_of;
-use crate::mvcc::overlay::IdHasher;
+use crate::mvcc::unpublished::IdHasher;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
 /// A segment that is written to.

@@ -179,7 +179,7 @@ impl<D: Disk> Recovery<'_, D> {
         let mut recovered = if clean {
             self.resume(&segments, &walk)?
         } else {
-            let number = self.name_again(&walk)?;
+            let number = self.sync_store_name(&walk)?;
             let image = images.names().first().copied();
             self.start_over(&mut segments, &cuts, &mut walk, image, number)?
         };

@@ -111,7 +111,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// Whoever made the store may have been killed before its name was durable. Without `META` nobody can
     /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
     /// the next file number.
-    pub(super) fn name_again(&self, walk: &Walk) -> Result<u64> {
+    pub(super) fn sync_store_name(&self, walk: &Walk) -> Result<u64> {
         if walk.at.last_lsn > Lsn(0) {
             return Ok(self.next_number);
         }

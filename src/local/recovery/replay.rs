@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::io::Disk;
 use crate::local::format::frame::{ENTRY_LEN, TableRow};
 use crate::local::format::location::Location;
-use crate::local::maintenance::memory::Shares;
+use crate::local::maintenance::memory::MemoryBudget;
 use crate::local::options::Options;
 use crate::local::options::ReadMode;
 use crate::local::read::scan::Frame;
@@ -48,7 +48,7 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn of(options: &Options) -> Replay {
         Replay {
-            batch_len_max: Shares::of(options).replay_len_max.min(BATCH_LEN_MAX),
+            batch_len_max: MemoryBudget::of(options).replay_len_max.min(BATCH_LEN_MAX),
             spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
         }
     }

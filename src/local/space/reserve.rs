@@ -151,7 +151,7 @@ impl<D: Disk> Reserve<D> {
     ///
     /// # Errors
     /// As [`Reserve::refill`].
-    pub(crate) fn suit(&self, load: StoreLoad) -> io::Result<()> {
+    pub(crate) fn resize_for(&self, load: StoreLoad) -> io::Result<()> {
         self.suit_with(&mut self.state.lock(), load)
     }
 

@@ -21,7 +21,7 @@ use crate::block::{BlockId, Lsn};
 use crate::error::Result;
 use crate::mvcc::page::PAGE_IDS;
 use crate::mvcc::version::VersionLen;
-use crate::spread::helpers;
+use crate::thread_pool::shared_pool;
 
 /// Steps that one thread loads at a time, about.
 const PART_COUNT: usize = 2048;
@@ -73,7 +73,7 @@ impl<V: VersionLen> Index<V> {
         };
         if spread
             && keys.len() > PART_COUNT
-            && let Some(helpers) = helpers()
+            && let Some(helpers) = shared_pool()
         {
             let tallies: Vec<_> = helpers.install(|| {
                 keys.par_sort_unstable();

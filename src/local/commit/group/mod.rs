@@ -52,7 +52,7 @@ pub(crate) use member::{Group, Member, Outcome, Submission};
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
 use crate::local::commit::group::company::Company;
-use crate::mvcc::overlay::{Overlay, Published};
+use crate::mvcc::unpublished::{Published, Unpublished};
 
 /// What happened.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ pub(crate) struct CommitCore<T> {
     queue: VecDeque<Submission<T>>,
     /// So many at its head were put back.
     put_back_count: usize,
-    overlay: Overlay,
+    unpublished: Unpublished,
     flights: VecDeque<GroupInFlight<T>>,
     next_group: u64,
     last_lsn: Lsn,
@@ -151,7 +151,7 @@ impl<T> CommitCore<T> {
             pace,
             queue: VecDeque::new(),
             put_back_count: 0,
-            overlay: Overlay::default(),
+            unpublished: Unpublished::default(),
             flights: VecDeque::new(),
             next_group: 0,
             last_lsn,
@@ -344,13 +344,13 @@ impl<T> CommitCore<T> {
     }
 
     fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
-        self.overlay.keep_current(&mut submission.batch, published)?;
+        self.unpublished.keep_current(&mut submission.batch, published)?;
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
         }
-        self.overlay.check(&submission.batch, published)?;
+        self.unpublished.check(&submission.batch, published)?;
         self.last_lsn = Lsn(self.last_lsn.0 + 1);
-        self.overlay.add(&submission.batch, self.last_lsn);
+        self.unpublished.add(&submission.batch, self.last_lsn);
         Ok(self.last_lsn)
     }
 
@@ -441,7 +441,7 @@ impl<T> CommitCore<T> {
     fn forget(&mut self, group: &Group<T>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
-                self.overlay.remove(&member.submission.batch, lsn);
+                self.unpublished.remove(&member.submission.batch, lsn);
             }
         }
     }

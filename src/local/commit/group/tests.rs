@@ -156,7 +156,7 @@ fn refusal_is_told_with_the_group_whose_member_caused_it() {
     assert_eq!(formed.members[0].commit_lsn(), Some(Lsn(11)));
     let found = formed.members[1].verdict.as_ref().map(|lsn| *lsn);
     assert!(matches!(found, Err(Error::Conflict { found: Lsn(11), .. })));
-    assert!(core.overlay.check(&late(3).batch, &Empty).is_err(), "in flight counts");
+    assert!(core.unpublished.check(&late(3).batch, &Empty).is_err(), "in flight counts");
 }
 
 #[test]

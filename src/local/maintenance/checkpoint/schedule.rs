@@ -19,12 +19,12 @@ pub(crate) struct ImageSchedule<'a> {
     pub(crate) log_len: &'a dyn Fn() -> u64,
     /// Bytes by which it may grow until the image is written.
     pub(crate) log_len_max: u64,
-    /// Pauses.
+    /// CompactionPauses.
     pub(crate) pause: &'a dyn Fn(Duration),
 }
 
 impl ImageSchedule<'_> {
-    /// Pauses if there is time, after `done` bytes of about `expected`.
+    /// CompactionPauses if there is time, after `done` bytes of about `expected`.
     pub(super) fn pause_if_ahead(&self, done: u64, expected: u64) {
         if has_time((self.log_len)(), self.log_len_max, done, expected) {
             (self.pause)(PAUSE);

@@ -19,7 +19,7 @@ use crate::io::Disk;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN};
 use crate::local::format::{PAGE, page_up};
-use crate::local::maintenance::{MaintenanceState, Upkeep};
+use crate::local::maintenance::{Maintenance, MaintenanceState};
 use crate::sync::Ordering;
 
 /// What a block takes in the log beside its payload: its row, and the header of a lone commit.
@@ -153,7 +153,7 @@ impl Packing {
     }
 }
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// The old versions that snapshots see now.
     pub(in crate::local::maintenance) fn kept_by_segment(&self) -> PinnedBySegment {
         let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::SegmentUse;
-use crate::local::maintenance::{Haste, MaintenanceState, Upkeep};
+use crate::local::maintenance::{Haste, Maintenance, MaintenanceState};
 use crate::sync::Ordering;
 
 /// Dead bytes that are not worth a segment's emptying.
@@ -106,7 +106,7 @@ fn idle_max(amplification_max: f64) -> f64 {
     1.0 + (amplification_max - 1.0) / 6.0
 }
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// What the log holds now.
     pub(crate) fn totals(&self) -> Totals {
         let segments = self.shared.usage.all();
@@ -175,7 +175,7 @@ impl<D: Disk> Upkeep<D> {
             self.let_go_if_full(state)?;
             if self.is_awaited() {
                 // The next look goes on with it; nobody else may call for one while nobody writes.
-                self.shared.upkeep.call();
+                self.shared.wake_up.call();
                 return run.end();
             }
         }
@@ -184,7 +184,7 @@ impl<D: Disk> Upkeep<D> {
     /// Empties segments that stay for the sake of snapshots alone, and lets them go.
     ///
     /// # Errors
-    /// As [`Upkeep::empty`].
+    /// As [`Maintenance::empty`].
     pub(super) fn empty_for_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let mut run = self.run(Cause::Idle);
         let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
@@ -226,7 +226,7 @@ impl<D: Disk> Upkeep<D> {
 
     /// Whether what moves blocks for that cause has to end.
     pub(super) fn must_stop(&self, cause: Cause) -> bool {
-        self.shared.upkeep.is_stopped() || (cause != Cause::Told && self.pauses.is_on())
+        self.shared.wake_up.is_stopped() || (cause != Cause::Told && self.pauses.is_on())
     }
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.

@@ -18,7 +18,7 @@ use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::frame::HEADER_LEN;
 use crate::local::format::place::damaged;
 use crate::local::format::{PAGE, page_up};
-use crate::local::maintenance::{MaintenanceState, Upkeep};
+use crate::local::maintenance::{Maintenance, MaintenanceState};
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::mvcc::batch::{Batch, Operation};
 use crate::mvcc::version::VersionLen;
@@ -30,7 +30,7 @@ use crate::ticket::ticket;
 const BATCH_LEN_MAX: u64 = 512 << 10;
 const BATCH_SHARE: u64 = 5;
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Moves what is in force in a segment. What cannot be read in it stays, and the run goes on.
     pub(in crate::local::maintenance) fn empty(
         &self,
@@ -127,7 +127,7 @@ impl<D: Disk> Upkeep<D> {
         let Some(schedule) = schedule else { return };
         let rest = schedule.rest(self.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.is_awaited() {
-            self.shared.upkeep.rest(rest);
+            self.shared.wake_up.rest(rest);
         }
     }
 

@@ -21,13 +21,13 @@ fn idle_store_comes_to_rest_though_its_blocks_never_fill_their_segments() {
         let block = Block::new(BlockId(id), BlockType::TableData, vec![id as u8; 10_000]);
         store.write_block(block).expect("writes");
     }
-    let upkeep = &store.inner.upkeep;
-    upkeep.run_due(true).expect("does what is due");
-    let written_len = upkeep.written_len();
+    let maintenance = &store.inner.maintenance;
+    maintenance.run_due(true).expect("does what is due");
+    let written_len = maintenance.written_len();
     for _ in 0..3 {
-        upkeep.run_due(true).expect("does what is due");
+        maintenance.run_due(true).expect("does what is due");
     }
-    assert_eq!(upkeep.written_len(), written_len, "blocks are moved for ever");
+    assert_eq!(maintenance.written_len(), written_len, "blocks are moved for ever");
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn compaction_beside_the_closing_ends() {
     // The first frame of the first segment is dead, others in it are not.
     (1..=20).for_each(|id| put(id, 1));
     put(1, 2);
-    store.inner.shared.upkeep.stop();
+    store.inner.shared.wake_up.stop();
     let ended = store.compact_now();
     assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
 }
@@ -53,16 +53,16 @@ fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
             let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 10_000]);
             store.write_block(block).expect("writes");
         };
-        let upkeep = &store.inner.upkeep;
-        upkeep.pauses.begin();
+        let maintenance = &store.inner.maintenance;
+        maintenance.pauses.begin();
         (1..=300).for_each(put);
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
-        upkeep.pauses.end();
-        upkeep.await_turns(is_awaited);
-        let call = &store.inner.shared.upkeep;
+        maintenance.pauses.end();
+        maintenance.await_turns(is_awaited);
+        let call = &store.inner.shared.wake_up;
         call.wait(Some(Duration::ZERO));
-        upkeep.run_due(true).expect("does what is due");
-        (upkeep.moved_len(), call.wait(Some(Duration::ZERO)))
+        maintenance.run_due(true).expect("does what is due");
+        (maintenance.moved_len(), call.wait(Some(Duration::ZERO)))
     };
     let ((one, then), (all, _)) = (moved_len(1), moved_len(0));
     assert_eq!(then, Woken::Called, "what is left is looked at again");
@@ -79,12 +79,12 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
             let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 10_000]);
             store.write_block(block).expect("writes");
         };
-        let upkeep = &store.inner.upkeep;
-        upkeep.pauses.begin();
+        let maintenance = &store.inner.maintenance;
+        maintenance.pauses.begin();
         (1..=300).for_each(put);
-        let oldest = upkeep.shared.usage.all()[0];
+        let oldest = maintenance.shared.usage.all()[0];
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
-        upkeep.pauses.end();
+        maintenance.pauses.end();
         if is_damaged {
             // It is the best victim of all.
             disk.overwrite(FileName::Segment(oldest.number), 0, &[0xff; PAGE as usize]);
@@ -92,9 +92,9 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
         let is_told = |done: Result<()>| {
             assert_eq!(matches!(&done, Err(Error::Corrupt { .. })), is_damaged, "{done:?}");
         };
-        is_told(upkeep.run_due(true));
-        upkeep.run_due(true).expect("does not try that one again");
-        let used_len = upkeep.totals().used_len;
+        is_told(maintenance.run_due(true));
+        maintenance.run_due(true).expect("does not try that one again");
+        let used_len = maintenance.totals().used_len;
         is_told(store.compact_now().map(|_| ()));
         used_len
     };
@@ -105,8 +105,8 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
 #[test]
 fn empty_blocks_are_moved_by_many_commits_too() {
     let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
-    let upkeep = &store.inner.upkeep;
-    upkeep.pauses.begin();
+    let maintenance = &store.inner.maintenance;
+    maintenance.pauses.begin();
     let (mut writes, mut deletes) = (WriteBatch::new(), WriteBatch::new());
     (1..=1800).for_each(|id| {
         writes.write(Block::empty(BlockId(id), BlockType::TableData));
@@ -125,7 +125,7 @@ fn empty_blocks_are_moved_by_many_commits_too() {
 /// Blocks that never fill their pages and segments, a third of them replaced: more is dead than any goal allows,
 /// and moving everything for ever would not change that.
 fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
-    store.inner.upkeep.pauses.begin();
+    store.inner.maintenance.pauses.begin();
     let count = (1 << 20) / len as u64;
     for turn in 0..2 {
         for id in (1..=count).filter(|id| turn == 0 || id % 3 == 0) {
@@ -133,8 +133,8 @@ fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
             store.write_block(block).expect("writes");
         }
     }
-    store.inner.upkeep.pauses.end();
-    store.inner.shared.upkeep.call();
+    store.inner.maintenance.pauses.end();
+    store.inner.shared.wake_up.call();
 }
 
 const BAD_LENS: [usize; 5] = [1_000, 4_030, 13_000, 20_900, 31_000];
@@ -151,18 +151,18 @@ fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
         let goal = options.space_amplification_max;
         let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
         fill_badly(&store, len);
-        let (upkeep, live_len) = (&store.inner.upkeep, store.stats().total_bytes);
-        let (moved_before, log_before) = (upkeep.moved_len(), upkeep.written_len());
+        let (maintenance, live_len) = (&store.inner.maintenance, store.stats().total_bytes);
+        let (moved_before, log_before) = (maintenance.moved_len(), maintenance.written_len());
         let mut operations = Vec::new();
         for turn in 0..24 {
             // As when it is called all the time, and as when it is not.
-            upkeep.run_due(turn % 2 == 1).expect("does what is due");
+            maintenance.run_due(turn % 2 == 1).expect("does what is due");
             operations.push(disk.operations());
         }
         let context = format!("blocks of {len} bytes, goal {goal}");
-        let moved_len = upkeep.moved_len() - moved_before;
+        let moved_len = maintenance.moved_len() - moved_before;
         assert!(moved_len <= 2 * live_len, "{context}: {moved_len} bytes of {live_len}");
-        let log_len = upkeep.written_len() - log_before;
+        let log_len = maintenance.written_len() - log_before;
         assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} in force");
         assert_eq!(operations[10], operations[23], "{context}: {operations:?}");
     }
@@ -176,10 +176,10 @@ fn store_with_threads_becomes_still_when_nobody_writes() {
         let options = options().single_threaded(false).space_amplification_max(1.1);
         let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
         fill_badly(&store, len);
-        let (call, upkeep) = (&store.inner.shared.upkeep, &store.inner.upkeep);
-        let (live_len, moved_before) = (store.stats().total_bytes, upkeep.moved_len());
+        let (call, maintenance) = (&store.inner.shared.wake_up, &store.inner.maintenance);
+        let (live_len, moved_before) = (store.stats().total_bytes, maintenance.moved_len());
         call.await_stillness();
-        let moved_len = upkeep.moved_len() - moved_before;
+        let moved_len = maintenance.moved_len() - moved_before;
         assert!(moved_len <= 2 * live_len, "{moved_len} bytes of {live_len} moved");
         let space = store.space().expect("a report");
         assert_eq!(space.empty_bytes, 0, "what is dead as a whole is there: {space:?}");
@@ -192,14 +192,14 @@ fn commit_now_and_then_has_no_store_moved_that_is_as_dense_as_it_gets() {
     let options = options().space_amplification_max(1.1);
     let store = LocalBackend::open_on(SimDisk::new(2), options).expect("opens");
     fill_badly(&store, 1_000);
-    let (upkeep, live_len) = (&store.inner.upkeep, store.stats().total_bytes);
+    let (maintenance, live_len) = (&store.inner.maintenance, store.stats().total_bytes);
     let moved_len = |commit_count| {
-        let before = upkeep.moved_len();
+        let before = maintenance.moved_len();
         for _ in 0..commit_count {
             store.write_block(Block::empty(BlockId(1), BlockType::TableData)).expect("writes");
-            (0..4).for_each(|turn| upkeep.run_due(turn > 1).expect("does what is due"));
+            (0..4).for_each(|turn| maintenance.run_due(turn > 1).expect("does what is due"));
         }
-        upkeep.moved_len() - before
+        maintenance.moved_len() - before
     };
     let (first_len, rest_len) = (moved_len(20), moved_len(30));
     // The first look is at all that was written with compaction paused.
@@ -230,7 +230,7 @@ fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
         let segments = disk.files().into_iter();
         let segments = segments.filter(|(name, _)| matches!(name, FileName::Segment(_)));
         assert!(segments.clone().count() <= 3, "{:?}", disk.files());
-        store.inner.upkeep.totals().used_len
+        store.inner.maintenance.totals().used_len
     };
     let told = used_len(&|store| {
         let report = store.compact_now().expect("compacts");
@@ -239,7 +239,7 @@ fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
     });
     assert!(told <= 16 * PAGE, "{told} bytes of log");
     let idle = used_len(&|store| {
-        (0..3).for_each(|_| store.inner.upkeep.run_due(true).expect("does what is due"));
+        (0..3).for_each(|_| store.inner.maintenance.run_due(true).expect("does what is due"));
     });
     assert!(idle <= 16 * PAGE, "{idle} bytes of log");
 }
@@ -257,5 +257,5 @@ fn store_that_was_emptied_gives_all_of_its_log_back() {
     let report = store.compact_now().expect("compacts");
     assert!(report.log_bytes <= 4 * PAGE && report.moved_bytes == 0, "{report:?}");
     store.compact_now().expect("has nothing to do");
-    assert_eq!(store.inner.upkeep.totals().used_len, report.log_bytes);
+    assert_eq!(store.inner.maintenance.totals().used_len, report.log_bytes);
 }

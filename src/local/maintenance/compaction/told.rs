@@ -9,7 +9,7 @@ use super::choice::{Goal, Victim};
 use super::{Cause, MAKE_ROOM_LEN, Run};
 use crate::error::{Error, Result};
 use crate::io::Disk;
-use crate::local::maintenance::{Haste, MaintenanceState, Upkeep};
+use crate::local::maintenance::{Haste, Maintenance, MaintenanceState};
 
 /// Why a compaction that somebody called for went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +47,7 @@ impl CompactionReport {
     }
 }
 
-impl<D: Disk> Upkeep<D> {
+impl<D: Disk> Maintenance<D> {
     /// Empties segments until what is in force takes all but a little of the log, and lets them go.
     pub(crate) fn compact_now(&self) -> Result<CompactionReport> {
         let mut state = self.take_turn()?;
@@ -82,7 +82,7 @@ impl<D: Disk> Upkeep<D> {
         // How long the log was when space was missing last.
         let mut stopped_at = u64::MAX;
         while let Some(victim) = self.next_told(state, &run, goal) {
-            if self.shared.upkeep.is_stopped() {
+            if self.shared.wake_up.is_stopped() {
                 return Err(Error::Closed);
             }
             let needed_len = victim.needed_len() + MAKE_ROOM_LEN;

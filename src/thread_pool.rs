@@ -15,7 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::sync::Process;
 
 /// Where the caller can have work done beside his own; `None` where he has to do it alone.
-pub(crate) fn helpers() -> Option<&'static ThreadPool> {
+pub(crate) fn shared_pool() -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
     /// The process that starts the pool, noted before: in its children the pool is never looked at.
     static STARTER: AtomicU64 = AtomicU64::new(0);

@@ -1,13 +1,13 @@
-//! Credits: how many transactions may be open at once, and who waits until one ends.
+//! Permits: how many transactions may be open at once, and who waits until one ends.
 //!
-//! Owns the credits that no slot of threads has ([`Places`](super::places::Places) keeps the others), and
+//! Owns the permits that no slot of threads has ([`SlotList`](super::slot_list::SlotList) keeps the others), and
 //! the waiters. A slot draws some at a time, so that threads which begin and end at the same time do not
 //! share a counter. Invariants:
 //!
-//! 1. Never more transactions are open than may be, as none opens without a credit.
-//! 2. None is refused while a credit is left: before that, all slots are looked through, with all of them
+//! 1. Never more transactions are open than may be, as none opens without a permit.
+//! 2. None is refused while a permit is left: before that, all slots are looked through, with all of them
 //!    locked.
-//! 3. Nobody waits while a credit is left: a waiter is counted before he looks, and whoever adds credits
+//! 3. Nobody waits while a permit is left: a waiter is counted before he looks, and whoever adds permits
 //!    to a slot looks for waiters after that, and gives them back; either sees the other.
 //!
 //! Waiters are served in no special order.
@@ -18,12 +18,12 @@ use crate::error::{Error, Result};
 use crate::mvcc::pins::{Pins, SlotGuard};
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, SLOT_COUNT};
 
-/// Credits that a slot draws at a time, where there are many.
+/// Permits that a slot draws at a time, where there are many.
 const DRAWN_COUNT_MAX: u64 = 32;
 
-/// The credits of one store.
+/// The permits of one store.
 #[derive(Debug)]
-pub(crate) struct Credits {
+pub(crate) struct Permits {
     count_max: u64,
     common: AtomicU64,
     waiting_count: AtomicU64,
@@ -31,9 +31,9 @@ pub(crate) struct Credits {
     freed: Condvar,
 }
 
-impl Credits {
-    pub(crate) fn new(count_max: u64) -> Credits {
-        Credits {
+impl Permits {
+    pub(crate) fn new(count_max: u64) -> Permits {
+        Permits {
             count_max,
             common: AtomicU64::new(count_max),
             waiting_count: AtomicU64::new(0),
@@ -42,25 +42,25 @@ impl Credits {
         }
     }
 
-    /// Makes sure that a slot has a credit, and locks it.
+    /// Makes sure that a slot has a permit, and locks it.
     ///
     /// # Errors
     /// - [`Error::TooManyTransactions`]: no slot has one.
     pub(crate) fn locked<'a>(&self, pins: &'a Pins, slot: usize) -> Result<SlotGuard<'a>> {
         let mut guard = pins.lock(slot);
-        if guard.places().credits == 0 {
+        if guard.slots().permits == 0 {
             let drawn = self.draw();
             if drawn == 0 {
                 drop(guard);
                 return self.collect(pins, slot);
             }
-            guard.places().credits = drawn;
+            guard.slots().permits = drawn;
             self.look_after(&mut guard, 1);
         }
         Ok(guard)
     }
 
-    /// Runs `take` until it is not refused for want of a credit, up to `timeout`. It must not wake.
+    /// Runs `take` until it is not refused for want of a permit, up to `timeout`. It must not wake.
     pub(crate) fn wait<R>(
         &self,
         timeout: Duration,
@@ -83,21 +83,21 @@ impl Credits {
     }
 
     /// Takes back what a slot has too much of, and all of it while somebody waits. To be called after
-    /// credits were added to it; `kept` are about to be used.
+    /// permits were added to it; `kept` are about to be used.
     pub(crate) fn look_after(&self, guard: &mut SlotGuard<'_>, kept: u64) {
-        let credits = &mut guard.places().credits;
+        let permits = &mut guard.slots().permits;
         let is_awaited = self.waiting_count.load(Ordering::SeqCst) > 0;
         let surplus = match is_awaited {
-            true => *credits - kept,
-            false if *credits > 2 * self.drawn_count() => *credits - self.drawn_count(),
+            true => *permits - kept,
+            false if *permits > 2 * self.drawn_count() => *permits - self.drawn_count(),
             false => return,
         };
-        *credits -= surplus;
+        *permits -= surplus;
         self.common.fetch_add(surplus, Ordering::SeqCst);
     }
 
     /// Wakes a waiter, when there is one. To be called with no slot locked, after
-    /// [`Credits::look_after`].
+    /// [`Permits::look_after`].
     pub(crate) fn wake(&self) {
         if self.waiting_count.load(Ordering::SeqCst) > 0 {
             let _order = self.waiting.lock();
@@ -109,7 +109,7 @@ impl Credits {
         (self.count_max / (4 * SLOT_COUNT as u64)).clamp(1, DRAWN_COUNT_MAX)
     }
 
-    /// Takes some of the common credits.
+    /// Takes some of the common permits.
     fn draw(&self) -> u64 {
         let mut drawn = 0;
         let less = |common: u64| {
@@ -122,17 +122,17 @@ impl Credits {
         }
     }
 
-    /// Moves all credits to one slot.
+    /// Moves all permits to one slot.
     fn collect<'a>(&self, pins: &'a Pins, slot: usize) -> Result<SlotGuard<'a>> {
         let mut guards: Vec<SlotGuard<'a>> = (0..SLOT_COUNT).map(|slot| pins.lock(slot)).collect();
         let own: u64 =
-            guards.iter_mut().map(|guard| std::mem::take(&mut guard.places().credits)).sum();
-        let credits = own + self.common.swap(0, Ordering::SeqCst);
-        if credits == 0 {
+            guards.iter_mut().map(|guard| std::mem::take(&mut guard.slots().permits)).sum();
+        let permits = own + self.common.swap(0, Ordering::SeqCst);
+        if permits == 0 {
             return Err(Error::TooManyTransactions { open: self.count_max, max: self.count_max });
         }
         let mut guard = guards.swap_remove(slot);
-        guard.places().credits = credits;
+        guard.slots().permits = permits;
         self.look_after(&mut guard, 1);
         Ok(guard)
     }
@@ -146,20 +146,20 @@ fn is_full<R>(result: &Result<R>) -> bool {
 mod tests {
     use super::*;
 
-    fn begin(credits: &Credits, pins: &Pins, slot: usize) -> Result<u32> {
-        let mut guard = credits.locked(pins, slot)?;
-        Ok(guard.places().take().expect("there is a credit"))
+    fn begin(permits: &Permits, pins: &Pins, slot: usize) -> Result<u32> {
+        let mut guard = permits.locked(pins, slot)?;
+        Ok(guard.slots().take().expect("there is a permit"))
     }
 
     #[test]
     fn credits_of_other_slots_are_found_before_anybody_is_refused() {
         for count_max in [1, 2, 3, 100, 1000, 65_536] {
-            let (credits, pins) = (Credits::new(count_max), Pins::default());
+            let (permits, pins) = (Permits::new(count_max), Pins::default());
             for n in 0..count_max {
                 let slot = n as usize * 7 % SLOT_COUNT;
-                begin(&credits, &pins, slot).expect("one is left");
+                begin(&permits, &pins, slot).expect("one is left");
             }
-            let refused = begin(&credits, &pins, 0);
+            let refused = begin(&permits, &pins, 0);
             assert!(matches!(refused, Err(Error::TooManyTransactions { open, max })
                     if open == count_max && max == count_max));
         }

@@ -1,7 +1,7 @@
-//! The overlay: changes that have their place in commit order and are not published yet.
+//! The unpublished: changes that have their place in commit order and are not published yet.
 //!
 //! Owns, for every id that a commit in flight names, what the newest of them does to it. Conflict
-//! checks read the overlay first and the index below it, so that a check sees exactly the commits
+//! checks read the unpublished first and the index below it, so that a check sees exactly the commits
 //! that come before. Used by one thread: whoever assigns LSNs.
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ pub(crate) trait Published {
 
 /// Changes in flight.
 #[derive(Debug, Default)]
-pub(crate) struct Overlay {
+pub(crate) struct Unpublished {
     newest: HashMap<BlockId, UnpublishedChange, BuildHasherDefault<IdHasher>>,
 }
 
@@ -45,7 +45,7 @@ struct UnpublishedChange {
     exists: bool,
 }
 
-impl Overlay {
+impl Unpublished {
     /// Checks a batch against everything that comes before it in commit order.
     pub(crate) fn check(&self, batch: &Batch, published: &impl Published) -> Result<()> {
         for id in &batch.allocated {
@@ -216,68 +216,68 @@ mod tests {
 
     #[test]
     fn first_committer_wins_against_published_and_in_flight_changes() {
-        let mut overlay = Overlay::default();
+        let mut unpublished = Unpublished::default();
         let since = |lsn| Precondition::UnchangedSince(Lsn(lsn));
-        overlay.check(&write(5, since(5)), &Nine).expect("unchanged");
-        let lost = overlay.check(&write(5, since(4)), &Nine);
+        unpublished.check(&write(5, since(5)), &Nine).expect("unchanged");
+        let lost = unpublished.check(&write(5, since(4)), &Nine);
         assert!(matches!(lost, Err(Error::Conflict { found: Lsn(5), snapshot: Lsn(4), .. })));
         let winner = write(5, since(9));
-        overlay.add(&winner, Lsn(10));
-        let lost = overlay.check(&write(5, since(9)), &Nine);
+        unpublished.add(&winner, Lsn(10));
+        let lost = unpublished.check(&write(5, since(9)), &Nine);
         assert!(matches!(lost, Err(Error::Conflict { found: Lsn(10), .. })));
-        overlay.remove(&winner, Lsn(10));
-        overlay.check(&write(5, since(9)), &Nine).expect("published is asked again");
+        unpublished.remove(&winner, Lsn(10));
+        unpublished.check(&write(5, since(9)), &Nine).expect("published is asked again");
     }
 
     #[test]
     fn allocated_id_is_refused_where_another_commit_has_named_it() {
-        let mut overlay = Overlay::default();
+        let mut unpublished = Unpublished::default();
         let allocated =
             |id| Batch { allocated: vec![BlockId(id)], ..write(id, Precondition::None) };
-        let taken = overlay.check(&allocated(9), &Nine);
+        let taken = unpublished.check(&allocated(9), &Nine);
         assert!(matches!(taken, Err(Error::Conflict { id: BlockId(9), found: Lsn(9), .. })));
-        overlay.check(&allocated(10), &Nine).expect("it is free");
-        overlay.add(&write(10, Precondition::None), Lsn(11));
-        let taken = overlay.check(&allocated(10), &Nine);
+        unpublished.check(&allocated(10), &Nine).expect("it is free");
+        unpublished.add(&write(10, Precondition::None), Lsn(11));
+        let taken = unpublished.check(&allocated(10), &Nine);
         assert!(matches!(taken, Err(Error::Conflict { id: BlockId(10), found: Lsn(11), .. })));
     }
 
     #[test]
     fn delete_is_judged_at_its_place_in_commit_order() {
-        let mut overlay = Overlay::default();
+        let mut unpublished = Unpublished::default();
         let delete = Batch::delete(BlockId(3));
-        overlay.check(&delete, &Nine).expect("3 is published");
-        overlay.add(&delete, Lsn(10));
-        let gone = overlay.check(&Batch::delete(BlockId(3)), &Nine);
+        unpublished.check(&delete, &Nine).expect("3 is published");
+        unpublished.add(&delete, Lsn(10));
+        let gone = unpublished.check(&Batch::delete(BlockId(3)), &Nine);
         assert!(matches!(gone, Err(Error::BlockNotFound { id: BlockId(3) })));
-        overlay.add(&write(3, Precondition::None), Lsn(11));
-        overlay.remove(&delete, Lsn(10));
-        overlay.check(&Batch::delete(BlockId(3)), &Nine).expect("written again in flight");
+        unpublished.add(&write(3, Precondition::None), Lsn(11));
+        unpublished.remove(&delete, Lsn(10));
+        unpublished.check(&Batch::delete(BlockId(3)), &Nine).expect("written again in flight");
     }
 
     #[test]
     fn move_is_kept_while_the_block_is_what_and_where_it_was_and_conflicts_with_nothing() {
-        let mut overlay = Overlay::default();
+        let mut unpublished = Unpublished::default();
         let block = Block::empty(BlockId(5), BlockType::TableData);
         let moved_of = |lsn, from, is_old| {
             let operation = Operation::Move { block: block.clone(), lsn: Lsn(lsn), from, is_old };
             Batch::moves(vec![(BlockId(5), operation)])
         };
         let moved = |lsn, from| moved_of(lsn, from, false);
-        let kept = |overlay: &Overlay, mut batch: Batch| {
-            overlay.keep_current(&mut batch, &Nine).expect("readable");
+        let kept = |unpublished: &Unpublished, mut batch: Batch| {
+            unpublished.keep_current(&mut batch, &Nine).expect("readable");
             batch.operations.len()
         };
-        assert_eq!(kept(&overlay, moved(5, 500)), 1);
-        assert_eq!(kept(&overlay, moved(4, 500)), 0, "another commit made it");
-        assert_eq!(kept(&overlay, moved(5, 501)), 0, "it is somewhere else");
-        overlay.add(&moved(5, 500), Lsn(10));
+        assert_eq!(kept(&unpublished, moved(5, 500)), 1);
+        assert_eq!(kept(&unpublished, moved(4, 500)), 0, "another commit made it");
+        assert_eq!(kept(&unpublished, moved(5, 501)), 0, "it is somewhere else");
+        unpublished.add(&moved(5, 500), Lsn(10));
         let since = Precondition::UnchangedSince(Lsn(9));
-        overlay.check(&write(5, since), &Nine).expect("a move is no change");
-        overlay.add(&write(5, Precondition::None), Lsn(11));
-        assert_eq!(kept(&overlay, moved(5, 500)), 0, "replaced in flight");
-        assert_eq!(kept(&overlay, moved_of(2, 200, true)), 1, "snapshots see it all the same");
-        assert_eq!(kept(&overlay, moved_of(2, 201, true)), 0, "it is somewhere else");
-        assert_eq!(kept(&overlay, moved(2, 200)), 0, "an old version is none that is in force");
+        unpublished.check(&write(5, since), &Nine).expect("a move is no change");
+        unpublished.add(&write(5, Precondition::None), Lsn(11));
+        assert_eq!(kept(&unpublished, moved(5, 500)), 0, "replaced in flight");
+        assert_eq!(kept(&unpublished, moved_of(2, 200, true)), 1, "snapshots see it all the same");
+        assert_eq!(kept(&unpublished, moved_of(2, 201, true)), 0, "it is somewhere else");
+        assert_eq!(kept(&unpublished, moved(2, 200)), 0, "an old version is none that is in force");
     }
 }

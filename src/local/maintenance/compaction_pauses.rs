@@ -1,4 +1,4 @@
-//! Pauses: whether compaction may move blocks by itself.
+//! CompactionPauses: whether compaction may move blocks by itself.
 //!
 //! Owns a count: as many pauses as there are, so many have to end before blocks are moved again. So parts
 //! of a program that do not know each other can pause without ending each other's pause.
@@ -7,11 +7,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// How many pauses there are.
 #[derive(Debug, Default)]
-pub(crate) struct Pauses {
+pub(crate) struct CompactionPauses {
     count: AtomicU64,
 }
 
-impl Pauses {
+impl CompactionPauses {
     /// Begins one.
     pub(crate) fn begin(&self) {
         self.count.fetch_add(1, Ordering::SeqCst);
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn pause_lasts_until_as_many_have_ended_as_were_begun() {
-        let pauses = Pauses::default();
+        let pauses = CompactionPauses::default();
         assert!(!pauses.end() && !pauses.is_on(), "an end too many pauses nothing");
         pauses.begin();
         pauses.begin();
