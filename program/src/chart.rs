@@ -79,16 +79,15 @@ impl Chart {
              <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
         );
         svg += &text(
-            LEFT - 48.0,
-            36.0,
+            (LEFT - 48.0, 36.0),
             "start",
             INK,
             "font-size=\"19\" font-weight=\"700\"",
             &self.title,
         );
-        svg += &text(LEFT - 48.0, 59.0, "start", FAINT_INK, "font-size=\"13\"", &self.subtitle);
+        svg += &text((LEFT - 48.0, 59.0), "start", FAINT_INK, "font-size=\"13\"", &self.subtitle);
         let small = "font-size=\"11.5\"";
-        svg += &text(LEFT - 48.0, height - 16.0, "start", FAINT_INK, small, &self.caption);
+        svg += &text((LEFT - 48.0, height - 16.0), "start", FAINT_INK, small, &self.caption);
         for (i, panel) in self.panels.iter().enumerate() {
             let left = LEFT + i as f64 * (PANEL_WIDTH + GAP);
             panel.draw(&mut svg, &panel.scale(left));
@@ -140,7 +139,7 @@ impl Panel {
 
     fn draw(&self, svg: &mut String, scale: &Scale) {
         let title = "font-size=\"14\" font-weight=\"600\"";
-        *svg += &text(scale.left - 48.0, TOP - 20.0, "start", INK, title, &self.title);
+        *svg += &text((scale.left - 48.0, TOP - 20.0), "start", INK, title, &self.title);
         self.draw_grid(svg, scale);
         for series in &self.series {
             series.draw(svg, scale, self.y_text);
@@ -154,7 +153,7 @@ impl Panel {
         for tick in ticks(scale.y) {
             let y = scale.y(tick);
             *svg += &line((left, y), (right, y), GRID);
-            *svg += &text(left - 10.0, y + 4.5, "end", FAINT_INK, "", &(self.y_text)(tick));
+            *svg += &text((left - 10.0, y + 4.5), "end", FAINT_INK, "", &(self.y_text)(tick));
         }
         *svg += &line((left, bottom), (right, bottom), "#8c959f");
         let mut columns: Vec<f64> = self.values().map(|point| point.0).collect();
@@ -163,10 +162,10 @@ impl Panel {
         for column in columns {
             let x = scale.x(column);
             *svg += &line((x, bottom), (x, bottom + 5.0), "#8c959f");
-            *svg += &text(x, bottom + 21.0, "middle", FAINT_INK, "", &format!("{column}"));
+            *svg += &text((x, bottom + 21.0), "middle", FAINT_INK, "", &format!("{column}"));
         }
         let middle = left + PANEL_WIDTH / 2.0;
-        *svg += &text(middle, bottom + 45.0, "middle", INK, "", &self.x_label);
+        *svg += &text((middle, bottom + 45.0), "middle", INK, "", &self.x_label);
     }
 
     /// Writes every line's name beside its last point, pushed apart where they would overlap.
@@ -184,7 +183,7 @@ impl Panel {
         for (y, series) in names {
             let weight = if series.style == Style::Main { "font-weight=\"700\"" } else { "" };
             let x = scale.left + PANEL_WIDTH + 4.0;
-            *svg += &text(x, y - overflow + 4.5, "start", series.color, weight, &series.name);
+            *svg += &text((x, y - overflow + 4.5), "start", series.color, weight, &series.name);
         }
     }
 }
@@ -231,7 +230,7 @@ impl Series {
                 // The last one keeps clear of the names on the right.
                 let is_last = i > 0 && i + 1 == self.points.len();
                 let (x, anchor) = if is_last { (x + 5.0, "end") } else { (x, "middle") };
-                *svg += &text(x, y + 19.0, anchor, self.color, edge, &y_text(value));
+                *svg += &text((x, y + 19.0), anchor, self.color, edge, &y_text(value));
             }
         }
     }
@@ -244,7 +243,7 @@ fn line(from: (f64, f64), to: (f64, f64), color: &str) -> String {
     )
 }
 
-fn text(x: f64, y: f64, anchor: &str, color: &str, attributes: &str, words: &str) -> String {
+fn text((x, y): (f64, f64), anchor: &str, color: &str, attributes: &str, words: &str) -> String {
     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!(
         "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{color}\" {attributes}>\

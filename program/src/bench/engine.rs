@@ -83,24 +83,29 @@ pub struct Engine {
     prepared_len: u64,
 }
 
+/// How long commits go on, and how many there are in a second.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpectedLoad {
+    pub length: Duration,
+    pub commits_per_s: f64,
+}
+
 impl Engine {
-    /// Makes a new store at `path` and prepares space for commits that go on for `length` in all,
-    /// at `expected_per_s` a second.
+    /// Makes a new store at `path` and prepares space for the [`ExpectedLoad`].
     pub fn start(
         path: PathBuf,
         setup: &Setup,
         workload: &Workload,
         payloads: &Arc<Payloads>,
-        length: Duration,
-        expected_per_s: f64,
+        expected: ExpectedLoad,
     ) -> Result<Engine, Failure> {
         let mut options = LocalBackend::options().durability(setup.durability.into());
         if let Some(mode) = setup.write_mode {
             options = options.write_mode(mode.into());
         }
         let store = options.open(&path)?;
-        let prepared_len =
-            space_for(workload, length + WARM_UP, expected_per_s).min(machine::free_len(&path) / 4);
+        let wanted_len = space_for(workload, expected.length + WARM_UP, expected.commits_per_s);
+        let prepared_len = wanted_len.min(machine::free_len(&path) / 4);
         store.prepare_space(prepared_len)?;
         let writers = (0..workload.threads)
             .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));

@@ -12,7 +12,7 @@ use aegis_blocks::GROUP_SIZES;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
-use crate::bench::engine::{Engine, EngineSample, Setup};
+use crate::bench::engine::{Engine, EngineSample, ExpectedLoad, Setup};
 use crate::bench::report::{Figures, Row};
 use crate::bench::roofline::{self, LoopSample, Space, Writes};
 use crate::bench::workload::{Payloads, Sample, Workload};
@@ -184,8 +184,10 @@ impl Bench {
                         &self.setup,
                         workload,
                         payloads,
-                        self.length * self.slices as u32,
-                        *expected_per_s,
+                        ExpectedLoad {
+                            length: self.length * self.slices as u32,
+                            commits_per_s: *expected_per_s,
+                        },
                     )?),
                 };
                 let sample = engine.slice(self.length)?;

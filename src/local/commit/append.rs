@@ -72,6 +72,7 @@ impl<D: Disk> Appender<D> {
         tail: Tail<D::File>,
         chain: u32,
     ) -> Appender<D> {
+        assert!(tail.offset >= PAGE, "frames begin behind the header of a segment");
         let tail = Position { segment: tail.segment, offset: tail.offset, chain };
         let landed_in = tail.segment.sequence;
         let spares = vec![AlignedBuf::with_capacity(1 << 20)];
@@ -350,6 +351,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
             header.group_end = group_end;
             header.previous = self.at.chain;
+            debug_assert!(staged_at + HEADER_LEN <= self.staging.len(), "its header is staged");
             let (bytes, crc) = header.encode(self.at.segment.seed, offset);
             self.staging.as_mut_slice()[staged_at..staged_at + HEADER_LEN].copy_from_slice(&bytes);
             self.at.chain = crc;
@@ -359,8 +361,11 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Ends the extent and goes on in the next segment.
     fn roll(&mut self) -> Result<()> {
         self.close_extent()?;
+        debug_assert!(self.pieces.is_empty(), "every piece is in a closed extent");
         self.rolled += 1;
-        self.at.segment = self.appender.space.upcoming(self.rolled, self.claim)?;
+        let next = self.appender.space.upcoming(self.rolled, self.claim)?;
+        assert_eq!(next.sequence, self.at.segment.sequence + 1, "no segment is passed over");
+        self.at.segment = next;
         self.at.offset = PAGE;
         self.extent_start = PAGE;
         Ok(())
@@ -378,6 +383,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.staging.resize_zeroed(staged.next_multiple_of(PAGE_LEN));
         self.staged_from = self.staging.len();
         let end = self.at.offset;
+        debug_assert!(end.is_multiple_of(PAGE), "the next group begins on a page");
+        debug_assert!(end > self.extent_start, "an extent with a frame has bytes");
         match self.rolled {
             0 => self.appender.space.reserve(end, self.claim)?,
             count => self.appender.space.reserve_upcoming(count, end, self.claim)?,
@@ -394,6 +401,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Makes a piece of the staged bytes that no piece covers yet.
     fn close_staged(&mut self) {
         let staged = self.staging.len();
+        debug_assert!(staged >= self.staged_from, "staged bytes are never taken back");
         if staged > self.staged_from {
             self.pieces.push(Piece::Staged(self.staged_from..staged));
         }
@@ -401,6 +409,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 
     fn pad_to(&mut self, offset: u64) {
+        debug_assert!(offset >= self.at.offset, "the log only grows");
         let len = self.staging.len() + (offset - self.at.offset) as usize;
         self.staging.resize_zeroed(len);
         self.at.offset = offset;
@@ -412,6 +421,10 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         debug_assert!(self.extents.iter().all(|extent| {
             extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len
         }));
+        debug_assert!(
+            self.extents.windows(2).all(|two| two[0].segment.sequence < two[1].segment.sequence),
+            "extents are in log order"
+        );
         let GroupLayout { appender, extents, staging, changes, at, rolled, .. } = self;
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
         let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };

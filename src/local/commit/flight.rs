@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use crate::block::{BlockId, Lsn};
 use crate::error::{Error, IoOp, Result};
-use crate::io::{AlignedBuf, DiskFile, FileName, write_all_at, write_all_vectored_at};
+use crate::io::{AlignedBuf, DiskFile, FileName, PAGE_LEN, write_all_at, write_all_vectored_at};
 use crate::local::format::location::Location;
 use crate::local::read::recent::Recent;
 use crate::local::read::segment::Segment;
@@ -105,6 +105,7 @@ impl<F: DiskFile> Flight<F> {
     /// # Errors
     /// [`Error::Io`]: what the log holds there is unknown; nothing may be appended any more.
     pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        debug_assert!(self.kept.is_none(), "staged bytes are kept once they are written");
         for extent in &self.extents {
             let written = self.write_extent(extent);
             written.map_err(|source| failure(IoOp::Write, dir, &extent.segment, source))?;
@@ -165,6 +166,11 @@ impl<F: DiskFile> Flight<F> {
     }
 
     fn write_extent(&self, extent: &Extent<F>) -> io::Result<()> {
+        let is_on_pages = |len: u64| len.is_multiple_of(PAGE_LEN as u64);
+        debug_assert!(
+            is_on_pages(extent.offset) && is_on_pages(extent.len),
+            "direct writes are of whole pages"
+        );
         let (file, staging) = (&extent.segment.file, self.staging.as_slice());
         match &extent.pieces[..] {
             [Piece::Staged(range)] => write_all_at(file, extent.offset, &staging[range.clone()]),

@@ -336,6 +336,8 @@ impl<D: Disk> Log<D> {
         };
         // Not the core's: what a later group made durable that landed with this one is not visible yet.
         let durable = group.durable;
+        debug_assert!(durable <= group.last_lsn, "no commit is durable that is not visible");
+        debug_assert!(mvcc.index.visible() <= group.last_lsn, "groups are published in order");
         let user_commit_count = group.user_commit_count() as u64;
         let moment = mvcc.moment();
         mvcc.publish(changes.changed, &changes.below, group.last_lsn, count);
@@ -346,6 +348,7 @@ impl<D: Disk> Log<D> {
         let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
         if let Some(group) = actions.answer {
             let held_len = group.members.iter().map(|member| member.submission.log_len).sum();
+            debug_assert!(held_len <= self.held_len, "what is released was held");
             self.held_len -= held_len;
             self.shared.budget.release(held_len);
             self.published.push(Answers { group, took, landed_at: self.landed_at });
@@ -354,6 +357,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn refuse(&mut self, refused: Submission<Reply>, error: Error) {
+        debug_assert!(refused.log_len <= self.held_len, "what is released was held");
         self.held_len -= refused.log_len;
         self.shared.budget.release(refused.log_len);
         let refusal = Err(error);

@@ -146,6 +146,8 @@ enum Start {
 impl<T> CommitCore<T> {
     /// Starts behind the last commit of the log, all of which is durable.
     pub(crate) fn new(options: CoreOptions, pace: Pace, last_lsn: Lsn) -> CommitCore<T> {
+        assert!(options.flight_count_max > 0, "a group may be under way");
+        assert!(options.group_len_max > 0, "a group may hold bytes");
         CommitCore {
             options,
             pace,
@@ -233,6 +235,11 @@ impl<T> CommitCore<T> {
         }
         self.company.crowd = self.crowd().max(self.company.crowd * 7 / 8);
         let mut group = self.form(published);
+        debug_assert!(!group.members.is_empty(), "a queue that is not empty gives a member");
+        debug_assert!(
+            self.flights.back().is_none_or(|flight| flight.number < group.number),
+            "groups are numbered in the order in which they are formed"
+        );
         // Its commits may be done while those before them are not durable yet.
         group.sync |= group.follows;
         let unsynced = group.sync && self.durable < group.last_lsn;
@@ -339,6 +346,13 @@ impl<T> CommitCore<T> {
             group.members.push(Member { submission, verdict });
         }
         self.put_back_count = self.put_back_count.saturating_sub(group.members.len());
+        debug_assert_eq!(
+            self.last_lsn.0 - group.last_lsn.0,
+            group.commit_count as u64,
+            "the commits of a group have LSNs without a gap"
+        );
+        debug_assert!(group.move_count <= group.commit_count, "a move is a commit");
+        debug_assert!(self.put_back_count <= self.queue.len(), "put back is in the queue");
         group.last_lsn = self.last_lsn;
         group
     }
@@ -372,6 +386,7 @@ impl<T> CommitCore<T> {
                 None => return,
                 Some((mut group, Outcome::Done)) => {
                     self.flights.pop_front();
+                    debug_assert!(self.durable <= group.last_lsn, "groups are done in LSN order");
                     if group.sync {
                         self.durable = group.last_lsn;
                     }
@@ -429,6 +444,8 @@ impl<T> CommitCore<T> {
             }
         }
         assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
+        assert!(self.durable <= lsn_before, "no LSN of a durable commit is given again");
+        debug_assert!(lsn_before <= self.last_lsn, "LSNs are taken back, not given");
         self.last_lsn = lsn_before;
         self.put_back_count += again.len();
         again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));

@@ -18,6 +18,7 @@ use crate::block::Lsn;
 use crate::error::{PoisonCause, Result};
 use crate::io::Disk;
 use crate::local::commit::flight::Flight;
+use crate::local::commit::handover::Load;
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{ImageName, LogPosition, Summary};
@@ -127,6 +128,7 @@ impl<D: Disk> Log<D> {
 
     /// Makes the rest durable and says that nothing follows.
     pub(super) fn end(&mut self) -> Result<Lsn> {
+        debug_assert!(self.core.is_idle(), "every commit is answered before the end");
         self.shared.poison.check()?;
         if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
             self.shared.poison.set(PoisonCause::Removed);
@@ -156,6 +158,7 @@ impl<D: Disk> Log<D> {
 
     /// Writes and syncs a mark. Nothing else is on its way.
     fn write_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
+        debug_assert!(!self.is_away(), "no group is on its way beside a mark");
         let (poison, dir) = (&self.shared.poison, self.disk.path());
         mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
