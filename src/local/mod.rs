@@ -241,7 +241,7 @@ impl LocalBackend {
     pub fn probe(path: impl AsRef<Path>) -> Result<Probe> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        probe::probe(disk)
+        probe::probe_store(disk)
     }
 }
 

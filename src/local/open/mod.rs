@@ -13,11 +13,11 @@ use crate::local::LocalBackend;
 use crate::local::options::limits_of;
 use crate::local::options::open_error;
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::lock;
-use crate::local::recovery::identity::name_store;
+use crate::local::recovery::identity::lock_store;
 use crate::local::recovery::identity::read_description;
+use crate::local::recovery::identity::write_description;
 use crate::local::recovery::listing::Listing;
-use crate::local::recovery::listing::look;
+use crate::local::recovery::listing::list_store;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,13 +57,13 @@ impl Options {
 
 pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     let started = disk.now();
-    look(&disk, options.create)?;
-    let lock = lock(&disk)?;
+    list_store(&disk, options.create)?;
+    let lock = lock_store(&disk)?;
     let path = disk.path().to_path_buf();
     let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
-    let listing = look(&*disk, options.create)?;
+    let listing = list_store(&*disk, options.create)?;
     let space_options = SpaceOptions {
         segment_len: options.segment_len_max,
         ahead_len_max: options.zero_ahead_len,
@@ -89,9 +89,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
             reserve: Some(&reserve),
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
-            replay: Replay::of(&options),
+            replay: Replay::from_options(&options),
         };
-        let recovered = recovery.run(&listing)?;
+        let recovered = recovery.recover(&listing)?;
         (store, recovered)
     } else {
         create(&*disk, &listing, &space_options, &views)?
@@ -136,7 +136,7 @@ fn create<D: Disk>(
     let made = maker.make(number, &header, Source::New(&[]));
     let (segment, _) = made.map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // When the name may not be durable there is no store: nobody may find what a power cut would take.
-    name_store(disk, &store, number + 1).inspect_err(|_| {
+    write_description(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
     })?;
     views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;

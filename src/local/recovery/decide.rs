@@ -10,7 +10,7 @@
 
 use std::ops::ControlFlow;
 
-use super::unwitnessed::{each, each_kept};
+use super::unwitnessed::{visit_counted, visit_unwitnessed};
 use super::walk::Walk;
 use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
@@ -47,7 +47,7 @@ pub(super) struct CountedFrames {
 }
 
 impl CountedFrames {
-    fn take(&mut self, sequence: u64, frame: &Frame) {
+    fn count_frame(&mut self, sequence: u64, frame: &Frame) {
         let offset = frame.header.next_offset(frame.offset);
         let end = LogPosition { sequence, offset, chain: frame.crc };
         self.frame_count += 1;
@@ -64,8 +64,8 @@ impl CountedFrames {
 
 impl Walk {
     /// Behind the last frame that counts.
-    pub(super) fn counted(&self) -> LogPosition {
-        let first = self.unwitnessed.first().map(|(sequence, frame)| LogPosition {
+    pub(super) fn counted_end(&self) -> LogPosition {
+        let first = self.unwitnessed.first_held().map(|(sequence, frame)| LogPosition {
             sequence: *sequence,
             offset: frame.offset,
             chain: frame.header.previous,
@@ -74,7 +74,7 @@ impl Walk {
     }
 
     /// Behind the last commit that counts, and its LSN.
-    pub(super) fn committed(&self) -> (LogPosition, Lsn) {
+    pub(super) fn committed_end(&self) -> (LogPosition, Lsn) {
         self.kept.commit_end.unwrap_or(self.witnessed)
     }
 }
@@ -87,12 +87,12 @@ struct OnDisk<F> {
 }
 
 impl<F: DiskFile> OnDisk<F> {
-    fn look<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
+    fn open_past_cache<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
         Ok(OnDisk { sequence: segment.sequence, scanner: segment.past_the_cache(disk)? })
     }
 
     /// Whether a frame that `cached` has found is there.
-    fn holds(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
+    fn holds_whole(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
         match &mut self.scanner {
             Some(scanner) => scanner.holds(frame),
             None => Ok(cached.first_bad_payload(frame)?.is_none()),
@@ -102,7 +102,7 @@ impl<F: DiskFile> OnDisk<F> {
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 3. True when the store was closed cleanly.
-    pub(super) fn decide(
+    pub(super) fn decide_end(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -122,36 +122,36 @@ impl<D: Disk> Recovery<'_, D> {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
-        if durable > walk.at.last_complete() {
+        if durable > walk.at.last_complete_lsn() {
             let defect = match segment.frame_at(walk.at.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
-            let lsn = Lsn(walk.at.last_complete().0 + 1);
+            let lsn = Lsn(walk.at.last_complete_lsn().0 + 1);
             return Err(segment.damage(defect, walk.at.offset, lsn));
         }
         if let Some(witness) = witness {
-            let end = walk.at.last_complete();
+            let end = walk.at.last_complete_lsn();
             if witness.lsn > end {
-                return Err(witness.loss(segment.number, walk.at.offset, Lsn(end.0 + 1)));
+                return Err(witness.missing_end(segment.number, walk.at.offset, Lsn(end.0 + 1)));
             }
             durable = durable.max(witness.lsn);
         }
         walk.durable = durable;
         self.replay_witnessed(segments, cuts, walk)?;
-        self.load(&mut walk.batch)?;
+        self.load_batch(&mut walk.batch)?;
         walk.report.torn_bytes = torn_len;
         let clean = walk.at.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
         if !clean {
-            self.drop_torn(segments, cuts, walk)?;
-            self.touch_kept(segments, cuts, walk)?;
+            self.drop_torn_frames(segments, cuts, walk)?;
+            self.touch_counted(segments, cuts, walk)?;
         }
         Ok(clean)
     }
 
     /// Drops unwitnessed frames from the first one on that is not whole on the disk.
-    fn drop_torn(
+    fn drop_torn_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -159,17 +159,17 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<()> {
         let (mut kept, mut whole) = (CountedFrames::default(), CountedFrames::default());
         let mut on_disk: Option<OnDisk<D::File>> = None;
-        each(segments, cuts, walk, &mut |segment, frame| {
+        visit_unwitnessed(segments, cuts, walk, &mut |segment, frame| {
             let looked = on_disk.take().filter(|looked| looked.sequence == segment.sequence);
             let looked = match looked {
                 Some(looked) => on_disk.insert(looked),
-                None => on_disk.insert(OnDisk::look(self.disk, segment)?),
+                None => on_disk.insert(OnDisk::open_past_cache(self.disk, segment)?),
             };
-            if !looked.holds(segment, frame)? {
+            if !looked.holds_whole(segment, frame)? {
                 return Ok(ControlFlow::Break(()));
             }
             whole.is_unseen |= looked.scanner.is_none();
-            whole.take(segment.sequence, frame);
+            whole.count_frame(segment.sequence, frame);
             if frame.header.last_part {
                 kept = whole;
             }
@@ -177,14 +177,19 @@ impl<D: Disk> Recovery<'_, D> {
         })?;
         walk.kept = kept;
         walk.report.torn_bytes += walk.unwitnessed.frames_len() - kept.len;
-        walk.at.last_lsn = walk.committed().1;
+        walk.at.last_lsn = walk.committed_end().1;
         Ok(())
     }
 
     /// What cannot be put in the index is refused before anything is changed.
-    fn touch_kept(&self, segments: &mut Segments<D::File>, cuts: &Cuts, walk: &Walk) -> Result<()> {
+    fn touch_counted(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &Walk,
+    ) -> Result<()> {
         let (index, mut ids) = (&self.mvcc.index, Vec::new());
-        each_kept(segments, cuts, walk, &mut |_, frame| {
+        visit_counted(segments, cuts, walk, &mut |_, frame| {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
                 ids.extend(entries.iter().map(TableRow::id));
                 if ids.len() >= TOUCH_COUNT {

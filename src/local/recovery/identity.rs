@@ -7,12 +7,12 @@ use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::place::{damaged, path_of};
 
-pub(crate) fn lock<D: Disk>(disk: &D) -> Result<D::Lock> {
+pub(crate) fn lock_store<D: Disk>(disk: &D) -> Result<D::Lock> {
     disk.lock().map_err(|error| lock_error(disk, error))
 }
 
 /// Keeps writers out, and makes no file.
-pub(crate) fn lock_shared<D: Disk>(disk: &D) -> Result<D::Lock> {
+pub(crate) fn lock_store_shared<D: Disk>(disk: &D) -> Result<D::Lock> {
     disk.lock_shared().map_err(|error| lock_error(disk, error))
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn read_description<D: Disk>(disk: &D) -> Result<Description> {
 }
 
 /// Writes `META`. Once its name is durable there is a store.
-pub(crate) fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
+pub(crate) fn write_description<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let unfinished = FileName::Temporary(number);
     let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;

@@ -24,7 +24,7 @@ pub(crate) struct Listing {
 }
 
 /// Lists the directory and refuses one that is not a store and cannot become one.
-pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
+pub(crate) fn list_store<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
     let refuse = |reason| Err(Error::NotAStore { path: disk.path().to_path_buf(), reason });
     let mut listing = Listing { next_number: 1, ..Listing::default() };
     for entry in disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))? {
@@ -37,7 +37,7 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
             Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
                 return Err(damaged(name, 0, Defect::FileNumber));
             }
-            Entry::File { name, len } => listing.add(name, len),
+            Entry::File { name, len } => listing.add_file(name, len),
         }
     }
     if !listing.has_meta {
@@ -53,7 +53,7 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
 }
 
 impl Listing {
-    fn add(&mut self, name: FileName, len: u64) {
+    fn add_file(&mut self, name: FileName, len: u64) {
         let number = match name {
             FileName::Meta => {
                 self.has_meta = true;

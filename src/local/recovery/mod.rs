@@ -169,25 +169,30 @@ impl<D: Disk> Recovery<'_, D> {
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::UnsupportedFormat`] before anything is changed;
     /// [`Error::Aborted`]; [`Error::Io`].
-    pub(crate) fn run(&self, listing: &Listing) -> Result<Recovered<D::File>> {
-        let survey = self.survey(listing)?;
+    pub(crate) fn recover(&self, listing: &Listing) -> Result<Recovered<D::File>> {
+        let survey = self.survey_files(listing)?;
         let Survey { images, sealed, start, mut segments, cuts, void, damage, witness } = survey;
-        self.take_over(&images, &sealed, &start)?;
-        let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
-        self.progress(OpenPhase::Finish, walk.report.bytes, walk.report.bytes, walk.report.frames)?;
+        self.install_checkpoint(&images, &sealed, &start)?;
+        let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        self.report_progress(
+            OpenPhase::Finish,
+            walk.report.bytes,
+            walk.report.bytes,
+            walk.report.frames,
+        )?;
         let mut recovered = if clean {
-            self.resume(&segments, &walk)?
+            self.resume_log(&segments, &walk)?
         } else {
-            let number = self.sync_store_name(&walk)?;
+            let number = self.make_store_name_durable(&walk)?;
             let image = images.names().first().copied();
-            self.start_over(&mut segments, &cuts, &mut walk, image, number)?
+            self.truncate_log(&mut segments, &cuts, &mut walk, image, number)?
         };
         let used = images.names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
-        self.remove(void.into_iter().map(FileName::Segment))?;
-        self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
-        self.sync_names()?;
+        self.remove_files(void.into_iter().map(FileName::Segment))?;
+        self.remove_files(unused.map(|number| FileName::Checkpoint(*number)))?;
+        self.sync_directory()?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             segment.show(self.views, segment.len)?;
@@ -205,14 +210,14 @@ impl<D: Disk> Recovery<'_, D> {
     /// what would be in force. With the report comes the damage with which it would be opened.
     ///
     /// # Errors
-    /// As [`Recovery::run`], as far as these steps go.
-    pub(crate) fn examine(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
-        let survey = self.survey(listing)?;
+    /// As [`Recovery::recover`], as far as these steps go.
+    pub(crate) fn examine_log(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
+        let survey = self.survey_files(listing)?;
         let Survey { images, start, mut segments, cuts, damage, witness, .. } = survey;
         self.load_image(&images, &start);
-        let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
-        self.load_kept(&mut segments, &cuts, &mut walk)?;
+        let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        self.load_counted(&mut segments, &cuts, &mut walk)?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
         let checkpoint_damaged = damage.is_some();
         let checkpoint_lsn = start.lsn;
@@ -222,13 +227,18 @@ impl<D: Disk> Recovery<'_, D> {
     /// The images that the store would be opened with.
     ///
     /// # Errors
-    /// As [`Recovery::run`] in its first step.
+    /// As [`Recovery::recover`] in its first step.
     pub(crate) fn images_in_use(&self, listing: &Listing) -> Result<Chain> {
-        self.survey(listing).map(|survey| survey.images)
+        self.survey_files(listing).map(|survey| survey.images)
     }
 
     /// Puts the checkpoint in place.
-    fn take_over(&self, images: &Chain, sealed: &[SegmentUse], start: &Summary) -> Result<()> {
+    fn install_checkpoint(
+        &self,
+        images: &Chain,
+        sealed: &[SegmentUse],
+        start: &Summary,
+    ) -> Result<()> {
         if images.summary().is_none() {
             return Ok(());
         }
@@ -257,7 +267,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn remove(&self, names: impl IntoIterator<Item = FileName>) -> Result<()> {
+    fn remove_files(&self, names: impl IntoIterator<Item = FileName>) -> Result<()> {
         for name in names {
             let path = path_of(self.disk.path(), name);
             self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
@@ -267,11 +277,11 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Removals, and the names of segments that the last session made ahead: it may have been killed
     /// before it synced them.
-    fn sync_names(&self) -> Result<()> {
+    fn sync_directory(&self) -> Result<()> {
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 
-    fn progress(
+    fn report_progress(
         &self,
         phase: OpenPhase,
         bytes_done: u64,

@@ -1,8 +1,8 @@
 //! Persist: what the log goes on behind is made durable, and what is void goes.
 //!
 //! Owns step 4 of recovery, and of step 5 what the cut voids. After a clean end that is the end mark once
-//! more ([`Recovery::resume`]); after anything else the frames that count, where they lie, and a new segment
-//! that begins with a cut behind them ([`Recovery::start_over`]). Invariants:
+//! more ([`Recovery::resume_log`]); after anything else the frames that count, where they lie, and a new segment
+//! that begins with a cut behind them ([`Recovery::truncate_log`]). Invariants:
 //!
 //! 1. The cut says that all before it is durable: its segment is made after those frames were synced.
 //! 2. Nothing that the cut voids goes before the cut is durable.
@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::unwitnessed::each_kept;
+use super::unwitnessed::visit_counted;
 use super::walk::Walk;
 use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
@@ -29,7 +29,7 @@ use crate::local::format::{PAGE, page_up};
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::RECOVERY_LEN;
 use crate::local::read::segment::Segment;
-use crate::local::recovery::identity::name_store;
+use crate::local::recovery::identity::write_description;
 use crate::local::space::reserve::SpaceClass;
 use crate::local::space::{SegmentMaker, Source, Tail};
 
@@ -46,7 +46,7 @@ const AGAIN_LEN: u64 = 256 << 10;
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 4 after a clean end.
-    pub(super) fn resume(
+    pub(super) fn resume_log(
         &self,
         segments: &Segments<D::File>,
         walk: &Walk,
@@ -63,7 +63,7 @@ impl<D: Disk> Recovery<'_, D> {
             let opened = Segment::new(number, segment.sequence, seed, len_max, file);
             segment.show(self.views, len_max)?;
             if segment.sequence == walk.at.sequence {
-                self.write_end_again(&opened, walk)?;
+                self.rewrite_end_mark(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.at.offset);
                 tail = Some(Tail { segment, offset, written: offset });
             } else {
@@ -90,7 +90,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// The end mark may be in the page cache only. It stands alone in its page, the last of the file
     /// from here on.
-    fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
+    fn rewrite_end_mark(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
         let (end, previous) = (walk.at.offset, walk.at.last_previous);
         let at = end - PAGE;
         let mark = FrameHeader::mark(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
@@ -111,16 +111,16 @@ impl<D: Disk> Recovery<'_, D> {
     /// Whoever made the store may have been killed before its name was durable. Without `META` nobody can
     /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
     /// the next file number.
-    pub(super) fn sync_store_name(&self, walk: &Walk) -> Result<u64> {
+    pub(super) fn make_store_name_durable(&self, walk: &Walk) -> Result<u64> {
         if walk.at.last_lsn > Lsn(0) {
             return Ok(self.next_number);
         }
-        name_store(self.disk, self.store, self.next_number)?;
+        write_description(self.disk, self.store, self.next_number)?;
         Ok(self.next_number + 1)
     }
 
     /// Steps 4 and 5 after anything else.
-    pub(super) fn start_over(
+    pub(super) fn truncate_log(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -128,16 +128,16 @@ impl<D: Disk> Recovery<'_, D> {
         image: Option<ImageName>,
         number: u64,
     ) -> Result<Recovered<D::File>> {
-        self.make_durable(segments, cuts, walk)?;
+        self.sync_counted_frames(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = self.segment_maker().new_header(sequence).map_err(io)?;
-        let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
-        let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
+        let (first, chain) = encode_first_marks(walk, header.frame_seed(self.store), image);
+        let (segment, _) = self.make_truncating_segment(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        self.load_kept(segments, cuts, walk)?;
-        self.tidy(segments, walk)?;
+        self.load_counted(segments, cuts, walk)?;
+        self.remove_truncated(segments, walk)?;
         let offset = PAGE + first.len() as u64;
         let mut report = walk.report;
         report.rewritten_frames = walk.kept.commit_count;
@@ -152,20 +152,20 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Makes the unwitnessed frames that count durable where they lie.
-    fn make_durable(
+    fn sync_counted_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &Walk,
     ) -> Result<()> {
-        let Some((first, _)) = walk.unwitnessed.first().filter(|_| walk.kept.commit_count > 0)
+        let Some((first, _)) = walk.unwitnessed.first_held().filter(|_| walk.kept.commit_count > 0)
         else {
             return Ok(());
         };
         if walk.kept.is_unseen {
-            self.write_again(segments, cuts, walk)?;
+            self.rewrite_counted_frames(segments, cuts, walk)?;
         }
-        for segment in segments.range(first..=&walk.committed().0.sequence).map(|(_, s)| s) {
+        for segment in segments.range(first..=&walk.committed_end().0.sequence).map(|(_, s)| s) {
             let (file, path) = self.open_to_write(segment.number)?;
             resync_len(&file, segment.len).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
             file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))?;
@@ -175,14 +175,14 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Writes the unwitnessed frames that count over themselves, as they were read: what the page cache holds to
     /// be written goes to the disk once more.
-    fn write_again(
+    fn rewrite_counted_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &Walk,
     ) -> Result<()> {
         let (mut file, mut done) = (None, LogPosition { sequence: 0, offset: 0, chain: 0 });
-        each_kept(segments, cuts, walk, &mut |segment, frame| {
+        visit_counted(segments, cuts, walk, &mut |segment, frame| {
             if segment.sequence != done.sequence {
                 done = LogPosition { sequence: segment.sequence, offset: 0, chain: 0 };
                 file = Some(self.open_to_write(segment.number)?);
@@ -214,7 +214,7 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Makes the segment that begins with the cut, if need be of the reserve.
-    fn make_cut(
+    fn make_truncating_segment(
         &self,
         number: u64,
         header: &SegmentHeader,
@@ -235,10 +235,10 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Step 5. The cut is durable: what it voids goes.
-    fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
-        let LogPosition { sequence, offset: cut_offset, .. } = walk.committed().0;
+    fn remove_truncated(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
+        let LogPosition { sequence, offset: cut_offset, .. } = walk.committed_end().0;
         let void = segments.split_off(&(sequence + 1));
-        self.remove(void.values().map(|segment| FileName::Segment(segment.number)))?;
+        self.remove_files(void.values().map(|segment| FileName::Segment(segment.number)))?;
         if let Some(segment) = segments.get_mut(&sequence)
             && segment.len > cut_offset
         {
@@ -261,8 +261,8 @@ fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
 
 /// What the new segment begins with behind its header, and the chain there: the cut, which vouches for all that
 /// counts, and the name of the checkpoint in use.
-fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
-    let (end, lsn) = walk.committed();
+fn encode_first_marks(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
+    let (end, lsn) = walk.committed_end();
     let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
     let mut header = FrameHeader::mark_with(Kind::Cut, lsn, lsn, &cut);
     header.previous = end.chain;

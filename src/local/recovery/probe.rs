@@ -17,8 +17,8 @@ use crate::local::options::ReadMode;
 use crate::local::options::ShownMax;
 use crate::local::read::segment::Views;
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::{lock_shared, read_description};
-use crate::local::recovery::listing::look;
+use crate::local::recovery::identity::{lock_store_shared, read_description};
+use crate::local::recovery::listing::list_store;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::space::SpaceOptions;
 use crate::local::space::usage::Usage;
@@ -51,18 +51,18 @@ pub enum Probe {
     Damaged(Damage),
 }
 
-pub(crate) fn probe<D: Disk>(disk: D) -> Result<Probe> {
-    look(&disk, false)?;
-    let _lock = lock_shared(&disk)?;
+pub(crate) fn probe_store<D: Disk>(disk: D) -> Result<Probe> {
+    list_store(&disk, false)?;
+    let _lock = lock_store_shared(&disk)?;
     let disk = Arc::new(disk);
-    match examine(&disk) {
+    match examine_store(&disk) {
         Err(error @ Error::Corrupt { .. }) => to_damage(error).map(Probe::Damaged),
         examined => examined,
     }
 }
 
-fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
-    let listing = look(&**disk, false)?;
+fn examine_store<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
+    let listing = list_store(&**disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }
@@ -87,7 +87,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         on_progress: None,
         replay: Replay::default(),
     };
-    let (report, damage) = recovery.examine(&listing)?;
+    let (report, damage) = recovery.examine_log(&listing)?;
     if let Some(damage) = damage {
         return Err(damage);
     }

@@ -46,7 +46,7 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn of(options: &Options) -> Replay {
+    pub(crate) fn from_options(options: &Options) -> Replay {
         Replay {
             batch_len_max: MemoryBudget::of(options).replay_len_max.min(BATCH_LEN_MAX),
             spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
@@ -57,7 +57,7 @@ impl Replay {
 impl Default for Replay {
     /// What a look at a store takes that is not opened.
     fn default() -> Replay {
-        Replay { spread: false, ..Replay::of(&Options::default()) }
+        Replay { spread: false, ..Replay::from_options(&Options::default()) }
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) struct ReplayBatch {
 
 impl ReplayBatch {
     /// Takes the entries of a frame of this segment in, behind those that came before.
-    pub(super) fn push(&mut self, sequence: u64, frame: &Frame) {
+    pub(super) fn push_frame(&mut self, sequence: u64, frame: &Frame) {
         for (offset, entry) in frame.placed() {
             let (id, lsn) = (entry.id(), frame.header.lsn);
             let place = |header| Location::new(header, sequence, offset);
@@ -88,10 +88,10 @@ impl<D: Disk> Recovery<'_, D> {
     /// Puts a batch in the index if it takes all that it may.
     ///
     /// # Errors
-    /// As [`Recovery::load`].
-    pub(super) fn load_full(&self, batch: &mut ReplayBatch) -> Result<()> {
+    /// As [`Recovery::load_batch`].
+    pub(super) fn load_batch_if_full(&self, batch: &mut ReplayBatch) -> Result<()> {
         match (batch.steps.len() * STEP_LEN) as u64 >= self.replay.batch_len_max {
-            true => self.load(batch),
+            true => self.load_batch(batch),
             false => Ok(()),
         }
     }
@@ -100,7 +100,7 @@ impl<D: Disk> Recovery<'_, D> {
     ///
     /// # Errors
     /// Part of the checkpoint is damaged or cannot be read.
-    pub(super) fn load(&self, batch: &mut ReplayBatch) -> Result<()> {
+    pub(super) fn load_batch(&self, batch: &mut ReplayBatch) -> Result<()> {
         let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
         tallies.iter().for_each(|tally| self.usage.settle(tally));
         batch.steps.clear();

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::walk::{Walk, follow};
+use super::walk::{Walk, follow_chain};
 use super::{Cuts, Recovery, Segments, Survey};
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Result};
@@ -40,11 +40,12 @@ const BEGINNING: Summary = Summary {
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 1.
-    pub(super) fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
+    pub(super) fn survey_files(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let (mut first_error, mut in_part) = (None, None);
         for number in listing.checkpoints.iter().rev() {
             let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
-            let error = match opened.and_then(|images| self.survey_from(listing, images)) {
+            let error = match opened.and_then(|images| self.survey_from_checkpoint(listing, images))
+            {
                 Ok(survey) => match survey.images.first_damage(CHECKED_LEN_MAX)? {
                     None => return Ok(survey),
                     Some(damage) => {
@@ -58,7 +59,7 @@ impl<D: Disk> Recovery<'_, D> {
             first_error.get_or_insert(error);
         }
         // Without a checkpoint the log has to be there from its beginning.
-        let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
+        let whole = self.survey_from_checkpoint(listing, Chain::empty(self.views.mode()));
         match (whole, in_part, first_error) {
             (Err(Error::Corrupt { .. }), Some(in_part), _) => Ok(in_part),
             (Err(Error::Corrupt { .. }), None, Some(first)) => Err(first),
@@ -66,7 +67,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn survey_from(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
+    fn survey_from_checkpoint(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
         let start = images.summary().copied().unwrap_or(BEGINNING);
         let mut sealed = images.segments().to_vec();
         sealed.retain(|segment| segment.sequence < start.position.sequence);
@@ -85,7 +86,7 @@ impl<D: Disk> Recovery<'_, D> {
             if sealed.iter().any(|segment| segment.number == *number) {
                 continue;
             }
-            self.progress(OpenPhase::Survey, 0, 0, 0)?;
+            self.report_progress(OpenPhase::Survey, 0, 0, 0)?;
             let scanner = Scanner::open(self.disk, self.store, *number)?;
             if scanner.sequence < start.position.sequence {
                 void.push(*number);
@@ -96,7 +97,7 @@ impl<D: Disk> Recovery<'_, D> {
                 return Err(damaged(FileName::Segment(*number), 0, Defect::SegmentHeader));
             }
         }
-        let cuts = find_cuts(&mut segments, start.position)?;
+        let cuts = find_truncations(&mut segments, start.position)?;
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
@@ -130,24 +131,24 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(first), first_len, defect));
         }
         if let Some(head) = images.names().first()
-            && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
+            && !self.is_image_confirmed(&mut segments, &cuts, &start, *head)?
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
-        let witness = self.witness(listing, &images.names())?;
+        let witness = self.newest_unused_checkpoint(listing, &images.names())?;
         Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, witness })
     }
 
     /// Whether the log says that the image with this name counts.
-    fn is_confirmed(
+    fn is_image_confirmed(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         start: &Summary,
         image: ImageName,
     ) -> Result<bool> {
-        let (mut walk, mut found) = (Walk::start(start), false);
-        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+        let (mut walk, mut found) = (Walk::from_checkpoint(start), false);
+        follow_chain(segments, cuts, &mut walk, &mut |segment, walk| {
             if let Some((_, frame)) = walk.unwitnessed.pop_back() {
                 found = segment.confirmed(&frame)? == Some(image);
             }
@@ -161,7 +162,7 @@ impl<D: Disk> Recovery<'_, D> {
 ///
 /// # Errors
 /// [`Error::Corrupt`]: what a frame says is impossible, or `start` itself was cut away.
-fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
+fn find_truncations<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
     let mut cuts = BTreeMap::new();
     for (sequence, scanner) in segments {
         let Some(cut) = scanner.cut()? else { continue };

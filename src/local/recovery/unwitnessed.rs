@@ -5,12 +5,12 @@
 //! room are read from the log again, once for each walk. Invariants:
 //!
 //! 1. What is held is the beginning of what is unwitnessed, in the order of the chain, without gaps.
-//! 2. The queue is empty only when nothing is unwitnessed, but for the moment before a refill.
+//! 2. The queue is empty only when nothing is unwitnessed, but for the moment before a refill_queue.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::walk::{ChainEnd, Walk, follow};
+use super::walk::{ChainEnd, Walk, follow_chain};
 use super::{Cuts, Segments};
 use crate::error::Result;
 use crate::io::DiskFile;
@@ -33,12 +33,12 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Takes the next frame of the chain in, which stands behind `before`.
-    pub(super) fn push(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
+    pub(super) fn push_frame(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         self.frames_len += u64::from(frame.header.frame_len);
-        self.hold(before, sequence, frame);
+        self.hold_if_fits(before, sequence, frame);
     }
 
-    fn hold(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
+    fn hold_if_fits(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         if self.left_out.is_some() {
             return;
         }
@@ -51,23 +51,23 @@ impl Queue {
         }
     }
 
-    pub(super) fn first(&self) -> Option<&(u64, Frame)> {
+    pub(super) fn first_held(&self) -> Option<&(u64, Frame)> {
         self.held.front()
     }
 
     pub(super) fn pop_front(&mut self) -> Option<(u64, Frame)> {
         let popped = self.held.pop_front();
-        self.forget(popped.as_ref());
+        self.subtract_frame(popped.as_ref());
         popped
     }
 
     pub(super) fn pop_back(&mut self) -> Option<(u64, Frame)> {
         let popped = self.held.pop_back();
-        self.forget(popped.as_ref());
+        self.subtract_frame(popped.as_ref());
         popped
     }
 
-    fn forget(&mut self, popped: Option<&(u64, Frame)>) {
+    fn subtract_frame(&mut self, popped: Option<&(u64, Frame)>) {
         if let Some((_, frame)) = popped {
             self.held_len -= memory_len(frame);
             self.frames_len -= u64::from(frame.header.frame_len);
@@ -80,7 +80,7 @@ impl Queue {
     }
 
     /// Whether frames have to be read again before the first one is known.
-    pub(super) fn wants_refill(&self) -> bool {
+    pub(super) fn needs_refill(&self) -> bool {
         self.held.is_empty() && self.left_out.is_some()
     }
 
@@ -98,17 +98,17 @@ fn memory_len(frame: &Frame) -> usize {
 type Look<'a, F> = dyn FnMut(&mut Scanner<F>, &Frame) -> Result<ControlFlow<()>> + 'a;
 
 /// Holds as many frames of those that found no room as there is room for now.
-pub(super) fn refill<F: DiskFile>(
+pub(super) fn refill_queue<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &mut Walk,
 ) -> Result<()> {
-    assert!(walk.unwitnessed.wants_refill(), "what is held comes first");
+    assert!(walk.unwitnessed.needs_refill(), "what is held comes first");
     let Some(mut before) = walk.unwitnessed.left_out.take() else { return Ok(()) };
-    let (mut again, end) = (Walk::from(before), walk.at);
-    follow(segments, cuts, &mut again, &mut |_, again| {
+    let (mut again, end) = (Walk::from_chain_end(before), walk.at);
+    follow_chain(segments, cuts, &mut again, &mut |_, again| {
         while let Some((sequence, frame)) = again.unwitnessed.pop_front() {
-            walk.unwitnessed.hold(before, sequence, frame);
+            walk.unwitnessed.hold_if_fits(before, sequence, frame);
         }
         before = again.at;
         let is_done = walk.unwitnessed.left_out.is_some() || again.at == end;
@@ -117,7 +117,7 @@ pub(super) fn refill<F: DiskFile>(
 }
 
 /// Walks through all unwitnessed frames of a chain that was followed to its end.
-pub(super) fn each<F: DiskFile>(
+pub(super) fn visit_unwitnessed<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &Walk,
@@ -130,7 +130,7 @@ pub(super) fn each<F: DiskFile>(
         }
     }
     let Some(from) = walk.unwitnessed.left_out else { return Ok(()) };
-    follow(segments, cuts, &mut Walk::from(from), &mut |segment, again| match again
+    follow_chain(segments, cuts, &mut Walk::from_chain_end(from), &mut |segment, again| match again
         .unwitnessed
         .pop_front()
     {
@@ -140,14 +140,14 @@ pub(super) fn each<F: DiskFile>(
 }
 
 /// Walks through those unwitnessed frames that count, once that is decided.
-pub(super) fn each_kept<F: DiskFile>(
+pub(super) fn visit_counted<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &Walk,
     look: &mut dyn FnMut(&mut Scanner<F>, &Frame) -> Result<()>,
 ) -> Result<()> {
     let mut left = walk.kept.frame_count;
-    each(segments, cuts, walk, &mut |segment, frame| {
+    visit_unwitnessed(segments, cuts, walk, &mut |segment, frame| {
         if left == 0 {
             return Ok(ControlFlow::Break(()));
         }

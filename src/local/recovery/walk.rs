@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::decide::CountedFrames;
 use super::replay::ReplayBatch;
-use super::unwitnessed::{Queue, refill};
+use super::unwitnessed::{Queue, refill_queue};
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Result};
@@ -60,36 +60,41 @@ type OnFrame<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlo
 
 impl<D: Disk> Recovery<'_, D> {
     /// Step 2.
-    pub(super) fn walk(
+    pub(super) fn walk_chain(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         start: &Summary,
     ) -> Result<Walk> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
-        let mut walk = Walk::start(start);
+        let mut walk = Walk::from_checkpoint(start);
         walk.report.segments = segments.len() as u64;
         let mut done = Done { sequence: walk.at.sequence, before: 0 };
         loop {
-            follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            follow_chain(segments, cuts, &mut walk, &mut |segment, walk| {
                 self.replay_held(walk)?;
                 if segment.sequence != done.sequence {
                     done = Done { sequence: segment.sequence, before: done.before + segment.len };
                 }
                 if walk.report.frames.is_multiple_of(4096) {
                     let bytes_done = done.before + walk.at.offset;
-                    self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
+                    self.report_progress(
+                        OpenPhase::Replay,
+                        bytes_done,
+                        bytes_total,
+                        walk.report.frames,
+                    )?;
                 }
-                let wants_refill = walk.unwitnessed.wants_refill();
-                Ok(if wants_refill { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                let needs_refill = walk.unwitnessed.needs_refill();
+                Ok(if needs_refill { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
-            if !walk.unwitnessed.wants_refill() {
+            if !walk.unwitnessed.needs_refill() {
                 break;
             }
             self.replay_witnessed(segments, cuts, &mut walk)?;
         }
-        self.load(&mut walk.batch)?;
-        self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
+        self.load_batch(&mut walk.batch)?;
+        self.report_progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
         Ok(walk)
     }
 
@@ -101,15 +106,15 @@ impl<D: Disk> Recovery<'_, D> {
         walk: &mut Walk,
     ) -> Result<()> {
         self.replay_held(walk)?;
-        while walk.unwitnessed.wants_refill() {
-            refill(segments, cuts, walk)?;
+        while walk.unwitnessed.needs_refill() {
+            refill_queue(segments, cuts, walk)?;
             self.replay_held(walk)?;
         }
         Ok(())
     }
 
     fn replay_held(&self, walk: &mut Walk) -> Result<()> {
-        while walk.unwitnessed.first().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
+        while walk.unwitnessed.first_held().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
             // As for those that are kept: the next cut is made behind a commit.
             if frame.header.kind == Kind::Commit {
@@ -117,15 +122,15 @@ impl<D: Disk> Recovery<'_, D> {
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
             }
-            walk.batch.push(sequence, &frame);
-            self.load_full(&mut walk.batch)?;
+            walk.batch.push_frame(sequence, &frame);
+            self.load_batch_if_full(&mut walk.batch)?;
         }
         Ok(())
     }
 }
 
 /// Follows the chain of frames, past cuts, until no frame continues it or `took` breaks.
-pub(super) fn follow<F: DiskFile>(
+pub(super) fn follow_chain<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &mut Walk,
@@ -138,9 +143,9 @@ pub(super) fn follow<F: DiskFile>(
         let end = cut_at.map_or(segment.len, |(offset, _)| offset);
         while walk.at.offset < end
             && let Found::Frame(frame) = segment.frame_at(walk.at.offset)?
-            && walk.at.continues(&frame)
+            && walk.at.is_continued_by(&frame)
         {
-            walk.take(frame);
+            walk.take_frame(frame);
             if took(segment, walk)?.is_break() {
                 return Ok(());
             }
@@ -157,7 +162,7 @@ pub(super) fn follow<F: DiskFile>(
         segment.rest();
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
         match segment.frame_at(PAGE)? {
-            Found::Frame(frame) if walk.at.continues(&frame) => {
+            Found::Frame(frame) if walk.at.is_continued_by(&frame) => {
                 (walk.at.sequence, walk.at.offset) = (next, PAGE);
             }
             _ => return Ok(()),
@@ -166,9 +171,9 @@ pub(super) fn follow<F: DiskFile>(
 }
 
 impl Walk {
-    pub(super) fn start(at: &Summary) -> Walk {
+    pub(super) fn from_checkpoint(at: &Summary) -> Walk {
         let LogPosition { sequence, offset, chain } = at.position;
-        Walk::from(ChainEnd {
+        Walk::from_chain_end(ChainEnd {
             sequence,
             offset,
             chain,
@@ -180,7 +185,7 @@ impl Walk {
     }
 
     /// Begins at the end of a chain.
-    pub(super) fn from(at: ChainEnd) -> Walk {
+    pub(super) fn from_chain_end(at: ChainEnd) -> Walk {
         let witnessed = (at.position(), at.last_lsn);
         Walk {
             at,
@@ -193,13 +198,13 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, frame: Frame) {
+    fn take_frame(&mut self, frame: Frame) {
         let (before, sequence) = (self.at, self.at.sequence);
-        self.at.pass(&frame);
+        self.at.pass_frame(&frame);
         self.durable = self.durable.max(frame.header.durable);
         self.report.frames += 1;
         self.report.bytes += u64::from(frame.header.frame_len);
-        self.unwitnessed.push(before, sequence, frame);
+        self.unwitnessed.push_frame(before, sequence, frame);
     }
 }
 
@@ -209,7 +214,7 @@ impl ChainEnd {
     }
 
     /// The last commit that all parts of are there.
-    pub(super) fn last_complete(&self) -> Lsn {
+    pub(super) fn last_complete_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.0 - u64::from(self.parts_open))
     }
 
@@ -218,7 +223,7 @@ impl ChainEnd {
     }
 
     /// Whether a frame is the one that was written behind the last one.
-    fn continues(&self, frame: &Frame) -> bool {
+    fn is_continued_by(&self, frame: &Frame) -> bool {
         let header = &frame.header;
         let in_order = match header.kind {
             Kind::Commit if self.parts_open => header.lsn == self.last_lsn && header.part > 0,
@@ -228,7 +233,7 @@ impl ChainEnd {
         header.previous == self.chain && in_order
     }
 
-    fn pass(&mut self, frame: &Frame) {
+    fn pass_frame(&mut self, frame: &Frame) {
         let header = &frame.header;
         self.last_previous = header.previous;
         self.chain = frame.crc;

@@ -9,7 +9,7 @@
 //!   damage; a header that cannot be read, or is another store's, says nothing.
 //! - The end is compared by LSN, not by place: a cut may have moved the same commits to another place.
 //!
-//! [`Recovery::decide`](super::Recovery::decide) asks it for every session, probe and verification alike.
+//! [`Recovery::decide_end`](super::Recovery::decide_end) asks it for every session, probe and verification alike.
 
 use super::Recovery;
 use crate::block::Lsn;
@@ -34,7 +34,11 @@ impl<D: Disk> Recovery<'_, D> {
     ///
     /// # Errors
     /// [`Error::UnsupportedFormat`], [`Error::Io`]: it cannot be asked.
-    pub(super) fn witness(&self, listing: &Listing, used: &[ImageName]) -> Result<Option<Witness>> {
+    pub(super) fn newest_unused_checkpoint(
+        &self,
+        listing: &Listing,
+        used: &[ImageName],
+    ) -> Result<Option<Witness>> {
         let mut newest: Option<Witness> = None;
         for number in &listing.checkpoints {
             if used.iter().any(|name| name.number == *number) {
@@ -54,7 +58,7 @@ impl<D: Disk> Recovery<'_, D> {
 
 impl Witness {
     /// The loss of the log's end behind a place, behind which `first` was the next commit.
-    pub(super) fn loss(self, segment: u64, offset: u64, first: Lsn) -> Error {
+    pub(super) fn missing_end(self, segment: u64, offset: u64, first: Lsn) -> Error {
         assert!(first <= self.lsn, "the log goes as far as its witness");
         let defect = Defect::MissingEnd { checkpoint: self.number, lsn: self.lsn };
         let place = place(FileName::Segment(segment), offset);
