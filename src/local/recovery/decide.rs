@@ -1,12 +1,13 @@
-//! Decide: what stands at the end of the chain, and which unwitnessed frames count.
+//! Decide: how the chain ends, and which unwitnessed frames count.
 //!
-//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and [`CountedFrames`], its outcome. Only
-//! reads; what it refuses is refused before anything is changed.
+//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and
+//! [`CountedFrames`], its outcome. Only reads, so a refusal leaves the store unchanged.
 //!
-//! An unwitnessed frame counts if the *disk* holds it. The page cache may hold what no sync will ever bring
-//! there: a write-back that failed leaves the bytes in memory, as if they were written, and only once an error.
-//! So these frames are read past the cache, which first writes back what is due. Where the file system cannot
-//! do that ([`CountedFrames::is_unseen`]), the cache is believed, and [`persist`](super::persist) writes them again.
+//! An unwitnessed frame counts if the *disk* holds it. The page cache may hold bytes that no sync
+//! will ever write: a failed write-back reports its error once and leaves the bytes in memory as if
+//! written. So these frames are read past the cache, which first writes back its dirty pages. If
+//! the file system cannot do that ([`CountedFrames::is_unseen`]), the cached frames count, and
+//! [`persist`](super::persist) writes them again.
 
 use std::ops::ControlFlow;
 
@@ -23,16 +24,16 @@ use crate::local::format::frame::{Kind, TableRow};
 use crate::local::format::place::damaged;
 use crate::local::read::scan::{Found, Frame, Scanner};
 
-/// A segment behind the tail that begins with this many zeros was never written to.
+/// A segment behind the tail that begins with this many zeros was never written.
 const UNUSED_LEN: u64 = 1 << 20;
 
-/// Blocks that are looked for in the checkpoint at once.
+/// Blocks of which the checkpoint's pages are read at once.
 const TOUCH_COUNT: usize = 1 << 14;
 
-/// What of the unwitnessed frames counts.
+/// The unwitnessed frames that count: a prefix of them, which ends with a whole commit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CountedFrames {
-    /// The first so many.
+    /// Length of the prefix.
     pub(super) frame_count: u64,
     /// Commits, and parts of commits, among them.
     pub(super) commit_count: u64,
@@ -40,9 +41,9 @@ pub(super) struct CountedFrames {
     len: u64,
     /// The place and chain behind the last one.
     end: Option<LogPosition>,
-    /// Behind the last commit among them, and its LSN.
+    /// The place behind the last commit among them, and its LSN.
     commit_end: Option<(LogPosition, Lsn)>,
-    /// What the disk holds of them is unknown.
+    /// The file system cannot show whether the disk holds them.
     pub(super) is_unseen: bool,
 }
 
@@ -53,8 +54,8 @@ impl CountedFrames {
         self.frame_count += 1;
         self.len += u64::from(frame.header.frame_len);
         self.end = Some(end);
-        // A mark may be seen though its own sync failed, and so may the name of a segment in which
-        // nothing follows the cut. So the next cut is made behind the last commit.
+        // A mark may be visible though its own sync failed, and so may the name of a segment with
+        // nothing behind its truncation record. So the next record names the place behind a commit.
         if frame.header.kind == Kind::Commit {
             self.commit_count += 1;
             self.commit_end = Some((end, frame.header.lsn));
@@ -63,7 +64,7 @@ impl CountedFrames {
 }
 
 impl Walk {
-    /// Behind the last frame that counts.
+    /// The place behind the last frame that counts.
     pub(super) fn counted_end(&self) -> LogPosition {
         let first = self.unwitnessed.first_held().map(|(sequence, frame)| LogPosition {
             sequence: *sequence,
@@ -73,16 +74,16 @@ impl Walk {
         self.kept.end.or(first).unwrap_or(self.at.position())
     }
 
-    /// Behind the last commit that counts, and its LSN.
+    /// The place behind the last commit that counts, and its LSN.
     pub(super) fn committed_end(&self) -> (LogPosition, Lsn) {
         self.kept.commit_end.unwrap_or(self.witnessed)
     }
 }
 
-/// What the disk holds of one segment.
+/// One segment as the disk holds it.
 struct OnDisk<F> {
     sequence: u64,
-    /// `None` where nobody can see that.
+    /// `None` if the file system cannot read past the cache.
     scanner: Option<Scanner<F>>,
 }
 
@@ -91,7 +92,7 @@ impl<F: DiskFile> OnDisk<F> {
         Ok(OnDisk { sequence: segment.sequence, scanner: segment.past_the_cache(disk)? })
     }
 
-    /// Whether a frame that `cached` has found is there.
+    /// Whether the disk holds all of a frame that `cached` has found.
     fn holds_whole(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
         match &mut self.scanner {
             Some(scanner) => scanner.holds(frame),
@@ -101,7 +102,7 @@ impl<F: DiskFile> OnDisk<F> {
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 3. True when the store was closed cleanly.
+    /// Step 3: decides which frames count. Returns true if the store was closed cleanly.
     pub(super) fn decide_end(
         &self,
         segments: &mut Segments<D::File>,
@@ -139,7 +140,9 @@ impl<D: Disk> Recovery<'_, D> {
             durable = durable.max(witness.lsn);
         }
         walk.durable = durable;
+        assert!(walk.durable <= walk.at.last_complete_lsn(), "durable commits are in the chain");
         self.replay_witnessed(segments, cuts, walk)?;
+        assert_eq!(walk.witnessed.1, walk.durable, "every durable commit is replayed");
         self.load_batch(&mut walk.batch)?;
         walk.report.torn_bytes = torn_len;
         let clean = walk.at.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
@@ -150,7 +153,7 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(clean)
     }
 
-    /// Drops unwitnessed frames from the first one on that is not whole on the disk.
+    /// Drops unwitnessed frames, from the first that the disk does not hold whole.
     fn drop_torn_frames(
         &self,
         segments: &mut Segments<D::File>,
@@ -175,13 +178,16 @@ impl<D: Disk> Recovery<'_, D> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        assert!(kept.commit_count <= kept.frame_count, "commits are frames");
         walk.kept = kept;
         walk.report.torn_bytes += walk.unwitnessed.frames_len() - kept.len;
         walk.at.last_lsn = walk.committed_end().1;
+        assert!(walk.durable <= walk.at.last_lsn, "durable commits are never dropped");
         Ok(())
     }
 
-    /// What cannot be put in the index is refused before anything is changed.
+    /// Reads the checkpoint's pages of all blocks in counted frames. So damage that keeps a frame
+    /// out of the index is found before anything is changed.
     fn touch_counted(
         &self,
         segments: &mut Segments<D::File>,

@@ -1,8 +1,8 @@
 //! Probing: what opening a store would find.
 //!
-//! Runs recovery up to its decision, on an index that is thrown away. So the answer is the one that
-//! open gives, and costs what open costs before it writes: `META`, the checkpoint's header, and the log
-//! behind the checkpoint.
+//! Runs recovery up to its decision, on an index that is dropped afterwards. So the answer is that
+//! of an open. It costs the reads of an open: `META`, the checkpoint's header, and the log behind
+//! it.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use crate::local::space::usage::Usage;
 use crate::mvcc::Mvcc;
 use crate::mvcc::state::Limits;
 
-/// What opening a store would find.
+/// The state in which an open would find a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
-    /// The store was closed; opening it decides nothing.
+    /// The store was closed; opening it cuts nothing off.
     Clean {
         /// Log bytes behind the checkpoint, which opening reads.
         replay_bytes: u64,
@@ -45,12 +45,13 @@ pub enum Probe {
         /// The newest commit in the checkpoint; 0 without one.
         checkpoint_lsn: Lsn,
     },
-    /// Acknowledged data is damaged. Opening it is refused with this; or, where it is part of the checkpoint and
-    /// the log is not there from its beginning, goes on without what that part tells of
+    /// Acknowledged data is damaged. Opening the store fails with this damage, or succeeds without
+    /// the damaged pages of the checkpoint
     /// ([`RecoveryReport::checkpoint_damaged`](crate::RecoveryReport::checkpoint_damaged)).
     Damaged(Damage),
 }
 
+/// Reports what an open would find; see [`Probe`].
 pub(crate) fn probe_store<D: Disk>(disk: D) -> Result<Probe> {
     list_store(&disk, false)?;
     let _lock = lock_store_shared(&disk)?;
@@ -67,7 +68,7 @@ fn examine_store<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }
     let store = read_description(&**disk)?;
-    // Nothing is written, so no limit and no length matters.
+    // Nothing is written, so no limit matters.
     let mvcc = Mvcc::new(Limits {
         block_len_max: u32::MAX,
         transaction_len_max: u64::MAX,

@@ -1,9 +1,9 @@
-//! Read-only: the state of a store in memory, its files as they are.
+//! Read-only recovery: restores the state of a store in memory and leaves its files as they are.
 //!
-//! Owns what a session that writes nothing does in place of steps 4 and 5 of recovery: the unwitnessed frames
-//! that count are read at the places where they lie, what is void stays, and no name is made durable. So what
-//! such a session shows may be in the page cache only, and a power cut may still take it: [`Ending`] says up to
-//! where it cannot. Invariant: no file is opened but to be read.
+//! Replaces steps 4 and 5 of recovery in a read-only session. Unwitnessed frames that count are
+//! read in place, void segments stay, and no name is made durable. So blocks that such a session
+//! reads may be in the page cache only and may not survive a power cut: [`Ending::durable`] is the
+//! last commit that does. Invariant: files are opened for reading only.
 
 use crate::local::maintenance::Ending;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ impl<D: Disk> Recovery<'_, D> {
         &self,
         listing: &Listing,
     ) -> Result<(Recovered<D::File>, Ending)> {
-        assert_eq!(self.options.how, How::Read, "nothing is opened to be written");
+        assert_eq!(self.options.how, How::Read, "files are opened for reading only");
+        assert!(self.reserve.is_none(), "nothing is made, so no space is kept for it");
         let survey = self.survey_files(listing)?;
         let Survey { images, sealed, start, mut segments, cuts, damage, witness, .. } = survey;
         self.install_checkpoint(&images, &sealed, &start)?;
@@ -49,7 +50,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (tail, seed) = self.open_tail_to_read(&segments, end)?;
         let ending =
             Ending { position: end, seed, lsn: walk.at.last_lsn, durable: walk.witnessed.1 };
-        assert!(ending.durable <= ending.lsn, "what is durable counts");
+        assert!(ending.durable <= ending.lsn, "durable commits count");
         let mut report = walk.report;
         (report.clean, report.checkpoint_lsn) = (clean, start.lsn);
         report.checkpoint_damaged = damage.is_some();
@@ -64,7 +65,7 @@ impl<D: Disk> Recovery<'_, D> {
         Ok((recovered, ending))
     }
 
-    /// Puts the unwitnessed frames that count in the index, at their own places.
+    /// Loads the unwitnessed frames that count into the index, at their own places.
     pub(super) fn load_counted(
         &self,
         segments: &mut Segments<D::File>,
@@ -79,7 +80,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.load_batch(&mut batch)
     }
 
-    /// The segment that the log ends in, and the seed of its frames.
+    /// Opens the segment in which the log ends. Returns it with the seed of its frames.
     fn open_tail_to_read(
         &self,
         segments: &Segments<D::File>,

@@ -1,8 +1,9 @@
-//! Walk: along the chain of frames, into the index.
+//! Walk: follows the chain of frames and hands them to replay.
 //!
-//! Owns step 2 of recovery: [`ChainEnd`], the end of the chain so far, which knows what frame continues it;
-//! [`Walk`], which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get
-//! there in the order of the chain, and those of `unwitnessed` are not there yet.
+//! Owns step 2 of recovery. [`ChainEnd`] is the end of the chain so far and decides which frame
+//! continues it. [`Walk`] moves witnessed frames into the batch for the index (`replay`). Changes
+//! no file. Invariant: frames enter the batch in the order of the chain, and those of `unwitnessed`
+//! are not in it.
 
 use std::ops::ControlFlow;
 
@@ -33,33 +34,33 @@ pub(super) struct ChainEnd {
     parts_open: bool,
 }
 
-/// Along the chain.
+/// The state of a walk along the chain.
 pub(super) struct Walk {
     pub(super) at: ChainEnd,
-    /// The newest LSN that a frame knows durable.
+    /// The newest LSN that a frame states durable.
     pub(super) durable: Lsn,
     /// Frames beyond `durable`.
     pub(super) unwitnessed: Queue,
     /// The place and chain behind the last witnessed commit.
     pub(super) witnessed: (LogPosition, Lsn),
-    /// What of the unwitnessed frames counts, once that is decided.
+    /// The unwitnessed frames that count, once that is decided.
     pub(super) kept: CountedFrames,
-    /// Witnessed, and not in the index yet.
+    /// Witnessed frames that are not in the index yet.
     pub(super) batch: ReplayBatch,
     pub(super) report: RecoveryReport,
 }
 
-/// How far a walk has come, in bytes.
+/// Progress of a walk: the segment it reads, and the bytes of all segments before.
 struct Done {
     sequence: u64,
     before: u64,
 }
 
-/// Told of each frame of a walk.
+/// Called after each frame of a walk, with a reader of its segment.
 type OnFrame<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 2.
+    /// Step 2: follows the chain to its end and loads witnessed frames into the index.
     pub(super) fn walk_chain(
         &self,
         segments: &mut Segments<D::File>,
@@ -68,6 +69,7 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<Walk> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
         let mut walk = Walk::from_checkpoint(start);
+        assert!(segments.contains_key(&walk.at.sequence), "the survey has the first segment");
         walk.report.segments = segments.len() as u64;
         let mut done = Done { sequence: walk.at.sequence, before: 0 };
         loop {
@@ -98,7 +100,8 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(walk)
     }
 
-    /// Takes witnessed frames into the batch, and that into the index when it is full.
+    /// Moves all witnessed frames into the batch, and loads the batch into the index when it is
+    /// full.
     pub(super) fn replay_witnessed(
         &self,
         segments: &mut Segments<D::File>,
@@ -110,13 +113,18 @@ impl<D: Disk> Recovery<'_, D> {
             refill_queue(segments, cuts, walk)?;
             self.replay_held(walk)?;
         }
+        let first = walk.unwitnessed.first_held();
+        assert!(
+            first.is_none_or(|(_, frame)| frame.header.lsn > walk.durable),
+            "frames stated durable are in the batch"
+        );
         Ok(())
     }
 
     fn replay_held(&self, walk: &mut Walk) -> Result<()> {
         while walk.unwitnessed.first_held().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
-            // As for those that are kept: the next cut is made behind a commit.
+            // As in `count_frame`: the next truncation record names the place behind a commit.
             if frame.header.kind == Kind::Commit {
                 let offset = frame.header.next_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
@@ -129,7 +137,8 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// Follows the chain of frames, past cuts, until no frame continues it or `took` breaks.
+/// Follows the chain of frames, past truncation records, until no frame continues it or `took`
+/// breaks.
 pub(super) fn follow_chain<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
@@ -151,7 +160,7 @@ pub(super) fn follow_chain<F: DiskFile>(
             }
         }
         let next = match cut {
-            // What a cut leaves in place was durable when it was made.
+            // All before the place of a truncation record was durable when the record was made.
             Some((offset, _)) if walk.at.offset != offset => {
                 let lsn = walk.at.next_lsn();
                 return Err(segment.damage(Defect::FrameHeader, walk.at.offset, lsn));
@@ -184,7 +193,7 @@ impl Walk {
         })
     }
 
-    /// Begins at the end of a chain.
+    /// A walk that begins at the end of a chain.
     pub(super) fn from_chain_end(at: ChainEnd) -> Walk {
         let witnessed = (at.position(), at.last_lsn);
         Walk {
@@ -213,8 +222,9 @@ impl ChainEnd {
         LogPosition { sequence: self.sequence, offset: self.offset, chain: self.chain }
     }
 
-    /// The last commit that all parts of are there.
+    /// The last commit of which the chain has all parts.
     pub(super) fn last_complete_lsn(&self) -> Lsn {
+        debug_assert!(!self.parts_open || self.last_lsn > Lsn(0), "an open commit has an LSN");
         Lsn(self.last_lsn.0 - u64::from(self.parts_open))
     }
 
@@ -222,7 +232,7 @@ impl ChainEnd {
         Lsn(self.last_lsn.0 + 1)
     }
 
-    /// Whether a frame is the one that was written behind the last one.
+    /// Whether a frame was written right behind the last frame of the chain.
     fn is_continued_by(&self, frame: &Frame) -> bool {
         let header = &frame.header;
         let in_order = match header.kind {
@@ -234,6 +244,8 @@ impl ChainEnd {
     }
 
     fn pass_frame(&mut self, frame: &Frame) {
+        debug_assert!(self.is_continued_by(frame), "the chain has no gap");
+        debug_assert_eq!(frame.offset, self.offset, "a frame lies behind the one before");
         let header = &frame.header;
         self.last_previous = header.previous;
         self.chain = frame.crc;
