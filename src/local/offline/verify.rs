@@ -361,7 +361,7 @@ impl Findings {
             self.report.checkpoints += 1;
             self.report.pages += image.header.layout.page_count;
         }
-        images.damage()?.into_iter().try_for_each(|error| self.note(error))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.note(error))
     }
 
     /// The fourth look.

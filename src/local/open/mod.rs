@@ -55,7 +55,7 @@ impl Options {
     }
 }
 
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
+pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     let started = disk.now();
     list_store(&disk, options.create)?;
     let lock = lock_store(&disk)?;
@@ -94,9 +94,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         let recovered = recovery.recover(&listing)?;
         (store, recovered)
     } else {
-        create(&*disk, &listing, &space_options, &views)?
+        create_store(&*disk, &listing, &space_options, &views)?
     };
-    remove_unfinished(&*disk, &listing)?;
+    remove_unfinished_files(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.modes_refused = disk.modes_are_refused();
     recovered.report.elapsed = disk.now().saturating_sub(started);
@@ -114,17 +114,17 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         recovered,
         ending,
     };
-    opened.start()
+    opened.start_store()
 }
 
 /// Makes a new store.
-fn create<D: Disk>(
+fn create_store<D: Disk>(
     disk: &D,
     listing: &Listing,
     options: &SpaceOptions,
     views: &Views,
 ) -> Result<(Description, Recovered<D::File>)> {
-    forget_unfinished_store(disk, listing)?;
+    remove_unfinished_creation(disk, listing)?;
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let (mut store_id, mut salt) = ([0; 16], [0; 8]);
     disk.random(&mut store_id).map_err(io(IoOp::Open))?;
@@ -156,7 +156,7 @@ fn create<D: Disk>(
 
 /// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to
 /// it. Otherwise `META` is lost, and with it the means to read the log.
-fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+fn remove_unfinished_creation<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for number in listing.segments.keys() {
         let name = FileName::Segment(*number);
         let path = path_of(disk.path(), name);
@@ -173,7 +173,7 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     Ok(())
 }
 
-fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+fn remove_unfinished_files<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for name in &listing.unfinished {
         disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
     }

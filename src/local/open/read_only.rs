@@ -35,7 +35,7 @@ use crate::mvcc::Mvcc;
 ///
 /// # Errors
 /// As [`LocalBackend::open`](crate::LocalBackend::open); a store that is not there is not made.
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
+pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     assert!(options.read_only, "another session has to write");
     let started = disk.now();
     list_store(&disk, false)?;
@@ -82,5 +82,5 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         recovered,
         ending,
     };
-    opened.start()
+    opened.start_store()
 }

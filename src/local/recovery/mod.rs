@@ -186,10 +186,10 @@ impl<D: Disk> Recovery<'_, D> {
             self.resume_log(&segments, &walk)?
         } else {
             let number = self.make_store_name_durable(&walk)?;
-            let image = images.names().first().copied();
+            let image = images.image_names().first().copied();
             self.truncate_log(&mut segments, &cuts, &mut walk, image, number)?
         };
-        let used = images.names();
+        let used = images.image_names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
         self.remove_files(void.into_iter().map(FileName::Segment))?;
         self.remove_files(unused.map(|number| FileName::Checkpoint(*number)))?;

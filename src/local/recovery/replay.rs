@@ -48,7 +48,7 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn from_options(options: &Options) -> Replay {
         Replay {
-            batch_len_max: MemoryBudget::of(options).replay_len_max.min(BATCH_LEN_MAX),
+            batch_len_max: MemoryBudget::from_options(options).replay_len_max.min(BATCH_LEN_MAX),
             spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
         }
     }

@@ -126,16 +126,16 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
         if first_len < start.position.offset {
-            let checkpoint = images.names().first().map_or(0, |head| head.number);
+            let checkpoint = images.image_names().first().map_or(0, |head| head.number);
             let defect = Defect::MissingEnd { checkpoint, lsn: start.lsn };
             return Err(damaged(FileName::Segment(first), first_len, defect));
         }
-        if let Some(head) = images.names().first()
+        if let Some(head) = images.image_names().first()
             && !self.is_image_confirmed(&mut segments, &cuts, &start, *head)?
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
-        let witness = self.newest_unused_checkpoint(listing, &images.names())?;
+        let witness = self.newest_unused_checkpoint(listing, &images.image_names())?;
         Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, witness })
     }
 

@@ -47,7 +47,7 @@ impl<D: Disk> Recovery<'_, D> {
             if used.iter().any(|name| name.number == *number) {
                 continue;
             }
-            match Image::summary(self.disk, self.store, *number) {
+            match Image::read_summary(self.disk, self.store, *number) {
                 Ok(summary) if newest.is_none_or(|newest| newest.lsn < summary.lsn) => {
                     newest = Some(Witness { number: *number, lsn: summary.lsn });
                 }
