@@ -241,7 +241,7 @@ impl LocalBackend {
     pub fn probe(path: impl AsRef<Path>) -> Result<Probe> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        probe::probe(disk)
+        probe::probe_store(disk)
     }
 }
 
@@ -260,7 +260,7 @@ impl<D: Disk> LocalBackend<D> {
     /// As [`LocalBackend::open`].
     pub fn open_on(disk: D, options: Options) -> Result<LocalBackend<D>> {
         options.check()?;
-        let open = if options.read_only { open::read_only::open } else { open::open };
+        let open = if options.read_only { open::read_only::open_store } else { open::open_store };
         let inner = Arc::new(ProcessBound::new(open(disk, options)?));
         Ok(LocalBackend { inner, handles: Some(Arc::default()) })
     }
@@ -357,7 +357,7 @@ impl<D: Disk> LocalBackend<D> {
     /// ```
     pub fn pause_compaction(&self) -> Result<()> {
         self.check_open()?;
-        self.inner.maintenance.pauses.begin();
+        self.inner.maintenance.pauses.begin_pause();
         Ok(())
     }
 
@@ -368,7 +368,7 @@ impl<D: Disk> LocalBackend<D> {
     /// [`Error::Closed`]: the store was closed.
     pub fn resume_compaction(&self) -> Result<()> {
         self.check_open()?;
-        if self.inner.maintenance.pauses.end() {
+        if self.inner.maintenance.pauses.end_pause() {
             self.inner.shared.wake_up.call();
         }
         Ok(())
@@ -416,7 +416,7 @@ impl<D: Disk> LocalBackend<D> {
     ) -> Result<BackupReport> {
         self.check_open()?;
         callback::check_may_wait()?;
-        self.inner.maintenance.backup(target, since, watch, &|| self.check_open())
+        self.inner.maintenance.back_up_to(target, since, watch, &|| self.check_open())
     }
 
     /// As [`LocalBackend::restore`], between disks of your own.

@@ -54,7 +54,7 @@ pub struct SpaceReport {
 
 pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
     let index = &inner.shared.mvcc.index;
-    let totals = inner.maintenance.totals();
+    let totals = inner.maintenance.usage_totals();
     let oldest_snapshot = index.oldest_pin();
     let age = oldest_snapshot.map_or(0, |oldest| index.visible().0 - oldest.0);
     let (mut file_bytes, mut files) = (0, 0);
@@ -71,7 +71,7 @@ pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport>
         live_bytes: totals.live_len,
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
         empty_bytes: totals.dead_len,
-        pinned_bytes: inner.maintenance.snapshot_len(),
+        pinned_bytes: inner.maintenance.snapshot_only_len(),
         held_bytes: inner.views.held_len(),
         oldest_snapshot,
         oldest_snapshot_age: age,

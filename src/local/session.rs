@@ -40,7 +40,7 @@ pub(crate) struct OpenStore<D: Disk> {
 
 /// What [`OpenStore::shut_down`] ends.
 pub(crate) struct Session<D: Disk> {
-    pub(crate) keeper: Option<Thread>,
+    pub(crate) log_flusher: Option<Thread>,
     pub(crate) maintenance_thread: Option<Thread>,
     /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
     /// locked until the process ends.
@@ -65,10 +65,10 @@ impl<D: Disk> OpenStore<D> {
         assert!(callback::may_close(), "a thread that its own store waits for closes none");
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
-        let Session { keeper, maintenance_thread, lock } = session;
+        let Session { log_flusher, maintenance_thread, lock } = session;
         let ended = match self.is_read_only {
             true => self.end_reading(),
-            false => self.end_threads(keeper, maintenance_thread),
+            false => self.end_threads(log_flusher, maintenance_thread),
         };
         drop(ManuallyDrop::into_inner(lock));
         ended
@@ -77,14 +77,14 @@ impl<D: Disk> OpenStore<D> {
     /// Makes everything durable and ends all threads of the store.
     fn end_threads(
         &self,
-        keeper: Option<Thread>,
+        log_flusher: Option<Thread>,
         maintenance_thread: Option<Thread>,
     ) -> Result<()> {
         self.shared.wake_up.stop();
-        let upkeep_ended_well = maintenance_thread.is_none_or(Thread::join);
-        let covered = self.maintenance.end();
+        let maintenance_ended_well = maintenance_thread.is_none_or(Thread::join);
+        let covered = self.maintenance.end_session();
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
-        let ended_well = keeper.is_none_or(Thread::join) && upkeep_ended_well;
+        let ended_well = log_flusher.is_none_or(Thread::join) && maintenance_ended_well;
         self.space.stop();
         let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
         if let Some(pool) = &self.pool {

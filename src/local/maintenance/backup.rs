@@ -81,7 +81,7 @@ struct Plan<'a, D: Disk> {
 struct FileHold<'a, D: Disk>(&'a Maintenance<D>, Process);
 
 impl<D: Disk> Plan<'_, D> {
-    fn witness_of(&self, name: FileName) -> &[u8] {
+    fn durable_mark_of(&self, name: FileName) -> &[u8] {
         match &self.witness {
             Some((last, witness)) if *last == name => witness,
             _ => &[],
@@ -92,7 +92,7 @@ impl<D: Disk> Plan<'_, D> {
 impl<D: Disk> Drop for FileHold<'_, D> {
     fn drop(&mut self) {
         if self.1.is_current() {
-            self.0.let_go();
+            self.0.release_hold();
         }
     }
 }
@@ -102,7 +102,7 @@ impl<D: Disk> Maintenance<D> {
     ///
     /// # Errors
     /// As [`LocalBackend::backup_to`](crate::LocalBackend::backup_to).
-    pub(crate) fn backup<T: Disk>(
+    pub(crate) fn back_up_to<T: Disk>(
         &self,
         target: &T,
         since: Option<&T>,
@@ -118,12 +118,12 @@ impl<D: Disk> Maintenance<D> {
             let (argument, reason) = ("since", "must be a backup of the same store");
             return Err(Error::InvalidArgument { argument, reason });
         }
-        let plan = self.plan()?;
+        let plan = self.plan_backup()?;
         let total_len = plan.files.iter().map(|file| file.len).sum();
         let throttle = Throttle::new(&self.shared);
         let rest = || throttle.pause_if_others_commit();
         let mut copying = Copying::start(target, watch, Some(&rest), total_len);
-        let done = self.fill(&mut copying, &plan, earlier.as_ref(), check_open);
+        let done = self.copy_and_publish(&mut copying, &plan, earlier.as_ref(), check_open);
         if done.is_err() {
             copying.take_back();
         }
@@ -131,7 +131,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// Steps 3 and 4.
-    fn fill<T: Disk>(
+    fn copy_and_publish<T: Disk>(
         &self,
         copying: &mut Copying<'_, T>,
         plan: &Plan<'_, D>,
@@ -143,7 +143,7 @@ impl<D: Disk> Maintenance<D> {
         let (mut rows, mut cloned) = (Vec::with_capacity(plan.files.len()), Vec::new());
         for file in &plan.files {
             report.bytes += file.len;
-            let witness = plan.witness_of(file.name);
+            let witness = plan.durable_mark_of(file.name);
             let len = file.len - witness.len() as u64;
             let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
             if let Some((since, row)) = listed
@@ -161,7 +161,7 @@ impl<D: Disk> Maintenance<D> {
                 cloned.push(file.sequence);
             }
         }
-        self.take_turn()?.cloned.extend(cloned);
+        self.lock_open_state()?.cloned.extend(cloned);
         copying.sync_names()?;
         // Files of a closed store may have been anybody's while they were read.
         check_open()?;
@@ -171,12 +171,12 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// Steps 1 and 2.
-    fn plan(&self) -> Result<Plan<'_, D>> {
-        let mut state = self.take_turn()?;
+    fn plan_backup(&self) -> Result<Plan<'_, D>> {
+        let mut state = self.lock_open_state()?;
         let standing = match &self.ending {
             Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
-                self.checkpoint_with(&mut state, Haste::Spread)?;
+                self.make_checkpoint(&mut state, Haste::Spread)?;
                 self.driver.stand_still()?
             }
         };
@@ -188,7 +188,7 @@ impl<D: Disk> Maintenance<D> {
             let (salt, name) = (name.salt, FileName::Checkpoint(name.number));
             Identity { name, len, sequence: 0, salt }
         };
-        let mut files: Vec<_> = chain.files().map(image).collect();
+        let mut files: Vec<_> = chain.image_files().map(image).collect();
         files.push(Identity {
             name: FileName::Meta,
             len: PAGE,
@@ -201,11 +201,11 @@ impl<D: Disk> Maintenance<D> {
         let end = standing.position;
         for (sequence, number) in listed.chain(self.views.within(start..=end.sequence)) {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
-            files.push(self.segment(sequence, number, len)?);
+            files.push(self.identify_segment(sequence, number, len)?);
         }
         let last = files.iter_mut().find(|file| file.sequence == end.sequence);
         let witness = self.ending.as_ref().zip(last).map(|(ending, last)| {
-            let witness = witness_behind(ending);
+            let witness = durable_mark_behind(ending);
             last.len += witness.len() as u64;
             (last.name, witness)
         });
@@ -215,7 +215,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// A segment up to `len`, or to the end of its last frame.
-    fn segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
+    fn identify_segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
         let name = FileName::Segment(number);
         let mut scanner = Scanner::open(&*self.disk, &self.store, number)?;
         if scanner.sequence != sequence {
@@ -237,7 +237,7 @@ impl<D: Disk> Maintenance<D> {
 }
 
 /// The mark that says that everything before the end of a log is durable, up to the next page.
-fn witness_behind(ending: &Ending) -> Vec<u8> {
+fn durable_mark_behind(ending: &Ending) -> Vec<u8> {
     let Ending { position, seed, lsn, .. } = *ending;
     let mark = FrameHeader::mark(Kind::Witness, lsn, lsn, position.chain);
     let mut bytes = mark.encode(seed, position.offset).0.to_vec();

@@ -13,18 +13,18 @@ pub(crate) struct CompactionPauses {
 
 impl CompactionPauses {
     /// Begins one.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin_pause(&self) {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Ends one, if there is one, and says whether it was the last.
-    pub(crate) fn end(&self) -> bool {
+    pub(crate) fn end_pause(&self) -> bool {
         let one_less = |count: u64| count.checked_sub(1);
         self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) == Ok(1)
     }
 
     /// Whether there is one.
-    pub(crate) fn is_on(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 }
@@ -36,10 +36,10 @@ mod tests {
     #[test]
     fn pause_lasts_until_as_many_have_ended_as_were_begun() {
         let pauses = CompactionPauses::default();
-        assert!(!pauses.end() && !pauses.is_on(), "an end too many pauses nothing");
-        pauses.begin();
-        pauses.begin();
-        assert!(!pauses.end() && pauses.is_on());
-        assert!(pauses.end() && !pauses.is_on());
+        assert!(!pauses.end_pause() && !pauses.is_paused(), "an end too many pauses nothing");
+        pauses.begin_pause();
+        pauses.begin_pause();
+        assert!(!pauses.end_pause() && pauses.is_paused());
+        assert!(pauses.end_pause() && !pauses.is_paused());
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    pub(crate) fn of(options: &Options) -> MemoryBudget {
+    pub(crate) fn from_options(options: &Options) -> MemoryBudget {
         let all_len = options.memory_len_max;
         let recent_len = options.recent_len.unwrap_or(all_len / 8);
         MemoryBudget {
@@ -51,7 +51,7 @@ impl MemoryBudget {
     }
 
     /// Whether a checkpoint should take entries out of memory.
-    pub(crate) fn is_short(&self, entries_len: u64, undo_len: u64) -> bool {
+    pub(crate) fn needs_checkpoint(&self, entries_len: u64, undo_len: u64) -> bool {
         entries_len + undo_len > self.index_len_max
             && entries_len >= self.index_len_max / WORTH_SHARE
     }
@@ -66,7 +66,7 @@ impl MemoryBudget {
 
     /// Log bytes between two looks: the dearest entry, of an empty block far from any other, takes about six
     /// times the log of its commit.
-    pub(crate) fn look_every(&self) -> u64 {
+    pub(crate) fn check_interval_len(&self) -> u64 {
         self.index_len_max / LOOK_SHARE
     }
 }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn default_shares_are_what_each_option_defaulted_to_by_itself() {
-        let shares = MemoryBudget::of(&LocalBackend::options());
+        let shares = MemoryBudget::from_options(&LocalBackend::options());
         assert_eq!((shares.in_flight_len_max, shares.recent_len), (64 << 20, 32 << 20));
         assert_eq!(shares.index_len_max, 128 << 20);
     }
@@ -86,22 +86,22 @@ mod tests {
     #[test]
     fn option_that_names_a_share_wins_and_leaves_the_others_alone() {
         let options = || LocalBackend::options().memory_len_max(8 << 20);
-        let derived = MemoryBudget::of(&options());
+        let derived = MemoryBudget::from_options(&options());
         assert_eq!((derived.in_flight_len_max, derived.recent_len), (2 << 20, 1 << 20));
-        let named = MemoryBudget::of(&options().recent_len(5 << 20));
+        let named = MemoryBudget::from_options(&options().recent_len(5 << 20));
         assert_eq!((named.in_flight_len_max, named.recent_len), (2 << 20, 5 << 20));
         assert_eq!(named.recent_len_beside(100 << 20), 5 << 20);
-        let named = MemoryBudget::of(&options().in_flight_len_max(7));
+        let named = MemoryBudget::from_options(&options().in_flight_len_max(7));
         assert_eq!((named.in_flight_len_max, named.recent_len), (7, 1 << 20));
-        let buffered = MemoryBudget::of(&options().write_mode(WriteMode::Buffered));
+        let buffered = MemoryBudget::from_options(&options().write_mode(WriteMode::Buffered));
         assert_eq!(buffered.recent_len, 0, "the page cache has them");
     }
 
     #[test]
     fn recent_bytes_give_way_to_old_versions_and_checkpoints_are_made_only_for_entries() {
-        let shares = MemoryBudget::of(&LocalBackend::options().memory_len_max(8 << 20));
-        assert!(!shares.is_short(4 << 20, 0) && shares.is_short(4 << 20, 1));
-        assert!(!shares.is_short(shares.index_len_max / WORTH_SHARE - 1, 100 << 20));
+        let shares = MemoryBudget::from_options(&LocalBackend::options().memory_len_max(8 << 20));
+        assert!(!shares.needs_checkpoint(4 << 20, 0) && shares.needs_checkpoint(4 << 20, 1));
+        assert!(!shares.needs_checkpoint(shares.index_len_max / WORTH_SHARE - 1, 100 << 20));
         assert_eq!(shares.recent_len_beside(4 << 20), 1 << 20);
         assert_eq!(shares.recent_len_beside((4 << 20) + 300), (1 << 20) - 300);
         assert_eq!(shares.recent_len_beside(100 << 20), 0);

@@ -68,7 +68,7 @@ const FAILED_COUNT_MAX: u32 = 10;
 
 /// How long to wait after so many failed jobs in a row: each time twice as long, so that a store that nobody uses
 /// becomes still on a full or damaged disk, too.
-fn again_after(failed_count: u32) -> Option<Duration> {
+fn retry_delay(failed_count: u32) -> Option<Duration> {
     (failed_count <= FAILED_COUNT_MAX)
         .then(|| AGAIN_AFTER * 2_u32.pow(failed_count.saturating_sub(1)))
 }
@@ -81,7 +81,7 @@ enum Haste {
     /// To have the index out of memory, of which commits take more meanwhile.
     Memory,
     /// For segments that go with it, and have to go before many more are filled: at once.
-    Room,
+    Space,
 }
 
 /// How to look after a store.
@@ -92,7 +92,7 @@ pub(crate) struct MaintenanceOptions {
     /// Log bytes over bytes in force, above which segments are emptied.
     pub(crate) amplification_max: f64,
     /// What memory is for.
-    pub(crate) shares: MemoryBudget,
+    pub(crate) memory_budget: MemoryBudget,
 }
 
 /// Looks after one store.
@@ -247,7 +247,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// What the thread does until the store is closed.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn run_thread(&self) {
         let (mut rest, mut seen_len, mut failed_count) = (None, 0, 0);
         loop {
             let woken = self.shared.wake_up.wait(rest);
@@ -255,7 +255,7 @@ impl<D: Disk> Maintenance<D> {
                 return;
             }
             // Of users: what the upkeep itself writes is no reason to look again.
-            let user_len = self.user_len();
+            let user_len = self.user_log_len();
             // Not because of two calls in a row: somebody writes who has just not got that far.
             let is_idle = woken == Woken::Rested && user_len == seen_len;
             if woken == Woken::Called || user_len != seen_len {
@@ -263,20 +263,20 @@ impl<D: Disk> Maintenance<D> {
             }
             seen_len = user_len;
             let done = catch_unwind(AssertUnwindSafe(|| self.run_due(is_idle)));
-            rest = match done.unwrap_or_else(|_panic| self.give_up()) {
+            rest = match done.unwrap_or_else(|_panic| self.poison_after_panic()) {
                 Ok(()) => (!is_idle).then_some(IDLE_AFTER),
                 Err(_) if self.shared.poison.cause().is_some() => None,
                 // Full, or damaged somewhere: whoever needs that place hears of it.
                 Err(_) => {
                     failed_count += 1;
-                    again_after(failed_count)
+                    retry_delay(failed_count)
                 }
             };
         }
     }
 
     /// After a panic, whose extent nobody knows.
-    fn give_up(&self) -> Result<()> {
+    fn poison_after_panic(&self) -> Result<()> {
         self.shared.poison.set(PoisonCause::ThreadPanicked);
         self.shared.poison.check()
     }
@@ -298,25 +298,25 @@ impl<D: Disk> Maintenance<D> {
             return Ok(());
         }
         let made = match self.checkpoint_due(&mut state) {
-            Some(haste) => self.checkpoint_with(&mut state, haste),
+            Some(haste) => self.make_checkpoint(&mut state, haste),
             None => Ok(()),
         };
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
-        self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
+        self.shared.recent.limit(self.options.memory_budget.recent_len_beside(index_len));
         made?;
-        let suited = self.space.reserve.resize_for(self.load());
+        let suited = self.space.reserve.resize_for(self.store_load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
-        self.make_room_with(&mut state)?;
+        self.reclaim_if_low(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
         self.limit_snapshots(&mut state)?;
-        if is_idle { self.shrink(false) } else { Ok(()) }
+        if is_idle { self.shrink_prepared(false) } else { Ok(()) }
     }
 
     /// Takes the state for somebody who calls: what is paced lets them have it.
     ///
     /// # Errors
     /// [`Error::Closed`]: nothing of the store may be changed any more.
-    fn take_turn(&self) -> Result<MutexGuard<'_, MaintenanceState>> {
+    fn lock_open_state(&self) -> Result<MutexGuard<'_, MaintenanceState>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -327,30 +327,30 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// Lets files go again that a backup has read.
-    fn let_go(&self) {
+    fn release_hold(&self) {
         self.state.lock().hold_count -= 1;
         self.shared.wake_up.call();
     }
 
     #[cfg(test)]
-    fn await_turns(&self, count: u64) {
+    fn set_waiting_count(&self, count: u64) {
         self.waiting.store(count, Ordering::Relaxed);
     }
 
     /// Whether a caller waits for the state.
-    fn is_awaited(&self) -> bool {
+    fn has_waiting_caller(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a
     /// file is not cut while the log may be writing behind the place of the cut.
-    fn shrink(&self, all: bool) -> Result<()> {
+    fn shrink_prepared(&self, all: bool) -> Result<()> {
         self.driver.between_groups(|| self.space.shrink(all))
     }
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_with(&mut *self.take_turn()?, Haste::Spread)
+        self.make_checkpoint(&mut *self.lock_open_state()?, Haste::Spread)
     }
 
     /// Ends the maintenance, once the job under way is done; all later ones are refused. Makes a last checkpoint of
@@ -358,15 +358,15 @@ impl<D: Disk> Maintenance<D> {
     ///
     /// # Errors
     /// As [`Maintenance::checkpoint`]; it has ended all the same.
-    pub(crate) fn end(&self) -> Result<()> {
+    pub(crate) fn end_session(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.is_ended = true;
         if self.shared.poison.cause().is_some() {
             return Ok(());
         }
         // The caller's thread has the rest of the store to end, whatever happens here.
-        let last = AssertUnwindSafe(|| self.checkpoint_with(&mut state, Haste::Spread));
-        match catch_unwind(last).unwrap_or_else(|_panic| self.give_up()) {
+        let last = AssertUnwindSafe(|| self.make_checkpoint(&mut state, Haste::Spread));
+        match catch_unwind(last).unwrap_or_else(|_panic| self.poison_after_panic()) {
             // All commits are durable; only the next open has a little more to do.
             Err(error) if error.is_shortage() => Ok(()),
             done => done,
@@ -380,10 +380,10 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// What the reserve is for.
-    pub(crate) fn load(&self) -> StoreLoad {
+    pub(crate) fn store_load(&self) -> StoreLoad {
         StoreLoad {
             block_count: self.shared.mvcc.totals().0,
-            log_len: self.totals().used_len,
+            log_len: self.usage_totals().used_len,
             checkpoint_len: self.checkpoint_len(),
         }
     }
@@ -392,14 +392,14 @@ impl<D: Disk> Maintenance<D> {
     fn log_len_beside(&self, haste: Haste) -> u64 {
         match haste {
             Haste::Spread => self.options.checkpoint_log_len / SPREAD_SHARE,
-            Haste::Memory => self.options.shares.look_every(),
-            Haste::Room => 0,
+            Haste::Memory => self.options.memory_budget.check_interval_len(),
+            Haste::Space => 0,
         }
     }
 
     fn checkpoint_due(&self, state: &mut MaintenanceState) -> Option<Haste> {
         let (entries_len, undo_len) = (self.entries_len(state), self.shared.mvcc.index.undo_len());
-        if self.options.shares.is_short(entries_len, undo_len) {
+        if self.options.memory_budget.needs_checkpoint(entries_len, undo_len) {
             return Some(Haste::Memory);
         }
         (self.uncovered_len() >= self.options.checkpoint_log_len).then_some(Haste::Spread)
@@ -408,7 +408,7 @@ impl<D: Disk> Maintenance<D> {
     /// Heap bytes of the index's entries, not counted again before the log has grown a little.
     fn entries_len(&self, state: &mut MaintenanceState) -> u64 {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
-        let valid_len = self.options.shares.look_every() / 2;
+        let valid_len = self.options.memory_budget.check_interval_len() / 2;
         if let Some((at, len)) = state.entries_seen
             && written_len - at < valid_len
         {
@@ -426,7 +426,7 @@ impl<D: Disk> Maintenance<D> {
         written + self.replayed_len.load(Ordering::Relaxed)
     }
 
-    fn checkpoint_with(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
+    fn make_checkpoint(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         let Frozen { summary, segments } = self.driver.freeze()?;
         let index = &self.shared.mvcc.index;
@@ -436,7 +436,7 @@ impl<D: Disk> Maintenance<D> {
             let sealed = newest.position.sequence..summary.position.sequence;
             segments.iter().any(|s| s.live_count == 0 && sealed.contains(&s.sequence))
         };
-        let lets_go = haste == Haste::Room && newest.as_ref().is_some_and(is_sealed);
+        let lets_go = haste == Haste::Space && newest.as_ref().is_some_and(is_sealed);
         if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn && !lets_go {
             index.thaw();
             // What stood in the way of the rest the last time may be gone by now.
@@ -460,7 +460,7 @@ impl<D: Disk> Maintenance<D> {
             ImagePlan { number, summary, segments: &listed, is_full: is_short_of_space, schedule };
         let mut more = PAGE;
         let made = loop {
-            match state.chain.extend(disk, &self.store, index, &order) {
+            match state.chain.write_image(disk, &self.store, index, &order) {
                 Err(ImageNotMade::Disk(e))
                     if !e.names_unknown
                         && is_full(&e.source)
@@ -474,7 +474,7 @@ impl<D: Disk> Maintenance<D> {
         };
         let chain = made.map_err(|not_made| {
             index.thaw();
-            self.not_made(number, not_made)
+            self.discard_image(number, not_made)
         })?;
         index.install(|| Arc::new(chain.clone()));
         state.entries_seen = None;
@@ -488,7 +488,7 @@ impl<D: Disk> Maintenance<D> {
         self.confirm_and_release(state, &summary, &segments)
     }
 
-    fn not_made(&self, number: u64, not_made: ImageNotMade) -> Error {
+    fn discard_image(&self, number: u64, not_made: ImageNotMade) -> Error {
         let removed = self.disk.remove(FileName::Temporary(number));
         unheard(removed, "the next open removes it");
         let not_written = match not_made {

@@ -16,7 +16,7 @@ use crate::local::maintenance::{
 use crate::sync::Ordering;
 
 /// Log bytes between two attempts.
-const ROOM_EVERY: u64 = 6 * PAGE;
+const RECLAIM_EVERY: u64 = 6 * PAGE;
 
 impl<D: Disk> Maintenance<D> {
     /// Makes room if the reserve is low.
@@ -24,11 +24,11 @@ impl<D: Disk> Maintenance<D> {
     /// # Errors
     /// As [`Maintenance::checkpoint`]; the reserve is what it was, or what is left of it.
     pub(crate) fn reclaim_space(&self) -> Result<()> {
-        self.make_room_with(&mut *self.take_turn()?)
+        self.reclaim_if_low(&mut *self.lock_open_state()?)
     }
 
     /// Makes room if the reserve is low or a write found no space.
-    pub(super) fn make_room_with(&self, state: &mut MaintenanceState) -> Result<()> {
+    pub(super) fn reclaim_if_low(&self, state: &mut MaintenanceState) -> Result<()> {
         let reserve = &self.space.reserve;
         let is_low = reserve.is_low() && reserve.refill().is_err();
         let is_wanted = self.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
@@ -36,12 +36,12 @@ impl<D: Disk> Maintenance<D> {
         if !(is_low || is_wanted) || state.hold_count > 0 {
             return Ok(());
         }
-        if state.reclaimed.is_some_and(|last| self.is_recent(last)) {
+        if state.reclaimed.is_some_and(|last| self.is_too_soon(last)) {
             return Ok(());
         }
         state.is_reclaiming = true;
-        let was_paused = self.pauses.is_on();
-        let made = self.empty_what_fits(state, is_wanted && !is_low);
+        let was_paused = self.pauses.is_paused();
+        let made = self.reclaim_by_compaction(state, is_wanted && !is_low);
         state.is_reclaiming = false;
         let (log_len, at) = (self.written_len(), self.disk.now());
         state.reclaimed = Some(SpaceReclaimed { log_len, at, was_paused });
@@ -50,33 +50,33 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// Whether another attempt would find what the last one found.
-    fn is_recent(&self, last: SpaceReclaimed) -> bool {
-        let has_grown = self.written_len() - last.log_len >= ROOM_EVERY;
+    fn is_too_soon(&self, last: SpaceReclaimed) -> bool {
+        let has_grown = self.written_len() - last.log_len >= RECLAIM_EVERY;
         let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
-        let goes_on = last.was_paused && !self.pauses.is_on();
+        let goes_on = last.was_paused && !self.pauses.is_paused();
         !(has_grown || has_rested || goes_on)
     }
 
     /// Empties segments: as many as are worth it, or until there is room for the next segment.
-    fn empty_what_fits(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
+    fn reclaim_by_compaction(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
         self.driver.roll()?;
-        self.shrink(true)?;
-        self.checkpoint_with(state, Haste::Room)?;
+        self.shrink_prepared(true)?;
+        self.make_checkpoint(state, Haste::Space)?;
         // What is written from here on is as dense as it gets.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
-        let mut run = self.run(Cause::Need);
-        while let Some(victim) = self.victim_of_need(state, &run, newest) {
-            if self.must_stop(Cause::Need) || (until_room && self.has_room()) {
+        let mut run = self.begin_run(Cause::Need);
+        while let Some(victim) = self.victim_to_reclaim(state, &run, newest) {
+            if self.must_stop(Cause::Need) || (until_room && self.has_space_for_segment()) {
                 break;
             }
-            self.empty(state, &mut run, victim)?;
-            self.checkpoint_with(state, Haste::Room)?;
+            self.empty_segment(state, &mut run, victim)?;
+            self.make_checkpoint(state, Haste::Space)?;
         }
         Ok(())
     }
 
     /// Whether the next segment of the log would find its space, the reserve left alone.
-    fn has_room(&self) -> bool {
+    fn has_space_for_segment(&self) -> bool {
         let reserve = &self.space.reserve;
         let wanted_len = self.space.segment_room() + PAGE;
         reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
@@ -116,7 +116,7 @@ mod tests {
         let put =
             |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
         let maintenance = &store.inner.maintenance;
-        maintenance.pauses.begin();
+        maintenance.pauses.begin_pause();
         // Two segments of many are mostly dead: compaction is not due, and would make room.
         (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
         (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
@@ -125,7 +125,7 @@ mod tests {
         for _ in 0..3 {
             put(1).expect_err("paused");
         }
-        maintenance.pauses.end();
+        maintenance.pauses.end_pause();
         let tries = (0..10).find(|_| put(1).is_ok());
         assert!(tries.is_some(), "refused for ever");
     }

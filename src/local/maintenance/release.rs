@@ -20,7 +20,7 @@ impl<D: Disk> Maintenance<D> {
         checkpoint: &Summary,
         segments: &[SegmentUse],
     ) -> Result<()> {
-        let used = state.chain.names();
+        let used = state.chain.image_names();
         if state.unconfirmed {
             self.driver.confirm(used[0])?;
             state.unconfirmed = false;
@@ -35,7 +35,7 @@ impl<D: Disk> Maintenance<D> {
         old.sort_by_key(|image| image.header.name);
         old.dedup_by_key(|image| image.header.name);
         self.remove_images(old)?;
-        self.release(state, checkpoint, segments)
+        self.release_dead(state, checkpoint, segments)
     }
 
     fn remove_images(&self, images: Vec<Arc<Image>>) -> Result<()> {
@@ -50,12 +50,12 @@ impl<D: Disk> Maintenance<D> {
                 false => self.remove_at_once(name)?,
             }
         }
-        self.sync_names()
+        self.sync_directory()
     }
 
     /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
     /// checkpoint does not read.
-    fn release(
+    fn release_dead(
         &self,
         state: &mut MaintenanceState,
         checkpoint: &Summary,
@@ -81,7 +81,7 @@ impl<D: Disk> Maintenance<D> {
             let is_unseen =
                 self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
             let is_ours = is_unseen && !is_cloned;
-            match is_ours && !self.space.is_full() && self.has_use_for_another() {
+            match is_ours && !self.space.is_full() && self.wants_free_segment() {
                 true => self.space.keep(segment.number),
                 false => self.space.give_back(segment.number)?,
             }
@@ -91,14 +91,14 @@ impl<D: Disk> Maintenance<D> {
 
     /// Whether a segment out of use is worth keeping: the log will grow into it soon, and all files
     /// together stay within bounds.
-    fn has_use_for_another(&self) -> bool {
-        let (totals, free_len) = (self.totals(), self.space.free_len());
+    fn wants_free_segment(&self) -> bool {
+        let (totals, free_len) = (self.usage_totals(), self.space.free_len());
         let excess = 2.3 * (self.options.amplification_max - 1.0);
         let all_len = totals.used_len + free_len + self.space.segment_room();
         all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
     }
 
-    fn sync_names(&self) -> Result<()> {
+    fn sync_directory(&self) -> Result<()> {
         self.disk.sync_dir().map_err(|e| {
             self.shared.poison.set(PoisonCause::SyncFailed);
             Error::io(IoOp::Sync, self.disk.path(), e)

@@ -21,7 +21,7 @@ impl<D: Disk> Maintenance<D> {
     /// # Errors
     /// [`Error::Io`]: the file is left to the next open, which removes it.
     pub(super) fn remove_unseen(&self, name: FileName) -> Result<()> {
-        unheard(self.cut_down(name), "a file that cannot be cut is removed at once");
+        unheard(self.shrink_in_steps(name), "a file that cannot be cut is removed at once");
         self.remove_at_once(name)
     }
 
@@ -34,7 +34,7 @@ impl<D: Disk> Maintenance<D> {
         removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
     }
 
-    fn cut_down(&self, name: FileName) -> std::io::Result<()> {
+    fn shrink_in_steps(&self, name: FileName) -> std::io::Result<()> {
         let step_len = (self.space.segment_room() / STEP_COUNT).max(PAGE);
         let file = self.disk.open(name, How::ReadWrite)?;
         // An earlier handle's read may still be at it.
@@ -67,7 +67,7 @@ mod tests {
         let file = disk.open(name, How::CreateNew).expect("a file");
         file.zero(0, (60 << 10) + 1).expect("grows");
         let maintenance = &store.inner.maintenance;
-        maintenance.cut_down(name).expect("is cut");
+        maintenance.shrink_in_steps(name).expect("is cut");
         assert_eq!(file.len().expect("a length"), PAGE, "the header stays");
         maintenance.remove_unseen(name).expect("goes");
         assert!(disk.open(name, How::Read).is_err());

@@ -20,8 +20,8 @@ use crate::local::maintenance::compaction::Cause;
 
 impl<D: Disk> Maintenance<D> {
     /// Bytes of the log that are kept for snapshots alone.
-    pub(crate) fn snapshot_len(&self) -> u64 {
-        let kept = self.kept_by_segment();
+    pub(crate) fn snapshot_only_len(&self) -> u64 {
+        let kept = self.pinned_by_segment();
         if kept.is_empty() {
             return 0;
         }
@@ -41,22 +41,22 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Maintenance::checkpoint`]; no snapshot is given up for that.
     pub(super) fn limit_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let max = self.shared.mvcc.limits.snapshot_pinned_max;
-        if max == u64::MAX || state.hold_count > 0 || self.snapshot_len() <= max {
+        if max == u64::MAX || state.hold_count > 0 || self.snapshot_only_len() <= max {
             return Ok(());
         }
         // Segments may have fallen out of use since the last checkpoint.
-        self.checkpoint_with(state, Haste::Room)?;
-        if self.snapshot_len() > max && !self.must_stop(Cause::Idle) {
-            self.empty_for_snapshots(state)?;
+        self.make_checkpoint(state, Haste::Space)?;
+        if self.snapshot_only_len() > max && !self.must_stop(Cause::Idle) {
+            self.relocate_snapshot_versions(state)?;
         }
         let mut has_given_up = false;
-        while self.snapshot_len() > max
+        while self.snapshot_only_len() > max
             && self.shared.mvcc.give_up_oldest(SnapshotLimit::PinnedBytes(max))
         {
             has_given_up = true;
         }
         match has_given_up {
-            true => self.checkpoint_with(state, Haste::Room),
+            true => self.make_checkpoint(state, Haste::Space),
             false => Ok(()),
         }
     }

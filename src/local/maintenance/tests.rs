@@ -47,7 +47,7 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     }
     assert!(idle() <= 2 << 20, "what was used is kept for ever");
     store.prepare_space(8 << 20).expect("zeroes");
-    maintenance.shrink(true).expect("gives back");
+    maintenance.shrink_prepared(true).expect("gives back");
     assert!(maintenance.space.free_len() <= 2 << 20, "space is kept that is needed");
 }
 
@@ -66,7 +66,7 @@ fn closed_store_is_changed_by_nobody() {
     is_refused(maintenance.checkpoint());
     is_refused(maintenance.compact_now().map(|_| ()));
     is_refused(maintenance.reclaim_space());
-    let backup = maintenance.backup(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
+    let backup = maintenance.back_up_to(&SimDisk::new(2), None, &|_| Continue(()), &|| Ok(()));
     is_refused(backup.map(|_| ()));
     maintenance.run_due(true).expect("does nothing");
     assert_eq!(disk.operations(), before, "a closed store's files were changed");
@@ -114,8 +114,8 @@ fn segments_that_snapshots_need_are_not_asked_for_by_one_checkpoint_after_the_ot
     let snapshot = store.snapshot().expect("held");
     (1..=40).for_each(|id| put(id, 10_000));
     let maintenance = &store.inner.maintenance;
-    let newest = || maintenance.state.lock().chain.names()[0].number;
-    assert!(maintenance.totals().dead_len > SEGMENT_LEN, "the snapshot sees the old blocks");
+    let newest = || maintenance.state.lock().chain.image_names()[0].number;
+    assert!(maintenance.usage_totals().dead_len > SEGMENT_LEN, "the snapshot sees the old blocks");
     // Each looks after the store first.
     put(50, 100);
     let before = newest();
@@ -124,5 +124,5 @@ fn segments_that_snapshots_need_are_not_asked_for_by_one_checkpoint_after_the_ot
     drop(snapshot);
     put(55, 100);
     assert_ne!(newest(), before);
-    assert!(maintenance.totals().dead_len <= SEGMENT_LEN);
+    assert!(maintenance.usage_totals().dead_len <= SEGMENT_LEN);
 }

@@ -27,8 +27,8 @@ use crate::local::format::place::damaged;
 use crate::local::offline::salvage::{Salvage, SalvageReport};
 use crate::local::offline::verify::{verify, verify_locked};
 use crate::local::options::open_error;
-use crate::local::recovery::identity::{lock, lock_shared};
-use crate::local::recovery::listing::{Listing, look};
+use crate::local::recovery::identity::{lock_store, lock_store_shared};
+use crate::local::recovery::listing::{Listing, list_store};
 
 /// What some file systems do not have (NFS, CIFS, FAT, some FUSE).
 const EXCHANGE: &str = "an exchange of two directories, as its file system has none: the repaired store is \
@@ -58,9 +58,9 @@ pub(crate) fn salvage(path: &Path, out: &Path, copy: CopyInto) -> Result<Salvage
     // The copy is closed in the end.
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
-    look(&disk, false)?;
-    let _lock = lock_shared(&disk)?;
-    let listing = look(&disk, false)?;
+    list_store(&disk, false)?;
+    let _lock = lock_store_shared(&disk)?;
+    let listing = list_store(&disk, false)?;
     check_out(path, out)?;
     copy(Salvage::plan(&disk, &listing)?, out)
 }
@@ -69,9 +69,9 @@ pub(crate) fn salvage(path: &Path, out: &Path, copy: CopyInto) -> Result<Salvage
 pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
-    look(&disk, false)?;
-    let _lock = lock(&disk)?;
-    let listing = look(&disk, false)?;
+    list_store(&disk, false)?;
+    let _lock = lock_store(&disk)?;
+    let listing = list_store(&disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }

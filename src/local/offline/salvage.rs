@@ -247,7 +247,7 @@ mod tests {
     use crate::error::Error;
     use crate::io::sim::SimDisk;
     use crate::local::LocalBackend;
-    use crate::local::recovery::listing::look;
+    use crate::local::recovery::listing::list_store;
 
     #[test]
     fn payload_that_changes_after_it_was_chosen_is_not_copied() {
@@ -260,7 +260,7 @@ mod tests {
             store.write_block(block).expect("writes");
         }
         store.close().expect("closes");
-        let listing = look(&disk, false).expect("a store");
+        let listing = list_store(&disk, false).expect("a store");
         let salvage = Salvage::plan(&disk, &listing).expect("everything is intact");
         assert!(salvage.report.is_complete() && salvage.chosen.len() == 4);
         let changed = salvage.chosen[0].location;

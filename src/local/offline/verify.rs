@@ -30,8 +30,8 @@ use crate::local::options::ReadMode;
 use crate::local::options::ShownMax;
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::local::read::segment::Views;
-use crate::local::recovery::identity::{lock_shared, read_description};
-use crate::local::recovery::listing::{Listing, look};
+use crate::local::recovery::identity::{lock_store_shared, read_description};
+use crate::local::recovery::listing::{Listing, list_store};
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::space::SpaceOptions;
 use crate::local::space::usage::Usage;
@@ -67,9 +67,9 @@ pub(crate) type Scanners<F> = BTreeMap<u64, Scanner<F>>;
 const ID_COUNT: usize = 4096;
 
 pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
-    look(disk, false)?;
-    let _lock = lock_shared(disk)?;
-    let listing = look(disk, false)?;
+    list_store(disk, false)?;
+    let _lock = lock_store_shared(disk)?;
+    let listing = list_store(disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }
@@ -103,7 +103,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         replay: Replay::default(),
     };
     let mut report = Findings::default();
-    let examined = recovery.examine(listing);
+    let examined = recovery.examine_log(listing);
     let images = match &examined {
         Ok(_) => recovery.images_in_use(listing)?,
         // Whatever recovery tried last, the newest one knows best what should be there.
@@ -361,7 +361,7 @@ impl Findings {
             self.report.checkpoints += 1;
             self.report.pages += image.header.layout.page_count;
         }
-        images.damage()?.into_iter().try_for_each(|error| self.note(error))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.note(error))
     }
 
     /// The fourth look.

@@ -13,11 +13,11 @@ use crate::local::LocalBackend;
 use crate::local::options::limits_of;
 use crate::local::options::open_error;
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::lock;
-use crate::local::recovery::identity::name_store;
+use crate::local::recovery::identity::lock_store;
 use crate::local::recovery::identity::read_description;
+use crate::local::recovery::identity::write_description;
 use crate::local::recovery::listing::Listing;
-use crate::local::recovery::listing::look;
+use crate::local::recovery::listing::list_store;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,15 +55,15 @@ impl Options {
     }
 }
 
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
+pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     let started = disk.now();
-    look(&disk, options.create)?;
-    let lock = lock(&disk)?;
+    list_store(&disk, options.create)?;
+    let lock = lock_store(&disk)?;
     let path = disk.path().to_path_buf();
     let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
     // Again, now that nobody else can change it.
-    let listing = look(&*disk, options.create)?;
+    let listing = list_store(&*disk, options.create)?;
     let space_options = SpaceOptions {
         segment_len: options.segment_len_max,
         ahead_len_max: options.zero_ahead_len,
@@ -89,14 +89,14 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
             reserve: Some(&reserve),
             next_number: listing.next_number,
             on_progress: options.on_progress.clone(),
-            replay: Replay::of(&options),
+            replay: Replay::from_options(&options),
         };
-        let recovered = recovery.run(&listing)?;
+        let recovered = recovery.recover(&listing)?;
         (store, recovered)
     } else {
-        create(&*disk, &listing, &space_options, &views)?
+        create_store(&*disk, &listing, &space_options, &views)?
     };
-    remove_unfinished(&*disk, &listing)?;
+    remove_unfinished_files(&*disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.modes_refused = disk.modes_are_refused();
     recovered.report.elapsed = disk.now().saturating_sub(started);
@@ -114,17 +114,17 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         recovered,
         ending,
     };
-    opened.start()
+    opened.start_store()
 }
 
 /// Makes a new store.
-fn create<D: Disk>(
+fn create_store<D: Disk>(
     disk: &D,
     listing: &Listing,
     options: &SpaceOptions,
     views: &Views,
 ) -> Result<(Description, Recovered<D::File>)> {
-    forget_unfinished_store(disk, listing)?;
+    remove_unfinished_creation(disk, listing)?;
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let (mut store_id, mut salt) = ([0; 16], [0; 8]);
     disk.random(&mut store_id).map_err(io(IoOp::Open))?;
@@ -136,7 +136,7 @@ fn create<D: Disk>(
     let made = maker.make(number, &header, Source::New(&[]));
     let (segment, _) = made.map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // When the name may not be durable there is no store: nobody may find what a power cut would take.
-    name_store(disk, &store, number + 1).inspect_err(|_| {
+    write_description(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
     })?;
     views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
@@ -156,7 +156,7 @@ fn create<D: Disk>(
 
 /// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to
 /// it. Otherwise `META` is lost, and with it the means to read the log.
-fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+fn remove_unfinished_creation<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for number in listing.segments.keys() {
         let name = FileName::Segment(*number);
         let path = path_of(disk.path(), name);
@@ -173,7 +173,7 @@ fn forget_unfinished_store<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     Ok(())
 }
 
-fn remove_unfinished<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
+fn remove_unfinished_files<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for name in &listing.unfinished {
         disk.remove(*name).map_err(|e| Error::io(IoOp::Remove, path_of(disk.path(), *name), e))?;
     }

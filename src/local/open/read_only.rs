@@ -21,8 +21,8 @@ use crate::local::options::Options;
 use crate::local::options::limits_of;
 use crate::local::read::segment::Views;
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::{lock_shared, read_description};
-use crate::local::recovery::listing::look;
+use crate::local::recovery::identity::{lock_store_shared, read_description};
+use crate::local::recovery::listing::list_store;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::session::OpenStore;
 use crate::local::space::SpaceOptions;
@@ -35,14 +35,14 @@ use crate::mvcc::Mvcc;
 ///
 /// # Errors
 /// As [`LocalBackend::open`](crate::LocalBackend::open); a store that is not there is not made.
-pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
+pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     assert!(options.read_only, "another session has to write");
     let started = disk.now();
-    look(&disk, false)?;
-    let lock = lock_shared(&disk)?;
+    list_store(&disk, false)?;
+    let lock = lock_store_shared(&disk)?;
     let disk = Arc::new(Quota::read_only(disk));
     // Again, now that no writer can change it.
-    let listing = look(&*disk, false)?;
+    let listing = list_store(&*disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }
@@ -63,9 +63,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         reserve: None,
         next_number: listing.next_number,
         on_progress: options.on_progress.clone(),
-        replay: Replay::of(&options),
+        replay: Replay::from_options(&options),
     };
-    let (mut recovered, ending) = recovery.run_in_memory(&listing)?;
+    let (mut recovered, ending) = recovery.recover_in_memory(&listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.elapsed = disk.now().saturating_sub(started);
     let ending = Some(ending);
@@ -82,5 +82,5 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota
         recovered,
         ending,
     };
-    opened.start()
+    opened.start_store()
 }

@@ -37,7 +37,7 @@ use crate::sync::{AtomicBool, AtomicU64, Mutex};
 use crate::unheard::unheard;
 
 /// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
-const INBOX_COUNT_MAX: usize = 4096;
+const QUEUE_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
 /// The upkeep does not look at the store more often than after so many log bytes.
@@ -64,19 +64,19 @@ impl<D: Disk> Opened<D> {
     ///
     /// # Errors
     /// [`Error::Io`]: a thread or a descriptor was refused. The store is closed again.
-    pub(super) fn start(self) -> Result<OpenStore<Quota<D>>> {
+    pub(super) fn start_store(self) -> Result<OpenStore<Quota<D>>> {
         let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
         views.give_way(tail.segment.sequence);
-        let shares = MemoryBudget::of(&options);
+        let memory_budget = MemoryBudget::from_options(&options);
         let durable = ending.map_or(self.mvcc.index.visible(), |ending| ending.durable);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
         let shared = Arc::new(Shared {
             mvcc: self.mvcc,
             poison: Arc::default(),
             presence: Presence::default(),
-            budget: Budget::new(shares.in_flight_len_max),
-            recent: Recent::new(shares.recent_len),
+            budget: Budget::new(memory_budget.in_flight_len_max),
+            recent: Recent::new(memory_budget.recent_len),
             sync_turn: Mutex::new(()),
             durable: AtomicU64::new(durable.0),
             groups: AtomicU64::new(0),
@@ -88,13 +88,13 @@ impl<D: Disk> Opened<D> {
             phases: Phases::default(),
             usage: self.usage,
             stalls: Arc::new(StallLog::new(clock)),
-            look_every: look_every(&options, &shares),
+            look_every: maintenance_interval_len(&options, &memory_budget),
             reclaim_wanted: AtomicBool::new(false),
             wake_up: WakeUp::default(),
         });
         let pool = match options.single_threaded {
             true => None,
-            false => Some(start_workers(&*disk, options.io_threads, &shared.poison)?),
+            false => Some(start_io_workers(&*disk, options.io_threads, &shared.poison)?),
         };
         let appended = Tail { segment: Arc::clone(&tail.segment), ..tail };
         let own_from = tail.segment.sequence + u64::from(tail.offset != PAGE);
@@ -114,7 +114,7 @@ impl<D: Disk> Opened<D> {
         let direct = space_options.how == How::ReadWriteDirect;
         let appender = Appender::new(Arc::clone(&space), direct, appended, chain);
         let has_threads = !options.single_threaded && ending.is_none();
-        let (driver, keeper) = start_log(&disk, &shared, appender, &options, has_threads)?;
+        let (driver, log_flusher) = start_log(&disk, &shared, appender, &options, has_threads)?;
         let maintenance = Maintenance::new(
             MaintenanceParts {
                 disk: Arc::clone(&disk),
@@ -122,7 +122,7 @@ impl<D: Disk> Opened<D> {
                 options: MaintenanceOptions {
                     checkpoint_log_len: options.checkpoint_log_len,
                     amplification_max: options.space_amplification_max,
-                    shares,
+                    memory_budget,
                 },
                 shared: Arc::clone(&shared),
                 driver: Arc::clone(&driver),
@@ -135,7 +135,8 @@ impl<D: Disk> Opened<D> {
             chain_of_images,
             report.bytes,
         );
-        let session = Session { keeper, maintenance_thread: None, lock: ManuallyDrop::new(lock) };
+        let session =
+            Session { log_flusher, maintenance_thread: None, lock: ManuallyDrop::new(lock) };
         let inner = OpenStore {
             disk,
             shared,
@@ -150,7 +151,7 @@ impl<D: Disk> Opened<D> {
             closed: AtomicBool::new(false),
             session: Mutex::new(Some(session)),
         };
-        start_work(&inner, has_threads)?;
+        start_maintenance(&inner, has_threads)?;
         Ok(inner)
     }
 }
@@ -163,26 +164,26 @@ fn start_log<D: Disk>(
     options: &Options,
     has_threads: bool,
 ) -> Result<(Arc<Driver<D>>, Option<Thread>)> {
-    let (inbox, received) = bounded(INBOX_COUNT_MAX);
+    let (queue, received) = bounded(QUEUE_COUNT_MAX);
     let log_options =
         LogOptions { crowd_min: options.crowd_min, sync_interval: options.sync_interval };
     let log = Log::new(Arc::clone(disk), Arc::clone(shared), appender, received, log_options);
-    let driver = Arc::new(Driver::new(Arc::clone(shared), inbox, log, has_threads));
+    let driver = Arc::new(Driver::new(Arc::clone(shared), queue, log, has_threads));
     if !has_threads {
         return Ok((driver, None));
     }
     let body = Arc::clone(&driver);
-    let keeper = disk.spawn("aegis-log".to_string(), Box::new(move || body.keep()));
-    let keeper = keeper.map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))?;
-    Ok((driver, Some(keeper)))
+    let log_flusher = disk.spawn("aegis-log".to_string(), Box::new(move || body.keep()));
+    let log_flusher = log_flusher.map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))?;
+    Ok((driver, Some(log_flusher)))
 }
 
 /// Starts what looks after space and checkpoints. A session that only reads has nothing to look after.
-fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result<()> {
+fn start_maintenance<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result<()> {
     if has_threads {
         let maintenance = Arc::clone(&inner.maintenance);
-        let body = Box::new(move || maintenance.keep());
-        // Without it the store is closed again: a keeper left behind would write to what is no longer locked.
+        let body = Box::new(move || maintenance.run_thread());
+        // Without it the store is closed again: a log_flusher left behind would write to what is no longer locked.
         let maintenance_thread = inner.disk.spawn("aegis-upkeep".to_string(), body);
         let maintenance_thread =
             maintenance_thread.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
@@ -191,7 +192,7 @@ fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result
         }
     }
     if !inner.is_read_only {
-        let suited = inner.space.reserve.resize_for(inner.maintenance.load());
+        let suited = inner.space.reserve.resize_for(inner.maintenance.store_load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         inner.disk.enforce();
         inner.space.start();
@@ -200,13 +201,14 @@ fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result
 }
 
 /// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before
-/// the memory's shares are full.
-fn look_every(options: &Options, shares: &MemoryBudget) -> u64 {
+/// the memory's memory_budget are full.
+fn maintenance_interval_len(options: &Options, memory_budget: &MemoryBudget) -> u64 {
     let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
-    MAINTENANCE_EVERY.min((threshold / 4).min(shares.look_every()).max(LOOK_EVERY_MIN))
+    MAINTENANCE_EVERY
+        .min((threshold / 4).min(memory_budget.check_interval_len()).max(LOOK_EVERY_MIN))
 }
 
-fn start_workers<D: Disk>(
+fn start_io_workers<D: Disk>(
     disk: &D,
     worker_count: usize,
     poison: &Arc<Poison>,

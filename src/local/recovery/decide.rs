@@ -1,16 +1,17 @@
-//! Decide: what stands at the end of the chain, and which unwitnessed frames count.
+//! Decide: how the chain ends, and which unwitnessed frames count.
 //!
-//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and [`CountedFrames`], its outcome. Only
-//! reads; what it refuses is refused before anything is changed.
+//! Owns step 3 of recovery, by the table in the header of [`recovery`](super), and
+//! [`CountedFrames`], its outcome. Only reads, so a refusal leaves the store unchanged.
 //!
-//! An unwitnessed frame counts if the *disk* holds it. The page cache may hold what no sync will ever bring
-//! there: a write-back that failed leaves the bytes in memory, as if they were written, and only once an error.
-//! So these frames are read past the cache, which first writes back what is due. Where the file system cannot
-//! do that ([`CountedFrames::is_unseen`]), the cache is believed, and [`persist`](super::persist) writes them again.
+//! An unwitnessed frame counts if the *disk* holds it. The page cache may hold bytes that no sync
+//! will ever write: a failed write-back reports its error once and leaves the bytes in memory as if
+//! written. So these frames are read past the cache, which first writes back its dirty pages. If
+//! the file system cannot do that ([`CountedFrames::is_unseen`]), the cached frames count, and
+//! [`persist`](super::persist) writes them again.
 
 use std::ops::ControlFlow;
 
-use super::unwitnessed::{each, each_kept};
+use super::unwitnessed::{visit_counted, visit_unwitnessed};
 use super::walk::Walk;
 use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
@@ -23,16 +24,16 @@ use crate::local::format::frame::{Kind, TableRow};
 use crate::local::format::place::damaged;
 use crate::local::read::scan::{Found, Frame, Scanner};
 
-/// A segment behind the tail that begins with this many zeros was never written to.
+/// A segment behind the tail that begins with this many zeros was never written.
 const UNUSED_LEN: u64 = 1 << 20;
 
-/// Blocks that are looked for in the checkpoint at once.
+/// Blocks of which the checkpoint's pages are read at once.
 const TOUCH_COUNT: usize = 1 << 14;
 
-/// What of the unwitnessed frames counts.
+/// The unwitnessed frames that count: a prefix of them, which ends with a whole commit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CountedFrames {
-    /// The first so many.
+    /// Length of the prefix.
     pub(super) frame_count: u64,
     /// Commits, and parts of commits, among them.
     pub(super) commit_count: u64,
@@ -40,21 +41,21 @@ pub(super) struct CountedFrames {
     len: u64,
     /// The place and chain behind the last one.
     end: Option<LogPosition>,
-    /// Behind the last commit among them, and its LSN.
+    /// The place behind the last commit among them, and its LSN.
     commit_end: Option<(LogPosition, Lsn)>,
-    /// What the disk holds of them is unknown.
+    /// The file system cannot show whether the disk holds them.
     pub(super) is_unseen: bool,
 }
 
 impl CountedFrames {
-    fn take(&mut self, sequence: u64, frame: &Frame) {
+    fn count_frame(&mut self, sequence: u64, frame: &Frame) {
         let offset = frame.header.next_offset(frame.offset);
         let end = LogPosition { sequence, offset, chain: frame.crc };
         self.frame_count += 1;
         self.len += u64::from(frame.header.frame_len);
         self.end = Some(end);
-        // A mark may be seen though its own sync failed, and so may the name of a segment in which
-        // nothing follows the cut. So the next cut is made behind the last commit.
+        // A mark may be visible though its own sync failed, and so may the name of a segment with
+        // nothing behind its truncation record. So the next record names the place behind a commit.
         if frame.header.kind == Kind::Commit {
             self.commit_count += 1;
             self.commit_end = Some((end, frame.header.lsn));
@@ -63,9 +64,9 @@ impl CountedFrames {
 }
 
 impl Walk {
-    /// Behind the last frame that counts.
-    pub(super) fn counted(&self) -> LogPosition {
-        let first = self.unwitnessed.first().map(|(sequence, frame)| LogPosition {
+    /// The place behind the last frame that counts.
+    pub(super) fn counted_end(&self) -> LogPosition {
+        let first = self.unwitnessed.first_held().map(|(sequence, frame)| LogPosition {
             sequence: *sequence,
             offset: frame.offset,
             chain: frame.header.previous,
@@ -73,26 +74,26 @@ impl Walk {
         self.kept.end.or(first).unwrap_or(self.at.position())
     }
 
-    /// Behind the last commit that counts, and its LSN.
-    pub(super) fn committed(&self) -> (LogPosition, Lsn) {
+    /// The place behind the last commit that counts, and its LSN.
+    pub(super) fn committed_end(&self) -> (LogPosition, Lsn) {
         self.kept.commit_end.unwrap_or(self.witnessed)
     }
 }
 
-/// What the disk holds of one segment.
+/// One segment as the disk holds it.
 struct OnDisk<F> {
     sequence: u64,
-    /// `None` where nobody can see that.
+    /// `None` if the file system cannot read past the cache.
     scanner: Option<Scanner<F>>,
 }
 
 impl<F: DiskFile> OnDisk<F> {
-    fn look<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
+    fn open_past_cache<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
         Ok(OnDisk { sequence: segment.sequence, scanner: segment.past_the_cache(disk)? })
     }
 
-    /// Whether a frame that `cached` has found is there.
-    fn holds(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
+    /// Whether the disk holds all of a frame that `cached` has found.
+    fn holds_whole(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
         match &mut self.scanner {
             Some(scanner) => scanner.holds(frame),
             None => Ok(cached.first_bad_payload(frame)?.is_none()),
@@ -101,8 +102,8 @@ impl<F: DiskFile> OnDisk<F> {
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 3. True when the store was closed cleanly.
-    pub(super) fn decide(
+    /// Step 3: decides which frames count. Returns true if the store was closed cleanly.
+    pub(super) fn decide_end(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -122,36 +123,38 @@ impl<D: Disk> Recovery<'_, D> {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
-        if durable > walk.at.last_complete() {
+        if durable > walk.at.last_complete_lsn() {
             let defect = match segment.frame_at(walk.at.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
-            let lsn = Lsn(walk.at.last_complete().0 + 1);
+            let lsn = Lsn(walk.at.last_complete_lsn().0 + 1);
             return Err(segment.damage(defect, walk.at.offset, lsn));
         }
         if let Some(witness) = witness {
-            let end = walk.at.last_complete();
+            let end = walk.at.last_complete_lsn();
             if witness.lsn > end {
-                return Err(witness.loss(segment.number, walk.at.offset, Lsn(end.0 + 1)));
+                return Err(witness.missing_end(segment.number, walk.at.offset, Lsn(end.0 + 1)));
             }
             durable = durable.max(witness.lsn);
         }
         walk.durable = durable;
+        assert!(walk.durable <= walk.at.last_complete_lsn(), "durable commits are in the chain");
         self.replay_witnessed(segments, cuts, walk)?;
-        self.load(&mut walk.batch)?;
+        assert_eq!(walk.witnessed.1, walk.durable, "every durable commit is replayed");
+        self.load_batch(&mut walk.batch)?;
         walk.report.torn_bytes = torn_len;
         let clean = walk.at.last_kind == Kind::End && torn_len == 0 && walk.unwitnessed.is_empty();
         if !clean {
-            self.drop_torn(segments, cuts, walk)?;
-            self.touch_kept(segments, cuts, walk)?;
+            self.drop_torn_frames(segments, cuts, walk)?;
+            self.touch_counted(segments, cuts, walk)?;
         }
         Ok(clean)
     }
 
-    /// Drops unwitnessed frames from the first one on that is not whole on the disk.
-    fn drop_torn(
+    /// Drops unwitnessed frames, from the first that the disk does not hold whole.
+    fn drop_torn_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -159,32 +162,40 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<()> {
         let (mut kept, mut whole) = (CountedFrames::default(), CountedFrames::default());
         let mut on_disk: Option<OnDisk<D::File>> = None;
-        each(segments, cuts, walk, &mut |segment, frame| {
+        visit_unwitnessed(segments, cuts, walk, &mut |segment, frame| {
             let looked = on_disk.take().filter(|looked| looked.sequence == segment.sequence);
             let looked = match looked {
                 Some(looked) => on_disk.insert(looked),
-                None => on_disk.insert(OnDisk::look(self.disk, segment)?),
+                None => on_disk.insert(OnDisk::open_past_cache(self.disk, segment)?),
             };
-            if !looked.holds(segment, frame)? {
+            if !looked.holds_whole(segment, frame)? {
                 return Ok(ControlFlow::Break(()));
             }
             whole.is_unseen |= looked.scanner.is_none();
-            whole.take(segment.sequence, frame);
+            whole.count_frame(segment.sequence, frame);
             if frame.header.last_part {
                 kept = whole;
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        assert!(kept.commit_count <= kept.frame_count, "commits are frames");
         walk.kept = kept;
         walk.report.torn_bytes += walk.unwitnessed.frames_len() - kept.len;
-        walk.at.last_lsn = walk.committed().1;
+        walk.at.last_lsn = walk.committed_end().1;
+        assert!(walk.durable <= walk.at.last_lsn, "durable commits are never dropped");
         Ok(())
     }
 
-    /// What cannot be put in the index is refused before anything is changed.
-    fn touch_kept(&self, segments: &mut Segments<D::File>, cuts: &Cuts, walk: &Walk) -> Result<()> {
+    /// Reads the checkpoint's pages of all blocks in counted frames. So damage that keeps a frame
+    /// out of the index is found before anything is changed.
+    fn touch_counted(
+        &self,
+        segments: &mut Segments<D::File>,
+        cuts: &Cuts,
+        walk: &Walk,
+    ) -> Result<()> {
         let (index, mut ids) = (&self.mvcc.index, Vec::new());
-        each_kept(segments, cuts, walk, &mut |_, frame| {
+        visit_counted(segments, cuts, walk, &mut |_, frame| {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
                 ids.extend(entries.iter().map(TableRow::id));
                 if ids.len() >= TOUCH_COUNT {

@@ -1,4 +1,4 @@
-//! What makes a directory one store: its lock, and `META` that describes it.
+//! Identity of a store: the lock of its directory, and `META`, its description.
 
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, LockError, PAGE_LEN, read_exact_at, write_all_at};
@@ -7,12 +7,13 @@ use crate::local::format::description::Description;
 use crate::local::format::mirrored::Unreadable;
 use crate::local::format::place::{damaged, path_of};
 
-pub(crate) fn lock<D: Disk>(disk: &D) -> Result<D::Lock> {
+/// Locks the store against all other sessions.
+pub(crate) fn lock_store<D: Disk>(disk: &D) -> Result<D::Lock> {
     disk.lock().map_err(|error| lock_error(disk, error))
 }
 
-/// Keeps writers out, and makes no file.
-pub(crate) fn lock_shared<D: Disk>(disk: &D) -> Result<D::Lock> {
+/// Locks the store against writers. Makes no file.
+pub(crate) fn lock_store_shared<D: Disk>(disk: &D) -> Result<D::Lock> {
     disk.lock_shared().map_err(|error| lock_error(disk, error))
 }
 
@@ -42,8 +43,9 @@ pub(crate) fn read_description<D: Disk>(disk: &D) -> Result<Description> {
     })
 }
 
-/// Writes `META`. Once its name is durable there is a store.
-pub(crate) fn name_store<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
+/// Writes `META`, by way of the temporary file of this number. The store exists once the name
+/// `META` is durable.
+pub(crate) fn write_description<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<()> {
     let io = |op| move |e| Error::space(op, disk.path(), PAGE_LEN as u64, e);
     let unfinished = FileName::Temporary(number);
     let meta = disk.open(unfinished, How::CreateNew).map_err(io(IoOp::Open))?;

@@ -1,4 +1,4 @@
-//! The directory of a store: which of its files are there.
+//! Listing: the files in the directory of a store. Reads the directory only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use crate::io::{Disk, Entry, FileName};
 use crate::local::format::PAGE;
 use crate::local::format::place::damaged;
 
-/// The largest number in a name that is believed. Numbers count up from 1, and no store comes near.
+/// The largest file number that is accepted. Numbers count up from 1, and no store reaches it.
 pub(crate) const FILE_NUMBER_MAX: u64 = 1 << 62;
 
-/// What a directory holds.
+/// The files of a store by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) has_meta: bool,
@@ -23,8 +23,8 @@ pub(crate) struct Listing {
     pub(crate) next_number: u64,
 }
 
-/// Lists the directory and refuses one that is not a store and cannot become one.
-pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
+/// Lists the directory, and refuses one that neither is a store nor can become one.
+pub(crate) fn list_store<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
     let refuse = |reason| Err(Error::NotAStore { path: disk.path().to_path_buf(), reason });
     let mut listing = Listing { next_number: 1, ..Listing::default() };
     for entry in disk.list().map_err(|e| Error::io(IoOp::List, disk.path(), e))? {
@@ -37,14 +37,14 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
             Entry::File { name, .. } if name.number() > FILE_NUMBER_MAX => {
                 return Err(damaged(name, 0, Defect::FileNumber));
             }
-            Entry::File { name, len } => listing.add(name, len),
+            Entry::File { name, len } => listing.add_file(name, len),
         }
     }
     if !listing.has_meta {
         if listing.unknown_count > 0 {
             return refuse(NotAStoreReason::ForeignFiles);
         }
-        // Segments without a frame are what an interrupted creation leaves.
+        // An interrupted creation leaves segments without a frame.
         if !create && listing.segments.values().all(|len| *len <= PAGE) {
             return refuse(NotAStoreReason::Missing);
         }
@@ -53,7 +53,8 @@ pub(crate) fn look<D: Disk>(disk: &D, create: bool) -> Result<Listing> {
 }
 
 impl Listing {
-    fn add(&mut self, name: FileName, len: u64) {
+    fn add_file(&mut self, name: FileName, len: u64) {
+        debug_assert!(name.number() <= FILE_NUMBER_MAX, "the caller refuses larger numbers");
         let number = match name {
             FileName::Meta => {
                 self.has_meta = true;

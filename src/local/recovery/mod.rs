@@ -1,44 +1,42 @@
 //! Recovery: from the files of a store to its committed state.
 //!
-//! Owns the decision what of the log counts. Changes nothing on disk before it has decided; may itself
-//! be interrupted anywhere and run again. Steps:
+//! Owns the decision which frames of the log count. Changes nothing on disk before that decision.
+//! May be interrupted anywhere and run again. Steps:
 //!
-//! 1. **Survey** ([`survey`]). The newest checkpoint that is whole, with every segment that it lists
-//!    there; then the header of every segment behind its place in the log, and the cuts that earlier
-//!    recoveries left. Where that does not fit together, an older checkpoint is tried, and at last none:
-//!    the log from its beginning. A checkpoint of which only a page is damaged is used after all where the
-//!    log is not there.
-//!    Segments before that place that the checkpoint does not list went out of use.
-//! 2. **Walk** ([`walk`]) the chain of frames from the checkpoint's place on, or from the first segment,
-//!    past cuts, until no frame continues it. Frames up to the newest *durable* LSN that any frame states
-//!    are *witnessed*: they go into the index, their payloads unread, many at a time ([`replay`]).
+//! 1. **Survey** ([`survey`]). Choose the newest whole checkpoint whose listed segments all exist.
+//!    Read the header of every segment behind its place in the log, and the truncation records
+//!    (`Cut`) of earlier recoveries. If these contradict each other, try an older checkpoint, and
+//!    at last the log from its beginning. If that log is missing too, use a checkpoint with damaged
+//!    pages. A segment before that place that the checkpoint does not list is dead.
+//! 2. **Walk** ([`walk`]) the chain of frames from the checkpoint's place, past truncation records,
+//!    until no frame continues it. Each frame states a *durable* LSN. Frames up to the newest of
+//!    these are *witnessed*: they go into the index in batches, their payloads unread ([`replay`]).
 //! 3. **Decide** ([`decide`]) at the end of the chain:
 //!
-//!    | what stands behind the end                              | verdict                        |
-//!    |---------------------------------------------------------|--------------------------------|
-//!    | frames that state a durable LSN beyond the end           | corruption: refuse to open     |
-//!    | nothing, but a checkpoint holds a commit beyond the end  | corruption: refuse to open ([`witness`]) |
-//!    | an end mark is the last frame, nothing but zeros behind  | clean                          |
-//!    | anything else: zeros, torn frames, frames of later groups | torn tail: never acknowledged  |
+//!    | found behind the end                                     | outcome                       |
+//!    |----------------------------------------------------------|-------------------------------|
+//!    | frames that state a durable LSN beyond the end           | corruption: refuse to open    |
+//!    | nothing, but a checkpoint holds a commit beyond the end  | corruption ([`witness`])      |
+//!    | an end mark is the last frame, nothing but zeros behind  | clean                         |
+//!    | anything else: zeros, torn frames, frames of later groups | torn tail: not acknowledged  |
 //!
-//!    An unwitnessed frame counts if the disk holds all of it and all before it count.
-//! 4. **Persist** ([`persist`]). After a clean end the end mark is written again and synced, and the
-//!    log goes on behind it. Otherwise the unwitnessed frames that count are made durable where they lie,
-//!    and the log goes on in a new segment behind a *cut*, which vouches for them and voids everything
-//!    from there on; the renaming of that segment to its final name is the one step that makes it count.
-//!    So what is answered from here on is durable, whatever the page cache held, and nothing is ever
-//!    appended behind a torn tail.
-//! 5. **Tidy.** Void segments are removed, also those that an interrupted recovery left, and segments
-//!    and checkpoints out of use; the cut one is shortened; all names are made durable. What the cut
-//!    voids is [`persist`]'s, the rest is done here.
+//!    An unwitnessed frame counts if the disk holds all of it and all frames before it count.
+//! 4. **Persist** ([`persist`]). After a clean end, write and sync the end mark again and append
+//!    behind it. Otherwise make the unwitnessed frames that count durable in place, and append to a
+//!    new segment. That segment begins with a truncation record: all before its place is durable,
+//!    all behind is void. The commit point is the renaming of that segment to its final name. So
+//!    every later answer is durable, and nothing is ever appended behind a torn tail.
+//! 5. **Tidy.** Remove void and dead segments and old checkpoints, shorten the truncated segment,
+//!    and make all names durable. [`persist`] removes what the truncation record voids, this file
+//!    the rest.
 //!
-//! A session that only reads does neither of the last two ([`read_only`]).
+//! A read-only session skips steps 4 and 5 ([`read_only`]).
 //!
-//! No frame is trusted for its checksum alone: it must continue the chain, at its own offset, in its
+//! A valid checksum alone is not enough: a frame must continue the chain, at its own offset, in its
 //! own use of the file.
 //!
-//! Whatever a commit acknowledges, these steps recover: with bounded memory ([`unwitnessed`]), and with
-//! no more space than the new segment takes, which the reserve keeps for it alone.
+//! Recovery takes bounded memory ([`unwitnessed`]) and the space of one new segment, for which the
+//! reserve holds a share that nothing else may use.
 
 mod decide;
 pub(crate) mod identity;
@@ -83,7 +81,7 @@ use crate::sync::Process;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Whether the store had been closed, so that nothing was left to decide.
+    /// Whether the store had been closed cleanly.
     pub clean: bool,
     /// Segments read.
     pub segments: u64,
@@ -91,55 +89,55 @@ pub struct RecoveryReport {
     pub frames: u64,
     /// Bytes of those frames.
     pub bytes: u64,
-    /// Bytes behind the last frame that were never acknowledged and are left out.
+    /// Bytes behind the last frame that counts. They were never acknowledged and are left out.
     pub torn_bytes: u64,
-    /// Frames at the end that no later one vouched for and that were made durable where they lie; none by a
-    /// session that only reads.
+    /// Frames at the end that no later frame states durable, and that were made durable in place. 0
+    /// in a read-only session.
     pub rewritten_frames: u64,
     /// The newest commit in the checkpoint that was used; 0 without one.
     pub checkpoint_lsn: Lsn,
-    /// Part of that checkpoint is damaged, and the log is not there from its beginning to do without: what is
-    /// there of the checkpoint is used, and blocks that it does not tell of are
+    /// Pages of that checkpoint are damaged, and the log no longer reaches back to its beginning.
+    /// The intact pages are used; reading a block of a damaged page returns
     /// [`Error::Corrupt`](crate::Error::Corrupt). `verify` names the places.
     pub checkpoint_damaged: bool,
-    /// Files in the directory that are not the store's. They are left alone.
+    /// Files in the directory that are not the store's. They are not touched.
     pub unknown_files: u64,
-    /// The file system keeps no modes, and files that were made are open to others than their owner: what keeps
-    /// them out is how the file system is mounted.
+    /// The file system keeps no modes, so new files may be accessible to others than their owner.
+    /// Only its mount options can restrict access.
     pub modes_refused: bool,
     /// How long opening took.
     pub elapsed: Duration,
 }
 
-/// The state behind which the log goes on.
+/// The recovered state: the log is appended to behind it.
 pub(crate) struct Recovered<F> {
     pub(crate) tail: Tail<F>,
     pub(crate) chain: u32,
-    /// Segments made ahead by the last session, in order.
+    /// Segments prepared by the last session, in order.
     pub(crate) ready: Vec<(Segment<F>, u64)>,
     pub(crate) next_number: u64,
     pub(crate) chain_of_images: Chain,
     pub(crate) report: RecoveryReport,
 }
 
-/// What the files of the store are to it.
+/// The role of each file of the store.
 struct Survey<F> {
     images: Chain,
     /// Segments that the checkpoint lists and that come before its place in the log.
     sealed: Vec<SegmentUse>,
-    /// Where the log goes on behind the checkpoint.
+    /// The checkpoint's place in the log.
     start: Summary,
     segments: Segments<F>,
     cuts: Cuts,
-    /// File numbers of segments that are void or out of use.
+    /// File numbers of segments that are void or dead.
     void: Vec<u64>,
-    /// What is damaged in the checkpoint, which is used all the same: the log is not there to do without.
+    /// The first damage of the checkpoint, if it is used in spite of it.
     damage: Option<Error>,
-    /// What the checkpoints that are not used say of the log.
+    /// The newest of the checkpoints that are not used.
     witness: Option<Witness>,
 }
 
-/// What recovery works on.
+/// The store that recovery reads, and the parts that it fills.
 pub(crate) struct Recovery<'a, D: Disk> {
     pub(crate) disk: &'a D,
     pub(crate) store: &'a Description,
@@ -147,20 +145,22 @@ pub(crate) struct Recovery<'a, D: Disk> {
     pub(crate) mvcc: &'a Mvcc<Location>,
     pub(crate) views: &'a Views,
     pub(crate) usage: &'a Usage,
-    /// Space for the cut; `None` where nothing is changed.
+    /// Space for the truncating segment; `None` in a session that changes nothing.
     pub(crate) reserve: Option<&'a Reserve<D>>,
-    /// A file number that no file of the store has.
+    /// A file number above that of every file of the store.
     pub(crate) next_number: u64,
     pub(crate) on_progress: Option<OnProgress>,
     pub(crate) replay: Replay,
 }
 
-/// Sealed segments that are mapped while opening; beyond them each is mapped when it is first read.
+/// If there are no more sealed segments than this, opening maps them all. Otherwise each is mapped
+/// at its first read.
 const MAPPED_COUNT_MAX: usize = 32;
 
 type Segments<F> = BTreeMap<u64, Scanner<F>>;
 
-/// For each segment that was cut: the first void byte, and the segment that goes on.
+/// Truncated segments by sequence: the first void byte, and the sequence of the segment that
+/// follows.
 type Cuts = BTreeMap<u64, (u64, u64)>;
 
 impl<D: Disk> Recovery<'_, D> {
@@ -169,31 +169,39 @@ impl<D: Disk> Recovery<'_, D> {
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::UnsupportedFormat`] before anything is changed;
     /// [`Error::Aborted`]; [`Error::Io`].
-    pub(crate) fn run(&self, listing: &Listing) -> Result<Recovered<D::File>> {
-        let survey = self.survey(listing)?;
+    pub(crate) fn recover(&self, listing: &Listing) -> Result<Recovered<D::File>> {
+        assert!(self.next_number >= listing.next_number, "new files have numbers of their own");
+        let survey = self.survey_files(listing)?;
         let Survey { images, sealed, start, mut segments, cuts, void, damage, witness } = survey;
-        self.take_over(&images, &sealed, &start)?;
-        let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
-        self.progress(OpenPhase::Finish, walk.report.bytes, walk.report.bytes, walk.report.frames)?;
+        self.install_checkpoint(&images, &sealed, &start)?;
+        let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        self.report_progress(
+            OpenPhase::Finish,
+            walk.report.bytes,
+            walk.report.bytes,
+            walk.report.frames,
+        )?;
         let mut recovered = if clean {
-            self.resume(&segments, &walk)?
+            self.resume_log(&segments, &walk)?
         } else {
-            let number = self.sync_store_name(&walk)?;
-            let image = images.names().first().copied();
-            self.start_over(&mut segments, &cuts, &mut walk, image, number)?
+            let number = self.make_store_name_durable(&walk)?;
+            let image = images.image_names().first().copied();
+            self.truncate_log(&mut segments, &cuts, &mut walk, image, number)?
         };
-        let used = images.names();
+        let used = images.image_names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));
-        self.remove(void.into_iter().map(FileName::Segment))?;
-        self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
-        self.sync_names()?;
+        self.remove_files(void.into_iter().map(FileName::Segment))?;
+        self.remove_files(unused.map(|number| FileName::Checkpoint(*number)))?;
+        self.sync_directory()?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             segment.show(self.views, segment.len)?;
             self.usage.used(segment.sequence, segment.number, segment.len);
         }
         let tail = &recovered.tail;
+        assert_eq!(tail.written, tail.offset, "recovery leaves no append half written");
+        assert!(recovered.next_number >= self.next_number, "file numbers grow");
         self.usage.used(tail.segment.sequence, tail.segment.number, tail.offset);
         recovered.chain_of_images = images;
         recovered.report.checkpoint_lsn = start.lsn;
@@ -201,34 +209,39 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(recovered)
     }
 
-    /// Steps 1 to 3 without a change on disk: what opening the store would refuse. The index then holds
-    /// what would be in force. With the report comes the damage with which it would be opened.
+    /// Runs steps 1 to 3, without a change on disk, and loads what counts into the index. Returns
+    /// the report, and the damage of the checkpoint with which the store would be opened.
     ///
     /// # Errors
-    /// As [`Recovery::run`], as far as these steps go.
-    pub(crate) fn examine(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
-        let survey = self.survey(listing)?;
+    /// As [`Recovery::recover`], as far as these steps go.
+    pub(crate) fn examine_log(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
+        let survey = self.survey_files(listing)?;
         let Survey { images, start, mut segments, cuts, damage, witness, .. } = survey;
         self.load_image(&images, &start);
-        let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
-        self.load_kept(&mut segments, &cuts, &mut walk)?;
+        let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        self.load_counted(&mut segments, &cuts, &mut walk)?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
         let checkpoint_damaged = damage.is_some();
         let checkpoint_lsn = start.lsn;
         Ok((RecoveryReport { clean, checkpoint_lsn, checkpoint_damaged, ..walk.report }, damage))
     }
 
-    /// The images that the store would be opened with.
+    /// Finds the images that the store would be opened with.
     ///
     /// # Errors
-    /// As [`Recovery::run`] in its first step.
+    /// As [`Recovery::recover`] in its first step.
     pub(crate) fn images_in_use(&self, listing: &Listing) -> Result<Chain> {
-        self.survey(listing).map(|survey| survey.images)
+        self.survey_files(listing).map(|survey| survey.images)
     }
 
-    /// Puts the checkpoint in place.
-    fn take_over(&self, images: &Chain, sealed: &[SegmentUse], start: &Summary) -> Result<()> {
+    /// Installs the checkpoint below the index, and its segments in the views.
+    fn install_checkpoint(
+        &self,
+        images: &Chain,
+        sealed: &[SegmentUse],
+        start: &Summary,
+    ) -> Result<()> {
         if images.summary().is_none() {
             return Ok(());
         }
@@ -236,7 +249,7 @@ impl<D: Disk> Recovery<'_, D> {
         for segment in sealed {
             self.views.insert_unmapped(segment.sequence, segment.number, segment.used_len);
         }
-        // A few are mapped now, so that no later failure to open a file stands in a reader's way.
+        // If they are few, map them now, so that no reader fails later to open a file.
         match sealed.len() <= MAPPED_COUNT_MAX {
             true => self
                 .views
@@ -257,7 +270,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn remove(&self, names: impl IntoIterator<Item = FileName>) -> Result<()> {
+    fn remove_files(&self, names: impl IntoIterator<Item = FileName>) -> Result<()> {
         for name in names {
             let path = path_of(self.disk.path(), name);
             self.disk.remove(name).map_err(|e| Error::io(IoOp::Remove, path, e))?;
@@ -265,13 +278,13 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    /// Removals, and the names of segments that the last session made ahead: it may have been killed
-    /// before it synced them.
-    fn sync_names(&self) -> Result<()> {
+    /// Makes removals durable, and the names of segments that the last session prepared: it may
+    /// have been killed before it synced them.
+    fn sync_directory(&self) -> Result<()> {
         self.disk.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.disk.path(), e))
     }
 
-    fn progress(
+    fn report_progress(
         &self,
         phase: OpenPhase,
         bytes_done: u64,

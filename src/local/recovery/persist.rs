@@ -1,20 +1,22 @@
-//! Persist: what the log goes on behind is made durable, and what is void goes.
+//! Persist: makes the end of the log durable, and removes what is void behind it.
 //!
-//! Owns step 4 of recovery, and of step 5 what the cut voids. After a clean end that is the end mark once
-//! more ([`Recovery::resume`]); after anything else the frames that count, where they lie, and a new segment
-//! that begins with a cut behind them ([`Recovery::start_over`]). Invariants:
+//! Owns step 4 of recovery, and the part of step 5 that the truncation record voids. After a clean
+//! end it writes the end mark again ([`Recovery::resume_log`]). Otherwise it syncs the frames that
+//! count in place, and makes a segment that begins with a truncation record
+//! ([`Recovery::truncate_log`]). Invariants:
 //!
-//! 1. The cut says that all before it is durable: its segment is made after those frames were synced.
-//! 2. Nothing that the cut voids goes before the cut is durable.
-//! 3. Frames that the disk holds are never written over: a power cut meanwhile may spoil what is written. Only
-//!    where nobody can see what the disk holds are they, since a sync alone may have nothing to do for bytes
+//! 1. A truncation record states that all before its place is durable: its segment is made after
+//!    the sync of those frames.
+//! 2. Nothing is removed before the record that voids it is durable.
+//! 3. Frames that the disk holds are never overwritten: a power cut meanwhile may spoil them. If
+//!    the file system cannot show what the disk holds, they are, because a sync alone skips pages
 //!    whose write-back has failed.
-//! 4. What is made takes as much space and memory after a long commit as after a short one.
+//! 4. The space and memory taken do not depend on the length of a commit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::unwitnessed::each_kept;
+use super::unwitnessed::visit_counted;
 use super::walk::Walk;
 use super::{Cuts, Recovered, Recovery, Segments};
 use crate::block::Lsn;
@@ -29,28 +31,30 @@ use crate::local::format::{PAGE, page_up};
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::RECOVERY_LEN;
 use crate::local::read::segment::Segment;
-use crate::local::recovery::identity::name_store;
+use crate::local::recovery::identity::write_description;
 use crate::local::space::reserve::SpaceClass;
 use crate::local::space::{SegmentMaker, Source, Tail};
 
-/// The longest beginning of the segment that recovery makes: a cut and the name of a checkpoint.
+/// The longest beginning of a truncating segment: a truncation record and the name of a checkpoint.
 const FIRST_LEN_MAX: u64 = 2 * PAGE;
 
 const _: () = assert!(
     PAGE + FIRST_LEN_MAX <= RECOVERY_LEN / 4,
-    "it fits into what is kept for it, and so does what the file system takes for a new file"
+    "the segment fits the space kept for it, with what the file system takes for a new file"
 );
 
-/// Bytes that are written over themselves at once.
+/// Bytes that are rewritten at once.
 const AGAIN_LEN: u64 = 256 << 10;
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 4 after a clean end.
-    pub(super) fn resume(
+    /// Step 4 after a clean end: appends go behind the end mark.
+    pub(super) fn resume_log(
         &self,
         segments: &Segments<D::File>,
         walk: &Walk,
     ) -> Result<Recovered<D::File>> {
+        assert_eq!(walk.at.last_kind, Kind::End, "a clean log ends with an end mark");
+        assert!(walk.unwitnessed.is_empty(), "a clean log has no unwitnessed frames");
         let mut ready = Vec::new();
         let mut tail = None;
         for segment in segments.range(walk.at.sequence..).map(|(_, segment)| segment) {
@@ -63,12 +67,12 @@ impl<D: Disk> Recovery<'_, D> {
             let opened = Segment::new(number, segment.sequence, seed, len_max, file);
             segment.show(self.views, len_max)?;
             if segment.sequence == walk.at.sequence {
-                self.write_end_again(&opened, walk)?;
+                self.rewrite_end_mark(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.at.offset);
                 tail = Some(Tail { segment, offset, written: offset });
             } else {
-                // A close gives back what was made ahead, but for one that failed: then the length may be in
-                // memory only, and stay there.
+                // A close shortens prepared segments. After a close that failed, the length may be
+                // in memory only.
                 if segment.len > PAGE {
                     opened.file.set_len(PAGE).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
                 }
@@ -88,10 +92,11 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// The end mark may be in the page cache only. It stands alone in its page, the last of the file
-    /// from here on.
-    fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
+    /// Writes the end mark again, since it may be in the page cache only. Makes its page the last
+    /// of the file.
+    fn rewrite_end_mark(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
         let (end, previous) = (walk.at.offset, walk.at.last_previous);
+        assert!(end.is_multiple_of(PAGE), "an end mark has its page alone");
         let at = end - PAGE;
         let mark = FrameHeader::mark(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
@@ -108,19 +113,19 @@ impl<D: Disk> Recovery<'_, D> {
         segment.file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))
     }
 
-    /// Whoever made the store may have been killed before its name was durable. Without `META` nobody can
-    /// tell a log that holds something from one that never did, so nothing is written before it is. Returns
-    /// the next file number.
-    pub(super) fn sync_store_name(&self, walk: &Walk) -> Result<u64> {
+    /// Makes the name `META` durable before the first write to an empty log: its creator may have
+    /// been killed before. Without `META`, a log with commits cannot be told from an unfinished
+    /// creation. Returns the next file number.
+    pub(super) fn make_store_name_durable(&self, walk: &Walk) -> Result<u64> {
         if walk.at.last_lsn > Lsn(0) {
             return Ok(self.next_number);
         }
-        name_store(self.disk, self.store, self.next_number)?;
+        write_description(self.disk, self.store, self.next_number)?;
         Ok(self.next_number + 1)
     }
 
-    /// Steps 4 and 5 after anything else.
-    pub(super) fn start_over(
+    /// Steps 4 and 5 after an end that is not clean: appends go to a new segment.
+    pub(super) fn truncate_log(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
@@ -128,16 +133,18 @@ impl<D: Disk> Recovery<'_, D> {
         image: Option<ImageName>,
         number: u64,
     ) -> Result<Recovered<D::File>> {
-        self.make_durable(segments, cuts, walk)?;
+        self.sync_counted_frames(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
+        let cut_in = walk.committed_end().0.sequence;
+        assert!(cut_in < sequence, "a truncation record names an earlier segment");
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
         let header = self.segment_maker().new_header(sequence).map_err(io)?;
-        let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
-        let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
+        let (first, chain) = encode_first_marks(walk, header.frame_seed(self.store), image);
+        let (segment, _) = self.make_truncating_segment(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        self.load_kept(segments, cuts, walk)?;
-        self.tidy(segments, walk)?;
+        self.load_counted(segments, cuts, walk)?;
+        self.remove_truncated(segments, walk)?;
         let offset = PAGE + first.len() as u64;
         let mut report = walk.report;
         report.rewritten_frames = walk.kept.commit_count;
@@ -151,21 +158,22 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// Makes the unwitnessed frames that count durable where they lie.
-    fn make_durable(
+    /// Makes the unwitnessed frames that count durable in place.
+    fn sync_counted_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &Walk,
     ) -> Result<()> {
-        let Some((first, _)) = walk.unwitnessed.first().filter(|_| walk.kept.commit_count > 0)
+        assert!(!walk.unwitnessed.needs_refill(), "the first of these frames is known");
+        let Some((first, _)) = walk.unwitnessed.first_held().filter(|_| walk.kept.commit_count > 0)
         else {
             return Ok(());
         };
         if walk.kept.is_unseen {
-            self.write_again(segments, cuts, walk)?;
+            self.rewrite_counted_frames(segments, cuts, walk)?;
         }
-        for segment in segments.range(first..=&walk.committed().0.sequence).map(|(_, s)| s) {
+        for segment in segments.range(first..=&walk.committed_end().0.sequence).map(|(_, s)| s) {
             let (file, path) = self.open_to_write(segment.number)?;
             resync_len(&file, segment.len).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
             file.sync_data().map_err(|e| Error::io(IoOp::Sync, &path, e))?;
@@ -173,16 +181,16 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    /// Writes the unwitnessed frames that count over themselves, as they were read: what the page cache holds to
-    /// be written goes to the disk once more.
-    fn write_again(
+    /// Writes the unwitnessed frames that count again, in place and as they were read. So the next
+    /// sync writes them even if an earlier write-back has failed.
+    fn rewrite_counted_frames(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &Walk,
     ) -> Result<()> {
         let (mut file, mut done) = (None, LogPosition { sequence: 0, offset: 0, chain: 0 });
-        each_kept(segments, cuts, walk, &mut |segment, frame| {
+        visit_counted(segments, cuts, walk, &mut |segment, frame| {
             if segment.sequence != done.sequence {
                 done = LogPosition { sequence: segment.sequence, offset: 0, chain: 0 };
                 file = Some(self.open_to_write(segment.number)?);
@@ -213,8 +221,9 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    /// Makes the segment that begins with the cut, if need be of the reserve.
-    fn make_cut(
+    /// Makes the segment that begins with the truncation record. Takes its space from the reserve
+    /// if the disk is full.
+    fn make_truncating_segment(
         &self,
         number: u64,
         header: &SegmentHeader,
@@ -234,17 +243,17 @@ impl<D: Disk> Recovery<'_, D> {
         SegmentMaker { disk: self.disk, store: self.store, options: &self.options }
     }
 
-    /// Step 5. The cut is durable: what it voids goes.
-    fn tidy(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
-        let LogPosition { sequence, offset: cut_offset, .. } = walk.committed().0;
+    /// Step 5: removes what the truncation record voids. The record is durable.
+    fn remove_truncated(&self, segments: &mut Segments<D::File>, walk: &Walk) -> Result<()> {
+        let LogPosition { sequence, offset: cut_offset, .. } = walk.committed_end().0;
         let void = segments.split_off(&(sequence + 1));
-        self.remove(void.values().map(|segment| FileName::Segment(segment.number)))?;
+        self.remove_files(void.values().map(|segment| FileName::Segment(segment.number)))?;
         if let Some(segment) = segments.get_mut(&sequence)
             && segment.len > cut_offset
         {
             let (file, path) = self.open_to_write(segment.number)?;
-            // Who reads through an earlier handle's map may hold bytes behind the cut: they stay until the
-            // segment goes.
+            // A reader of an earlier session's map may hold bytes behind the new end. They stay
+            // until the segment is removed.
             if !file.is_mapped_elsewhere() {
                 file.set_len(cut_offset).map_err(|e| Error::io(IoOp::Resize, &path, e))?;
             }
@@ -254,15 +263,15 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// The length may be in memory only: a change makes the next sync write it.
+/// Changes the file's length and back, so that the next sync writes it. It may be in memory only.
 fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
     file.set_len(len + PAGE).and_then(|()| file.set_len(len))
 }
 
-/// What the new segment begins with behind its header, and the chain there: the cut, which vouches for all that
-/// counts, and the name of the checkpoint in use.
-fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
-    let (end, lsn) = walk.committed();
+/// Encodes the first marks of a truncating segment: the truncation record, which states all that
+/// counts durable, and the name of the checkpoint in use. Returns them with the chain behind them.
+fn encode_first_marks(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
+    let (end, lsn) = walk.committed_end();
     let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
     let mut header = FrameHeader::mark_with(Kind::Cut, lsn, lsn, &cut);
     header.previous = end.chain;
@@ -270,7 +279,7 @@ fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32)
     let mut out = [&bytes[..], &cut].concat();
     out.resize(PAGE as usize, 0);
     if let Some(image) = image {
-        // Where the log said so may be behind the cut.
+        // The frame that confirmed the checkpoint may be void now.
         let body = image.encode();
         let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
         header.previous = chain;
@@ -279,6 +288,7 @@ fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32)
         out.resize(2 * PAGE as usize, 0);
         chain = crc;
     }
-    assert!(out.len() as u64 <= FIRST_LEN_MAX, "marks are a page each");
+    assert!(out.len() as u64 <= FIRST_LEN_MAX, "the space kept for a truncating segment suffices");
+    assert!(out.len().is_multiple_of(PAGE as usize), "marks are a page each");
     (out, chain)
 }

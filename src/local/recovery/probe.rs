@@ -1,8 +1,8 @@
 //! Probing: what opening a store would find.
 //!
-//! Runs recovery up to its decision, on an index that is thrown away. So the answer is the one that
-//! open gives, and costs what open costs before it writes: `META`, the checkpoint's header, and the log
-//! behind the checkpoint.
+//! Runs recovery up to its decision, on an index that is dropped afterwards. So the answer is that
+//! of an open. It costs the reads of an open: `META`, the checkpoint's header, and the log behind
+//! it.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::local::options::ReadMode;
 use crate::local::options::ShownMax;
 use crate::local::read::segment::Views;
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::{lock_shared, read_description};
-use crate::local::recovery::listing::look;
+use crate::local::recovery::identity::{lock_store_shared, read_description};
+use crate::local::recovery::listing::list_store;
 use crate::local::recovery::{Recovery, Replay};
 use crate::local::space::SpaceOptions;
 use crate::local::space::usage::Usage;
 use crate::mvcc::Mvcc;
 use crate::mvcc::state::Limits;
 
-/// What opening a store would find.
+/// The state in which an open would find a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
-    /// The store was closed; opening it decides nothing.
+    /// The store was closed; opening it cuts nothing off.
     Clean {
         /// Log bytes behind the checkpoint, which opening reads.
         replay_bytes: u64,
@@ -45,29 +45,30 @@ pub enum Probe {
         /// The newest commit in the checkpoint; 0 without one.
         checkpoint_lsn: Lsn,
     },
-    /// Acknowledged data is damaged. Opening it is refused with this; or, where it is part of the checkpoint and
-    /// the log is not there from its beginning, goes on without what that part tells of
+    /// Acknowledged data is damaged. Opening the store fails with this damage, or succeeds without
+    /// the damaged pages of the checkpoint
     /// ([`RecoveryReport::checkpoint_damaged`](crate::RecoveryReport::checkpoint_damaged)).
     Damaged(Damage),
 }
 
-pub(crate) fn probe<D: Disk>(disk: D) -> Result<Probe> {
-    look(&disk, false)?;
-    let _lock = lock_shared(&disk)?;
+/// Reports what an open would find; see [`Probe`].
+pub(crate) fn probe_store<D: Disk>(disk: D) -> Result<Probe> {
+    list_store(&disk, false)?;
+    let _lock = lock_store_shared(&disk)?;
     let disk = Arc::new(disk);
-    match examine(&disk) {
+    match examine_store(&disk) {
         Err(error @ Error::Corrupt { .. }) => to_damage(error).map(Probe::Damaged),
         examined => examined,
     }
 }
 
-fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
-    let listing = look(&**disk, false)?;
+fn examine_store<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
+    let listing = list_store(&**disk, false)?;
     if !listing.has_meta {
         return Err(damaged(FileName::Meta, 0, Defect::Meta));
     }
     let store = read_description(&**disk)?;
-    // Nothing is written, so no limit and no length matters.
+    // Nothing is written, so no limit matters.
     let mvcc = Mvcc::new(Limits {
         block_len_max: u32::MAX,
         transaction_len_max: u64::MAX,
@@ -87,7 +88,7 @@ fn examine<D: Disk>(disk: &Arc<D>) -> Result<Probe> {
         on_progress: None,
         replay: Replay::default(),
     };
-    let (report, damage) = recovery.examine(&listing)?;
+    let (report, damage) = recovery.examine_log(&listing)?;
     if let Some(damage) = damage {
         return Err(damage);
     }

@@ -1,14 +1,14 @@
-//! Read-only: the state of a store in memory, its files as they are.
+//! Read-only recovery: restores the state of a store in memory and leaves its files as they are.
 //!
-//! Owns what a session that writes nothing does in place of steps 4 and 5 of recovery: the unwitnessed frames
-//! that count are read at the places where they lie, what is void stays, and no name is made durable. So what
-//! such a session shows may be in the page cache only, and a power cut may still take it: [`Ending`] says up to
-//! where it cannot. Invariant: no file is opened but to be read.
+//! Replaces steps 4 and 5 of recovery in a read-only session. Unwitnessed frames that count are
+//! read in place, void segments stay, and no name is made durable. So blocks that such a session
+//! reads may be in the page cache only and may not survive a power cut: [`Ending::durable`] is the
+//! last commit that does. Invariant: files are opened for reading only.
 
 use crate::local::maintenance::Ending;
 use std::sync::Arc;
 
-use super::unwitnessed::each_kept;
+use super::unwitnessed::visit_counted;
 use super::walk::Walk;
 use super::{Cuts, Recovered, Recovery, Segments, Survey};
 use crate::error::{Defect, Error, IoOp, Result};
@@ -22,31 +22,35 @@ use crate::local::recovery::listing::Listing;
 use crate::local::space::Tail;
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Recovers a log as [`Recovery::run`] does, in memory only.
+    /// Recovers a log as [`Recovery::recover`] does, in memory only.
     ///
     /// # Errors
-    /// As [`Recovery::run`].
-    pub(crate) fn run_in_memory(&self, listing: &Listing) -> Result<(Recovered<D::File>, Ending)> {
-        assert_eq!(self.options.how, How::Read, "nothing is opened to be written");
-        let survey = self.survey(listing)?;
+    /// As [`Recovery::recover`].
+    pub(crate) fn recover_in_memory(
+        &self,
+        listing: &Listing,
+    ) -> Result<(Recovered<D::File>, Ending)> {
+        assert_eq!(self.options.how, How::Read, "files are opened for reading only");
+        assert!(self.reserve.is_none(), "nothing is made, so no space is kept for it");
+        let survey = self.survey_files(listing)?;
         let Survey { images, sealed, start, mut segments, cuts, damage, witness, .. } = survey;
-        self.take_over(&images, &sealed, &start)?;
-        let mut walk = self.walk(&mut segments, &cuts, &start)?;
-        let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
+        self.install_checkpoint(&images, &sealed, &start)?;
+        let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
-        self.progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
-        self.load_kept(&mut segments, &cuts, &mut walk)?;
+        self.report_progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
+        self.load_counted(&mut segments, &cuts, &mut walk)?;
         self.mvcc.index.finish_load(walk.at.last_lsn);
-        let end = walk.counted();
+        let end = walk.counted_end();
         for segment in segments.range(..=end.sequence).map(|(_, segment)| segment) {
             segment.show(self.views, segment.len)?;
             let len = if segment.sequence == end.sequence { end.offset } else { segment.len };
             self.usage.used(segment.sequence, segment.number, len);
         }
-        let (tail, seed) = self.read_tail(&segments, end)?;
+        let (tail, seed) = self.open_tail_to_read(&segments, end)?;
         let ending =
             Ending { position: end, seed, lsn: walk.at.last_lsn, durable: walk.witnessed.1 };
-        assert!(ending.durable <= ending.lsn, "what is durable counts");
+        assert!(ending.durable <= ending.lsn, "durable commits count");
         let mut report = walk.report;
         (report.clean, report.checkpoint_lsn) = (clean, start.lsn);
         report.checkpoint_damaged = damage.is_some();
@@ -61,23 +65,23 @@ impl<D: Disk> Recovery<'_, D> {
         Ok((recovered, ending))
     }
 
-    /// Puts the unwitnessed frames that count in the index, at their own places.
-    pub(super) fn load_kept(
+    /// Loads the unwitnessed frames that count into the index, at their own places.
+    pub(super) fn load_counted(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &mut Walk,
     ) -> Result<()> {
         let mut batch = std::mem::take(&mut walk.batch);
-        each_kept(segments, cuts, walk, &mut |segment, frame| {
-            batch.push(segment.sequence, frame);
-            self.load_full(&mut batch)
+        visit_counted(segments, cuts, walk, &mut |segment, frame| {
+            batch.push_frame(segment.sequence, frame);
+            self.load_batch_if_full(&mut batch)
         })?;
-        self.load(&mut batch)
+        self.load_batch(&mut batch)
     }
 
-    /// The segment that the log ends in, and the seed of its frames.
-    fn read_tail(
+    /// Opens the segment in which the log ends. Returns it with the seed of its frames.
+    fn open_tail_to_read(
         &self,
         segments: &Segments<D::File>,
         end: LogPosition,

@@ -1,13 +1,13 @@
-//! Replay: from frames into the index, batch by batch.
+//! Replay: loads frames into the index in batches.
 //!
-//! Owns [`ReplayBatch`], the entries of frames that count and are not in the index yet, and the counting of what
-//! they do to segments. Invariant: batches are loaded in the order of the chain, each in the order of its
-//! frames (`mvcc::index` says how a batch may be sorted all the same).
+//! Owns [`ReplayBatch`], the entries of counted frames that are not in the index yet, and the usage
+//! of segments by them. Invariant: batches are loaded in the order of the chain, each in the order
+//! of its frames (`mvcc::index` says how a batch may be sorted all the same).
 //!
-//! A batch takes what a store may use for it (`shares`), [`STEP_LEN`] bytes an entry, and what the entries of
-//! one more frame take; a vector that grows has room for twice as many at most, untouched. The more entries
-//! are in it, the more of them find what they replace in the same page of the checkpoint: for 790,000 entries
-//! over an image of 10 million, batches of 64, 256 and 1024 Ki took 0.7, 0.56 and 0.42 s of processor time.
+//! A batch takes the memory budget of replay, at [`STEP_LEN`] bytes an entry, and the entries of
+//! one more frame. Its vector may reserve twice as much, untouched. In a larger batch, more entries
+//! replace entries of the same checkpoint page. With 790,000 entries over an image of 10 million,
+//! batches of 64, 256 and 1024 Ki took 0.7, 0.56 and 0.42 s of processor time.
 
 use super::Recovery;
 use crate::error::Result;
@@ -21,13 +21,13 @@ use crate::local::read::scan::Frame;
 use crate::local::space::usage::Tally;
 use crate::mvcc::index::{Deed, IdChange};
 
-/// What an entry takes, with the key that it is sorted by.
+/// Memory of an entry, with the key that it is sorted by.
 const STEP_LEN: usize = size_of::<IdChange<Location>>() + size_of::<u128>();
 
 const _: () = assert!(STEP_LEN == 64);
 
-/// Bytes of a batch, however much memory the store may take. The index counts the entries of a batch in 32
-/// bits.
+/// Bytes of a batch at most, whatever the memory budget. The index counts the entries of a batch in
+/// 32 bits.
 const BATCH_LEN_MAX: u64 = 1 << 30;
 
 const _: () = assert!(
@@ -35,41 +35,41 @@ const _: () = assert!(
     "a batch, and a frame behind it"
 );
 
-/// What putting entries in the index may take.
+/// The memory and threads that loading entries may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Replay {
     /// Bytes of a batch.
     pub(crate) batch_len_max: u64,
-    /// Whether several threads put a batch in the index. Where images are not mapped they would read the disk,
-    /// in an order that nobody knows beforehand.
+    /// Whether several threads load a batch. If images are not mapped, they would read the disk in
+    /// an unpredictable order.
     pub(crate) spread: bool,
 }
 
 impl Replay {
-    pub(crate) fn of(options: &Options) -> Replay {
+    pub(crate) fn from_options(options: &Options) -> Replay {
         Replay {
-            batch_len_max: MemoryBudget::of(options).replay_len_max.min(BATCH_LEN_MAX),
+            batch_len_max: MemoryBudget::from_options(options).replay_len_max.min(BATCH_LEN_MAX),
             spread: !options.single_threaded && options.read_mode != ReadMode::Pread,
         }
     }
 }
 
 impl Default for Replay {
-    /// What a look at a store takes that is not opened.
+    /// For recovery without an open: one thread, and the default memory budget.
     fn default() -> Replay {
-        Replay { spread: false, ..Replay::of(&Options::default()) }
+        Replay { spread: false, ..Replay::from_options(&Options::default()) }
     }
 }
 
-/// Entries on their way into the index.
+/// Entries of frames that count and are not in the index yet.
 #[derive(Debug, Default)]
 pub(super) struct ReplayBatch {
     steps: Vec<IdChange<Location>>,
 }
 
 impl ReplayBatch {
-    /// Takes the entries of a frame of this segment in, behind those that came before.
-    pub(super) fn push(&mut self, sequence: u64, frame: &Frame) {
+    /// Adds the entries of a frame of this segment.
+    pub(super) fn push_frame(&mut self, sequence: u64, frame: &Frame) {
         for (offset, entry) in frame.placed() {
             let (id, lsn) = (entry.id(), frame.header.lsn);
             let place = |header| Location::new(header, sequence, offset);
@@ -85,22 +85,23 @@ impl ReplayBatch {
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Puts a batch in the index if it takes all that it may.
+    /// Loads a batch into the index if it has reached its memory budget.
     ///
     /// # Errors
-    /// As [`Recovery::load`].
-    pub(super) fn load_full(&self, batch: &mut ReplayBatch) -> Result<()> {
+    /// As [`Recovery::load_batch`].
+    pub(super) fn load_batch_if_full(&self, batch: &mut ReplayBatch) -> Result<()> {
         match (batch.steps.len() * STEP_LEN) as u64 >= self.replay.batch_len_max {
-            true => self.load(batch),
+            true => self.load_batch(batch),
             false => Ok(()),
         }
     }
 
-    /// Puts a batch in the index and leaves it empty.
+    /// Loads a batch into the index and leaves it empty.
     ///
     /// # Errors
     /// Part of the checkpoint is damaged or cannot be read.
-    pub(super) fn load(&self, batch: &mut ReplayBatch) -> Result<()> {
+    pub(super) fn load_batch(&self, batch: &mut ReplayBatch) -> Result<()> {
+        assert!(u32::try_from(batch.steps.len()).is_ok(), "the index counts entries in 32 bits");
         let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
         tallies.iter().for_each(|tally| self.usage.settle(tally));
         batch.steps.clear();
@@ -116,11 +117,11 @@ mod tests {
     use crate::local::format::checkpoint::SegmentUse;
     use crate::{Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
-    /// Entries of a batch in 2 MiB of memory; more than one thread loads so many.
+    /// Entries of a batch in 2 MiB of memory: enough for more than one thread.
     const BATCH_COUNT: u64 = (1 << 18) / super::STEP_LEN as u64;
 
-    /// What is in force in each segment, by the index.
-    fn in_force(store: &LocalBackend<SimDisk>) -> BTreeMap<u64, (u64, u64)> {
+    /// Live bytes and blocks of each segment, by the index.
+    fn live_by_segment(store: &LocalBackend<SimDisk>) -> BTreeMap<u64, (u64, u64)> {
         let mut segments = BTreeMap::new();
         for id in store.blocks(..).expect("a walk") {
             let id = id.expect("readable").header.block_id;
@@ -173,7 +174,7 @@ mod tests {
             let counted = store.inner.shared.usage.all().into_iter();
             let counted = counted.filter(|segment| segment.live_count > 0);
             let counted = counted.map(|s: SegmentUse| (s.sequence, (s.live_len, s.live_count)));
-            assert_eq!(counted.collect::<BTreeMap<_, _>>(), in_force(&store));
+            assert_eq!(counted.collect::<BTreeMap<_, _>>(), live_by_segment(&store));
         }
     }
 }

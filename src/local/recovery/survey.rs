@@ -1,18 +1,18 @@
-//! Survey: which files of the store count, and where the log goes on behind its checkpoint.
+//! Survey: which files of the store count, and where the log continues behind its checkpoint.
 //!
-//! Owns step 1 of recovery: the choice of the checkpoint, the cuts, and what of the segments is void. Only
-//! reads. Invariants of a [`Survey`]:
+//! Owns step 1 of recovery: the choice of the checkpoint, the truncation records, and which
+//! segments are void. Only reads. Invariants of a [`Survey`]:
 //!
-//! - its segments follow each other from the checkpoint's place on, past cuts: none of them is missing and
-//!   none is void;
-//! - the log behind the checkpoint's place says that the checkpoint counts;
-//! - no page of the checkpoint is known to be damaged, unless there is neither an older one nor the whole log to
-//!   take in its place: then what the page says of blocks is damage to those blocks.
+//! - its segments follow each other from the checkpoint's place on, past truncation records: none
+//!   is missing and none is void;
+//! - a frame behind the checkpoint's place confirms the checkpoint;
+//! - no page of the checkpoint is known to be damaged, unless neither an older checkpoint nor the
+//!   whole log can replace it. Then the blocks of the page count as damaged.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::walk::{Walk, follow};
+use super::walk::{Walk, follow_chain};
 use super::{Cuts, Recovery, Segments, Survey};
 use crate::block::Lsn;
 use crate::error::{Defect, Error, Result};
@@ -25,8 +25,8 @@ use crate::local::options::OpenPhase;
 use crate::local::read::scan::Scanner;
 use crate::local::recovery::listing::Listing;
 
-/// Images are looked at in full before they are used where they take no more than this together: longer ones
-/// would make opening longer with each block. Their pages are looked at when they are needed.
+/// Images up to this length together are verified in full before use. Pages of longer ones are
+/// verified when they are read, so that the time of opening does not grow with each block.
 const CHECKED_LEN_MAX: u64 = 4 << 20;
 
 /// Where the log of a store without a checkpoint begins.
@@ -39,12 +39,13 @@ const BEGINNING: Summary = Summary {
 };
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 1.
-    pub(super) fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
+    /// Step 1: chooses the checkpoint and orders the segments behind it.
+    pub(super) fn survey_files(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let (mut first_error, mut in_part) = (None, None);
         for number in listing.checkpoints.iter().rev() {
             let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
-            let error = match opened.and_then(|images| self.survey_from(listing, images)) {
+            let error = match opened.and_then(|images| self.survey_from_checkpoint(listing, images))
+            {
                 Ok(survey) => match survey.images.first_damage(CHECKED_LEN_MAX)? {
                     None => return Ok(survey),
                     Some(damage) => {
@@ -57,8 +58,8 @@ impl<D: Disk> Recovery<'_, D> {
             };
             first_error.get_or_insert(error);
         }
-        // Without a checkpoint the log has to be there from its beginning.
-        let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
+        // Without a checkpoint, the log must reach back to its beginning.
+        let whole = self.survey_from_checkpoint(listing, Chain::empty(self.views.mode()));
         match (whole, in_part, first_error) {
             (Err(Error::Corrupt { .. }), Some(in_part), _) => Ok(in_part),
             (Err(Error::Corrupt { .. }), None, Some(first)) => Err(first),
@@ -66,7 +67,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn survey_from(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
+    fn survey_from_checkpoint(&self, listing: &Listing, images: Chain) -> Result<Survey<D::File>> {
         let start = images.summary().copied().unwrap_or(BEGINNING);
         let mut sealed = images.segments().to_vec();
         sealed.retain(|segment| segment.sequence < start.position.sequence);
@@ -85,7 +86,7 @@ impl<D: Disk> Recovery<'_, D> {
             if sealed.iter().any(|segment| segment.number == *number) {
                 continue;
             }
-            self.progress(OpenPhase::Survey, 0, 0, 0)?;
+            self.report_progress(OpenPhase::Survey, 0, 0, 0)?;
             let scanner = Scanner::open(self.disk, self.store, *number)?;
             if scanner.sequence < start.position.sequence {
                 void.push(*number);
@@ -96,7 +97,7 @@ impl<D: Disk> Recovery<'_, D> {
                 return Err(damaged(FileName::Segment(*number), 0, Defect::SegmentHeader));
             }
         }
-        let cuts = find_cuts(&mut segments, start.position)?;
+        let cuts = find_truncations(&mut segments, start.position)?;
         let is_void = |sequence: u64| {
             cuts.range(..sequence).next_back().is_some_and(|(_, (_, next))| sequence < *next)
         };
@@ -125,29 +126,29 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         }
         if first_len < start.position.offset {
-            let checkpoint = images.names().first().map_or(0, |head| head.number);
+            let checkpoint = images.image_names().first().map_or(0, |head| head.number);
             let defect = Defect::MissingEnd { checkpoint, lsn: start.lsn };
             return Err(damaged(FileName::Segment(first), first_len, defect));
         }
-        if let Some(head) = images.names().first()
-            && !self.is_confirmed(&mut segments, &cuts, &start, *head)?
+        if let Some(head) = images.image_names().first()
+            && !self.is_image_confirmed(&mut segments, &cuts, &start, *head)?
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
-        let witness = self.witness(listing, &images.names())?;
+        let witness = self.newest_unused_checkpoint(listing, &images.image_names())?;
         Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, witness })
     }
 
-    /// Whether the log says that the image with this name counts.
-    fn is_confirmed(
+    /// Whether a frame behind the checkpoint's place confirms the image of this name.
+    fn is_image_confirmed(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         start: &Summary,
         image: ImageName,
     ) -> Result<bool> {
-        let (mut walk, mut found) = (Walk::start(start), false);
-        follow(segments, cuts, &mut walk, &mut |segment, walk| {
+        let (mut walk, mut found) = (Walk::from_checkpoint(start), false);
+        follow_chain(segments, cuts, &mut walk, &mut |segment, walk| {
             if let Some((_, frame)) = walk.unwitnessed.pop_back() {
                 found = segment.confirmed(&frame)? == Some(image);
             }
@@ -157,15 +158,16 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// The cuts that the first frames of segments state. Those before `start` are history.
+/// Collects the truncation records that begin segments. Records of places before `start` have no
+/// effect.
 ///
 /// # Errors
-/// [`Error::Corrupt`]: what a frame says is impossible, or `start` itself was cut away.
-fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
+/// [`Error::Corrupt`]: a record is impossible, or one voids `start` itself.
+fn find_truncations<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
     let mut cuts = BTreeMap::new();
     for (sequence, scanner) in segments {
         let Some(cut) = scanner.cut()? else { continue };
-        // It voids what was there before it. Otherwise the walk would go round in circles.
+        // A record names an earlier segment. Otherwise the walk would not end.
         if cut.sequence >= *sequence {
             return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
         }
@@ -177,7 +179,7 @@ fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Res
             continue;
         }
         let place = cuts.entry(cut.sequence).or_insert((cut.offset, *sequence));
-        // The later one holds what counted of the earlier one.
+        // The later record's place lies behind all frames that counted for the earlier one.
         if place.1 < *sequence {
             *place = (cut.offset, *sequence);
         }

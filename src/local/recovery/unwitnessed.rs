@@ -1,23 +1,23 @@
-//! Unwitnessed: the frames at the end of the chain that no later frame vouches for.
+//! Unwitnessed: the frames at the end of the chain that no later frame states durable.
 //!
-//! Owns [`Queue`], which holds the first of them, and the walks through all of them. A commit may be as long as
-//! its caller likes, so only [`HELD_LEN_MAX`] bytes of frames are held, and one more frame; those that found no
-//! room are read from the log again, once for each walk. Invariants:
+//! Owns [`Queue`], which holds the first of them, and the walks through all of them. The length of
+//! a commit is not limited, so at most [`HELD_LEN_MAX`] bytes of frames and one more frame are
+//! held. The rest is read from the log again by each walk. Invariants:
 //!
-//! 1. What is held is the beginning of what is unwitnessed, in the order of the chain, without gaps.
-//! 2. The queue is empty only when nothing is unwitnessed, but for the moment before a refill.
+//! 1. The held frames are the first unwitnessed ones, in the order of the chain, without gaps.
+//! 2. The queue is empty only if nothing is unwitnessed, or until its refill.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::walk::{ChainEnd, Walk, follow};
+use super::walk::{ChainEnd, Walk, follow_chain};
 use super::{Cuts, Segments};
 use crate::error::Result;
 use crate::io::DiskFile;
 use crate::local::format::frame::TableRow;
 use crate::local::read::scan::{Frame, Scanner};
 
-/// Bytes of frames that are held: the tables of some ten thousand blocks.
+/// Bytes of held frames: the tables of some ten thousand blocks.
 const HELD_LEN_MAX: usize = 1 << 20;
 
 /// The first unwitnessed frames, with their segments.
@@ -32,16 +32,20 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Takes the next frame of the chain in, which stands behind `before`.
-    pub(super) fn push(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
+    /// Adds the next frame of the chain, which lies behind `before`.
+    pub(super) fn push_frame(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         self.frames_len += u64::from(frame.header.frame_len);
-        self.hold(before, sequence, frame);
+        self.hold_if_fits(before, sequence, frame);
     }
 
-    fn hold(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
+    fn hold_if_fits(&mut self, before: ChainEnd, sequence: u64, frame: Frame) {
         if self.left_out.is_some() {
             return;
         }
+        debug_assert!(
+            self.held.back().is_none_or(|(_, last)| last.header.lsn <= frame.header.lsn),
+            "frames are held in the order of the chain"
+        );
         let len = memory_len(&frame);
         if self.held.is_empty() || self.held_len + len <= HELD_LEN_MAX {
             self.held_len += len;
@@ -51,26 +55,28 @@ impl Queue {
         }
     }
 
-    pub(super) fn first(&self) -> Option<&(u64, Frame)> {
+    pub(super) fn first_held(&self) -> Option<&(u64, Frame)> {
         self.held.front()
     }
 
     pub(super) fn pop_front(&mut self) -> Option<(u64, Frame)> {
         let popped = self.held.pop_front();
-        self.forget(popped.as_ref());
+        self.subtract_frame(popped.as_ref());
         popped
     }
 
     pub(super) fn pop_back(&mut self) -> Option<(u64, Frame)> {
         let popped = self.held.pop_back();
-        self.forget(popped.as_ref());
+        self.subtract_frame(popped.as_ref());
         popped
     }
 
-    fn forget(&mut self, popped: Option<&(u64, Frame)>) {
+    fn subtract_frame(&mut self, popped: Option<&(u64, Frame)>) {
         if let Some((_, frame)) = popped {
+            debug_assert!(memory_len(frame) <= self.held_len, "a popped frame was counted");
             self.held_len -= memory_len(frame);
             self.frames_len -= u64::from(frame.header.frame_len);
+            debug_assert!(!self.held.is_empty() || self.held_len == 0, "the length is the sum");
         }
     }
 
@@ -79,8 +85,8 @@ impl Queue {
         self.held.is_empty() && self.left_out.is_none()
     }
 
-    /// Whether frames have to be read again before the first one is known.
-    pub(super) fn wants_refill(&self) -> bool {
+    /// Whether frames must be read again before the first one is known.
+    pub(super) fn needs_refill(&self) -> bool {
         self.held.is_empty() && self.left_out.is_some()
     }
 
@@ -94,21 +100,21 @@ fn memory_len(frame: &Frame) -> usize {
     size_of::<Frame>() + frame.entries.len() * size_of::<TableRow>()
 }
 
-/// Told of each frame, with a reader of its segment.
+/// Called with each frame and a reader of its segment.
 type Look<'a, F> = dyn FnMut(&mut Scanner<F>, &Frame) -> Result<ControlFlow<()>> + 'a;
 
-/// Holds as many frames of those that found no room as there is room for now.
-pub(super) fn refill<F: DiskFile>(
+/// Reads frames that are not held again, and holds as many as fit.
+pub(super) fn refill_queue<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &mut Walk,
 ) -> Result<()> {
-    assert!(walk.unwitnessed.wants_refill(), "what is held comes first");
+    assert!(walk.unwitnessed.needs_refill(), "held frames come first");
     let Some(mut before) = walk.unwitnessed.left_out.take() else { return Ok(()) };
-    let (mut again, end) = (Walk::from(before), walk.at);
-    follow(segments, cuts, &mut again, &mut |_, again| {
+    let (mut again, end) = (Walk::from_chain_end(before), walk.at);
+    follow_chain(segments, cuts, &mut again, &mut |_, again| {
         while let Some((sequence, frame)) = again.unwitnessed.pop_front() {
-            walk.unwitnessed.hold(before, sequence, frame);
+            walk.unwitnessed.hold_if_fits(before, sequence, frame);
         }
         before = again.at;
         let is_done = walk.unwitnessed.left_out.is_some() || again.at == end;
@@ -116,8 +122,8 @@ pub(super) fn refill<F: DiskFile>(
     })
 }
 
-/// Walks through all unwitnessed frames of a chain that was followed to its end.
-pub(super) fn each<F: DiskFile>(
+/// Visits all unwitnessed frames of a chain that was followed to its end.
+pub(super) fn visit_unwitnessed<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &Walk,
@@ -130,7 +136,7 @@ pub(super) fn each<F: DiskFile>(
         }
     }
     let Some(from) = walk.unwitnessed.left_out else { return Ok(()) };
-    follow(segments, cuts, &mut Walk::from(from), &mut |segment, again| match again
+    follow_chain(segments, cuts, &mut Walk::from_chain_end(from), &mut |segment, again| match again
         .unwitnessed
         .pop_front()
     {
@@ -139,15 +145,15 @@ pub(super) fn each<F: DiskFile>(
     })
 }
 
-/// Walks through those unwitnessed frames that count, once that is decided.
-pub(super) fn each_kept<F: DiskFile>(
+/// Visits the unwitnessed frames that count, once that is decided.
+pub(super) fn visit_counted<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &Walk,
     look: &mut dyn FnMut(&mut Scanner<F>, &Frame) -> Result<()>,
 ) -> Result<()> {
     let mut left = walk.kept.frame_count;
-    each(segments, cuts, walk, &mut |segment, frame| {
+    visit_unwitnessed(segments, cuts, walk, &mut |segment, frame| {
         if left == 0 {
             return Ok(ControlFlow::Break(()));
         }

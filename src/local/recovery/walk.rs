@@ -1,14 +1,15 @@
-//! Walk: along the chain of frames, into the index.
+//! Walk: follows the chain of frames and hands them to replay.
 //!
-//! Owns step 2 of recovery: [`ChainEnd`], the end of the chain so far, which knows what frame continues it;
-//! [`Walk`], which frames go into the batch for the index (`replay`). Changes no file. Invariant: frames get
-//! there in the order of the chain, and those of `unwitnessed` are not there yet.
+//! Owns step 2 of recovery. [`ChainEnd`] is the end of the chain so far and decides which frame
+//! continues it. [`Walk`] moves witnessed frames into the batch for the index (`replay`). Changes
+//! no file. Invariant: frames enter the batch in the order of the chain, and those of `unwitnessed`
+//! are not in it.
 
 use std::ops::ControlFlow;
 
 use super::decide::CountedFrames;
 use super::replay::ReplayBatch;
-use super::unwitnessed::{Queue, refill};
+use super::unwitnessed::{Queue, refill_queue};
 use super::{Cuts, Recovery, RecoveryReport, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Result};
@@ -33,67 +34,74 @@ pub(super) struct ChainEnd {
     parts_open: bool,
 }
 
-/// Along the chain.
+/// The state of a walk along the chain.
 pub(super) struct Walk {
     pub(super) at: ChainEnd,
-    /// The newest LSN that a frame knows durable.
+    /// The newest LSN that a frame states durable.
     pub(super) durable: Lsn,
     /// Frames beyond `durable`.
     pub(super) unwitnessed: Queue,
     /// The place and chain behind the last witnessed commit.
     pub(super) witnessed: (LogPosition, Lsn),
-    /// What of the unwitnessed frames counts, once that is decided.
+    /// The unwitnessed frames that count, once that is decided.
     pub(super) kept: CountedFrames,
-    /// Witnessed, and not in the index yet.
+    /// Witnessed frames that are not in the index yet.
     pub(super) batch: ReplayBatch,
     pub(super) report: RecoveryReport,
 }
 
-/// How far a walk has come, in bytes.
+/// Progress of a walk: the segment it reads, and the bytes of all segments before.
 struct Done {
     sequence: u64,
     before: u64,
 }
 
-/// Told of each frame of a walk.
+/// Called after each frame of a walk, with a reader of its segment.
 type OnFrame<'a, F> = dyn FnMut(&mut Scanner<F>, &mut Walk) -> Result<ControlFlow<()>> + 'a;
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Step 2.
-    pub(super) fn walk(
+    /// Step 2: follows the chain to its end and loads witnessed frames into the index.
+    pub(super) fn walk_chain(
         &self,
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         start: &Summary,
     ) -> Result<Walk> {
         let bytes_total = segments.values().map(|segment| segment.len).sum();
-        let mut walk = Walk::start(start);
+        let mut walk = Walk::from_checkpoint(start);
+        assert!(segments.contains_key(&walk.at.sequence), "the survey has the first segment");
         walk.report.segments = segments.len() as u64;
         let mut done = Done { sequence: walk.at.sequence, before: 0 };
         loop {
-            follow(segments, cuts, &mut walk, &mut |segment, walk| {
+            follow_chain(segments, cuts, &mut walk, &mut |segment, walk| {
                 self.replay_held(walk)?;
                 if segment.sequence != done.sequence {
                     done = Done { sequence: segment.sequence, before: done.before + segment.len };
                 }
                 if walk.report.frames.is_multiple_of(4096) {
                     let bytes_done = done.before + walk.at.offset;
-                    self.progress(OpenPhase::Replay, bytes_done, bytes_total, walk.report.frames)?;
+                    self.report_progress(
+                        OpenPhase::Replay,
+                        bytes_done,
+                        bytes_total,
+                        walk.report.frames,
+                    )?;
                 }
-                let wants_refill = walk.unwitnessed.wants_refill();
-                Ok(if wants_refill { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                let needs_refill = walk.unwitnessed.needs_refill();
+                Ok(if needs_refill { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
-            if !walk.unwitnessed.wants_refill() {
+            if !walk.unwitnessed.needs_refill() {
                 break;
             }
             self.replay_witnessed(segments, cuts, &mut walk)?;
         }
-        self.load(&mut walk.batch)?;
-        self.progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
+        self.load_batch(&mut walk.batch)?;
+        self.report_progress(OpenPhase::Replay, bytes_total, bytes_total, walk.report.frames)?;
         Ok(walk)
     }
 
-    /// Takes witnessed frames into the batch, and that into the index when it is full.
+    /// Moves all witnessed frames into the batch, and loads the batch into the index when it is
+    /// full.
     pub(super) fn replay_witnessed(
         &self,
         segments: &mut Segments<D::File>,
@@ -101,31 +109,37 @@ impl<D: Disk> Recovery<'_, D> {
         walk: &mut Walk,
     ) -> Result<()> {
         self.replay_held(walk)?;
-        while walk.unwitnessed.wants_refill() {
-            refill(segments, cuts, walk)?;
+        while walk.unwitnessed.needs_refill() {
+            refill_queue(segments, cuts, walk)?;
             self.replay_held(walk)?;
         }
+        let first = walk.unwitnessed.first_held();
+        assert!(
+            first.is_none_or(|(_, frame)| frame.header.lsn > walk.durable),
+            "frames stated durable are in the batch"
+        );
         Ok(())
     }
 
     fn replay_held(&self, walk: &mut Walk) -> Result<()> {
-        while walk.unwitnessed.first().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
+        while walk.unwitnessed.first_held().is_some_and(|(_, f)| f.header.lsn <= walk.durable) {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
-            // As for those that are kept: the next cut is made behind a commit.
+            // As in `count_frame`: the next truncation record names the place behind a commit.
             if frame.header.kind == Kind::Commit {
                 let offset = frame.header.next_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
             }
-            walk.batch.push(sequence, &frame);
-            self.load_full(&mut walk.batch)?;
+            walk.batch.push_frame(sequence, &frame);
+            self.load_batch_if_full(&mut walk.batch)?;
         }
         Ok(())
     }
 }
 
-/// Follows the chain of frames, past cuts, until no frame continues it or `took` breaks.
-pub(super) fn follow<F: DiskFile>(
+/// Follows the chain of frames, past truncation records, until no frame continues it or `took`
+/// breaks.
+pub(super) fn follow_chain<F: DiskFile>(
     segments: &mut Segments<F>,
     cuts: &Cuts,
     walk: &mut Walk,
@@ -138,15 +152,15 @@ pub(super) fn follow<F: DiskFile>(
         let end = cut_at.map_or(segment.len, |(offset, _)| offset);
         while walk.at.offset < end
             && let Found::Frame(frame) = segment.frame_at(walk.at.offset)?
-            && walk.at.continues(&frame)
+            && walk.at.is_continued_by(&frame)
         {
-            walk.take(frame);
+            walk.take_frame(frame);
             if took(segment, walk)?.is_break() {
                 return Ok(());
             }
         }
         let next = match cut {
-            // What a cut leaves in place was durable when it was made.
+            // All before the place of a truncation record was durable when the record was made.
             Some((offset, _)) if walk.at.offset != offset => {
                 let lsn = walk.at.next_lsn();
                 return Err(segment.damage(Defect::FrameHeader, walk.at.offset, lsn));
@@ -157,7 +171,7 @@ pub(super) fn follow<F: DiskFile>(
         segment.rest();
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
         match segment.frame_at(PAGE)? {
-            Found::Frame(frame) if walk.at.continues(&frame) => {
+            Found::Frame(frame) if walk.at.is_continued_by(&frame) => {
                 (walk.at.sequence, walk.at.offset) = (next, PAGE);
             }
             _ => return Ok(()),
@@ -166,9 +180,9 @@ pub(super) fn follow<F: DiskFile>(
 }
 
 impl Walk {
-    pub(super) fn start(at: &Summary) -> Walk {
+    pub(super) fn from_checkpoint(at: &Summary) -> Walk {
         let LogPosition { sequence, offset, chain } = at.position;
-        Walk::from(ChainEnd {
+        Walk::from_chain_end(ChainEnd {
             sequence,
             offset,
             chain,
@@ -179,8 +193,8 @@ impl Walk {
         })
     }
 
-    /// Begins at the end of a chain.
-    pub(super) fn from(at: ChainEnd) -> Walk {
+    /// A walk that begins at the end of a chain.
+    pub(super) fn from_chain_end(at: ChainEnd) -> Walk {
         let witnessed = (at.position(), at.last_lsn);
         Walk {
             at,
@@ -193,13 +207,13 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, frame: Frame) {
+    fn take_frame(&mut self, frame: Frame) {
         let (before, sequence) = (self.at, self.at.sequence);
-        self.at.pass(&frame);
+        self.at.pass_frame(&frame);
         self.durable = self.durable.max(frame.header.durable);
         self.report.frames += 1;
         self.report.bytes += u64::from(frame.header.frame_len);
-        self.unwitnessed.push(before, sequence, frame);
+        self.unwitnessed.push_frame(before, sequence, frame);
     }
 }
 
@@ -208,8 +222,9 @@ impl ChainEnd {
         LogPosition { sequence: self.sequence, offset: self.offset, chain: self.chain }
     }
 
-    /// The last commit that all parts of are there.
-    pub(super) fn last_complete(&self) -> Lsn {
+    /// The last commit of which the chain has all parts.
+    pub(super) fn last_complete_lsn(&self) -> Lsn {
+        debug_assert!(!self.parts_open || self.last_lsn > Lsn(0), "an open commit has an LSN");
         Lsn(self.last_lsn.0 - u64::from(self.parts_open))
     }
 
@@ -217,8 +232,8 @@ impl ChainEnd {
         Lsn(self.last_lsn.0 + 1)
     }
 
-    /// Whether a frame is the one that was written behind the last one.
-    fn continues(&self, frame: &Frame) -> bool {
+    /// Whether a frame was written right behind the last frame of the chain.
+    fn is_continued_by(&self, frame: &Frame) -> bool {
         let header = &frame.header;
         let in_order = match header.kind {
             Kind::Commit if self.parts_open => header.lsn == self.last_lsn && header.part > 0,
@@ -228,7 +243,9 @@ impl ChainEnd {
         header.previous == self.chain && in_order
     }
 
-    fn pass(&mut self, frame: &Frame) {
+    fn pass_frame(&mut self, frame: &Frame) {
+        debug_assert!(self.is_continued_by(frame), "the chain has no gap");
+        debug_assert_eq!(frame.offset, self.offset, "a frame lies behind the one before");
         let header = &frame.header;
         self.last_previous = header.previous;
         self.chain = frame.crc;

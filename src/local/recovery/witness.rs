@@ -1,15 +1,18 @@
-//! Witness: how far the log went, by the checkpoints that recovery does not use.
+//! Witness: how far the log once reached, by the checkpoints that recovery does not use.
 //!
-//! Owns [`Witness`], a checkpoint whose header says which commit it holds. Reads headers only. The rule:
+//! Owns [`Witness`], a checkpoint and the newest commit in it. Reads headers only. The rules:
 //!
-//! - A checkpoint gets its name after every commit in it is durable in the log (`checkpoint`, invariant 1), and
-//!   no crash takes from a log what was durable. So whatever became of the name, of the mark that confirms it and
-//!   of its pages: a log that ends before a checkpoint's newest commit has lost its end, and is no torn tail.
-//! - The header is the testimony. It is durable before the name is, so there is no name without one but for
-//!   damage; a header that cannot be read, or is another store's, says nothing.
-//! - The end is compared by LSN, not by place: a cut may have moved the same commits to another place.
+//! - A checkpoint gets its name after every commit in it is durable in the log (`checkpoint`,
+//!   invariant 1), and no crash removes durable frames. So a log that ends before a checkpoint's
+//!   newest commit has lost its end, and has no torn tail. The state of the name, the confirming
+//!   mark and the pages does not matter.
+//! - A header is durable before its name, so only damage leaves a name without a header. A header
+//!   that is damaged or another store's is skipped.
+//! - The ends are compared by LSN: a truncation record may have moved the same commits to another
+//!   place.
 //!
-//! [`Recovery::decide`](super::Recovery::decide) asks it for every session, probe and verification alike.
+//! [`Recovery::decide_end`](super::Recovery::decide_end) applies them in every open, probe and
+//! verification.
 
 use super::Recovery;
 use crate::block::Lsn;
@@ -20,27 +23,31 @@ use crate::local::format::place::place;
 use crate::local::maintenance::checkpoint::image::Image;
 use crate::local::recovery::listing::Listing;
 
-/// A checkpoint that says that the log went on to a commit.
+/// A checkpoint that proves that the log once reached a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Witness {
-    /// In the checkpoint's file name.
+    /// The checkpoint's file number.
     number: u64,
     /// The newest commit in it.
     pub(super) lsn: Lsn,
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Of the checkpoints that are not among those in use, the one with the newest commit.
+    /// Finds the checkpoint with the newest commit among those that are not in use.
     ///
     /// # Errors
-    /// [`Error::UnsupportedFormat`], [`Error::Io`]: it cannot be asked.
-    pub(super) fn witness(&self, listing: &Listing, used: &[ImageName]) -> Result<Option<Witness>> {
+    /// [`Error::UnsupportedFormat`], [`Error::Io`]: a header cannot be read.
+    pub(super) fn newest_unused_checkpoint(
+        &self,
+        listing: &Listing,
+        used: &[ImageName],
+    ) -> Result<Option<Witness>> {
         let mut newest: Option<Witness> = None;
         for number in &listing.checkpoints {
             if used.iter().any(|name| name.number == *number) {
                 continue;
             }
-            match Image::summary(self.disk, self.store, *number) {
+            match Image::read_summary(self.disk, self.store, *number) {
                 Ok(summary) if newest.is_none_or(|newest| newest.lsn < summary.lsn) => {
                     newest = Some(Witness { number: *number, lsn: summary.lsn });
                 }
@@ -53,9 +60,9 @@ impl<D: Disk> Recovery<'_, D> {
 }
 
 impl Witness {
-    /// The loss of the log's end behind a place, behind which `first` was the next commit.
-    pub(super) fn loss(self, segment: u64, offset: u64, first: Lsn) -> Error {
-        assert!(first <= self.lsn, "the log goes as far as its witness");
+    /// The error for a log that ends at this place; `first` is the first lost commit.
+    pub(super) fn missing_end(self, segment: u64, offset: u64, first: Lsn) -> Error {
+        assert!(first <= self.lsn, "a checkpoint holds the lost commit");
         let defect = Defect::MissingEnd { checkpoint: self.number, lsn: self.lsn };
         let place = place(FileName::Segment(segment), offset);
         Error::Corrupt { defect, place: Place { lsn: Some(first), ..place } }

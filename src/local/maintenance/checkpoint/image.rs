@@ -52,7 +52,7 @@ impl Image {
         number: u64,
         mode: ReadMode,
     ) -> Result<(Image, Vec<SegmentUse>)> {
-        let (file, header) = open_headed(disk, store, number)?;
+        let (file, header) = open_with_header(disk, store, number)?;
         let name = FileName::Checkpoint(number);
         let path = path_of(disk.path(), name);
         let io = |op| {
@@ -91,42 +91,46 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::open`], as far as the header goes.
-    pub(crate) fn summary<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<Summary> {
-        open_headed(disk, store, number).map(|(_, header)| header.summary)
+    pub(crate) fn read_summary<D: Disk>(
+        disk: &D,
+        store: &Description,
+        number: u64,
+    ) -> Result<Summary> {
+        open_with_header(disk, store, number).map(|(_, header)| header.summary)
     }
 
     /// What the image says of an id.
-    pub(crate) fn get(&self, id: BlockId) -> Result<Option<Record>> {
+    pub(crate) fn find_record(&self, id: BlockId) -> Result<Option<Record>> {
         let Some(number) = self.leaf_for(id)? else { return Ok(None) };
-        let bytes = self.page(number)?;
+        let bytes = self.verified_page(number)?;
         let page = ImagePage::checked(&bytes);
         let at = page.seek(id);
         if at == page.count() || page.id(at) != id {
             return Ok(None);
         }
-        page.record(at).map(Some).ok_or_else(|| self.damage(number))
+        page.record(at).map(Some).ok_or_else(|| self.page_damage(number))
     }
 
     /// What the image says of those of these ascending ids of which nothing is found yet. A leaf is gone to
     /// once for all of them that are in it.
-    pub(crate) fn get_all(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
+    pub(crate) fn find_records(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
         let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
         for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
             if bytes.is_empty() || ImagePage::checked(&bytes).last() < *id {
                 let Some(leaf) = self.leaf_for(*id)? else { continue };
-                (number, bytes) = (leaf, self.page(leaf)?);
+                (number, bytes) = (leaf, self.verified_page(leaf)?);
             }
             let page = ImagePage::checked(&bytes);
             let at = page.seek(*id);
             if at < page.count() && page.id(at) == *id {
-                *found = Some(page.record(at).ok_or_else(|| self.damage(number))?);
+                *found = Some(page.record(at).ok_or_else(|| self.page_damage(number))?);
             }
         }
         Ok(())
     }
 
     /// A cursor before the records of a range, in an order.
-    pub(crate) fn cursor(
+    pub(crate) fn cursor_over(
         &self,
         (first, last): (BlockId, BlockId),
         order: ScanOrder,
@@ -141,7 +145,7 @@ impl Image {
         };
         let mut cursor =
             ImageCursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
-        cursor.load()?;
+        cursor.load_leaf()?;
         if !cursor.bytes.is_empty() {
             let page = ImagePage::checked(&cursor.bytes);
             cursor.at = match order {
@@ -157,11 +161,11 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Io`] only.
-    pub(crate) fn damage_to(&self, found: &mut Vec<Error>) -> Result<()> {
+    pub(crate) fn collect_damage(&self, found: &mut Vec<Error>) -> Result<()> {
         let layout = &self.header.layout;
         for number in [0, layout.page_count - 1] {
-            if Header::decode(&self.bytes(number)?).as_ref() != Some(&self.header) {
-                found.push(self.damage(number));
+            if Header::decode(&self.page_bytes(number)?).as_ref() != Some(&self.header) {
+                found.push(self.page_damage(number));
             }
         }
         for number in 1..layout.table_page {
@@ -178,14 +182,14 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
-    pub(crate) fn leaf(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
-        let bytes = self.page(number)?;
+    pub(crate) fn leaf_records(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
+        let bytes = self.verified_page(number)?;
         let page = ImagePage::checked(&bytes);
         if page.level() != 0 {
-            return Err(self.damage(number));
+            return Err(self.page_damage(number));
         }
         let record = |at| page.record(at).map(|record| (page.id(at), record));
-        (0..page.count()).map(record).collect::<Option<_>>().ok_or_else(|| self.damage(number))
+        (0..page.count()).map(record).collect::<Option<_>>().ok_or_else(|| self.page_damage(number))
     }
 
     /// The leaf that holds an id, if one does.
@@ -193,29 +197,29 @@ impl Image {
         let layout = &self.header.layout;
         let (mut number, mut above) = (layout.root, u8::MAX);
         while number > layout.leaf_count {
-            let bytes = self.page(number)?;
+            let bytes = self.verified_page(number)?;
             let page = ImagePage::checked(&bytes);
             let level = page.level();
             let Some(child) = page.child(id) else { return Ok(None) };
             // Whatever the file says, the way leads down.
             if level == 0 || level >= above || child == 0 || child >= number {
-                return Err(self.damage(number));
+                return Err(self.page_damage(number));
             }
             (number, above) = (child, level);
         }
         if number == 0 {
             return Ok(None);
         }
-        match ImagePage::checked(&self.page(number)?).level() {
+        match ImagePage::checked(&self.verified_page(number)?).level() {
             0 => Ok(Some(number)),
-            _ => Err(self.damage(number)),
+            _ => Err(self.page_damage(number)),
         }
     }
 
-    fn page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
+    fn verified_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let (word, bit) = (&self.verified[(number / 64) as usize], 1 << (number % 64));
         if word.load(Ordering::Relaxed) & bit != 0 && !self.is_read {
-            return self.bytes(number);
+            return self.page_bytes(number);
         }
         let bytes = self.verify_page(number)?;
         word.fetch_or(bit, Ordering::Relaxed);
@@ -223,26 +227,30 @@ impl Image {
     }
 
     fn verify_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
-        let bytes = self.bytes(number)?;
+        let bytes = self.page_bytes(number)?;
         match ImagePage::check(&bytes, self.seed, number) {
             Some(_) => Ok(bytes),
-            None => Err(self.damage(number)),
+            None => Err(self.page_damage(number)),
         }
     }
 
-    fn bytes(&self, number: u64) -> Result<Cow<'_, [u8]>> {
+    fn page_bytes(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let bytes = self.view.slice(number * PAGE, PAGE_LEN);
         bytes.map_err(|e| Error::io(IoOp::Read, &self.path, e))
     }
 
-    fn damage(&self, number: u64) -> Error {
+    fn page_damage(&self, number: u64) -> Error {
         let name = FileName::Checkpoint(self.header.name.number);
         damaged(name, number * PAGE, Defect::Checkpoint)
     }
 }
 
 /// Opens the file of an image and reads its header, which has to be this store's and this number's.
-fn open_headed<D: Disk>(disk: &D, store: &Description, number: u64) -> Result<(D::File, Header)> {
+fn open_with_header<D: Disk>(
+    disk: &D,
+    store: &Description,
+    number: u64,
+) -> Result<(D::File, Header)> {
     let name = FileName::Checkpoint(number);
     let path = path_of(disk.path(), name);
     let io = |op| {
@@ -299,7 +307,7 @@ pub(crate) struct ImageCursor<'a> {
 
 impl ImageCursor<'_> {
     /// The next record.
-    pub(crate) fn next(&mut self) -> Result<Option<(BlockId, Record)>> {
+    pub(crate) fn next_record(&mut self) -> Result<Option<(BlockId, Record)>> {
         while !self.bytes.is_empty() {
             let page = ImagePage::checked(&self.bytes);
             let (next, behind) = match self.order {
@@ -309,21 +317,21 @@ impl ImageCursor<'_> {
                 ScanOrder::Descending => (self.at.checked_sub(1), self.at.saturating_sub(1)),
             };
             if let Some(at) = next {
-                let record = page.record(at).ok_or_else(|| self.image.damage(self.number))?;
+                let record = page.record(at).ok_or_else(|| self.image.page_damage(self.number))?;
                 self.at = behind;
                 return Ok(Some((page.id(at), record)));
             }
-            self.next_leaf()?;
+            self.load_next_leaf()?;
         }
         Ok(None)
     }
 
-    fn next_leaf(&mut self) -> Result<()> {
+    fn load_next_leaf(&mut self) -> Result<()> {
         match self.order {
             ScanOrder::Ascending => self.number += 1,
             ScanOrder::Descending => self.number -= 1,
         }
-        self.load()?;
+        self.load_leaf()?;
         self.at = match self.order {
             ScanOrder::Descending if !self.bytes.is_empty() => {
                 ImagePage::checked(&self.bytes).count()
@@ -333,11 +341,12 @@ impl ImageCursor<'_> {
         Ok(())
     }
 
-    fn load(&mut self) -> Result<()> {
+    fn load_leaf(&mut self) -> Result<()> {
         let in_leaves = (1..=self.image.header.layout.leaf_count).contains(&self.number);
-        self.bytes = if in_leaves { self.image.page(self.number)? } else { Cow::Borrowed(&[]) };
+        self.bytes =
+            if in_leaves { self.image.verified_page(self.number)? } else { Cow::Borrowed(&[]) };
         if in_leaves && ImagePage::checked(&self.bytes).level() != 0 {
-            return Err(self.image.damage(self.number));
+            return Err(self.image.page_damage(self.number));
         }
         Ok(())
     }

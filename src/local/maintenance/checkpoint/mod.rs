@@ -107,19 +107,19 @@ impl Chain {
     }
 
     /// Names of the images, newest first.
-    pub(crate) fn names(&self) -> Vec<ImageName> {
+    pub(crate) fn image_names(&self) -> Vec<ImageName> {
         self.images.iter().map(|image| image.header.name).collect()
     }
 
     /// Names of the images, newest first, with the lengths of their files.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (ImageName, u64)> {
+    pub(crate) fn image_files(&self) -> impl Iterator<Item = (ImageName, u64)> {
         let headers = self.images.iter().map(|image| &image.header);
         headers.map(|header| (header.name, header.layout.page_count * crate::local::format::PAGE))
     }
 
     /// Bytes of the files.
     pub(crate) fn file_len(&self) -> u64 {
-        self.files().map(|(_, len)| len).sum()
+        self.image_files().map(|(_, len)| len).sum()
     }
 
     /// The images, newest first; the last one is the base.
@@ -138,7 +138,7 @@ impl Chain {
             if len > len_max {
                 break;
             }
-            image.damage_to(&mut found)?;
+            image.collect_damage(&mut found)?;
         }
         Ok(found.into_iter().next())
     }
@@ -147,9 +147,9 @@ impl Chain {
     ///
     /// # Errors
     /// [`Error::Io`] only.
-    pub(crate) fn damage(&self) -> Result<Vec<Error>> {
+    pub(crate) fn verify_pages(&self) -> Result<Vec<Error>> {
         let mut found = Vec::new();
-        self.images.iter().try_for_each(|image| image.damage_to(&mut found))?;
+        self.images.iter().try_for_each(|image| image.collect_damage(&mut found))?;
         Ok(found)
     }
 
@@ -158,7 +158,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`ImageNotMade::Disk`] leaves this chain as it was; [`ImageNotMade::Damaged`]: part of it is damaged.
-    pub(crate) fn extend<D: Disk>(
+    pub(crate) fn write_image<D: Disk>(
         &self,
         disk: &D,
         store: &Description,
@@ -166,17 +166,17 @@ impl Chain {
         order: &ImagePlan<'_>,
     ) -> std::result::Result<Chain, ImageNotMade> {
         let ImagePlan { number, summary, segments, is_full, schedule } = *order;
-        let taken_in = match is_full && self.is_wide() {
+        let taken_in = match is_full && self.are_deltas_wide() {
             true => self.images.len(),
-            false => self.merged_by(index.frozen_count()),
+            false => self.merged_image_count(index.frozen_count()),
         };
         let (merged, below) = self.images.split_at(taken_in);
         let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
         let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
-        let mut writer = Writer::start(disk, store, number, schedule, expected_len)?;
+        let mut writer = Writer::create_file(disk, store, number, schedule, expected_len)?;
         self.write_records(&mut writer, index, merged)?;
         let names = below.iter().map(|image| image.header.name).collect();
-        writer.finish(summary, names, segments)?;
+        writer.finish_image(summary, names, segments)?;
         let (head, _) =
             Image::open(disk, store, number, self.mode).map_err(ImageNotMade::Damaged)?;
         let mut images = vec![Arc::new(head)];
@@ -186,19 +186,19 @@ impl Chain {
 
     /// How many images, from the newest on, are merged with so many new records: none as long as there may be
     /// another delta; all where a new base is due.
-    fn merged_by(&self, count: u64) -> usize {
+    fn merged_image_count(&self, count: u64) -> usize {
         let Some((base, deltas)) = self.images.split_last() else { return 0 };
         let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
         let deltas: Vec<u64> = deltas.iter().map(entry_count).collect();
         match (deltas.iter().sum::<u64>() + count) * DELTA_SHARE <= entry_count(base) {
-            true => merged_deltas(&deltas, count),
+            true => merged_delta_count(&deltas, count),
             false => self.images.len(),
         }
     }
 
     /// Whether another delta would make the deltas take more than their share of what the base takes.
-    fn is_wide(&self) -> bool {
-        let Some((_, base_len)) = self.files().last() else { return false };
+    fn are_deltas_wide(&self) -> bool {
+        let Some((_, base_len)) = self.image_files().last() else { return false };
         let deltas_len = self.file_len() - base_len;
         (deltas_len + DELTA_LEN_MIN) * DELTA_SHARE > base_len
     }
@@ -213,28 +213,28 @@ impl Chain {
         let is_base = merged.len() == self.images.len();
         let all = (BlockId(0), BlockId(u64::MAX));
         let mut older =
-            Merge::start(merged, all, ScanOrder::Ascending).map_err(ImageNotMade::Damaged)?;
+            Merge::over_images(merged, all, ScanOrder::Ascending).map_err(ImageNotMade::Damaged)?;
         let mut push = |id, record: Record| match record.value {
             // Below a base is nothing that a deletion could hide.
             None if is_base => Ok(()),
-            _ => writer.push(id, record),
+            _ => writer.push_record(id, record),
         };
         for page in index.frozen_pages() {
             for (id, record) in index.frozen_entries(page) {
-                while let Some((older_id, older_record)) = older.peek()
+                while let Some((older_id, older_record)) = older.peek_newest()
                     && older_id <= id
                 {
                     if older_id < id {
                         push(older_id, older_record)?;
                     }
-                    older.advance().map_err(ImageNotMade::Damaged)?;
+                    older.advance_cursors().map_err(ImageNotMade::Damaged)?;
                 }
                 push(id, record)?;
             }
         }
-        while let Some((id, record)) = older.peek() {
+        while let Some((id, record)) = older.peek_newest() {
             push(id, record)?;
-            older.advance().map_err(ImageNotMade::Damaged)?;
+            older.advance_cursors().map_err(ImageNotMade::Damaged)?;
         }
         Ok(())
     }
@@ -242,7 +242,7 @@ impl Chain {
 
 /// How many of the deltas with so many records, newest first, are merged with `count` new ones: none while
 /// another delta has a place, otherwise those that together are no longer than the one below them.
-fn merged_deltas(deltas: &[u64], count: u64) -> usize {
+fn merged_delta_count(deltas: &[u64], count: u64) -> usize {
     if deltas.len() < DELTA_COUNT_MAX {
         return 0;
     }
@@ -298,30 +298,30 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn start(
+    fn over_images(
         images: &'a [Arc<Image>],
         range: (BlockId, BlockId),
         order: ScanOrder,
     ) -> Result<Merge<'a>> {
         let cursor = |image: &'a Arc<Image>| {
-            let mut cursor = image.cursor(range, order)?;
-            let next = cursor.next()?;
+            let mut cursor = image.cursor_over(range, order)?;
+            let next = cursor.next_record()?;
             Ok((cursor, next))
         };
         Ok(Merge { order, cursors: images.iter().map(cursor).collect::<Result<_>>()? })
     }
 
-    fn peek(&self) -> Option<(BlockId, Record)> {
+    fn peek_newest(&self) -> Option<(BlockId, Record)> {
         // The first of equal ids is the newest.
         let all = self.cursors.iter().filter_map(|(_, next)| *next);
         all.reduce(|first, next| if self.order.is_before(next.0, first.0) { next } else { first })
     }
 
-    fn advance(&mut self) -> Result<()> {
-        let Some((id, _)) = self.peek() else { return Ok(()) };
+    fn advance_cursors(&mut self) -> Result<()> {
+        let Some((id, _)) = self.peek_newest() else { return Ok(()) };
         for (cursor, next) in &mut self.cursors {
             if next.is_some_and(|(at, _)| at == id) {
-                *next = cursor.next()?;
+                *next = cursor.next_record()?;
             }
         }
         Ok(())
@@ -335,7 +335,7 @@ impl Base<Location> for Chain {
 
     fn get(&self, id: BlockId) -> Result<Option<Newest<Location>>> {
         for image in &self.images {
-            if let Some(record) = image.get(id)? {
+            if let Some(record) = image.find_record(id)? {
                 return Ok(Some(record));
             }
         }
@@ -344,7 +344,7 @@ impl Base<Location> for Chain {
 
     fn get_all(&self, ids: &[BlockId]) -> Result<Vec<Option<Newest<Location>>>> {
         let mut found = vec![None; ids.len()];
-        self.images.iter().try_for_each(|image| image.get_all(ids, &mut found))?;
+        self.images.iter().try_for_each(|image| image.find_records(ids, &mut found))?;
         Ok(found)
     }
 
@@ -355,12 +355,14 @@ impl Base<Location> for Chain {
         order: ScanOrder,
         each: &mut dyn FnMut(BlockId, Newest<Location>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut merge = Merge::start(&self.images, (first, last), order)?;
-        while let Some((id, record)) = merge.peek().filter(|(id, _)| first <= *id && *id <= last) {
+        let mut merge = Merge::over_images(&self.images, (first, last), order)?;
+        while let Some((id, record)) =
+            merge.peek_newest().filter(|(id, _)| first <= *id && *id <= last)
+        {
             if each(id, record).is_break() {
                 return Ok(());
             }
-            merge.advance()?;
+            merge.advance_cursors()?;
         }
         Ok(())
     }
@@ -467,7 +469,7 @@ mod tests {
             let (mut deltas, mut written) = (Vec::new(), 0);
             let count = base / DELTA_SHARE / 100;
             for _ in 0..count {
-                let taken_in = merged_deltas(&deltas, 100);
+                let taken_in = merged_delta_count(&deltas, 100);
                 let merged: u64 = 100 + deltas.drain(..taken_in).sum::<u64>();
                 deltas.insert(0, merged);
                 written += merged;

@@ -26,13 +26,13 @@ pub(crate) struct ImageSchedule<'a> {
 impl ImageSchedule<'_> {
     /// CompactionPauses if there is time, after `done` bytes of about `expected`.
     pub(super) fn pause_if_ahead(&self, done: u64, expected: u64) {
-        if has_time((self.log_len)(), self.log_len_max, done, expected) {
+        if is_image_ahead((self.log_len)(), self.log_len_max, done, expected) {
             (self.pause)(PAUSE);
         }
     }
 }
 
-fn has_time(log_len: u64, log_len_max: u64, done: u64, expected: u64) -> bool {
+fn is_image_ahead(log_len: u64, log_len_max: u64, done: u64, expected: u64) -> bool {
     let wide = |one: u64, other: u64| u128::from(one) * u128::from(other);
     log_len > 0 && wide(done, log_len_max) >= wide(log_len, expected)
 }
@@ -43,11 +43,11 @@ mod tests {
 
     #[test]
     fn an_image_keeps_up_with_the_log_and_waits_for_nobody_who_is_not_there() {
-        let has_time = |log_len, done| has_time(log_len, 1000, done, 100);
-        assert!(!has_time(0, 50), "nobody commits");
-        assert!(has_time(1, 1));
-        assert!(has_time(500, 50));
-        assert!(!has_time(501, 50), "the log is ahead");
-        assert!(!super::has_time(1, 0, 99, 100), "there is no time");
+        let is_image_ahead = |log_len, done| is_image_ahead(log_len, 1000, done, 100);
+        assert!(!is_image_ahead(0, 50), "nobody commits");
+        assert!(is_image_ahead(1, 1));
+        assert!(is_image_ahead(500, 50));
+        assert!(!is_image_ahead(501, 50), "the log is ahead");
+        assert!(!super::is_image_ahead(1, 0, 99, 100), "there is no time");
     }
 }

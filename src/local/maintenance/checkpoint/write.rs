@@ -44,7 +44,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     ///
     /// # Errors
     /// The disk's own.
-    pub(crate) fn start(
+    pub(crate) fn create_file(
         disk: &'a D,
         store: &'a Description,
         number: u64,
@@ -76,7 +76,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     ///
     /// # Errors
     /// The disk's own.
-    pub(crate) fn push(&mut self, id: BlockId, record: Record) -> io::Result<()> {
+    pub(crate) fn push_record(&mut self, id: BlockId, record: Record) -> io::Result<()> {
         debug_assert!(self.waiting.last().is_none_or(|(last, _)| *last < id), "ids ascend");
         self.waiting.push((id, record));
         self.entry_count += 1;
@@ -87,7 +87,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     ///
     /// # Errors
     /// The disk's own, with whether the name may be on the disk all the same.
-    pub(crate) fn finish(
+    pub(crate) fn finish_image(
         mut self,
         summary: Summary,
         below: Vec<ImageName>,
@@ -98,7 +98,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         }
         let leaf_count = self.firsts.len() as u64;
         let root = self.write_levels()?;
-        let table_page = self.next_page();
+        let table_page = self.next_page_number();
         let rows = encode_table(segments);
         let layout = ImageLayout {
             entry_count: self.entry_count,
@@ -115,15 +115,15 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.gathered.extend_from_slice(&rows);
         self.gathered.resize(self.gathered.len().next_multiple_of(PAGE_LEN), 0);
         self.gathered.extend_from_slice(&first);
-        self.flush()?;
+        self.write_gathered()?;
         assert_eq!(self.written_len, layout.page_count * PAGE, "the layout is what was written");
         write_all_at(&self.file, 0, &first)?;
         self.file.sync_data()?;
-        self.publish()?;
+        self.publish_name()?;
         Ok(header)
     }
 
-    fn publish(&self) -> Result<(), NotWritten> {
+    fn publish_name(&self) -> Result<(), NotWritten> {
         let number = self.name.number;
         let (from, to) = (FileName::Temporary(number), FileName::Checkpoint(number));
         self.disk.rename(from, to)?;
@@ -133,7 +133,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     fn write_leaf(&mut self) -> io::Result<()> {
         let (count, id_len) = leaf_share(&self.waiting);
         let leaf = &self.waiting[..count];
-        let bytes = encode_leaf(leaf, id_len, self.seed, self.next_page());
+        let bytes = encode_leaf(leaf, id_len, self.seed, self.next_page_number());
         self.firsts.push(leaf[0].0);
         self.waiting.drain(..count);
         self.write_page(&bytes)
@@ -144,9 +144,9 @@ impl<'a, D: Disk> Writer<'a, D> {
         let (mut level, mut first_child) = (1, 1);
         while self.firsts.len() > 1 {
             let below = std::mem::take(&mut self.firsts);
-            let next_level = self.next_page();
+            let next_level = self.next_page_number();
             for children in below.chunks(CHILDREN_MAX) {
-                let number = self.next_page();
+                let number = self.next_page_number();
                 let bytes = encode_inner(children, level, first_child, self.seed, number);
                 first_child += children.len() as u64;
                 self.firsts.push(children[0]);
@@ -154,19 +154,19 @@ impl<'a, D: Disk> Writer<'a, D> {
             }
             (level, first_child) = (level + 1, next_level);
         }
-        Ok(if self.firsts.is_empty() { 0 } else { self.next_page() - 1 })
+        Ok(if self.firsts.is_empty() { 0 } else { self.next_page_number() - 1 })
     }
 
-    fn next_page(&self) -> u64 {
+    fn next_page_number(&self) -> u64 {
         (self.written_len + self.gathered.len() as u64) / PAGE
     }
 
     fn write_page(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= CHUNK_LEN { self.flush() } else { Ok(()) }
+        if self.gathered.len() >= CHUNK_LEN { self.write_gathered() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn write_gathered(&mut self) -> io::Result<()> {
         let written = write_all_at(&self.file, self.written_len, &self.gathered);
         written?;
         self.file.begin_write_back(self.written_len, self.gathered.len() as u64);

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{MAKE_ROOM_LEN, Run};
+use super::{RECLAIM_LEN_MIN, Run};
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::format::checkpoint::SegmentUse;
@@ -26,7 +26,7 @@ use crate::sync::Ordering;
 const BLOCK_LEN: u64 = (HEADER_LEN + ENTRY_LEN) as u64;
 /// A segment that gives back less than this share of itself is as good as full.
 const GAIN_SHARE: u64 = 50;
-/// Nor is less than this worth its moves. What they take beyond [`Packing::log_len`] is less: the end of one segment
+/// Nor is less than this worth its moves. What they take beyond [`Packing::packed_log_len`] is less: the end of one segment
 /// that splits a batch, with a frame and a page of its own behind it. So the log gets shorter by a page at least.
 const GAIN_LEN_MIN: u64 = 3 * PAGE;
 /// A segment is worth its emptying for want of space if it gives back this share of itself.
@@ -81,7 +81,7 @@ impl LogTotals {
         (self.needed_len as f64 * (amplification_max - 1.0)) as u64
     }
 
-    pub(super) fn is_beyond(&self, goal: &Goal) -> bool {
+    pub(super) fn is_beyond_goal(&self, goal: &Goal) -> bool {
         self.dead_len() > self.allowed_len(goal.amplification_max)
             && self.dead_len() > goal.dead_len_max
     }
@@ -89,7 +89,7 @@ impl LogTotals {
 
 impl SegmentUse {
     /// Bytes that are in force, the rows of their tables and headers of lone commits included.
-    pub(crate) fn in_force(&self) -> u64 {
+    pub(crate) fn live_log_len(&self) -> u64 {
         (self.live_len + self.live_count * BLOCK_LEN).min(self.used_len)
     }
 }
@@ -98,18 +98,18 @@ impl Victim {
     /// Bytes to be written again.
     pub(in crate::local::maintenance) fn needed_len(&self) -> u64 {
         let kept_len = self.kept.len + self.kept.count * BLOCK_LEN;
-        (self.segment.in_force() + kept_len).min(self.segment.used_len)
+        (self.segment.live_log_len() + kept_len).min(self.segment.used_len)
     }
 
     /// By how much the log gets shorter.
-    pub(super) fn gain_len(&self, packing: Packing) -> u64 {
+    pub(super) fn log_len_gained(&self, packing: Packing) -> u64 {
         let count = self.segment.live_count + self.kept.count;
         let payload_len = self.segment.live_len + self.kept.len;
-        self.segment.used_len.saturating_sub(packing.log_len(count, payload_len))
+        self.segment.used_len.saturating_sub(packing.packed_log_len(count, payload_len))
     }
 
     /// The greatest benefit for its cost, an older segment before a younger one.
-    pub(super) fn benefit(&self, newest: u64) -> f64 {
+    pub(super) fn benefit_for_cost(&self, newest: u64) -> f64 {
         let needed = self.needed_len() as f64 / self.segment.used_len.max(1) as f64;
         (1.0 - needed) * (newest - self.segment.sequence) as f64 / (1.0 + needed)
     }
@@ -127,7 +127,7 @@ pub(super) struct Packing {
 impl Packing {
     /// Bytes of log that so many blocks of about the same length take when they are moved: with the ends of
     /// pages and segments that they leave unused, and the headers of their segments.
-    fn log_len(self, count: u64, payload_len: u64) -> u64 {
+    fn packed_log_len(self, count: u64, payload_len: u64) -> u64 {
         const HEADER: u64 = HEADER_LEN as u64;
         if count == 0 {
             return 0;
@@ -155,7 +155,7 @@ impl Packing {
 
 impl<D: Disk> Maintenance<D> {
     /// The old versions that snapshots see now.
-    pub(in crate::local::maintenance) fn kept_by_segment(&self) -> PinnedBySegment {
+    pub(in crate::local::maintenance) fn pinned_by_segment(&self) -> PinnedBySegment {
         let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
             index.each_undo(|version| {
@@ -168,12 +168,12 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// What the log holds, as this run knows it.
-    pub(super) fn standing(&self, run: &Run) -> LogTotals {
+    pub(super) fn log_totals(&self, run: &Run) -> LogTotals {
         let segments = self.shared.usage.all();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut standing = LogTotals::default();
         for segment in segments {
-            let victim = run.victim(segment);
+            let victim = run.victim_of(segment);
             let goes = segment.live_count == 0 && victim.kept.count == 0;
             if !goes || segment.sequence == active {
                 standing.held_len += segment.used_len;
@@ -184,63 +184,73 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// The segment to empty next, if there is too much that is dead.
-    pub(super) fn victim(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Option<Victim> {
-        if !self.standing(run).is_beyond(&goal) {
+    pub(super) fn best_victim(
+        &self,
+        state: &MaintenanceState,
+        run: &Run,
+        goal: Goal,
+    ) -> Option<Victim> {
+        if !self.log_totals(run).is_beyond_goal(&goal) {
             return None;
         }
         let newest = self.shared.usage.all().last()?.sequence;
-        let victims = self.victims(state, run, goal).into_iter();
+        let victims = self.worthwhile_victims(state, run, goal).into_iter();
         let victims = victims.filter(|victim| victim.needed_len() <= goal.fits_len);
-        victims.max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
+        victims.max_by(|a, b| a.benefit_for_cost(newest).total_cmp(&b.benefit_for_cost(newest)))
     }
 
     /// All segments whose emptying would make the log shorter.
-    pub(super) fn victims(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Vec<Victim> {
+    pub(super) fn worthwhile_victims(
+        &self,
+        state: &MaintenanceState,
+        run: &Run,
+        goal: Goal,
+    ) -> Vec<Victim> {
         let segments = self.shared.usage.all();
         let newest = segments.last().map_or(0, |segment| segment.sequence);
-        let victims = segments.into_iter().map(|segment| run.victim(segment));
+        let victims = segments.into_iter().map(|segment| run.victim_of(segment));
         let victims = victims.filter(|victim| {
             let SegmentUse { sequence, used_len, .. } = victim.segment;
             (victim.segment.live_count > 0 || victim.kept.count > 0)
                 && sequence < newest.min(goal.before)
-                && (run.is_told() || sequence <= self.last_of_users())
+                && (run.is_requested() || sequence <= self.last_user_segment())
                 && !state.stuck.contains(&sequence)
                 && !run.passed.contains(&sequence)
-                && self.gain_of(victim) > (used_len / GAIN_SHARE).max(GAIN_LEN_MIN)
+                && self.gain_of_victim(victim) > (used_len / GAIN_SHARE).max(GAIN_LEN_MIN)
         });
         victims.collect()
     }
 
     /// A segment to empty for want of space: it gives back at least as much as its moves take.
-    pub(in crate::local::maintenance) fn victim_of_need(
+    pub(in crate::local::maintenance) fn victim_to_reclaim(
         &self,
         state: &MaintenanceState,
         run: &Run,
         before: u64,
     ) -> Option<Victim> {
-        let fits_len = self.fits_len();
+        let fits_len = self.space_for_moves();
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
         // Each batch of moves takes a page, and may leave the end of a segment unused.
         let is_worth_it = |victim: &Victim| {
             let used_len = victim.segment.used_len;
-            used_len - victim.needed_len() >= (used_len / NEED_SHARE).max(MAKE_ROOM_LEN)
+            used_len - victim.needed_len() >= (used_len / NEED_SHARE).max(RECLAIM_LEN_MIN)
         };
-        self.victim(state, run, goal).filter(is_worth_it)
+        self.best_victim(state, run, goal).filter(is_worth_it)
     }
 
     /// By how much the log gets shorter when a segment is emptied.
-    pub(super) fn gain_of(&self, victim: &Victim) -> u64 {
-        let (batch_len, room_len) = (self.batch_len(), self.space.segment_room());
-        victim.gain_len(Packing { batch_len, room_len })
+    pub(super) fn gain_of_victim(&self, victim: &Victim) -> u64 {
+        let (batch_len, room_len) = (self.move_batch_len(), self.space.segment_room());
+        victim.log_len_gained(Packing { batch_len, room_len })
     }
 
     /// The last segment that users' commits reached.
-    pub(super) fn last_of_users(&self) -> u64 {
+    pub(super) fn last_user_segment(&self) -> u64 {
         self.shared.user_sequence.load(Ordering::Relaxed)
     }
 
     /// What moves may take: what is free, and half of the reserve.
-    pub(super) fn fits_len(&self) -> u64 {
+    pub(super) fn space_for_moves(&self) -> u64 {
         let reserve = &self.space.reserve;
         match self.disk.free_space() {
             Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
@@ -250,9 +260,9 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
-    pub(super) fn check_room(&self) -> Result<()> {
+    pub(super) fn check_move_space(&self) -> Result<()> {
         let reserve = &self.space.reserve;
-        match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
+        match reserve.is_short() && reserve.len() < RECLAIM_LEN_MIN {
             true => Err(self.space.full(reserve.missing_len())),
             false => Ok(()),
         }
@@ -266,8 +276,8 @@ impl<D: Disk> Maintenance<D> {
     /// it is.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
         let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
-        let gain_len = self.gain_of(&run.victim(active));
-        if active.sequence > self.last_of_users()
+        let gain_len = self.gain_of_victim(&run.victim_of(active));
+        if active.sequence > self.last_user_segment()
             || gain_len < gain_len_min.max(active.used_len / NEED_SHARE)
         {
             return Ok(());
@@ -292,8 +302,9 @@ mod tests {
 
     #[test]
     fn older_and_emptier_segments_are_worth_more() {
-        let benefit =
-            |sequence, live_len| victim(sequence, live_len, PinnedVersions::default()).benefit(10);
+        let benefit = |sequence, live_len| {
+            victim(sequence, live_len, PinnedVersions::default()).benefit_for_cost(10)
+        };
         assert!(benefit(1, 1000) > benefit(1, 100_000));
         assert!(benefit(1, 1000) > benefit(5, 1000));
         assert_eq!(benefit(1, LEN), 0.0);
@@ -302,7 +313,7 @@ mod tests {
     #[test]
     fn gain_leaves_out_what_is_written_again_with_its_pages_and_headers() {
         let packing = Packing { batch_len: 12 << 10, room_len: 60 << 10 };
-        let len_of = |count, len| packing.log_len(count, count * len);
+        let len_of = |count, len| packing.packed_log_len(count, count * len);
         assert_eq!(len_of(0, 0), 0);
         assert_eq!(len_of(1, 100), PAGE + PAGE / 370, "a batch of few blocks takes its pages");
         // Eleven in a batch, five batches in a segment.
@@ -318,6 +329,10 @@ mod tests {
             kept: PinnedVersions { len: 5 * 1_000, count: 5 },
         };
         let gain_len = (64 << 10) - 3 * PAGE - PAGE / 5;
-        assert_eq!(both.gain_len(packing), gain_len, "what snapshots see is written again, too");
+        assert_eq!(
+            both.log_len_gained(packing),
+            gain_len,
+            "what snapshots see is written again, too"
+        );
     }
 }

@@ -10,7 +10,7 @@
 //! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
 //!
 //! Segments are emptied while the log takes more than `amplification_max` times the bytes that are needed,
-//! and down to [`idle_max`] of it while nobody writes; beside commits at a [`schedule`]. After the last commit of
+//! and down to [`idle_amplification_max`] of it while nobody writes; beside commits at a [`schedule`]. After the last commit of
 //! a user no more bytes are moved than twice those that are needed, whatever the options.
 
 mod choice;
@@ -38,7 +38,7 @@ const DEAD_LEN_MIN: u64 = 256 << 10;
 
 /// What emptying a segment takes besides the moves: a checkpoint, its confirmation, and a page or two that
 /// are not filled.
-const MAKE_ROOM_LEN: u64 = 8 * PAGE;
+const RECLAIM_LEN_MIN: u64 = 8 * PAGE;
 
 /// What the log holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,7 +55,7 @@ pub(crate) struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
     /// Somebody called for it, and goes on though compaction is paused.
-    Told,
+    Requested,
     /// Too much is dead, while others write.
     Due(Excess),
     /// Too much is dead, while nobody writes.
@@ -78,17 +78,17 @@ pub(super) struct Run {
 
 impl Run {
     /// A segment, with what of it snapshots see.
-    fn victim(&self, segment: SegmentUse) -> Victim {
+    fn victim_of(&self, segment: SegmentUse) -> Victim {
         Victim { segment, kept: self.kept.get(&segment.sequence).copied().unwrap_or_default() }
     }
 
     /// Whether somebody called for it.
-    fn is_told(&self) -> bool {
-        self.cause == Cause::Told
+    fn is_requested(&self) -> bool {
+        self.cause == Cause::Requested
     }
 
     /// What there is to say in the end.
-    fn end(self) -> Result<()> {
+    fn into_result(self) -> Result<()> {
         self.first_error.map_or(Ok(()), Err)
     }
 }
@@ -102,19 +102,19 @@ pub(super) struct PinnedDead {
 }
 
 /// The amplification that compaction works down to while nobody writes.
-fn idle_max(amplification_max: f64) -> f64 {
+fn idle_amplification_max(amplification_max: f64) -> f64 {
     1.0 + (amplification_max - 1.0) / 6.0
 }
 
 impl<D: Disk> Maintenance<D> {
     /// What the log holds now.
-    pub(crate) fn totals(&self) -> Totals {
+    pub(crate) fn usage_totals(&self) -> Totals {
         let segments = self.shared.usage.all();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = Totals::default();
         for segment in &segments {
             totals.used_len += segment.used_len;
-            totals.live_len += segment.in_force();
+            totals.live_len += segment.live_log_len();
             if segment.live_count == 0 && segment.sequence != active {
                 totals.dead_len += segment.used_len;
             }
@@ -128,7 +128,7 @@ impl<D: Disk> Maintenance<D> {
             // What is emptied could not go.
             return Ok(());
         }
-        if is_idle && state.idle_at.is_some_and(|at| self.user_len() - at < DEAD_LEN_MIN) {
+        if is_idle && state.idle_at.is_some_and(|at| self.user_log_len() - at < DEAD_LEN_MIN) {
             // Blocks that do not fill pages and segments keep the log above the goal for ever.
             return Ok(());
         }
@@ -138,45 +138,45 @@ impl<D: Disk> Maintenance<D> {
             return Ok(());
         }
         let max = self.options.amplification_max;
-        let mut run = self.run(Cause::Idle);
+        let mut run = self.begin_run(Cause::Idle);
         let mut goal = Goal {
-            amplification_max: if is_idle { idle_max(max) } else { max },
+            amplification_max: if is_idle { idle_amplification_max(max) } else { max },
             dead_len_max: DEAD_LEN_MIN,
             before: u64::MAX,
             fits_len: u64::MAX,
         };
-        if is_idle && !self.must_stop(run.cause) && self.standing(&run).is_beyond(&goal) {
+        if is_idle && !self.must_stop(run.cause) && self.log_totals(&run).is_beyond_goal(&goal) {
             self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
         }
         // What is written from here on is as dense as it gets.
         goal.before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         loop {
-            self.drop_dead(state, false)?;
-            let victim = self.victim(state, &run, goal).and_then(|_| {
+            self.release_dead_segments(state, false)?;
+            let victim = self.best_victim(state, &run, goal).and_then(|_| {
                 // Only where there is one at all.
-                self.victim(state, &run, Goal { fits_len: self.fits_len(), ..goal })
+                self.best_victim(state, &run, Goal { fits_len: self.space_for_moves(), ..goal })
             });
             let Some(victim) = victim else {
                 if is_idle {
-                    state.idle_at = Some(self.user_len());
-                    self.drop_dead(state, true)?;
+                    state.idle_at = Some(self.user_log_len());
+                    self.release_dead_segments(state, true)?;
                 } else {
                     state.idle_at = None;
                 }
-                return run.end();
+                return run.into_result();
             };
             if !is_idle {
-                run.cause = Cause::Due(self.excess(&run, goal));
+                run.cause = Cause::Due(self.excess_over_goal(&run, goal));
             }
             if self.must_stop(run.cause) {
-                return run.end();
+                return run.into_result();
             }
-            self.empty(state, &mut run, victim)?;
-            self.let_go_if_full(state)?;
-            if self.is_awaited() {
+            self.empty_segment(state, &mut run, victim)?;
+            self.release_if_full(state)?;
+            if self.has_waiting_caller() {
                 // The next look goes on with it; nobody else may call for one while nobody writes.
                 self.shared.wake_up.call();
-                return run.end();
+                return run.into_result();
             }
         }
     }
@@ -184,30 +184,31 @@ impl<D: Disk> Maintenance<D> {
     /// Empties segments that stay for the sake of snapshots alone, and lets them go.
     ///
     /// # Errors
-    /// As [`Maintenance::empty`].
-    pub(super) fn empty_for_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
-        let mut run = self.run(Cause::Idle);
+    /// As [`Maintenance::empty_segment`].
+    pub(super) fn relocate_snapshot_versions(&self, state: &mut MaintenanceState) -> Result<()> {
+        let mut run = self.begin_run(Cause::Idle);
         let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         loop {
-            let fits_len = self.fits_len();
+            let fits_len = self.space_for_moves();
             let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
-            let mut victims = self.victims(state, &run, goal);
+            let mut victims = self.worthwhile_victims(state, &run, goal);
             victims.retain(|victim| {
                 victim.segment.live_count == 0 && victim.needed_len() <= goal.fits_len
             });
-            let best = victims.into_iter().max_by_key(|victim| self.gain_of(victim));
+            let best = victims.into_iter().max_by_key(|victim| self.gain_of_victim(victim));
             let Some(victim) = best.filter(|_| !self.must_stop(run.cause)) else { break };
-            self.empty(state, &mut run, victim)?;
-            self.let_go_if_full(state)?;
+            self.empty_segment(state, &mut run, victim)?;
+            self.release_if_full(state)?;
         }
-        self.checkpoint_with(state, Haste::Room)?;
-        run.end()
+        self.make_checkpoint(state, Haste::Space)?;
+        run.into_result()
     }
 
     /// Lets segments go that are dead as a whole: that needs no moves, only a checkpoint.
-    fn drop_dead(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
-        let totals = self.totals();
-        let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
+    fn release_dead_segments(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
+        let totals = self.usage_totals();
+        let share =
+            totals.live_len as f64 * (idle_amplification_max(self.options.amplification_max) - 1.0);
         let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
         let dead_len_max = if is_idle { 0 } else { dead_len_max };
         if totals.dead_len <= dead_len_max {
@@ -218,41 +219,41 @@ impl<D: Disk> Maintenance<D> {
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
         if totals.dead_len.saturating_sub(stays_len) > dead_len_max {
-            self.checkpoint_with(state, Haste::Room)?;
-            state.pinned_dead = Some(PinnedDead { len: self.totals().dead_len, pins });
+            self.make_checkpoint(state, Haste::Space)?;
+            state.pinned_dead = Some(PinnedDead { len: self.usage_totals().dead_len, pins });
         }
         Ok(())
     }
 
     /// Whether what moves blocks for that cause has to end.
     pub(super) fn must_stop(&self, cause: Cause) -> bool {
-        self.shared.wake_up.is_stopped() || (cause != Cause::Told && self.pauses.is_on())
+        self.shared.wake_up.is_stopped() || (cause != Cause::Requested && self.pauses.is_paused())
     }
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
-    pub(super) fn let_go_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
+    pub(super) fn release_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
         if self.space.is_full() {
-            self.checkpoint_with(state, Haste::Room)?;
+            self.make_checkpoint(state, Haste::Space)?;
             self.space.reserve.try_refill();
         }
         Ok(())
     }
 
     /// What the log has beyond a goal.
-    fn excess(&self, run: &Run, goal: Goal) -> Excess {
-        let standing = self.standing(run);
+    fn excess_over_goal(&self, run: &Run, goal: Goal) -> Excess {
+        let standing = self.log_totals(run);
         let allowed_len = standing.allowed_len(goal.amplification_max);
         Excess { len: standing.dead_len().saturating_sub(allowed_len), allowed_len }
     }
 
     /// A run, with what snapshots see now.
-    pub(super) fn run(&self, cause: Cause) -> Run {
+    pub(super) fn begin_run(&self, cause: Cause) -> Run {
         let (passed, first_error) = (BTreeSet::new(), None);
-        Run { cause, passed, kept: self.kept_by_segment(), first_error }
+        Run { cause, passed, kept: self.pinned_by_segment(), first_error }
     }
 
     /// Log bytes of users' commits since open.
-    pub(super) fn user_len(&self) -> u64 {
+    pub(super) fn user_log_len(&self) -> u64 {
         self.shared.user_len.load(Ordering::Relaxed)
     }
 

@@ -32,14 +32,14 @@ const BATCH_SHARE: u64 = 5;
 
 impl<D: Disk> Maintenance<D> {
     /// Moves what is in force in a segment. What cannot be read in it stays, and the run goes on.
-    pub(in crate::local::maintenance) fn empty(
+    pub(in crate::local::maintenance) fn empty_segment(
         &self,
         state: &mut MaintenanceState,
         run: &mut Run,
         victim: Victim,
     ) -> Result<()> {
-        match self.move_all(state, run, victim) {
-            Err(error) if is_of_a_place(&error) => {
+        match self.relocate_live_blocks(state, run, victim) {
+            Err(error) if is_of_one_place(&error) => {
                 state.stuck.insert(victim.segment.sequence);
                 run.first_error.get_or_insert(error);
                 Ok(())
@@ -49,30 +49,35 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// The length of a batch of moves: whole pages, which it fills as far as blocks allow.
-    pub(super) fn batch_len(&self) -> u64 {
+    pub(super) fn move_batch_len(&self) -> u64 {
         page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
     }
 
-    fn move_all(&self, state: &mut MaintenanceState, run: &mut Run, victim: Victim) -> Result<()> {
+    fn relocate_live_blocks(
+        &self,
+        state: &mut MaintenanceState,
+        run: &mut Run,
+        victim: Victim,
+    ) -> Result<()> {
         let Victim { segment: victim, kept } = victim;
         let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
-        let mut schedule = self.schedule(state, &victim, run.cause);
+        let mut schedule = self.plan_schedule(state, &victim, run.cause);
         if !schedule.as_ref().is_some_and(MoveSchedule::is_pressed) {
             scanner.give_way()?;
         }
-        let batch_len = self.batch_len();
+        let batch_len = self.move_batch_len();
         let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), HEADER_LEN as u64);
         let mut is_damaged = false;
         while let Found::Frame(frame) = scanner.frame_at(offset)? {
             offset = frame.header.next_offset(frame.offset);
-            for (at, id) in written(&frame) {
-                self.rest(&mut schedule, at);
-                let operation = match self.move_of(&mut scanner, id, at)? {
+            for (at, id) in written_blocks(&frame) {
+                self.pause_if_due(&mut schedule, at);
+                let operation = match self.movable_at(&mut scanner, id, at)? {
                     Movable::Yes(operation) => operation,
-                    Movable::NotInForce => continue,
+                    Movable::Dead => continue,
                     Movable::Damaged => {
                         is_damaged = true;
                         continue;
@@ -80,9 +85,9 @@ impl<D: Disk> Maintenance<D> {
                 };
                 let move_len = operation_len(&operation);
                 if moves_len + move_len > batch_len && !moves.is_empty() {
-                    self.check_room()?;
-                    let log_len = self.write_moves(std::mem::take(&mut moves))?;
-                    schedule.iter_mut().for_each(|schedule| schedule.moved(log_len));
+                    self.check_move_space()?;
+                    let log_len = self.commit_moves(std::mem::take(&mut moves))?;
+                    schedule.iter_mut().for_each(|schedule| schedule.count_moved(log_len));
                     moves_len = HEADER_LEN as u64;
                     if self.must_stop(run.cause) {
                         return Ok(());
@@ -95,9 +100,9 @@ impl<D: Disk> Maintenance<D> {
                 return Ok(());
             }
         }
-        schedule.iter().for_each(|schedule| state.pressure.note(schedule));
-        self.check_room()?;
-        self.write_moves(moves)?;
+        schedule.iter().for_each(|schedule| state.pressure.note_lateness(schedule));
+        self.check_move_space()?;
+        self.commit_moves(moves)?;
         let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
         if kept.count > 0 || self.shared.usage.all().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
@@ -111,34 +116,45 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// The schedule at which to empty a segment, where somebody is to be given way to.
-    fn schedule(
+    fn plan_schedule(
         &self,
         state: &mut MaintenanceState,
         victim: &SegmentUse,
         cause: Cause,
     ) -> Option<MoveSchedule> {
         let Cause::Due(excess) = cause else { return None };
-        let is_pressed = state.pressure.look(excess);
-        Some(MoveSchedule::start(self.disk.now(), self.written_len(), victim, excess, is_pressed))
+        let is_pressed = state.pressure.decide_pressure(excess);
+        Some(MoveSchedule::for_victim(
+            self.disk.now(),
+            self.written_len(),
+            victim,
+            excess,
+            is_pressed,
+        ))
     }
 
     /// Rests if it is time for that, after the segment was gone through up to there.
-    fn rest(&self, schedule: &mut Option<MoveSchedule>, offset: u64) {
+    fn pause_if_due(&self, schedule: &mut Option<MoveSchedule>, offset: u64) {
         let Some(schedule) = schedule else { return };
-        let rest = schedule.rest(self.disk.now(), self.written_len(), offset);
-        if !rest.is_zero() && !self.is_awaited() {
+        let rest = schedule.pause_after(self.disk.now(), self.written_len(), offset);
+        if !rest.is_zero() && !self.has_waiting_caller() {
             self.shared.wake_up.rest(rest);
         }
     }
 
     /// The move of the block whose payload is at a place, be it in force or kept for snapshots.
-    fn move_of(&self, scanner: &mut Scanner<D::File>, id: BlockId, offset: u64) -> Result<Movable> {
+    fn movable_at(
+        &self,
+        scanner: &mut Scanner<D::File>,
+        id: BlockId,
+        offset: u64,
+    ) -> Result<Movable> {
         let index = &self.shared.mvcc.index;
         let from = scanner.sequence << 32 | offset;
         let newest = index.read(id)?.filter(|version| version.value.place() == from);
         let is_old = newest.is_none();
         let Some(version) = newest.or_else(|| index.undone_at(id, from)) else {
-            return Ok(Movable::NotInForce);
+            return Ok(Movable::Dead);
         };
         let payload = scanner.payload(offset, version.value.len)?;
         let block =
@@ -150,7 +166,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     /// Writes moves, and says how many bytes of log they took.
-    fn write_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<u64> {
+    fn commit_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<u64> {
         if moves.is_empty() {
             return Ok(0);
         }
@@ -173,18 +189,18 @@ impl<D: Disk> Maintenance<D> {
 enum Movable {
     Yes(Operation),
     /// Nobody reads it there any more, nor can a snapshot.
-    NotInForce,
+    Dead,
     /// It stays where it is, for `verify` to name; its segment is not emptied.
     Damaged,
 }
 
 /// Whether an error says something of one place only.
-fn is_of_a_place(error: &Error) -> bool {
+fn is_of_one_place(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::Io { op: IoOp::Open | IoOp::Read, .. })
 }
 
 /// Blocks that a frame writes: the offset of the payload, and the id.
-fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
+fn written_blocks(frame: &Frame) -> Vec<(u64, BlockId)> {
     let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
     placed.map(|(offset, entry)| (offset, entry.id())).collect()
 }

@@ -48,7 +48,7 @@ pub(in crate::local::maintenance) struct Pressure {
 
 impl Pressure {
     /// Looks whether the next segment has to be emptied without regard to commits.
-    pub(super) fn look(&mut self, excess: Excess) -> bool {
+    pub(super) fn decide_pressure(&mut self, excess: Excess) -> bool {
         let share = excess.len as f64 / excess.allowed_len.max(1) as f64;
         self.is_on = match self.is_on {
             true => share > OFF_SHARE,
@@ -58,7 +58,7 @@ impl Pressure {
     }
 
     /// A segment was emptied at a schedule.
-    pub(super) fn note(&mut self, schedule: &MoveSchedule) {
+    pub(super) fn note_lateness(&mut self, schedule: &MoveSchedule) {
         self.was_late = schedule.is_late;
     }
 }
@@ -83,14 +83,14 @@ pub(super) struct MoveSchedule {
 
 impl MoveSchedule {
     /// Begins to empty a segment.
-    pub(super) fn start(
+    pub(super) fn for_victim(
         now: Duration,
         written_len: u64,
         victim: &SegmentUse,
         excess: Excess,
         is_pressed: bool,
     ) -> MoveSchedule {
-        let dead_len = victim.used_len - victim.in_force();
+        let dead_len = victim.used_len - victim.live_log_len();
         MoveSchedule {
             started: now,
             written_before: written_len,
@@ -110,12 +110,12 @@ impl MoveSchedule {
     }
 
     /// So many log bytes of moves were written.
-    pub(super) fn moved(&mut self, len: u64) {
+    pub(super) fn count_moved(&mut self, len: u64) {
         self.moved_len += len;
     }
 
     /// How long to rest, now that the segment is gone through up to there.
-    pub(super) fn rest(&mut self, now: Duration, written_len: u64, offset: u64) -> Duration {
+    pub(super) fn pause_after(&mut self, now: Duration, written_len: u64, offset: u64) -> Duration {
         if offset < self.step_at {
             return Duration::ZERO;
         }
@@ -145,15 +145,15 @@ mod tests {
         let (sequence, number, used_len, live_count) = (1, 1, LEN, 0);
         let victim = SegmentUse { sequence, number, used_len, live_len, live_count };
         let excess = Excess { len: excess_len, allowed_len: LEN };
-        MoveSchedule::start(SECOND, 100, &victim, excess, is_pressed)
+        MoveSchedule::for_victim(SECOND, 100, &victim, excess, is_pressed)
     }
 
     #[test]
     fn moves_may_take_a_byte_a_byte_and_a_little_a_second() {
         let rest = |now, commits_len| {
             let mut schedule = schedule(LEN, 0, false);
-            schedule.moved(RATE * 2);
-            schedule.rest(now, 100 + RATE * 2 + commits_len, STEP_LEN)
+            schedule.count_moved(RATE * 2);
+            schedule.pause_after(now, 100 + RATE * 2 + commits_len, STEP_LEN)
         };
         assert_eq!(rest(SECOND, 0), SECOND * 2);
         assert_eq!(rest(SECOND * 2, 0), SECOND);
@@ -163,11 +163,19 @@ mod tests {
     #[test]
     fn who_gives_back_sooner_than_others_write_rests_after_each_step() {
         let mut schedule = schedule(LEN / 2, 0, false);
-        assert_eq!(schedule.rest(SECOND, 101, STEP_LEN - 1), Duration::ZERO, "within a step");
-        assert_eq!(schedule.rest(SECOND, 101, STEP_LEN), PAUSE);
-        assert_eq!(schedule.rest(SECOND, 101, 2 * STEP_LEN), Duration::ZERO, "nobody writes");
+        assert_eq!(
+            schedule.pause_after(SECOND, 101, STEP_LEN - 1),
+            Duration::ZERO,
+            "within a step"
+        );
+        assert_eq!(schedule.pause_after(SECOND, 101, STEP_LEN), PAUSE);
+        assert_eq!(
+            schedule.pause_after(SECOND, 101, 2 * STEP_LEN),
+            Duration::ZERO,
+            "nobody writes"
+        );
         let behind = 100 + 2 * STEP_LEN;
-        assert_eq!(schedule.rest(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
+        assert_eq!(schedule.pause_after(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
     }
 
     #[test]
@@ -175,26 +183,30 @@ mod tests {
         let excess_len = 10 * STEP_LEN * DRAIN.as_secs();
         let mut schedule = schedule(0, excess_len, false);
         assert_eq!(
-            schedule.rest(SECOND * 2, 101, STEP_LEN),
+            schedule.pause_after(SECOND * 2, 101, STEP_LEN),
             Duration::ZERO,
             "a tenth of what is due"
         );
-        assert_eq!(schedule.rest(SECOND * 2, 102, 20 * STEP_LEN), PAUSE);
+        assert_eq!(schedule.pause_after(SECOND * 2, 102, 20 * STEP_LEN), PAUSE);
     }
 
     #[test]
     fn pressure_begins_with_a_late_segment_of_a_long_log_and_ends_with_the_log_at_its_goal() {
         let excess = |share: f64| Excess { len: (LEN as f64 * share) as u64, allowed_len: LEN };
         let mut pressure = Pressure::default();
-        assert!(!pressure.look(excess(9.0)), "nothing was late");
+        assert!(!pressure.decide_pressure(excess(9.0)), "nothing was late");
         let mut late = schedule(LEN / 2, 0, false);
-        late.rest(SECOND, 100 + LEN, STEP_LEN);
-        pressure.note(&late);
-        assert!(!pressure.look(excess(0.3)), "there is room");
-        assert!(pressure.look(excess(0.4)));
-        assert!(pressure.look(excess(0.2)));
-        assert!(!pressure.look(excess(0.1)));
+        late.pause_after(SECOND, 100 + LEN, STEP_LEN);
+        pressure.note_lateness(&late);
+        assert!(!pressure.decide_pressure(excess(0.3)), "there is room");
+        assert!(pressure.decide_pressure(excess(0.4)));
+        assert!(pressure.decide_pressure(excess(0.2)));
+        assert!(!pressure.decide_pressure(excess(0.1)));
         let mut pressed = schedule(LEN / 2, 0, true);
-        assert_eq!(pressed.rest(SECOND, 101, STEP_LEN), Duration::ZERO, "no rests under pressure");
+        assert_eq!(
+            pressed.pause_after(SECOND, 101, STEP_LEN),
+            Duration::ZERO,
+            "no rests under pressure"
+        );
     }
 }

@@ -47,18 +47,18 @@ fn compaction_beside_the_closing_ends() {
 
 #[test]
 fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
-    let moved_len = |is_awaited| {
+    let moved_len = |waiting_count| {
         let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
         let put = |id| {
             let block = Block::new(BlockId(id), BlockType::TableData, vec![1; 10_000]);
             store.write_block(block).expect("writes");
         };
         let maintenance = &store.inner.maintenance;
-        maintenance.pauses.begin();
+        maintenance.pauses.begin_pause();
         (1..=300).for_each(put);
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
-        maintenance.pauses.end();
-        maintenance.await_turns(is_awaited);
+        maintenance.pauses.end_pause();
+        maintenance.set_waiting_count(waiting_count);
         let call = &store.inner.shared.wake_up;
         call.wait(Some(Duration::ZERO));
         maintenance.run_due(true).expect("does what is due");
@@ -80,22 +80,22 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
             store.write_block(block).expect("writes");
         };
         let maintenance = &store.inner.maintenance;
-        maintenance.pauses.begin();
+        maintenance.pauses.begin_pause();
         (1..=300).for_each(put);
         let oldest = maintenance.shared.usage.all()[0];
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
-        maintenance.pauses.end();
+        maintenance.pauses.end_pause();
         if is_damaged {
             // It is the best victim of all.
             disk.overwrite(FileName::Segment(oldest.number), 0, &[0xff; PAGE as usize]);
         }
-        let is_told = |done: Result<()>| {
+        let is_damage = |done: Result<()>| {
             assert_eq!(matches!(&done, Err(Error::Corrupt { .. })), is_damaged, "{done:?}");
         };
-        is_told(maintenance.run_due(true));
+        is_damage(maintenance.run_due(true));
         maintenance.run_due(true).expect("does not try that one again");
-        let used_len = maintenance.totals().used_len;
-        is_told(store.compact_now().map(|_| ()));
+        let used_len = maintenance.usage_totals().used_len;
+        is_damage(store.compact_now().map(|_| ()));
         used_len
     };
     assert!(used_len(true) <= used_len(false) + 3 * (64 << 10));
@@ -106,7 +106,7 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
 fn empty_blocks_are_moved_by_many_commits_too() {
     let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
     let maintenance = &store.inner.maintenance;
-    maintenance.pauses.begin();
+    maintenance.pauses.begin_pause();
     let (mut writes, mut deletes) = (WriteBatch::new(), WriteBatch::new());
     (1..=1800).for_each(|id| {
         writes.write(Block::empty(BlockId(id), BlockType::TableData));
@@ -125,7 +125,7 @@ fn empty_blocks_are_moved_by_many_commits_too() {
 /// Blocks that never fill their pages and segments, a third of them replaced: more is dead than any goal allows,
 /// and moving everything for ever would not change that.
 fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
-    store.inner.maintenance.pauses.begin();
+    store.inner.maintenance.pauses.begin_pause();
     let count = (1 << 20) / len as u64;
     for turn in 0..2 {
         for id in (1..=count).filter(|id| turn == 0 || id % 3 == 0) {
@@ -133,7 +133,7 @@ fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
             store.write_block(block).expect("writes");
         }
     }
-    store.inner.maintenance.pauses.end();
+    store.inner.maintenance.pauses.end_pause();
     store.inner.shared.wake_up.call();
 }
 
@@ -230,7 +230,7 @@ fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
         let segments = disk.files().into_iter();
         let segments = segments.filter(|(name, _)| matches!(name, FileName::Segment(_)));
         assert!(segments.clone().count() <= 3, "{:?}", disk.files());
-        store.inner.maintenance.totals().used_len
+        store.inner.maintenance.usage_totals().used_len
     };
     let told = used_len(&|store| {
         let report = store.compact_now().expect("compacts");
@@ -257,5 +257,5 @@ fn store_that_was_emptied_gives_all_of_its_log_back() {
     let report = store.compact_now().expect("compacts");
     assert!(report.log_bytes <= 4 * PAGE && report.moved_bytes == 0, "{report:?}");
     store.compact_now().expect("has nothing to do");
-    assert_eq!(store.inner.maintenance.totals().used_len, report.log_bytes);
+    assert_eq!(store.inner.maintenance.usage_totals().used_len, report.log_bytes);
 }

@@ -6,7 +6,7 @@
 //! is free and half of the reserve. The latter is an error that names the bytes that are missing.
 
 use super::choice::{Goal, Victim};
-use super::{Cause, MAKE_ROOM_LEN, Run};
+use super::{Cause, RECLAIM_LEN_MIN, Run};
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::maintenance::{Haste, Maintenance, MaintenanceState};
@@ -50,55 +50,55 @@ impl CompactionReport {
 impl<D: Disk> Maintenance<D> {
     /// Empties segments until what is in force takes all but a little of the log, and lets them go.
     pub(crate) fn compact_now(&self) -> Result<CompactionReport> {
-        let mut state = self.take_turn()?;
-        let (log_bytes_before, moved_before) = (self.totals().used_len, self.moved_len());
+        let mut state = self.lock_open_state()?;
+        let (log_bytes_before, moved_before) = (self.usage_totals().used_len, self.moved_len());
         let end = match state.hold_count {
             0 => CompactionEnd::Dense,
             _ => CompactionEnd::Backup,
         };
         if end == CompactionEnd::Dense {
-            self.compact_all(&mut state)?;
+            self.compact_until_dense(&mut state)?;
         }
-        let totals = self.totals();
+        let totals = self.usage_totals();
         Ok(CompactionReport {
             log_bytes_before,
             log_bytes: totals.used_len,
             live_bytes: totals.live_len,
-            snapshot_bytes: self.snapshot_len(),
+            snapshot_bytes: self.snapshot_only_len(),
             moved_bytes: self.moved_len() - moved_before,
             end,
         })
     }
 
-    fn compact_all(&self, state: &mut MaintenanceState) -> Result<()> {
+    fn compact_until_dense(&self, state: &mut MaintenanceState) -> Result<()> {
         // Who calls for it has what could not be read tried again.
         state.stuck.clear();
-        let mut run = self.run(Cause::Told);
-        self.seal_dead_tail(&run, MAKE_ROOM_LEN)?;
-        self.checkpoint_with(state, Haste::Room)?;
+        let mut run = self.begin_run(Cause::Requested);
+        self.seal_dead_tail(&run, RECLAIM_LEN_MIN)?;
+        self.make_checkpoint(state, Haste::Space)?;
         // What is written from here on is as dense as it gets.
         let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len: u64::MAX };
         // How long the log was when space was missing last.
         let mut stopped_at = u64::MAX;
-        while let Some(victim) = self.next_told(state, &run, goal) {
+        while let Some(victim) = self.next_requested_victim(state, &run, goal) {
             if self.shared.wake_up.is_stopped() {
                 return Err(Error::Closed);
             }
-            let needed_len = victim.needed_len() + MAKE_ROOM_LEN;
-            let emptied = match needed_len.saturating_sub(self.fits_len()) {
-                0 => self.empty(state, &mut run, victim),
+            let needed_len = victim.needed_len() + RECLAIM_LEN_MIN;
+            let emptied = match needed_len.saturating_sub(self.space_for_moves()) {
+                0 => self.empty_segment(state, &mut run, victim),
                 missing_len => Err(self.space.full(missing_len)),
             };
             match emptied {
-                Ok(()) => self.let_go_if_full(state)?,
+                Ok(()) => self.release_if_full(state)?,
                 Err(full @ Error::StorageFull { .. }) => {
                     // What was emptied so far goes; the log got shorter, or there is no use in going on.
-                    self.checkpoint_with(state, Haste::Room)?;
+                    self.make_checkpoint(state, Haste::Space)?;
                     self.space.reserve.try_refill();
-                    let used_len = self.totals().used_len;
+                    let used_len = self.usage_totals().used_len;
                     if used_len >= stopped_at {
-                        self.shrink(false)?;
+                        self.shrink_prepared(false)?;
                         return Err(full);
                     }
                     stopped_at = used_len;
@@ -106,18 +106,23 @@ impl<D: Disk> Maintenance<D> {
                 Err(error) => return Err(error),
             }
         }
-        self.checkpoint_with(state, Haste::Room)?;
-        self.shrink(false)?;
-        run.end()
+        self.make_checkpoint(state, Haste::Space)?;
+        self.shrink_prepared(false)?;
+        run.into_result()
     }
 
     /// The best victim while there is room for it; else the one that takes least.
-    fn next_told(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Option<Victim> {
-        let best = self.victim(state, run, goal)?;
-        let fits_len = self.fits_len().saturating_sub(MAKE_ROOM_LEN);
+    fn next_requested_victim(
+        &self,
+        state: &MaintenanceState,
+        run: &Run,
+        goal: Goal,
+    ) -> Option<Victim> {
+        let best = self.best_victim(state, run, goal)?;
+        let fits_len = self.space_for_moves().saturating_sub(RECLAIM_LEN_MIN);
         if best.needed_len() <= fits_len && !self.space.is_full() {
             return Some(best);
         }
-        self.victims(state, run, goal).into_iter().min_by_key(Victim::needed_len)
+        self.worthwhile_victims(state, run, goal).into_iter().min_by_key(Victim::needed_len)
     }
 }

@@ -136,7 +136,7 @@ impl<F: DiskFile> Evidence<F> {
         for image in images.images() {
             let (mut last, mut is_damaged) = (0, false);
             for number in 1..=image.header.layout.leaf_count {
-                let records = match image.leaf(number) {
+                let records = match image.leaf_records(number) {
                     Ok(records) => records,
                     Err(Error::Corrupt { .. }) => {
                         is_damaged = true;
@@ -158,7 +158,7 @@ impl<F: DiskFile> Evidence<F> {
                 self.hidden.push(last..=u64::MAX);
             }
         }
-        images.damage()?.into_iter().try_for_each(|error| self.lose(error, None))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.lose(error, None))
     }
 
     fn read_frame(&mut self, sequence: u64, frame: &Frame) {
