@@ -27,7 +27,7 @@ const LONG_IN_DOCUMENTS_MAX: usize = 543;
 /// Columns of a comment and of a line of prose.
 const COLUMNS: usize = 100;
 /// Documents, and the words of their median sentence.
-const MEDIANS_MAX: [(&str, usize); 2] = [("README.md", 16), ("docs/architecture.md", 25)];
+const MEDIANS_MAX: [(&str, usize); 2] = [("README.md", 16), ("docs/architecture.md", 17)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
