@@ -19,15 +19,15 @@ const VAGUE: [&str; 8] =
 /// Vague subjects in comments of `src`, as of today; the goal is one in 10,000 words.
 const VAGUE_IN_SRC_MAX: usize = 266;
 /// Vague subjects in 10,000 words of the documents.
-const VAGUE_IN_DOCUMENTS_MAX: usize = 3;
+const VAGUE_IN_DOCUMENTS_MAX: usize = 1;
 /// Comment lines in `src` that are longer than [`COLUMNS`], as of today; the goal is none.
 const LONG_IN_SRC_MAX: usize = 1021;
 /// Lines of prose in the documents that are longer than [`COLUMNS`].
-const LONG_IN_DOCUMENTS_MAX: usize = 28;
+const LONG_IN_DOCUMENTS_MAX: usize = 0;
 /// Columns of a comment and of a line of prose.
 const COLUMNS: usize = 100;
 /// Documents, and the words of their median sentence.
-const MEDIANS_MAX: [(&str, usize); 2] = [("README.md", 16), ("docs/architecture.md", 17)];
+const MEDIANS_MAX: [(&str, usize); 2] = [("README.md", 14), ("docs/architecture.md", 17)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
