@@ -154,12 +154,34 @@ fn every_test_that_the_document_names_exists() {
     assert!(pairs.len() > 100, "{} tests are named", pairs.len());
 }
 
+/// The table of CONTRIBUTING.md names tests that exist: a program, `lib`, `cli` or a path.
+#[test]
+fn every_test_that_covers_a_part_exists() {
+    let document = fs::read_to_string(root().join("CONTRIBUTING.md")).expect("the document");
+    let (_, table) = document.split_once("\n| file or folder |").expect("the table");
+    let table = table.split("\n\n").next().expect("its rows");
+    let programs = programs();
+    let mut count = 0;
+    for row in table.lines().skip(2) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().expect("a last cell");
+        for test in words_in_code(tests) {
+            let is_other = test == "cli" || test.contains('/') || test.contains(' ');
+            let is_inside = programs["lib"].contains(&test) || test == "document";
+            assert!(programs.contains_key(&test) || is_other || is_inside, "no test {test}: {row}");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} tests are named");
+}
+
 /// A reader who follows the documents into the sources finds what they name.
 #[test]
 fn every_place_in_the_code_that_a_document_names_exists() {
-    let mut documents = vec![root().join("README.md")];
-    let docs = fs::read_dir(root().join("docs")).expect("the documents");
-    documents.extend(docs.map(|entry| entry.expect("an entry").path()));
+    let mut documents = ["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)).to_vec();
+    for dir in ["docs", "docs/decisions"] {
+        let entries = fs::read_dir(root().join(dir)).expect("the documents");
+        documents.extend(entries.map(|entry| entry.expect("an entry").path()));
+    }
     documents.retain(|path| path.extension().is_some_and(|e| e == "md"));
     let places = ["src", "tests", "benches", "examples", "program"];
     let all: Vec<_> = places.iter().flat_map(|dir| sources(&root().join(dir))).collect();

@@ -1,0 +1,285 @@
+//! Words: the glossary and the sources agree, and the rules of prose hold.
+//!
+//! docs/glossary.md has a table of words and a table of retired ones. A word of the first occurs in `src`; one
+//! of the second occurs neither in `src` nor in a document. To retire a word is one line in the second
+//! table. A name counts as its parts: `SlotList` and `slot_list` are both "slot list".
+//!
+//! The bounds of this file only go down.
+
+#[path = "support/counted.rs"]
+mod counted;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Subjects that name no thread, struct, file or caller.
+const VAGUE: [&str; 8] =
+    ["whoever", "somebody", "nobody", "everybody", "anybody", "someone", "anyone", "everyone"];
+
+/// Vague subjects in comments of `src`, as of today; the goal is one in 10,000 words.
+const VAGUE_IN_SRC_MAX: usize = 266;
+/// Vague subjects in 10,000 words of the documents.
+const VAGUE_IN_DOCUMENTS_MAX: usize = 1;
+/// Comment lines in `src` that are longer than [`COLUMNS`], as of today; the goal is none.
+const LONG_IN_SRC_MAX: usize = 1021;
+/// Lines of prose in the documents that are longer than [`COLUMNS`].
+const LONG_IN_DOCUMENTS_MAX: usize = 0;
+/// Columns of a comment and of a line of prose.
+const COLUMNS: usize = 100;
+/// Documents, and the words of their median sentence.
+const MEDIANS_MAX: [(&str, usize); 2] = [("README.md", 14), ("docs/architecture.md", 17)];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).expect("a document")
+}
+
+/// Files with an extension, below a directory.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<String> {
+    let paths = files(&root().join("src"), "rs");
+    paths.iter().map(|path| fs::read_to_string(path).expect("a source")).collect()
+}
+
+/// README, CONTRIBUTING and the pages of docs, by path from the root.
+fn documents() -> Vec<(String, String)> {
+    let mut paths = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    paths.extend(files(&root().join("docs"), "md"));
+    let relative = |path: &PathBuf| {
+        let path = path.strip_prefix(root()).expect("below the root");
+        path.to_string_lossy().into_owned()
+    };
+    paths.iter().map(|path| (relative(path), fs::read_to_string(path).expect("a page"))).collect()
+}
+
+/// The words of a text in lower case, with a space around each. Names fall into their parts.
+fn stream(text: &str) -> String {
+    let mut stream = String::from(" ");
+    let mut was_lower = false;
+    for c in text.chars() {
+        if !c.is_alphanumeric() {
+            if !stream.ends_with(' ') {
+                stream.push(' ');
+            }
+        } else {
+            if c.is_uppercase() && was_lower {
+                stream.push(' ');
+            }
+            stream.extend(c.to_lowercase());
+        }
+        was_lower = c.is_lowercase();
+    }
+    stream.push(' ');
+    stream
+}
+
+/// Whether a stream has the word or the phrase, in the singular or the plural.
+fn has(stream: &str, word: &str) -> bool {
+    let word = self::stream(word);
+    stream.contains(&word) || stream.contains(&format!(" {}s ", word.trim()))
+}
+
+/// The first cells of the table below a heading of the glossary.
+fn column(glossary: &str, heading: &str) -> Vec<String> {
+    let (_, section) = glossary.split_once(heading).expect("the heading");
+    let section = section.split("\n## ").next().expect("its text");
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let first = |row: &str| row.split('|').nth(1).expect("a cell").trim().replace('`', "");
+    rows.flat_map(|row| first(row).split(", ").map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// The text of the comments in a source, line by line.
+fn comments(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| {
+        let at =
+            if line.trim_start().starts_with("//") { line.find("//") } else { line.find(" // ") };
+        at.map(|at| line[at..].trim_start_matches([' ', '/', '!']))
+    })
+}
+
+/// Vague subjects, and all words.
+fn count_vague(text: &str) -> (usize, usize) {
+    let words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    let mut counts = (0, 0);
+    for word in words {
+        counts.0 += usize::from(VAGUE.contains(&word.to_lowercase().as_str()));
+        counts.1 += 1;
+    }
+    counts
+}
+
+/// The paragraphs and list items of a page: no tables, code, headings or pictures.
+fn paragraphs(page: &str) -> Vec<String> {
+    let (mut paragraphs, mut is_code) = (vec![String::new()], false);
+    for line in page.lines().map(str::trim) {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        if is_fence || line.is_empty() || line.starts_with(['|', '#', '<', '!']) {
+            paragraphs.push(String::new());
+        } else if !is_code {
+            let number = line.trim_start_matches(|c: char| c.is_ascii_digit());
+            let item = line
+                .strip_prefix("- ")
+                .or_else(|| number.strip_prefix(". ").filter(|_| number.len() < line.len()));
+            if item.is_some() {
+                paragraphs.push(String::new());
+            }
+            let paragraph = paragraphs.last_mut().expect("one");
+            paragraph.push_str(item.unwrap_or(line));
+            paragraph.push(' ');
+        }
+    }
+    paragraphs.retain(|paragraph| !paragraph.is_empty());
+    paragraphs
+}
+
+/// A paragraph with each piece of code as one word, and without the targets of links.
+fn plain(paragraph: &str) -> String {
+    let parts = paragraph.split('`').enumerate();
+    let mut text: String =
+        parts.map(|(at, part)| if at % 2 == 1 { "Code" } else { part }).collect();
+    while let Some(at) = text.find("](") {
+        let end = text[at..].find(')').map_or(text.len(), |end| at + end + 1);
+        text.replace_range(at..end, "");
+    }
+    text.replace(['*', '[', ']', '"', '(', ')'], "")
+}
+
+/// The lengths of a page's sentences in words. A sentence ends at a full stop, a question mark or an
+/// exclamation mark that a capital, a digit or the paragraph's end follows.
+fn sentence_lens(page: &str) -> Vec<usize> {
+    let mut lens = Vec::new();
+    for paragraph in paragraphs(page) {
+        let text = plain(&paragraph);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut len = 0;
+        for (at, word) in words.iter().enumerate() {
+            len += usize::from(word.contains(char::is_alphanumeric));
+            let next = words.get(at + 1).and_then(|word| word.chars().next());
+            let begins = next.is_none_or(|c| c.is_uppercase() || c.is_ascii_digit());
+            if (word.ends_with(['.', '!', '?']) && begins) || next.is_none() {
+                lens.push(len);
+                len = 0;
+            }
+        }
+    }
+    lens.retain(|len| *len > 0);
+    lens.sort_unstable();
+    lens
+}
+
+#[test]
+fn every_word_of_the_glossary_occurs_in_the_sources() {
+    let sources = stream(&sources().join("\n"));
+    let words = column(&read("docs/glossary.md"), "\n## Words");
+    let missing: Vec<_> = words.iter().filter(|word| !has(&sources, word)).collect();
+    counted::tell("words of the glossary", words.len() as u64);
+    assert!(missing.is_empty(), "no source has these words: {missing:?}");
+    assert!(words.len() > 60, "{} words", words.len());
+}
+
+#[test]
+fn no_retired_word_occurs_in_sources_or_documents() {
+    let glossary = read("docs/glossary.md");
+    let retired = column(&glossary, "\n## Retired words");
+    let mut texts = documents();
+    texts.retain(|(path, _)| path != "docs/glossary.md");
+    texts.push(("src".to_owned(), sources().join("\n")));
+    for (path, text) in texts {
+        let text = stream(&text);
+        let found: Vec<_> = retired.iter().filter(|word| has(&text, word)).collect();
+        assert!(
+            found.is_empty(),
+            "{path} has retired words, docs/glossary.md says for what: {found:?}"
+        );
+    }
+    let sources = stream(&sources().join("\n"));
+    let going = column(&glossary, "\n## Words of the code that are going");
+    for word in going.iter().filter(|word| !has(&sources, word)) {
+        println!("{word} is gone from src: it can be retired");
+    }
+}
+
+#[test]
+fn subjects_are_threads_structs_files_and_callers() {
+    let comments: Vec<_> =
+        sources().iter().map(|source| comments(source).collect::<Vec<_>>().join("\n")).collect();
+    let (vague, words) = count_vague(&comments.join("\n"));
+    counted::tell("vague subjects in comments of src", vague as u64);
+    counted::tell("words in comments of src", words as u64);
+    assert!(vague <= VAGUE_IN_SRC_MAX.max(words / 10_000), "{vague} in {words} words of src");
+
+    // Names in code are no subjects.
+    let plain = |text: String| text.split('`').step_by(2).collect::<String>();
+    let pages: Vec<_> = documents().into_iter().map(|(_, text)| plain(text)).collect();
+    let (vague, words) = count_vague(&pages.join("\n"));
+    counted::tell("vague subjects in documents", vague as u64);
+    counted::tell("words in documents", words as u64);
+    assert!(vague * 10_000 <= VAGUE_IN_DOCUMENTS_MAX * words, "{vague} in {words} words");
+}
+
+#[test]
+fn comments_and_prose_wrap() {
+    let is_long = |line: &&str| line.chars().count() > COLUMNS;
+    let long = sources()
+        .iter()
+        .flat_map(|source| {
+            source
+                .lines()
+                .filter(|line| line.trim_start().starts_with("//"))
+                .filter(is_long)
+                .map(str::len)
+                .collect::<Vec<_>>()
+        })
+        .count();
+    counted::tell("comment lines of src over 100 columns", long as u64);
+    assert!(long <= LONG_IN_SRC_MAX, "{long} comment lines are too long");
+
+    let mut long = Vec::new();
+    for (path, text) in documents() {
+        let mut is_code = false;
+        for (number, line) in text.lines().enumerate() {
+            is_code ^= line.trim_start().starts_with("```");
+            let is_prose = !is_code && !line.starts_with(['|', '#', '<', '!']);
+            if is_prose && is_long(&line) && !line.contains("](") && !line.contains("://") {
+                long.push(format!("{path}:{}", number + 1));
+            }
+        }
+    }
+    counted::tell("lines of documents over 100 columns", long.len() as u64);
+    assert!(long.len() <= LONG_IN_DOCUMENTS_MAX, "lines are too long: {long:#?}");
+}
+
+#[test]
+fn sentences_are_short() {
+    for (path, max) in MEDIANS_MAX {
+        let lens = sentence_lens(&read(path));
+        let median = lens[lens.len() / 2];
+        let over = lens.iter().filter(|len| **len > 25).count();
+        println!("{path}: {} sentences, median {median}, {over} over 25 words", lens.len());
+        assert!(median <= max, "the median sentence of {path} has {median} words");
+    }
+}
+
+#[test]
+fn sentences_end_where_they_end() {
+    let page = "# A heading. Not counted.\n\nOne two `a. B` four. Five, e.g. this\n[one](to/a.md) ends! 12 more?\n\
+                - An item without an end\n1. Two words.\n\n| a | table. |\n```\ncode. Code.\n```\n";
+    assert_eq!(sentence_lens(page), [2, 2, 4, 5, 5]);
+}
