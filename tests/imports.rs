@@ -1,4 +1,5 @@
-//! The order of the modules: an import goes down, and circles are small.
+//! The order of the modules: an import goes down, and circles are small. And no two types of the
+//! library have one name.
 //!
 //! Reads the `use` lines and the `crate::` paths of every file of the library, tests and documentation left out.
 //! A module that is named in [`LAYERS`] may import from its own layer and from lower ones.
@@ -204,4 +205,38 @@ fn circles_of_imports_are_small() {
             others.iter().filter(|other| reach[other.as_str()].contains(*module)).collect();
         assert!(circle.len() <= CIRCLE_LEN_MAX, "these import each other: {circle:?}");
     }
+}
+
+/// The names of the types that a source defines.
+fn types_of(source: &str) -> Vec<&str> {
+    let mut types = Vec::new();
+    for line in source.lines() {
+        let code = match line.trim_start().strip_prefix("pub") {
+            Some(rest) => rest.split_once(' ').map_or("", |(_, code)| code),
+            None => line,
+        };
+        // A type inside of a trait is indented, and no type of its own.
+        let kinds = ["struct ", "enum ", "trait ", "type "];
+        let named = kinds.iter().find_map(|kind| code.strip_prefix(kind));
+        types.extend(named.and_then(|rest| rest.split(|c: char| !c.is_alphanumeric()).next()));
+    }
+    types
+}
+
+#[test]
+fn every_type_has_a_name_of_its_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut modules = BTreeMap::new();
+    sources(&root, &root, &mut modules);
+    // The simulated disk and the kit are products of their own.
+    let is_left_out = |module: &str| module.starts_with("testkit") || module.starts_with("io::sim");
+    let mut homes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (module, source) in modules.iter().filter(|(module, _)| !is_left_out(module)) {
+        for name in types_of(source) {
+            homes.entry(name).or_default().push(module);
+        }
+    }
+    let double: Vec<_> = homes.iter().filter(|(_, homes)| homes.len() > 1).collect();
+    assert!(double.is_empty(), "{double:?}");
+    assert!(homes.len() > 200, "{} types", homes.len());
 }

@@ -88,6 +88,18 @@ fn filled(path: &Path) -> (LocalBackend, Model) {
 /// One change: the commit, the block, and its new version unless it was deleted.
 type Change = (Lsn, u64, Option<u64>);
 
+/// The store after the changes up to a commit; the changes are in the order of commits.
+fn model_as_of(changes: &[Change], lsn: Lsn) -> Model {
+    let mut model = Model::new();
+    for (_, id, version) in changes.iter().take_while(|change| change.0 <= lsn) {
+        match version {
+            Some(version) => model.insert(*id, *version),
+            None => model.remove(id),
+        };
+    }
+    model
+}
+
 #[test]
 fn backup_beside_writers_is_the_store_as_of_its_lsn() {
     let dir = tempfile::tempdir().unwrap();
@@ -154,14 +166,7 @@ fn backup_beside_writers_is_the_store_as_of_its_lsn() {
     changes.sort_unstable();
     assert!(reports.is_sorted_by_key(|report| report.lsn), "{reports:?}");
     for (round, report) in reports.iter().enumerate() {
-        let mut model = Model::new();
-        let known = changes.iter().take_while(|(lsn, ..)| *lsn <= report.lsn);
-        for (_, id, version) in known {
-            match version {
-                Some(version) => model.insert(*id, *version),
-                None => model.remove(id),
-            };
-        }
+        let model = model_as_of(&changes, report.lsn);
         let to = dir.path().join(format!("restored{round}"));
         check_backup(&dir.path().join(format!("backup{}", round + 1)), &to, report.lsn, &model);
     }

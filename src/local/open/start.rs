@@ -33,7 +33,7 @@ use crate::local::stall::StallLog;
 use crate::local::wake::WakeUp;
 use crate::mvcc::Mvcc;
 use crate::sync::channel::bounded;
-use crate::sync::{AtomicBool, AtomicU64, Mutex};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::unheard::unheard;
 
 /// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
@@ -69,29 +69,12 @@ impl<D: Disk> Opened<D> {
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
         views.give_way(tail.segment.sequence);
         let memory_budget = MemoryBudget::from_options(&options);
-        let durable = ending.map_or(self.mvcc.index.visible(), |ending| ending.durable);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
-        let shared = Arc::new(Shared {
-            mvcc: self.mvcc,
-            poison: Arc::default(),
-            presence: Presence::default(),
-            budget: Budget::new(memory_budget.in_flight_len_max),
-            recent: Recent::new(memory_budget.recent_len),
-            sync_turn: Mutex::new(()),
-            durable: AtomicU64::new(durable.0),
-            groups: AtomicU64::new(0),
-            overlapped: AtomicU64::new(0),
-            syncs: AtomicU64::new(0),
-            written_len: AtomicU64::new(0),
-            user_len: AtomicU64::new(0),
-            user_sequence: AtomicU64::new(tail.segment.sequence),
-            phases: Phases::default(),
-            usage: self.usage,
-            stalls: Arc::new(StallLog::new(clock)),
-            look_every: maintenance_interval_len(&options, &memory_budget),
-            reclaim_wanted: AtomicBool::new(false),
-            wake_up: WakeUp::default(),
-        });
+        let shared = new_shared(self.mvcc, self.usage, clock, &options, &memory_budget);
+        shared.user_sequence.store(tail.segment.sequence, Ordering::Relaxed);
+        if let Some(ending) = ending {
+            shared.durable.store(ending.durable.0, Ordering::Relaxed);
+        }
         let pool = match options.single_threaded {
             true => None,
             false => Some(start_io_workers(&*disk, options.io_threads, &shared.poison)?),
@@ -111,8 +94,8 @@ impl<D: Disk> Opened<D> {
         };
         let space = Space::new(parts, tail, ready, next_number);
         let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
-        let direct = space_options.how == How::ReadWriteDirect;
-        let appender = Appender::new(Arc::clone(&space), direct, appended, chain);
+        let is_direct = space_options.how == How::ReadWriteDirect;
+        let appender = Appender::new(Arc::clone(&space), is_direct, appended, chain);
         let has_threads = !options.single_threaded && ending.is_none();
         let (driver, log_flusher) = start_log(&disk, &shared, appender, &options, has_threads)?;
         let maintenance = Maintenance::new(
@@ -151,9 +134,39 @@ impl<D: Disk> Opened<D> {
             closed: AtomicBool::new(false),
             session: Mutex::new(Some(session)),
         };
-        start_maintenance(&inner, has_threads)?;
-        Ok(inner)
+        start_maintenance(&inner, has_threads).map(|()| inner)
     }
+}
+
+/// Makes what threads share, with all that is visible durable.
+fn new_shared(
+    mvcc: Mvcc<Location>,
+    usage: Usage,
+    clock: Arc<dyn Env>,
+    options: &Options,
+    memory_budget: &MemoryBudget,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        durable: AtomicU64::new(mvcc.index.visible().0),
+        mvcc,
+        poison: Arc::default(),
+        presence: Presence::default(),
+        budget: Budget::new(memory_budget.in_flight_len_max),
+        recent: Recent::new(memory_budget.recent_len),
+        sync_turn: Mutex::new(()),
+        groups: AtomicU64::new(0),
+        overlapped: AtomicU64::new(0),
+        syncs: AtomicU64::new(0),
+        written_len: AtomicU64::new(0),
+        user_len: AtomicU64::new(0),
+        user_sequence: AtomicU64::new(0),
+        phases: Phases::default(),
+        usage,
+        stalls: Arc::new(StallLog::new(clock)),
+        look_every: maintenance_interval_len(options, memory_budget),
+        reclaim_wanted: AtomicBool::new(false),
+        wake_up: WakeUp::default(),
+    })
 }
 
 /// Makes the log, and starts the thread that looks after it.
