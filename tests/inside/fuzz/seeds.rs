@@ -150,14 +150,27 @@ fn recovered() -> SimDisk {
 /// A store of two segments, the first one full of zeros.
 fn rotated() -> SimDisk {
     let disk = SimDisk::new(3);
-    let store = open(&disk);
+    fill_two_segments(&disk).close().expect("a clean close");
+    disk
+}
+
+/// The same, killed: recovery walks both segments.
+fn killed() -> SimDisk {
+    let disk = SimDisk::new(3);
+    let store = fill_two_segments(&disk);
+    let left = disk.freeze();
+    drop(store);
+    left
+}
+
+fn fill_two_segments(disk: &SimDisk) -> LocalBackend<SimDisk> {
+    let store = open(disk);
     for id in 1..=4 {
         let zeros = Block::new(BlockId(id), BlockType::TableData, vec![0; 16 << 10]);
         store.write_block(zeros).expect("a write");
     }
     commits(&store);
-    store.close().expect("a clean close");
-    disk
+    store
 }
 
 /// A store with commits that nothing vouches for: half of them are written again at the next opening.
@@ -196,6 +209,7 @@ pub(super) fn stores() -> Seeds {
         ("closed", ImageWriter::of_disk(&closed())),
         ("recovered", ImageWriter::of_disk(&recovered())),
         ("rotated", ImageWriter::of_disk(&rotated())),
+        ("killed", ImageWriter::of_disk(&killed())),
         ("torn", ImageWriter::of_disk(&torn())),
         ("unfinished", ImageWriter::of_disk(&unfinished)),
         ("not_an_image", b"not an image".to_vec()),
