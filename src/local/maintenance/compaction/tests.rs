@@ -122,8 +122,8 @@ fn empty_blocks_are_moved_by_many_commits_too() {
     assert!(commits > 2, "400 blocks in {commits} commits");
 }
 
-/// Blocks that never fill their pages and segments, a third of them replaced: more is dead than any goal allows,
-/// and moving everything for ever would not change that.
+/// Blocks that never fill their pages and segments, a third of them replaced: more is dead than any
+/// goal allows, and moving everything for ever would not change that.
 fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
     store.inner.maintenance.pauses.begin_pause();
     let count = (1 << 20) / len as u64;
