@@ -47,7 +47,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
                 .inner
                 .views
                 .bytes(version)
-                .map_err(|source| self.unreadable(id, version, source))?,
+                .map_err(|source| self.read_error(id, version, source))?,
         };
         // Its segment is gone: the block was moved before that, or replaced.
         let Some(data) = data else { return Ok(None) };
@@ -79,7 +79,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
-        self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
+        self.inner.submit_with_ticket(|tag| Submission { batch, durable, log_len, tag })
     }
 
     fn make_durable(&self) -> Result<()> {
@@ -88,7 +88,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
             return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
         }
         callback::check_may_wait()?;
-        self.inner.issue(sync_request)?.wait().map(|_| ())
+        self.inner.submit_with_ticket(sync_request)?.wait().map(|_| ())
     }
 
     fn commits_may_wait(&self) -> bool {
@@ -152,7 +152,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
 impl<D: Disk> LocalBackend<D> {
     /// Why a payload was not read. A file that ends before it is damage.
-    fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
+    fn read_error(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 let place = self.inner.views.place(id, version);

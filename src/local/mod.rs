@@ -143,7 +143,7 @@ impl LocalBackend {
     pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        verify::verify(&disk)
+        verify::verify_store(&disk)
     }
 
     /// Copies every intact block out of a store that need not open into a new one at `out`, which must
@@ -161,7 +161,7 @@ impl LocalBackend {
     /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
     /// - [`Error::InCallback`]: as [`LocalBackend::close`], because the copy is closed. Nothing was done.
     pub fn salvage(path: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SalvageReport> {
-        repair::salvage(path.as_ref(), out.as_ref(), copy_into)
+        repair::salvage_into(path.as_ref(), out.as_ref(), copy_into)
     }
 
     /// Puts a salvaged copy in the place of a damaged store, and keeps the damaged one beside it, as it
@@ -180,7 +180,7 @@ impl LocalBackend {
     ///   that directory: rename the two by hand. Or the store is the root of a volume, which has no other name:
     ///   nothing was done; [`LocalBackend::salvage`] it.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        repair::repair(path.as_ref(), copy_into)
+        repair::repair_store(path.as_ref(), copy_into)
     }
 
     /// Makes a store out of a backup, in a directory that is empty or missing. Every file is compared with
@@ -217,7 +217,7 @@ impl LocalBackend {
         let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
         // Nothing is made for the sake of something that is no backup.
         backup::read_manifest(&from)?;
-        restore::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
+        restore::restore_backup(&from, &backup::empty_directory(dir.as_ref())?, watch)
     }
 
     /// Compares every file of a backup with the backup's manifest and lists all damage. Changes nothing.
@@ -229,7 +229,7 @@ impl LocalBackend {
     pub fn verify_backup(path: impl AsRef<Path>) -> Result<BackupCheck> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        restore::check(&disk)
+        restore::check_backup(&disk)
     }
 
     /// Says what opening the store in a directory would find, without opening it: reads `META`, the
@@ -247,7 +247,7 @@ impl LocalBackend {
 
 /// Makes a new store and copies into it what is salvaged.
 fn copy_into(salvage: Salvage<OsFile>, out: &Path) -> Result<SalvageReport> {
-    let store = salvage.options().open(out)?;
+    let store = salvage.copy_options().open(out)?;
     let report = salvage.copy_to(&store)?;
     store.close()?;
     Ok(report)
@@ -428,7 +428,7 @@ impl<D: Disk> LocalBackend<D> {
         target: &T,
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        restore::restore(backup, target, watch)
+        restore::restore_backup(backup, target, watch)
     }
 
     /// As [`LocalBackend::verify_backup`], on a disk of your own.
@@ -436,7 +436,7 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// As [`LocalBackend::verify_backup`].
     pub fn verify_backup_on(backup: &D) -> Result<BackupCheck> {
-        restore::check(backup)
+        restore::check_backup(backup)
     }
 
     /// What the store takes on disk now, and what for. Looks at every snapshot's versions, so it is for
@@ -447,7 +447,7 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::Io`]: the directory could not be listed. Nothing was changed.
     pub fn space(&self) -> Result<SpaceReport> {
         self.check_open()?;
-        report::space(&self.inner)
+        report::space_report(&self.inner)
     }
 
     /// Waits for commits under way, makes everything durable and closes the store for all handles.

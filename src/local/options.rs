@@ -452,7 +452,7 @@ impl Options {
     }
 
     /// Longest payload of one block in bytes.
-    pub(crate) fn longest_block(&self) -> u32 {
+    pub(crate) fn block_len_or_default(&self) -> u32 {
         let default = u64::from(BLOCK_LEN).min(self.segment_len_max / 2) as u32;
         self.block_len_max.unwrap_or(default)
     }
@@ -465,7 +465,7 @@ impl Options {
         {
             return refuse("segment_len_max", "must be 64 KiB to 2 GiB, in whole 4 KiB pages");
         }
-        if u64::from(self.longest_block()) > self.segment_len_max / 2 {
+        if u64::from(self.block_len_or_default()) > self.segment_len_max / 2 {
             return refuse("block_len_max", "must be at most half of segment_len_max");
         }
         if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
@@ -515,9 +515,9 @@ pub(crate) const QUOTA_SHARE: u64 = 4;
 /// What only recovery may draw: the segment that it makes, and what the file system takes to make it.
 pub(crate) const RECOVERY_LEN: u64 = 64 << 10;
 /// What callers of a store may ask for.
-pub(crate) fn limits_of(options: &Options) -> Limits {
+pub(crate) fn limits_from_options(options: &Options) -> Limits {
     Limits {
-        block_len_max: options.longest_block(),
+        block_len_max: options.block_len_or_default(),
         transaction_len_max: options.transaction_len_max,
         open_transactions_max: options.open_transactions_max,
         snapshot_age_max: options.snapshot_age_max,

@@ -50,7 +50,7 @@ pub(super) fn read_many<D: Disk>(store: &LocalBackend<D>, ids: &[BlockId]) -> Re
         {
             let (round, behind) = rest.split_at(rest.len().min(ROUND_COUNT_MAX));
             rest = behind;
-            Round::new(store, round).run(store, pool, &mut blocks)?;
+            Round::new(store, round).read_with_workers(store, pool, &mut blocks)?;
         }
     }
     Ok(blocks)
@@ -114,7 +114,7 @@ impl<D: Disk> Round<D> {
     }
 
     /// Reads all of them with whichever workers have the time.
-    fn run(
+    fn read_with_workers(
         self: Arc<Self>,
         store: &LocalBackend<D>,
         pool: &IoPool,
@@ -122,11 +122,11 @@ impl<D: Disk> Round<D> {
     ) -> Result<()> {
         for _ in 0..pool.worker_count() {
             let round = Arc::clone(&self);
-            if pool.try_submit(Command::new("read blocks", move || round.help())).is_err() {
+            if pool.try_submit(Command::new("read blocks", move || round.run_worker())).is_err() {
                 break;
             }
         }
-        self.work(store);
+        self.read_chunks(store);
         let mut state = self.state.lock();
         state.over = true;
         while state.working_count > 0 {
@@ -145,7 +145,7 @@ impl<D: Disk> Round<D> {
     }
 
     /// What a worker does.
-    fn help(&self) {
+    fn run_worker(&self) {
         let mut state = self.state.lock();
         if state.over {
             return;
@@ -155,12 +155,12 @@ impl<D: Disk> Round<D> {
         let _working = Working(self);
         // Let go of before the worker is seen to have left.
         if let Some(inner) = self.store.upgrade() {
-            self.work(&LocalBackend { inner, handles: None });
+            self.read_chunks(&LocalBackend { inner, handles: None });
         }
     }
 
     /// Takes chunk after chunk until none is left, or one fails: what comes behind it is not asked for.
-    fn work(&self, store: &LocalBackend<D>) {
+    fn read_chunks(&self, store: &LocalBackend<D>) {
         loop {
             let start = self.next.fetch_add(CHUNK_COUNT, Ordering::Relaxed);
             let Some(rest) = self.ids.get(start..).filter(|rest| !rest.is_empty()) else { return };

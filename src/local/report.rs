@@ -52,7 +52,7 @@ pub struct SpaceReport {
     pub files: u64,
 }
 
-pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
+pub(super) fn space_report<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
     let index = &inner.shared.mvcc.index;
     let totals = inner.maintenance.usage_totals();
     let oldest_snapshot = index.oldest_pin();

@@ -49,7 +49,7 @@ pub(crate) struct Session<D: Disk> {
 
 impl<D: Disk> OpenStore<D> {
     /// Hands a submission in.
-    pub(crate) fn issue(
+    pub(crate) fn submit_with_ticket(
         &self,
         make: impl FnOnce(Reply) -> Submission<Reply>,
     ) -> Result<CommitTicket> {

@@ -95,7 +95,7 @@ impl WakeUp {
     }
 
     /// Rests for a while; no longer once the thread is to end.
-    pub(crate) fn rest(&self, time: Duration) {
+    pub(crate) fn pause(&self, time: Duration) {
         let mut state = self.state.lock();
         if !state.stop {
             self.changed.wait_for(&mut state, time);

@@ -464,7 +464,7 @@ impl<D: Disk> Maintenance<D> {
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
-            pause: &|time| self.shared.wake_up.rest(time),
+            pause: &|time| self.shared.wake_up.pause(time),
         };
         let order =
             ImagePlan { number, summary, segments: &listed, is_full: is_short_of_space, schedule };

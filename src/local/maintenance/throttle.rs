@@ -30,7 +30,7 @@ impl<'a> Throttle<'a> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         debug_assert!(self.seen_len.get() <= written_len, "the written length only grows");
         if self.seen_len.replace(written_len) != written_len {
-            self.shared.wake_up.rest(PAUSE);
+            self.shared.wake_up.pause(PAUSE);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::io::os::{OsDisk, OsFile, is_mount_point, rename_directory, swap_direc
 use crate::local::format::place::Damage;
 use crate::local::format::place::damaged;
 use crate::local::offline::salvage::{Salvage, SalvageReport};
-use crate::local::offline::verify::{verify, verify_locked};
+use crate::local::offline::verify::{verify_locked, verify_store};
 use crate::local::options::open_error;
 use crate::local::recovery::identity::{lock_store, lock_store_shared};
 use crate::local::recovery::listing::{Listing, list_store};
@@ -54,19 +54,19 @@ pub struct RepairReport {
 pub(crate) type CopyInto = fn(Salvage<OsFile>, &Path) -> Result<SalvageReport>;
 
 /// See [`LocalBackend::salvage`](crate::LocalBackend::salvage).
-pub(crate) fn salvage(path: &Path, out: &Path, copy: CopyInto) -> Result<SalvageReport> {
+pub(crate) fn salvage_into(path: &Path, out: &Path, copy: CopyInto) -> Result<SalvageReport> {
     // The copy is closed in the end.
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     list_store(&disk, false)?;
     let _lock = lock_store_shared(&disk)?;
     let listing = list_store(&disk, false)?;
-    check_out(path, out)?;
-    copy(Salvage::plan(&disk, &listing)?, out)
+    check_out_path(path, out)?;
+    copy(Salvage::plan_copy(&disk, &listing)?, out)
 }
 
 /// See [`LocalBackend::repair`](crate::LocalBackend::repair).
-pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
+pub(crate) fn repair_store(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     list_store(&disk, false)?;
@@ -83,8 +83,8 @@ pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     if is_mount_point(&path).map_err(|source| open_error(&path, source))? {
         return Err(Error::Unsupported { operation: VOLUME });
     }
-    let (rebuilt, kept) = free_names(&path);
-    let salvage = rebuild(&disk, &listing, &rebuilt, copy)?;
+    let (rebuilt, kept) = find_free_names(&path);
+    let salvage = rebuild_store(&disk, &listing, &rebuilt, copy)?;
     check_still_there(&disk, &path)?;
     swap_directories(&path, &rebuilt).map_err(|source| swap_error(&path, source))?;
     rename_directory(&rebuilt, &kept)
@@ -112,22 +112,22 @@ fn swap_error(path: &Path, source: std::io::Error) -> Error {
 }
 
 /// Step 2.
-fn rebuild(
+fn rebuild_store(
     disk: &OsDisk,
     listing: &Listing,
     rebuilt: &Path,
     copy: CopyInto,
 ) -> Result<SalvageReport> {
-    let report = copy(Salvage::plan(disk, listing)?, rebuilt)?;
+    let report = copy(Salvage::plan_copy(disk, listing)?, rebuilt)?;
     let made = OsDisk::open(rebuilt).map_err(|source| open_error(rebuilt, source))?;
-    match verify(&made)?.damage.into_iter().next() {
+    match verify_store(&made)?.damage.into_iter().next() {
         None => Ok(report),
         Some(Damage { defect, place }) => Err(Error::Corrupt { defect, place }),
     }
 }
 
 /// The copy is a directory of its own.
-fn check_out(path: &Path, out: &Path) -> Result<()> {
+fn check_out_path(path: &Path, out: &Path) -> Result<()> {
     let refuse = |reason| Err(Error::InvalidArgument { argument: "out", reason });
     if out.symlink_metadata().is_ok() {
         return refuse("must not exist");
@@ -142,7 +142,7 @@ fn check_out(path: &Path, out: &Path) -> Result<()> {
 }
 
 /// Names beside the store that nothing has.
-fn free_names(path: &Path) -> (PathBuf, PathBuf) {
+fn find_free_names(path: &Path) -> (PathBuf, PathBuf) {
     let beside = |word: &str, number: u64| {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{word}-{number}"));

@@ -29,7 +29,7 @@ pub struct BackupCheck {
 ///
 /// # Errors
 /// As [`LocalBackend::restore`](crate::LocalBackend::restore).
-pub(crate) fn restore<S: Disk, T: Disk>(
+pub(crate) fn restore_backup<S: Disk, T: Disk>(
     backup: &S,
     target: &T,
     watch: Watch<'_>,
@@ -40,7 +40,7 @@ pub(crate) fn restore<S: Disk, T: Disk>(
     // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
     let marked = copying.publish(FileName::Manifest, &manifest.encode());
     let done = marked.and_then(|()| {
-        let cloned_bytes = copy_all(backup, &manifest, &mut copying)?;
+        let cloned_bytes = copy_files(backup, &manifest, &mut copying)?;
         copying.remove(FileName::Manifest)?;
         Ok(cloned_bytes)
     });
@@ -57,7 +57,7 @@ pub(crate) fn restore<S: Disk, T: Disk>(
 }
 
 /// Copies `META`, the first one, last: before that there is no store. Returns the bytes that are reflinks.
-fn copy_all<S: Disk, T: Disk>(
+fn copy_files<S: Disk, T: Disk>(
     backup: &S,
     manifest: &Manifest,
     copying: &mut Copying<'_, T>,
@@ -78,7 +78,7 @@ fn copy_all<S: Disk, T: Disk>(
 ///
 /// # Errors
 /// As [`LocalBackend::verify_backup`](crate::LocalBackend::verify_backup).
-pub(crate) fn check<S: Disk>(backup: &S) -> Result<BackupCheck> {
+pub(crate) fn check_backup<S: Disk>(backup: &S) -> Result<BackupCheck> {
     let manifest = read_manifest(backup)?;
     let (files, bytes) = (manifest.rows.len() as u64, manifest.total_len());
     let mut check = BackupCheck { lsn: manifest.lsn, files, bytes, damage: Vec::new() };

@@ -23,7 +23,7 @@ use crate::local::format::location::Location;
 use crate::local::format::page_up;
 use crate::local::format::place::damaged;
 use crate::local::offline::salvage::evidence::{Evidence, KnownVersion};
-use crate::local::offline::verify::is_intact;
+use crate::local::offline::verify::is_payload_intact;
 use crate::local::options::Options;
 use crate::local::recovery::identity::read_description;
 use crate::local::recovery::listing::Listing;
@@ -108,12 +108,12 @@ impl<F: DiskFile> Salvage<F> {
     /// - [`Error::Corrupt`] with [`Defect::Meta`]: without the salt in `META` no frame can be told
     ///   from other bytes.
     /// - [`Error::UnsupportedFormat`], [`Error::Io`].
-    pub(crate) fn plan<D: Disk<File = F>>(disk: &D, listing: &Listing) -> Result<Salvage<F>> {
+    pub(crate) fn plan_copy<D: Disk<File = F>>(disk: &D, listing: &Listing) -> Result<Salvage<F>> {
         if !listing.has_meta {
             return Err(damaged(FileName::Meta, 0, Defect::Meta));
         }
         let store = read_description(disk)?;
-        let mut evidence = Evidence::gather(disk, &store, listing)?;
+        let mut evidence = Evidence::gather_from_files(disk, &store, listing)?;
         let mut report = SalvageReport {
             losses: std::mem::take(&mut evidence.losses),
             deleted_may_reappear: evidence.deleted_may_reappear,
@@ -121,16 +121,16 @@ impl<F: DiskFile> Salvage<F> {
         };
         let mut chosen = Vec::new();
         for (id, events) in std::mem::take(&mut evidence.events) {
-            chosen.extend(choose(&mut evidence, &mut report, id, events)?);
+            chosen.extend(choose_version(&mut evidence, &mut report, id, events)?);
         }
         Ok(Salvage { evidence, chosen, report })
     }
 
     /// Options for a store that can hold all of it.
-    pub(crate) fn options(&self) -> Options {
+    pub(crate) fn copy_options(&self) -> Options {
         let longest = self.chosen.iter().map(|chosen| chosen.location.len).max().unwrap_or(0);
         let mut options = Options::default().durability(Durability::Buffered);
-        let longest = options.longest_block().max(longest);
+        let longest = options.block_len_or_default().max(longest);
         options.segment_len_max = options.segment_len_max.max(page_up(2 * u64::from(longest)));
         options.block_len_max(longest)
     }
@@ -143,7 +143,7 @@ impl<F: DiskFile> Salvage<F> {
         let (mut batch, mut batch_len) = (WriteBatch::new(), 0);
         let mut highest = BlockId(0);
         for Chosen { id, location } in std::mem::take(&mut self.chosen) {
-            let data = self.payload(&location)?;
+            let data = self.read_checked_payload(&location)?;
             self.report.blocks += 1;
             self.report.bytes += data.len() as u64;
             batch_len += data.len() as u64;
@@ -164,7 +164,7 @@ impl<F: DiskFile> Salvage<F> {
         Ok(self.report)
     }
 
-    fn payload(&mut self, location: &Location) -> Result<Vec<u8>> {
+    fn read_checked_payload(&mut self, location: &Location) -> Result<Vec<u8>> {
         let gone = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
         let scanner = self.evidence.scanners.get_mut(&u64::from(location.segment));
         let scanner = scanner.ok_or_else(gone)?;
@@ -179,7 +179,7 @@ impl<F: DiskFile> Salvage<F> {
 }
 
 /// Chooses the version of a block, if there is one, and reports what is wrong with it.
-fn choose<F: DiskFile>(
+fn choose_version<F: DiskFile>(
     evidence: &mut Evidence<F>,
     report: &mut SalvageReport,
     id: BlockId,
@@ -200,9 +200,10 @@ fn choose<F: DiskFile>(
             return Ok(None);
         };
         let scanner = evidence.scanners.get_mut(&u64::from(location.segment));
-        let is_intact = scanner.map_or(Ok(false), |scanner| is_intact(scanner, &location))?;
+        let is_intact =
+            scanner.map_or(Ok(false), |scanner| is_payload_intact(scanner, &location))?;
         if !is_intact {
-            note_payload(evidence, report, id, lsn, &location)?;
+            note_damaged_payload(evidence, report, id, lsn, &location)?;
             continue;
         }
         if lsn < newest {
@@ -218,7 +219,7 @@ fn choose<F: DiskFile>(
 }
 
 /// Reports a damaged payload in a segment that is there.
-fn note_payload<F>(
+fn note_damaged_payload<F>(
     evidence: &Evidence<F>,
     report: &mut SalvageReport,
     id: BlockId,
@@ -261,7 +262,7 @@ mod tests {
         }
         store.close().expect("closes");
         let listing = list_store(&disk, false).expect("a store");
-        let salvage = Salvage::plan(&disk, &listing).expect("everything is intact");
+        let salvage = Salvage::plan_copy(&disk, &listing).expect("everything is intact");
         assert!(salvage.report.is_complete() && salvage.chosen.len() == 4);
         let changed = salvage.chosen[0].location;
         let name = FileName::Segment(listing.segments.keys().copied().next().expect("one"));

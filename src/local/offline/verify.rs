@@ -66,7 +66,7 @@ pub(crate) type Scanners<F> = BTreeMap<u64, Scanner<F>>;
 /// Blocks that are looked up at once.
 const ID_COUNT: usize = 4096;
 
-pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
+pub(crate) fn verify_store<D: Disk>(disk: &D) -> Result<VerifyReport> {
     list_store(disk, false)?;
     let _lock = lock_store_shared(disk)?;
     let listing = list_store(disk, false)?;
@@ -108,32 +108,34 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         Ok(_) => recovery.images_in_use(listing)?,
         // Whatever recovery tried last, the newest one knows best what should be there.
         Err(_) => {
-            let (images, errors) = newest_images(disk, &store, listing)?;
-            errors.into_iter().try_for_each(|error| report.note(error))?;
+            let (images, errors) = open_newest_images(disk, &store, listing)?;
+            errors.into_iter().try_for_each(|error| report.add_error(error))?;
             images
         }
     };
-    report.images(&images)?;
-    missing(&images, listing).into_iter().try_for_each(|error| report.note(error))?;
+    report.verify_images(&images)?;
+    find_missing_segments(&images, listing)
+        .into_iter()
+        .try_for_each(|error| report.add_error(error))?;
     let (mut scanners, errors) = open_segments(disk, &store, listing, &images)?;
-    errors.into_iter().try_for_each(|error| report.note(error))?;
+    errors.into_iter().try_for_each(|error| report.add_error(error))?;
     // Of a place where others find something, too, what opening says of it counts.
     let is_refused = match examined {
         Ok(_) => false,
         Err(error) => {
-            report.note(error)?;
+            report.add_error(error)?;
             true
         }
     };
-    let mut report = walk(report, &mut scanners, &images)?;
+    let mut report = verify_log(report, &mut scanners, &images)?;
     if !is_refused {
-        report.blocks_in_force(&mvcc, &mut scanners)?;
+        report.verify_live_blocks(&mvcc, &mut scanners)?;
     }
     Ok(report.report)
 }
 
 /// The newest checkpoint that opens, whatever the log says of it, and why newer ones do not.
-pub(crate) fn newest_images<D: Disk>(
+pub(crate) fn open_newest_images<D: Disk>(
     disk: &D,
     store: &Description,
     listing: &Listing,
@@ -150,7 +152,7 @@ pub(crate) fn newest_images<D: Disk>(
 }
 
 /// Segments that a checkpoint lists and that are gone or too short.
-pub(crate) fn missing(images: &Chain, listing: &Listing) -> Vec<Error> {
+pub(crate) fn find_missing_segments(images: &Chain, listing: &Listing) -> Vec<Error> {
     let mut errors = Vec::new();
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     for segment in images.segments().iter().filter(|segment| segment.sequence < start) {
@@ -197,7 +199,7 @@ pub(crate) fn open_segments<D: Disk>(
 
 /// Drops segments that are void, and returns where the others end: at their cut, at the end of what a
 /// checkpoint says is used, or at the end of the file.
-pub(crate) fn find_ends<F: DiskFile>(
+pub(crate) fn find_segment_ends<F: DiskFile>(
     scanners: &mut Scanners<F>,
     images: &Chain,
 ) -> Result<BTreeMap<u64, u64>> {
@@ -226,20 +228,20 @@ pub(crate) fn find_ends<F: DiskFile>(
 }
 
 /// The second look.
-fn walk<F: DiskFile>(
+fn verify_log<F: DiskFile>(
     report: Findings,
     scanners: &mut Scanners<F>,
     images: &Chain,
 ) -> Result<Findings> {
-    let ends = find_ends(scanners, images)?;
+    let ends = find_segment_ends(scanners, images)?;
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     let durable = images.summary().map_or(Lsn(0), |summary| summary.lsn);
-    let mut walk = Verification { report, durable, ..Verification::default() };
+    let mut verification = Verification { report, durable, ..Verification::default() };
     for (sequence, scanner) in scanners.iter_mut() {
-        walk.enter(*sequence, *sequence > start);
-        walk.segment(scanner, ends[sequence])?;
+        verification.enter_segment(*sequence, *sequence > start);
+        verification.verify_segment(scanner, ends[sequence])?;
     }
-    Ok(walk.finish())
+    Ok(verification.finish_log())
 }
 
 /// Where verification stands.
@@ -262,22 +264,22 @@ struct Verification {
 impl Verification {
     /// Goes on in another segment. Where those between went out of use, nothing tells whether frames
     /// are missing at the end of the last one, unless something of a frame is there.
-    fn enter(&mut self, sequence: u64, in_log: bool) {
+    fn enter_segment(&mut self, sequence: u64, in_log: bool) {
         if !in_log && self.sequence + 1 != sequence {
             let gap = self.gap.take().filter(|gap| gap.defect == Defect::OpTable);
-            let lost = self.lost();
+            let lost = self.first_lost_lsn();
             self.suspects.extend(gap.map(|gap| (lost, gap)));
         }
         self.sequence = sequence;
     }
 
-    fn segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
+    fn verify_segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
         self.report.report.segments += 1;
         let mut offset = PAGE;
         while offset < end {
             let defect = match scanner.frame_at(offset)? {
                 Found::Frame(frame) => {
-                    self.frame(scanner, &frame)?;
+                    self.check_frame(scanner, &frame)?;
                     offset = frame.header.next_offset(frame.offset);
                     continue;
                 }
@@ -288,7 +290,7 @@ impl Verification {
                 Found::Nothing => Defect::FrameHeader,
             };
             if self.gap.is_none() {
-                let lost = scanner.damage(defect, offset, self.lost());
+                let lost = scanner.damage(defect, offset, self.first_lost_lsn());
                 self.gap = Some(to_damage(lost)?);
             }
             offset = page_up(offset + 1);
@@ -296,11 +298,11 @@ impl Verification {
         Ok(())
     }
 
-    fn frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
+    fn check_frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
         // A frame that continues the chain shows that nothing was lost: a segment's unused end.
         let continues = frame.header.previous == self.chain;
         if let Some(gap) = self.gap.take().filter(|_| !continues) {
-            self.suspects.push((self.lost(), gap));
+            self.suspects.push((self.first_lost_lsn(), gap));
         }
         self.report.report.frames += 1;
         self.chain = frame.crc;
@@ -320,16 +322,16 @@ impl Verification {
 
     /// The first LSN that damage behind the last intact frame can have cost. Frames are not asked
     /// here whether they follow each other, so that one may be the last there is.
-    fn lost(&self) -> Lsn {
+    fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.saturating_add(1))
     }
 
     /// What a later frame knows durable was acknowledged: damage. The rest is a torn tail.
-    fn finish(mut self) -> Findings {
-        let gap = self.gap.take().map(|gap| (self.lost(), gap));
+    fn finish_log(mut self) -> Findings {
+        let gap = self.gap.take().map(|gap| (self.first_lost_lsn(), gap));
         let durable = self.durable;
         let acknowledged = self.suspects.into_iter().chain(gap).filter(|(lsn, _)| *lsn <= durable);
-        acknowledged.for_each(|(_, damage)| self.report.add(damage));
+        acknowledged.for_each(|(_, damage)| self.report.add_damage(damage));
         self.report
     }
 }
@@ -343,29 +345,29 @@ struct Findings {
 }
 
 impl Findings {
-    fn note(&mut self, error: Error) -> Result<()> {
-        self.add(to_damage(error)?);
+    fn add_error(&mut self, error: Error) -> Result<()> {
+        self.add_damage(to_damage(error)?);
         Ok(())
     }
 
     /// Adds damage, once for each place.
-    fn add(&mut self, damage: Damage) {
+    fn add_damage(&mut self, damage: Damage) {
         if self.places.insert((damage.place.file.clone(), damage.place.offset)) {
             self.report.damage.push(damage);
         }
     }
 
     /// The first look.
-    fn images(&mut self, images: &Chain) -> Result<()> {
+    fn verify_images(&mut self, images: &Chain) -> Result<()> {
         for image in images.images() {
             self.report.checkpoints += 1;
             self.report.pages += image.header.layout.page_count;
         }
-        images.verify_pages()?.into_iter().try_for_each(|error| self.note(error))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.add_error(error))
     }
 
     /// The fourth look.
-    fn blocks_in_force<F: DiskFile>(
+    fn verify_live_blocks<F: DiskFile>(
         &mut self,
         mvcc: &Mvcc<Location>,
         scanners: &mut Scanners<F>,
@@ -375,21 +377,21 @@ impl Findings {
             let ids = match mvcc.index.ids(from, BlockId(u64::MAX), ID_COUNT) {
                 Ok(ids) => ids,
                 // The page that does not say which blocks there are is known already.
-                Err(error) => return self.note(error),
+                Err(error) => return self.add_error(error),
             };
             first = ids.last().and_then(|last| last.0.checked_add(1)).map(BlockId);
             for id in ids {
                 match mvcc.index.read(id) {
-                    Ok(Some(version)) => self.block(id, &version.value, scanners)?,
+                    Ok(Some(version)) => self.verify_block(id, &version.value, scanners)?,
                     Ok(None) => {}
-                    Err(error) => self.note(error)?,
+                    Err(error) => self.add_error(error)?,
                 }
             }
         }
         Ok(())
     }
 
-    fn block<F: DiskFile>(
+    fn verify_block<F: DiskFile>(
         &mut self,
         id: BlockId,
         location: &Location,
@@ -399,20 +401,20 @@ impl Findings {
         let offset = u64::from(location.offset);
         let error = match scanners.get_mut(&u64::from(location.segment)) {
             None => damaged(FileName::Segment(0), offset, Defect::MissingSegment),
-            Some(scanner) => match is_intact(scanner, location)? {
+            Some(scanner) => match is_payload_intact(scanner, location)? {
                 true => return Ok(()),
                 false => scanner.damage(Defect::PayloadChecksum, offset, Lsn(0)),
             },
         };
         let mut damage = to_damage(error)?;
         (damage.place.lsn, damage.place.block) = (None, Some(id));
-        self.add(damage);
+        self.add_damage(damage);
         Ok(())
     }
 }
 
 /// Whether the payload at a place is what was written.
-pub(crate) fn is_intact<F: DiskFile>(
+pub(crate) fn is_payload_intact<F: DiskFile>(
     scanner: &mut Scanner<F>,
     location: &Location,
 ) -> Result<bool> {

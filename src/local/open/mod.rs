@@ -10,7 +10,7 @@ mod start;
 
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
-use crate::local::options::limits_of;
+use crate::local::options::limits_from_options;
 use crate::local::options::open_error;
 use crate::local::read::segment::show_segments;
 use crate::local::recovery::identity::lock_store;
@@ -72,7 +72,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
             WriteMode::Buffered => How::ReadWrite,
         },
     };
-    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let (mvcc, usage) = (Mvcc::new(limits_from_options(&options)), Usage::default());
     let (segment_len, quota_len) = (options.segment_len_max, options.max_bytes);
     let reserve = Reserve::open(Arc::clone(&disk), How::ReadWrite, segment_len, quota_len)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;

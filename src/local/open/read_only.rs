@@ -18,7 +18,7 @@ use crate::io::{Disk, Env, FileName, How};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::local::options::Options;
-use crate::local::options::limits_of;
+use crate::local::options::limits_from_options;
 use crate::local::read::segment::Views;
 use crate::local::read::segment::show_segments;
 use crate::local::recovery::identity::{lock_store_shared, read_description};
@@ -49,7 +49,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
     let store = read_description(&*disk)?;
     let space_options =
         SpaceOptions { segment_len: options.segment_len_max, ahead_len_max: 0, how: How::Read };
-    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let (mvcc, usage) = (Mvcc::new(limits_from_options(&options)), Usage::default());
     let reserve = Reserve::open(Arc::clone(&disk), How::Read, options.segment_len_max, None)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));

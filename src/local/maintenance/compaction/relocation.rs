@@ -146,7 +146,7 @@ impl<D: Disk> Maintenance<D> {
         let Some(schedule) = schedule else { return };
         let rest = schedule.pause_after(self.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.has_waiting_caller() {
-            self.shared.wake_up.rest(rest);
+            self.shared.wake_up.pause(rest);
         }
     }
 

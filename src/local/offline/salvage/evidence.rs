@@ -26,7 +26,9 @@ use crate::local::format::place::damaged;
 use crate::local::format::place::to_damage;
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::offline::salvage::Loss;
-use crate::local::offline::verify::{Scanners, find_ends, missing, newest_images, open_segments};
+use crate::local::offline::verify::{
+    Scanners, find_missing_segments, find_segment_ends, open_newest_images, open_segments,
+};
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::local::recovery::listing::Listing;
 
@@ -58,12 +60,12 @@ impl<F: DiskFile> Evidence<F> {
     ///
     /// # Errors
     /// [`Error::UnsupportedFormat`], [`Error::Io`].
-    pub(super) fn gather<D: Disk<File = F>>(
+    pub(super) fn gather_from_files<D: Disk<File = F>>(
         disk: &D,
         store: &Description,
         listing: &Listing,
     ) -> Result<Evidence<F>> {
-        let (images, errors) = newest_images(disk, store, listing)?;
+        let (images, errors) = open_newest_images(disk, store, listing)?;
         let mut evidence = Evidence {
             scanners: Scanners::new(),
             events: BTreeMap::new(),
@@ -75,32 +77,34 @@ impl<F: DiskFile> Evidence<F> {
             id_max: BlockId(images.summary().map_or(0, |summary| summary.id_max)),
         };
         let is_newest = errors.is_empty();
-        errors.into_iter().try_for_each(|error| evidence.lose(error, None))?;
-        missing(&images, listing).into_iter().try_for_each(|error| evidence.lose(error, None))?;
+        errors.into_iter().try_for_each(|error| evidence.add_loss(error, None))?;
+        find_missing_segments(&images, listing)
+            .into_iter()
+            .try_for_each(|error| evidence.add_loss(error, None))?;
         evidence.read_images(&images)?;
         let (mut scanners, errors) = open_segments(disk, store, listing, &images)?;
-        errors.into_iter().try_for_each(|error| evidence.lose(error, None))?;
-        let ends = find_ends(&mut scanners, &images)?;
-        let mut search = Search::start(&images, is_newest);
+        errors.into_iter().try_for_each(|error| evidence.add_loss(error, None))?;
+        let ends = find_segment_ends(&mut scanners, &images)?;
+        let mut search = Search::over_log(&images, is_newest);
         if !evidence.hidden.is_empty() {
             search.covered = Lsn(0);
         }
         for (sequence, scanner) in &mut scanners {
-            search.segment(scanner, ends[sequence])?;
+            search.search_segment(scanner, ends[sequence])?;
         }
-        search.end(&scanners)?;
-        if search.losses.is_empty() && search.is_whole() {
+        search.finish_search(&scanners)?;
+        if search.losses.is_empty() && search.has_all_commits() {
             // The log says all that the checkpoint would: nothing of it is hidden.
             (evidence.checkpoint_lsn, evidence.hidden) = (Lsn(0), Vec::new());
         }
         evidence.losses.append(&mut search.losses);
         // A checkpoint that is gone knew of deletions whose frames are gone, too, unless none is.
         evidence.deleted_may_reappear = match (is_newest, images.summary()) {
-            (false, _) => !search.is_whole(),
-            (true, None) => !search.begins(),
+            (false, _) => !search.has_all_commits(),
+            (true, None) => !search.has_first_commit(),
             (true, Some(_)) => false,
         };
-        for (sequence, frame) in search.accepted(&mut scanners)? {
+        for (sequence, frame) in search.into_counted_frames(&mut scanners)? {
             evidence.read_frame(sequence, &frame);
         }
         evidence.scanners = scanners;
@@ -122,12 +126,12 @@ impl<F: DiskFile> Evidence<F> {
         self.hidden.iter().any(|range| range.contains(&id.0))
     }
 
-    fn lose(&mut self, error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<()> {
-        self.losses.push(loss(error, lsns)?);
+    fn add_loss(&mut self, error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<()> {
+        self.losses.push(to_loss(error, lsns)?);
         Ok(())
     }
 
-    fn add(&mut self, id: BlockId, event: KnownVersion) {
+    fn add_event(&mut self, id: BlockId, event: KnownVersion) {
         self.id_max = self.id_max.max(id);
         self.events.entry(id).or_default().push(event);
     }
@@ -151,14 +155,14 @@ impl<F: DiskFile> Evidence<F> {
                 for (id, record) in records {
                     last = id.0;
                     self.listed.insert(id);
-                    self.add(id, KnownVersion { lsn: record.lsn, value: record.value });
+                    self.add_event(id, KnownVersion { lsn: record.lsn, value: record.value });
                 }
             }
             if is_damaged {
                 self.hidden.push(last..=u64::MAX);
             }
         }
-        images.verify_pages()?.into_iter().try_for_each(|error| self.lose(error, None))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.add_loss(error, None))
     }
 
     fn read_frame(&mut self, sequence: u64, frame: &Frame) {
@@ -173,13 +177,13 @@ impl<F: DiskFile> Evidence<F> {
                 }
                 TableRow::Delete(_) => KnownVersion { lsn: frame.header.lsn, value: None },
             };
-            self.add(entry.id(), event);
+            self.add_event(entry.id(), event);
         }
     }
 }
 
 /// Damage as what it costs.
-fn loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
+fn to_loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
     let damage = to_damage(error)?;
     Ok(Loss { defect: damage.defect, place: damage.place, lsns })
 }
@@ -204,7 +208,7 @@ struct Search {
 }
 
 impl Search {
-    fn start(images: &Chain, is_newest: bool) -> Search {
+    fn over_log(images: &Chain, is_newest: bool) -> Search {
         let summary = images.summary();
         let start = summary.map_or(0, |summary| summary.position.sequence);
         let covered = summary.map_or(Lsn(0), |summary| summary.lsn);
@@ -223,7 +227,7 @@ impl Search {
         }
     }
 
-    fn segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
+    fn search_segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
         let in_log = scanner.sequence > self.start;
         let follows = self.sequence + 1 == scanner.sequence;
         if !in_log && !follows {
@@ -239,16 +243,16 @@ impl Search {
                     }
                     is_first = false;
                     offset = frame.header.next_offset(offset);
-                    self.frame(scanner.sequence, frame)?;
+                    self.add_frame(scanner.sequence, frame)?;
                 }
                 Found::BadTable(header) => {
                     is_first = false;
                     self.durable = self.durable.max(header.durable);
-                    self.note(scanner, Defect::OpTable, offset);
+                    self.note_gap(scanner, Defect::OpTable, offset);
                     offset = header.next_offset(offset);
                 }
                 Found::Nothing => {
-                    self.note(scanner, Defect::FrameHeader, offset);
+                    self.note_gap(scanner, Defect::FrameHeader, offset);
                     offset = aligned(offset + 1);
                 }
             }
@@ -270,19 +274,19 @@ impl Search {
         });
     }
 
-    fn note<F: DiskFile>(&mut self, scanner: &Scanner<F>, defect: Defect, offset: u64) {
-        let lsn = self.first_lost();
+    fn note_gap<F: DiskFile>(&mut self, scanner: &Scanner<F>, defect: Defect, offset: u64) {
+        let lsn = self.first_lost_lsn();
         self.gap.get_or_insert_with(|| scanner.damage(defect, offset, lsn));
     }
 
-    fn frame(&mut self, sequence: u64, frame: Frame) -> Result<()> {
+    fn add_frame(&mut self, sequence: u64, frame: Frame) -> Result<()> {
         let header = &frame.header;
         if header.previous == self.chain {
             self.gap = None;
         }
         if let Some(gap) = self.gap.take() {
             let until = if header.part > 0 || header.kind != Kind::Commit { 0 } else { 1 };
-            self.lose(gap, Lsn(header.lsn.0.saturating_sub(until)))?;
+            self.add_loss(gap, Lsn(header.lsn.0.saturating_sub(until)))?;
         }
         self.chain = frame.crc;
         self.durable = self.durable.max(header.durable);
@@ -294,37 +298,37 @@ impl Search {
     }
 
     /// Damage behind the last intact frame, which costs commits up to `last` at most.
-    fn lose(&mut self, gap: Error, last: Lsn) -> Result<()> {
-        let first = self.first_lost().max(Lsn(self.covered.0.saturating_add(1)));
-        self.losses.push(loss(gap, Some((first, last)).filter(|_| first <= last))?);
+    fn add_loss(&mut self, gap: Error, last: Lsn) -> Result<()> {
+        let first = self.first_lost_lsn().max(Lsn(self.covered.0.saturating_add(1)));
+        self.losses.push(to_loss(gap, Some((first, last)).filter(|_| first <= last))?);
         Ok(())
     }
 
     /// The first commit that damage behind the last intact frame can have cost.
-    fn first_lost(&self) -> Lsn {
+    fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.0.saturating_add(u64::from(self.last.1)))
     }
 
     /// What was acknowledged behind the last intact frame is lost; the rest is a torn tail.
-    fn end<F>(&mut self, scanners: &Scanners<F>) -> Result<()> {
-        if self.first_lost().max(Lsn(self.covered.0.saturating_add(1))) > self.durable {
+    fn finish_search<F>(&mut self, scanners: &Scanners<F>) -> Result<()> {
+        if self.first_lost_lsn().max(Lsn(self.covered.0.saturating_add(1))) > self.durable {
             return Ok(());
         }
         let (number, end) = self.before;
         let number = scanners.get(&self.sequence).map_or(number, |scanner| scanner.number);
         let missing = || damaged(FileName::Segment(number), end, Defect::Truncated);
         let gap = self.gap.take().unwrap_or_else(missing);
-        self.lose(gap, self.durable)
+        self.add_loss(gap, self.durable)
     }
 
     /// Whether the log is there from its first commit on.
-    fn begins(&self) -> bool {
+    fn has_first_commit(&self) -> bool {
         let first = self.frames.iter().map(|(_, frame)| frame.header.lsn).min();
         first.unwrap_or(Lsn(self.durable.0.saturating_add(1))) == Lsn(1)
     }
 
     /// Whether every acknowledged commit is in the log.
-    fn is_whole(&self) -> bool {
+    fn has_all_commits(&self) -> bool {
         let mut lsns: Vec<u64> = self.frames.iter().map(|(_, frame)| frame.header.lsn.0).collect();
         lsns.sort_unstable();
         lsns.dedup();
@@ -333,7 +337,10 @@ impl Search {
     }
 
     /// The frames that count, in commit order.
-    fn accepted<F: DiskFile>(self, scanners: &mut Scanners<F>) -> Result<Vec<(u64, Frame)>> {
+    fn into_counted_frames<F: DiskFile>(
+        self,
+        scanners: &mut Scanners<F>,
+    ) -> Result<Vec<(u64, Frame)>> {
         let Search { durable, mut frames, .. } = self;
         let key = |(sequence, frame): &(u64, Frame)| {
             (frame.header.lsn, frame.header.part, std::cmp::Reverse(*sequence))
