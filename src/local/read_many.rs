@@ -1,14 +1,13 @@
-//! Reading many blocks: by the calling thread alone while they are in memory, together with the I/O
-//! workers while the disk has to be waited for.
+//! Reading many blocks: on the calling thread while they are in memory, and with the I/O workers
+//! while they come from the disk.
 //!
-//! Owns one [`Round`]: some ids, which threads take chunk by chunk. Invariants:
+//! Owns [`Round`]: some ids, which threads take chunk by chunk. Invariants:
 //!
-//! 1. The caller waits for chunks that a worker has begun, never for a worker to begin: workers that
-//!    are busy with something else only do not help.
+//! 1. The caller waits for chunks that a worker has begun, never for a worker to begin.
 //! 2. A worker holds the store no longer than the caller does, so that dropping the last handle
 //!    after the call closes the store.
 //!
-//! Whether data is in memory is told by the clock, so nothing is lost where it is: a look at the clock
+//! The time that blocks take tells whether they are in memory. The cost is one reading of the clock
 //! for every [`PROBE_COUNT`] blocks. *Measured* by `benches/read.rs`.
 
 use std::sync::atomic::AtomicUsize;
@@ -25,15 +24,15 @@ use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::sync::{Condvar, Mutex, Ordering, ProcessBound};
 
-/// Blocks that the caller reads before it looks at the clock again.
+/// Blocks that the caller reads between two readings of the clock.
 const PROBE_COUNT: usize = 32;
-/// Blocks that are shared out before the caller looks again whether that is worth it.
+/// Blocks of a round with workers. After it, the caller measures again.
 const ROUND_COUNT_MAX: usize = 2048;
 /// Blocks that a thread takes at a time.
 const CHUNK_COUNT: usize = 16;
-/// Finding a block that is in memory takes a fraction of this, waiting for a disk many times as long.
+/// Reading a block from memory takes a fraction of this, and from a disk many times as long.
 const HOT_TIME_PER_BLOCK: Duration = Duration::from_micros(10);
-/// Checking bytes that are in memory, page faults included, is faster than this.
+/// Verifying bytes in memory, page faults included, is faster than this.
 const HOT_BYTES_PER_MICROSECOND: u64 = 1000;
 
 /// Reads blocks, in the order of their ids.
@@ -56,7 +55,7 @@ pub(super) fn read_many<D: Disk>(store: &LocalBackend<D>, ids: &[BlockId]) -> Re
     Ok(blocks)
 }
 
-/// Reads some blocks; true when the disk had to be waited for.
+/// Reads some blocks on this thread. Returns true if they came from the disk.
 fn read_alone<D: Disk>(
     store: &LocalBackend<D>,
     ids: &[BlockId],
@@ -77,7 +76,7 @@ fn read_alone<D: Disk>(
 struct Round<D: Disk> {
     store: Weak<ProcessBound<OpenStore<Quota<D>>>>,
     ids: Vec<BlockId>,
-    /// The first id that nobody has taken.
+    /// The first id that no thread has taken.
     next: AtomicUsize,
     state: Mutex<RoundState>,
     all_left: Condvar,
@@ -113,7 +112,7 @@ impl<D: Disk> Round<D> {
         })
     }
 
-    /// Reads all of them with whichever workers have the time.
+    /// Reads all ids, with the workers that are free.
     fn read_with_workers(
         self: Arc<Self>,
         store: &LocalBackend<D>,
@@ -144,7 +143,7 @@ impl<D: Disk> Round<D> {
         Ok(())
     }
 
-    /// What a worker does.
+    /// Runs on a worker: reads chunks while the caller waits.
     fn run_worker(&self) {
         let mut state = self.state.lock();
         if state.over {
@@ -153,13 +152,13 @@ impl<D: Disk> Round<D> {
         state.working_count += 1;
         drop(state);
         let _working = Working(self);
-        // Let go of before the worker is seen to have left.
+        // Dropped before `_working`, so before the caller stops waiting.
         if let Some(inner) = self.store.upgrade() {
             self.read_chunks(&LocalBackend { inner, handles: None });
         }
     }
 
-    /// Takes chunk after chunk until none is left, or one fails: what comes behind it is not asked for.
+    /// Takes chunks until none is left or one fails. Chunks behind a failed one are not read.
     fn read_chunks(&self, store: &LocalBackend<D>) {
         loop {
             let start = self.next.fetch_add(CHUNK_COUNT, Ordering::Relaxed);

@@ -1,16 +1,16 @@
-//! Salvage: every intact block out of a store that need not open, into a new one.
+//! Salvage: copies every intact block of a store that may not open into a new store.
 //!
-//! Owns [`SalvageReport`] and the choice of versions; what the files say is [`evidence`]. Never changes
+//! Owns [`SalvageReport`] and the choice of versions; [`evidence`] reads the files. Never changes
 //! the damaged store. For each block:
 //!
-//! | the newest thing known of it                    | what becomes of it                           |
-//! |-------------------------------------------------|----------------------------------------------|
-//! | a version that is intact, at any of its places  | copied                                       |
-//! | a deletion, or a checkpoint that leaves it out  | left out                                     |
-//! | a version that is damaged                       | the next older thing decides: `older`, `lost` |
+//! | newest event known                             | outcome                                 |
+//! |------------------------------------------------|-----------------------------------------|
+//! | a version that is intact, at any of its places | copied                                  |
+//! | a deletion, or a checkpoint that leaves it out | left out                                |
+//! | a version that is damaged                      | the next older decides: `older`, `lost` |
 //!
-//! What lost frames did is unknown: a block that only they changed is copied as it was before. So a
-//! commit may be there in part, which no opened store would show.
+//! The changes of lost frames are unknown: a block that only they changed is copied in its state
+//! before. So the copy may hold part of a commit, which no opened store would show.
 
 mod evidence;
 
@@ -30,7 +30,7 @@ use crate::local::recovery::listing::Listing;
 use crate::transaction::WriteBatch;
 use crate::{Durability, StorageBackend};
 
-/// What came of a salvage.
+/// The outcome of a salvage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
@@ -40,18 +40,18 @@ pub struct SalvageReport {
     pub bytes: u64,
     /// Damaged places, and the commits that each may have cost.
     pub losses: Vec<Loss>,
-    /// Blocks that were written, and of which no intact version is left.
+    /// Written blocks without any intact version.
     pub lost: Vec<BlockId>,
     /// Blocks of which an older version was copied, because the newest one is damaged.
     pub older: Vec<OlderVersion>,
-    /// Blocks copied whose entry in the checkpoint is damaged: they may have been deleted.
+    /// Copied blocks whose entry in the checkpoint is damaged: they may have been deleted.
     pub unsure: Vec<BlockId>,
-    /// No whole checkpoint is left: blocks that were deleted long ago may be there again.
+    /// No whole checkpoint is left: blocks that were deleted long ago may reappear.
     pub deleted_may_reappear: bool,
 }
 
 impl SalvageReport {
-    /// Whether the copy is all that the store held.
+    /// Whether the copy holds all that the store held.
     pub fn is_complete(&self) -> bool {
         let nothing_named = self.lost.is_empty() && self.older.is_empty() && self.unsure.is_empty();
         let no_commit = self.losses.iter().all(|loss| loss.lsns.is_none());
@@ -67,8 +67,8 @@ pub struct Loss {
     pub defect: Defect,
     /// Where.
     pub place: Place,
-    /// The first and the last commit of which frames are damaged there; `None` where no commit is
-    /// known to be. Blocks of such a commit may be intact all the same, where a checkpoint names them.
+    /// The first and the last commit with damaged frames there; `None` if no commit is known to
+    /// have any. Blocks of such a commit may be intact all the same if a checkpoint names them.
     pub lsns: Option<(Lsn, Lsn)>,
 }
 
@@ -94,7 +94,7 @@ struct Chosen {
     location: Location,
 }
 
-/// What is to be copied, before anything is.
+/// The plan of a copy.
 pub(crate) struct Salvage<F> {
     evidence: Evidence<F>,
     chosen: Vec<Chosen>,
@@ -102,7 +102,7 @@ pub(crate) struct Salvage<F> {
 }
 
 impl<F: DiskFile> Salvage<F> {
-    /// Reads a store whose lock the caller has, and decides what to copy.
+    /// Reads a store whose lock the caller holds, and chooses the versions to copy.
     ///
     /// # Errors
     /// - [`Error::Corrupt`] with [`Defect::Meta`]: without the salt in `META` no frame can be told
@@ -126,7 +126,7 @@ impl<F: DiskFile> Salvage<F> {
         Ok(Salvage { evidence, chosen, report })
     }
 
-    /// Options for a store that can hold all of it.
+    /// Options for a store that can hold the copy.
     pub(crate) fn copy_options(&self) -> Options {
         let longest = self.chosen.iter().map(|chosen| chosen.location.len).max().unwrap_or(0);
         let mut options = Options::default().durability(Durability::Buffered);
@@ -135,10 +135,10 @@ impl<F: DiskFile> Salvage<F> {
         options.block_len_max(longest)
     }
 
-    /// Copies into a store that is empty.
+    /// Copies into an empty store.
     ///
     /// # Errors
-    /// Those of commits; what was copied before stays there.
+    /// Those of commits. Blocks that were copied before stay there.
     pub(crate) fn copy_to(mut self, store: &impl StorageBackend) -> Result<SalvageReport> {
         let (mut batch, mut batch_len) = (WriteBatch::new(), 0);
         let mut highest = BlockId(0);
@@ -155,7 +155,7 @@ impl<F: DiskFile> Salvage<F> {
             }
         }
         store.apply(batch)?;
-        // Ids that were given away are not given away again.
+        // Allocated ids must not be allocated again.
         let id_max = self.evidence.id_max;
         if id_max > highest {
             store.write_block(Block::new(id_max, BlockType::Metadata, ""))?;
@@ -170,7 +170,7 @@ impl<F: DiskFile> Salvage<F> {
         let scanner = scanner.ok_or_else(gone)?;
         let offset = u64::from(location.offset);
         let payload = scanner.payload(offset, location.len)?.to_vec();
-        // Whoever reads the damaged store may change it under us.
+        // The damaged store may change between two reads.
         match checksum::crc32c(&payload) == location.checksum {
             true => Ok(payload),
             false => Err(scanner.damage(Defect::PayloadChecksum, offset, Lsn(0))),
@@ -178,7 +178,7 @@ impl<F: DiskFile> Salvage<F> {
     }
 }
 
-/// Chooses the version of a block, if there is one, and reports what is wrong with it.
+/// Chooses the version of a block to copy, if there is one, and reports its damage.
 fn choose_version<F: DiskFile>(
     evidence: &mut Evidence<F>,
     report: &mut SalvageReport,
@@ -218,7 +218,7 @@ fn choose_version<F: DiskFile>(
     Ok(None)
 }
 
-/// Reports a damaged payload in a segment that is there.
+/// Reports a damaged payload in an existing segment.
 fn note_damaged_payload<F>(
     evidence: &Evidence<F>,
     report: &mut SalvageReport,

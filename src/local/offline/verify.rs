@@ -1,16 +1,16 @@
-//! Verification: reads every checkpoint page, frame and payload that the store relies on, and lists all
-//! damage. Changes nothing.
+//! Verification: reads every checkpoint page, frame and payload that the store relies on, and lists
+//! all damage. Changes nothing.
 //!
-//! Four looks, each of which goes on behind damage:
+//! Four passes, each of which continues behind damage:
 //!
-//! 1. The checkpoint that opening would use, page by page, and the segments that it lists.
-//! 2. The frames of those segments and of the log behind them. Behind a damaged frame it goes on at the
-//!    next page that holds a frame of the segment. Bytes behind the last frame that no later one vouches
-//!    for are a torn tail and no damage.
-//! 3. Recovery, without its changes: what opening would refuse is damage.
-//! 4. Every block that is then in force, read at its place.
+//! 1. The pages of the checkpoint that opening would use, and the segments that it lists.
+//! 2. The frames of those segments and of the log behind them. Behind a damaged frame the pass
+//!    continues at the next page that holds a frame of the segment. Bytes behind the last frame
+//!    that no frame states durable are a torn tail and no damage.
+//! 3. Recovery without its changes: each reason to refuse an open is damage.
+//! 4. Every block that is live after that, read at its place.
 //!
-//! Segments and checkpoints out of use, which a crash may leave, are not looked at.
+//! Unused segments and checkpoints, which a crash may leave, are not read.
 
 use crate::local::format::place::Damage;
 use crate::local::format::place::to_damage;
@@ -38,7 +38,7 @@ use crate::local::space::usage::Usage;
 use crate::mvcc::Mvcc;
 use crate::mvcc::state::Limits;
 
-/// What verification found.
+/// The findings of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -46,11 +46,11 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Intact frames.
     pub frames: u64,
-    /// Block versions in them, those replaced since included.
+    /// Block versions in them, replaced ones included.
     pub blocks: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Blocks of type [`BlockType::Metadata`] that are in force.
+    /// Live blocks of type [`BlockType::Metadata`].
     pub metadata_blocks: u64,
     /// Checkpoint files in use.
     pub checkpoints: u64,
@@ -76,10 +76,10 @@ pub(crate) fn verify_store<D: Disk>(disk: &D) -> Result<VerifyReport> {
     verify_locked(disk, &listing)
 }
 
-/// As [`verify`], for a caller who has the lock.
+/// As [`verify_store`], for a caller that holds the lock.
 pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<VerifyReport> {
     let store = read_description(disk)?;
-    // Nobody begins a transaction on it.
+    // No transaction is begun on it.
     let limits = Limits {
         block_len_max: 0,
         transaction_len_max: 0,
@@ -106,7 +106,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     let examined = recovery.examine_log(listing);
     let images = match &examined {
         Ok(_) => recovery.images_in_use(listing)?,
-        // Whatever recovery tried last, the newest one knows best what should be there.
+        // If recovery fails, the newest checkpoint lists the files that should exist.
         Err(_) => {
             let (images, errors) = open_newest_images(disk, &store, listing)?;
             errors.into_iter().try_for_each(|error| report.add_error(error))?;
@@ -119,7 +119,7 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
         .try_for_each(|error| report.add_error(error))?;
     let (mut scanners, errors) = open_segments(disk, &store, listing, &images)?;
     errors.into_iter().try_for_each(|error| report.add_error(error))?;
-    // Of a place where others find something, too, what opening says of it counts.
+    // If another pass finds damage at the same place, the error of opening is listed.
     let is_refused = match examined {
         Ok(_) => false,
         Err(error) => {
@@ -134,7 +134,8 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     Ok(report.report)
 }
 
-/// The newest checkpoint that opens, whatever the log says of it, and why newer ones do not.
+/// Opens the newest checkpoint that can be opened, confirmed or not. Returns it with the errors of
+/// newer ones.
 pub(crate) fn open_newest_images<D: Disk>(
     disk: &D,
     store: &Description,
@@ -151,7 +152,7 @@ pub(crate) fn open_newest_images<D: Disk>(
     Ok((Chain::empty(ReadMode::Pread), errors))
 }
 
-/// Segments that a checkpoint lists and that are gone or too short.
+/// Finds segments that a checkpoint lists and that are missing or too short.
 pub(crate) fn find_missing_segments(images: &Chain, listing: &Listing) -> Vec<Error> {
     let mut errors = Vec::new();
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
@@ -168,8 +169,8 @@ pub(crate) fn find_missing_segments(images: &Chain, listing: &Listing) -> Vec<Er
     errors
 }
 
-/// Opens the segments that a checkpoint lists, and those of the log behind it; without a checkpoint all
-/// of them. Returns also what is wrong with those that do not open.
+/// Opens the segments that a checkpoint lists, and those of the log behind it; without a checkpoint
+/// all of them. Returns them with the errors of those that do not open.
 pub(crate) fn open_segments<D: Disk>(
     disk: &D,
     store: &Description,
@@ -197,15 +198,16 @@ pub(crate) fn open_segments<D: Disk>(
     Ok((scanners, errors))
 }
 
-/// Drops segments that are void, and returns where the others end: at their cut, at the end of what a
-/// checkpoint says is used, or at the end of the file.
+/// Drops void segments, and returns the ends of the others: their truncation, the used length in a
+/// checkpoint, or the end of the file.
 pub(crate) fn find_segment_ends<F: DiskFile>(
     scanners: &mut Scanners<F>,
     images: &Chain,
 ) -> Result<BTreeMap<u64, u64>> {
     let mut cuts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for (sequence, scanner) in scanners.iter_mut() {
-        // Ascending: the last one that names a place holds what counted of the earlier ones.
+        // In ascending order: the last record for a segment holds all that counted for earlier
+        // ones.
         if let Some(cut) = scanner.cut()?.filter(|cut| cut.sequence < *sequence) {
             cuts.insert(cut.sequence, (cut.offset, *sequence));
         }
@@ -227,7 +229,7 @@ pub(crate) fn find_segment_ends<F: DiskFile>(
     Ok(scanners.iter().map(end).collect())
 }
 
-/// The second look.
+/// The second pass.
 fn verify_log<F: DiskFile>(
     report: Findings,
     scanners: &mut Scanners<F>,
@@ -244,7 +246,7 @@ fn verify_log<F: DiskFile>(
     Ok(verification.finish_log())
 }
 
-/// Where verification stands.
+/// The state of the second pass.
 #[derive(Default)]
 struct Verification {
     report: Findings,
@@ -253,17 +255,17 @@ struct Verification {
     /// Checksum and LSN of the last intact frame.
     chain: u32,
     last: Lsn,
-    /// The newest LSN that a frame or a checkpoint knows durable.
+    /// The newest LSN that a frame or a checkpoint states durable.
     durable: Lsn,
-    /// Where no frame was found after the last intact one.
+    /// The place behind the last intact frame, if no frame follows there.
     gap: Option<Damage>,
-    /// Defects, with the first LSN that each can have cost.
+    /// Defects, each with the first LSN that it may cost.
     suspects: Vec<(Lsn, Damage)>,
 }
 
 impl Verification {
-    /// Goes on in another segment. Where those between went out of use, nothing tells whether frames
-    /// are missing at the end of the last one, unless something of a frame is there.
+    /// Continues in another segment. If segments in between were released, frames missing at the
+    /// end of the last one cannot be told, except for a frame with a damaged table.
     fn enter_segment(&mut self, sequence: u64, in_log: bool) {
         if !in_log && self.sequence + 1 != sequence {
             let gap = self.gap.take().filter(|gap| gap.defect == Defect::OpTable);
@@ -299,7 +301,7 @@ impl Verification {
     }
 
     fn check_frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
-        // A frame that continues the chain shows that nothing was lost: a segment's unused end.
+        // If the frame continues the chain, the gap was the unused end of a segment.
         let continues = frame.header.previous == self.chain;
         if let Some(gap) = self.gap.take().filter(|_| !continues) {
             self.suspects.push((self.first_lost_lsn(), gap));
@@ -320,13 +322,13 @@ impl Verification {
         Ok(())
     }
 
-    /// The first LSN that damage behind the last intact frame can have cost. Frames are not asked
-    /// here whether they follow each other, so that one may be the last there is.
+    /// The first LSN that damage behind the last intact frame may cost. This pass does not check
+    /// that LSNs are contiguous, so the last one may be the greatest possible.
     fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.saturating_add(1))
     }
 
-    /// What a later frame knows durable was acknowledged: damage. The rest is a torn tail.
+    /// Reports defects at LSNs that a later frame states durable. The rest is a torn tail.
     fn finish_log(mut self) -> Findings {
         let gap = self.gap.take().map(|gap| (self.first_lost_lsn(), gap));
         let durable = self.durable;
@@ -336,7 +338,7 @@ impl Verification {
     }
 }
 
-/// A report in the making.
+/// A report under construction.
 #[derive(Default)]
 struct Findings {
     report: VerifyReport,
@@ -357,7 +359,7 @@ impl Findings {
         }
     }
 
-    /// The first look.
+    /// The first pass.
     fn verify_images(&mut self, images: &Chain) -> Result<()> {
         for image in images.images() {
             self.report.checkpoints += 1;
@@ -366,7 +368,7 @@ impl Findings {
         images.verify_pages()?.into_iter().try_for_each(|error| self.add_error(error))
     }
 
-    /// The fourth look.
+    /// The fourth pass.
     fn verify_live_blocks<F: DiskFile>(
         &mut self,
         mvcc: &Mvcc<Location>,
@@ -376,7 +378,7 @@ impl Findings {
         while let Some(from) = first {
             let ids = match mvcc.index.ids(from, BlockId(u64::MAX), ID_COUNT) {
                 Ok(ids) => ids,
-                // The page that does not say which blocks there are is known already.
+                // The first pass has reported this page.
                 Err(error) => return self.add_error(error),
             };
             first = ids.last().and_then(|last| last.0.checked_add(1)).map(BlockId);
@@ -413,7 +415,7 @@ impl Findings {
     }
 }
 
-/// Whether the payload at a place is what was written.
+/// Whether the payload at a place matches its checksum.
 pub(crate) fn is_payload_intact<F: DiskFile>(
     scanner: &mut Scanner<F>,
     location: &Location,

@@ -1,16 +1,17 @@
-//! Evidence: everything that the files of a damaged store still say of its blocks.
+//! Evidence: all that the files of a damaged store still tell about its blocks.
 //!
-//! Owns [`Evidence`]: for each id all versions and deletions that intact pages of a checkpoint and
-//! intact frames name, and what of both is damaged. Reads only. Unlike recovery it goes on behind
-//! damage: at the next multiple of 8, where a frame may start, since salted checksums tell frames from
-//! bytes that only look like one.
+//! Owns [`Evidence`]: for each id, all versions and deletions in intact checkpoint pages and intact
+//! frames, and the damage of both. Reads only. Unlike recovery it continues behind damage, at the
+//! next multiple of 8 where a frame may start. The salted checksum tells frames from bytes that
+//! only look like one.
 //!
-//! What counts:
+//! Rules:
 //!
-//! 1. Frames up to the newest LSN that a frame or a checkpoint knows durable were acknowledged: whatever
-//!    of them is intact counts, also when others around them are lost.
-//! 2. Behind that, as in recovery: whole commits, intact, one following the other.
-//! 3. What a cut made void does not count. Of two frames with one LSN the one in the later segment does.
+//! 1. Frames up to the newest LSN that a frame or a checkpoint states durable were acknowledged.
+//!    Each intact one counts, even if others around it are lost.
+//! 2. Behind that LSN, as in recovery: whole intact commits without a gap count.
+//! 3. Frames that a truncation record voids do not count. Of two frames with one LSN, the one in
+//!    the later segment counts.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
@@ -32,23 +33,23 @@ use crate::local::offline::verify::{
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::local::recovery::listing::Listing;
 
-/// What is known of an id as of a commit: a version at a place, or that it was deleted.
+/// The state of an id as of a commit: a version at a place, or `None` for a deletion.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownVersion {
     pub(super) lsn: Lsn,
     pub(super) value: Option<Location>,
 }
 
-/// What the files say.
+/// The evidence of all files.
 pub(super) struct Evidence<F> {
     pub(super) scanners: Scanners<F>,
     pub(super) events: BTreeMap<BlockId, Vec<KnownVersion>>,
     pub(super) losses: Vec<Loss>,
-    /// The commit that the checkpoint stands for; 0 without one.
+    /// The newest commit in the checkpoint; 0 without one.
     pub(super) checkpoint_lsn: Lsn,
-    /// Ids of which the checkpoint says something.
+    /// Ids with a record in the checkpoint.
     listed: HashSet<BlockId>,
-    /// Ids of which damaged pages of the checkpoint may say something.
+    /// Ids that may have a record in damaged pages of the checkpoint.
     hidden: Vec<RangeInclusive<u64>>,
     /// Deletions may be missing anywhere.
     pub(super) deleted_may_reappear: bool,
@@ -94,11 +95,12 @@ impl<F: DiskFile> Evidence<F> {
         }
         search.finish_search(&scanners)?;
         if search.losses.is_empty() && search.has_all_commits() {
-            // The log says all that the checkpoint would: nothing of it is hidden.
+            // The log holds all commits, so damage of the checkpoint hides nothing.
             (evidence.checkpoint_lsn, evidence.hidden) = (Lsn(0), Vec::new());
         }
         evidence.losses.append(&mut search.losses);
-        // A checkpoint that is gone knew of deletions whose frames are gone, too, unless none is.
+        // A lost checkpoint may have held deletions whose frames were released, unless the log is
+        // whole.
         evidence.deleted_may_reappear = match (is_newest, images.summary()) {
             (false, _) => !search.has_all_commits(),
             (true, None) => !search.has_first_commit(),
@@ -111,13 +113,13 @@ impl<F: DiskFile> Evidence<F> {
         Ok(evidence)
     }
 
-    /// Whether a block whose newest event is at `lsn` was deleted, though no intact bytes say so: the
-    /// checkpoint would name it.
+    /// Whether a block whose newest event is at `lsn` was deleted without an intact record of it.
+    /// Otherwise the checkpoint would list it.
     pub(super) fn was_deleted(&self, id: BlockId, lsn: Lsn) -> bool {
         lsn <= self.checkpoint_lsn && !self.listed.contains(&id) && !self.is_hidden(id)
     }
 
-    /// Whether what is known of a block as of `lsn` may be out of date.
+    /// Whether the newest event of a block, at `lsn`, may be out of date.
     pub(super) fn is_unsure(&self, id: BlockId, lsn: Lsn) -> bool {
         lsn <= self.checkpoint_lsn && self.is_hidden(id)
     }
@@ -182,7 +184,7 @@ impl<F: DiskFile> Evidence<F> {
     }
 }
 
-/// Damage as what it costs.
+/// Damage, with the commits that it costs.
 fn to_loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
     let damage = to_damage(error)?;
     Ok(Loss { defect: damage.defect, place: damage.place, lsns })
@@ -191,15 +193,15 @@ fn to_loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
 /// A walk over all frames in log order.
 struct Search {
     sequence: u64,
-    /// Behind this segment none is missing but for damage.
+    /// Behind this segment, each missing segment is damage.
     start: u64,
-    /// Commits that a checkpoint stands for, all of whose leaves are intact.
+    /// The newest commit in a checkpoint whose leaves are all intact.
     covered: Lsn,
     chain: u32,
     /// The last intact frame: its LSN, and whether its commit ended there.
     last: (Lsn, bool),
     durable: Lsn,
-    /// Where the frame behind the last intact one is damaged.
+    /// The damage of the frame behind the last intact one.
     gap: Option<Error>,
     /// File number and end of the segment before.
     before: (u64, u64),
@@ -214,7 +216,7 @@ impl Search {
         let covered = summary.map_or(Lsn(0), |summary| summary.lsn);
         Search {
             sequence: 0,
-            // What a newer checkpoint let go is not known.
+            // Segments that a newer checkpoint released are unknown.
             start: if is_newest { start } else { u64::MAX },
             covered,
             chain: 0,
@@ -231,7 +233,7 @@ impl Search {
         let in_log = scanner.sequence > self.start;
         let follows = self.sequence + 1 == scanner.sequence;
         if !in_log && !follows {
-            // What came between went out of use, or nobody knows.
+            // The segments in between were released, or their fate is unknown.
             self.gap = None;
         }
         let (mut offset, mut is_first) = (PAGE, true);
@@ -262,7 +264,7 @@ impl Search {
         Ok(())
     }
 
-    /// Finds what is missing between two segments though both look whole.
+    /// Finds frames or segments that are missing between two whole segments.
     fn check_link<F: DiskFile>(&mut self, scanner: &Scanner<F>, frame: &Frame, follows: bool) {
         if frame.header.previous == self.chain || frame.header.previous == 0 {
             return;
@@ -304,12 +306,12 @@ impl Search {
         Ok(())
     }
 
-    /// The first commit that damage behind the last intact frame can have cost.
+    /// The first commit that damage behind the last intact frame may cost.
     fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.0.saturating_add(u64::from(self.last.1)))
     }
 
-    /// What was acknowledged behind the last intact frame is lost; the rest is a torn tail.
+    /// Reports acknowledged commits behind the last intact frame as lost. The rest is a torn tail.
     fn finish_search<F>(&mut self, scanners: &Scanners<F>) -> Result<()> {
         if self.first_lost_lsn().max(Lsn(self.covered.0.saturating_add(1))) > self.durable {
             return Ok(());
@@ -321,7 +323,7 @@ impl Search {
         self.add_loss(gap, self.durable)
     }
 
-    /// Whether the log is there from its first commit on.
+    /// Whether the log still has its first commit.
     fn has_first_commit(&self) -> bool {
         let first = self.frames.iter().map(|(_, frame)| frame.header.lsn).min();
         first.unwrap_or(Lsn(self.durable.0.saturating_add(1))) == Lsn(1)
@@ -348,7 +350,7 @@ impl Search {
         frames.sort_by_key(key);
         frames.dedup_by_key(|(_, frame)| (frame.header.lsn, frame.header.part));
         let (mut accepted, mut waiting) = (Vec::new(), Vec::new());
-        // The commit and part that must come next behind what was acknowledged.
+        // The next commit and part behind the acknowledged ones.
         let mut next = (Lsn(durable.0.saturating_add(1)), 0);
         for (sequence, frame) in frames {
             if frame.header.lsn <= durable {
