@@ -110,7 +110,7 @@ mod tests {
 
     /// An idle store releases prepared space. That must not happen between two calls.
     #[test]
-    fn only_a_wait_that_nobody_ended_is_rest() {
+    fn only_a_wait_that_timed_out_is_rest() {
         let call = WakeUp::default();
         call.call();
         call.call();

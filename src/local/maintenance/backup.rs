@@ -75,7 +75,7 @@ struct Plan<'a, D: Disk> {
     /// By name.
     files: Vec<Identity>,
     /// The durable mark that ends the copy of one file, and is not in the file itself.
-    witness: Option<(FileName, Vec<u8>)>,
+    end_mark: Option<(FileName, Vec<u8>)>,
     _hold: FileHold<'a, D>,
 }
 
@@ -85,8 +85,8 @@ struct FileHold<'a, D: Disk>(&'a Maintenance<D>, Process);
 
 impl<D: Disk> Plan<'_, D> {
     fn durable_mark_of(&self, name: FileName) -> &[u8] {
-        match &self.witness {
-            Some((last, witness)) if *last == name => witness,
+        match &self.end_mark {
+            Some((last, end_mark)) if *last == name => end_mark,
             _ => &[],
         }
     }
@@ -147,19 +147,19 @@ impl<D: Disk> Maintenance<D> {
         let (mut rows, mut cloned) = (Vec::with_capacity(plan.files.len()), Vec::new());
         for file in &plan.files {
             report.bytes += file.len;
-            let witness = plan.durable_mark_of(file.name);
-            assert!(witness.len() as u64 <= file.len, "a file's length includes its mark");
-            let len = file.len - witness.len() as u64;
+            let end_mark = plan.durable_mark_of(file.name);
+            assert!(end_mark.len() as u64 <= file.len, "a file's length includes its mark");
+            let len = file.len - end_mark.len() as u64;
             let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
             if let Some((since, row)) = listed
-                && copying.checksum(&*self.disk, file.name, len, witness)? == row.crc
+                && copying.checksum(&*self.disk, file.name, len, end_mark)? == row.crc
                 && copying.take_over(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, witness)?;
+            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, end_mark)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -211,14 +211,18 @@ impl<D: Disk> Maintenance<D> {
             files.push(self.identify_segment(sequence, number, len)?);
         }
         let last = files.iter_mut().find(|file| file.sequence == end.sequence);
-        let witness = self.ending.as_ref().zip(last).map(|(ending, last)| {
-            let witness = durable_mark_behind(ending);
-            last.len += witness.len() as u64;
-            (last.name, witness)
+        let end_mark = self.ending.as_ref().zip(last).map(|(ending, last)| {
+            let end_mark = durable_mark_behind(ending);
+            last.len += end_mark.len() as u64;
+            (last.name, end_mark)
         });
-        assert_eq!(witness.is_some(), self.ending.is_some(), "the log ends in one of its segments");
+        assert_eq!(
+            end_mark.is_some(),
+            self.ending.is_some(),
+            "the log ends in one of its segments"
+        );
         files.sort_unstable_by_key(|file| file.name);
-        Ok(Plan { lsn: log_end.lsn, files, witness, _hold: hold })
+        Ok(Plan { lsn: log_end.lsn, files, end_mark, _hold: hold })
     }
 
     /// Identifies a segment up to `len`, or to the end of its last frame.

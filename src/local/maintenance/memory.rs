@@ -79,9 +79,9 @@ mod tests {
 
     #[test]
     fn default_shares_are_what_each_option_defaulted_to_by_itself() {
-        let shares = MemoryBudget::from_options(&LocalBackend::options());
-        assert_eq!((shares.in_flight_len_max, shares.recent_len), (64 << 20, 32 << 20));
-        assert_eq!(shares.index_len_max, 128 << 20);
+        let budget = MemoryBudget::from_options(&LocalBackend::options());
+        assert_eq!((budget.in_flight_len_max, budget.recent_len), (64 << 20, 32 << 20));
+        assert_eq!(budget.index_len_max, 128 << 20);
     }
 
     #[test]
@@ -100,11 +100,11 @@ mod tests {
 
     #[test]
     fn recent_bytes_give_way_to_old_versions_and_checkpoints_are_made_only_for_entries() {
-        let shares = MemoryBudget::from_options(&LocalBackend::options().memory_len_max(8 << 20));
-        assert!(!shares.needs_checkpoint(4 << 20, 0) && shares.needs_checkpoint(4 << 20, 1));
-        assert!(!shares.needs_checkpoint(shares.index_len_max / WORTH_SHARE - 1, 100 << 20));
-        assert_eq!(shares.recent_len_beside(4 << 20), 1 << 20);
-        assert_eq!(shares.recent_len_beside((4 << 20) + 300), (1 << 20) - 300);
-        assert_eq!(shares.recent_len_beside(100 << 20), 0);
+        let budget = MemoryBudget::from_options(&LocalBackend::options().memory_len_max(8 << 20));
+        assert!(!budget.needs_checkpoint(4 << 20, 0) && budget.needs_checkpoint(4 << 20, 1));
+        assert!(!budget.needs_checkpoint(budget.index_len_max / WORTH_SHARE - 1, 100 << 20));
+        assert_eq!(budget.recent_len_beside(4 << 20), 1 << 20);
+        assert_eq!(budget.recent_len_beside((4 << 20) + 300), (1 << 20) - 300);
+        assert_eq!(budget.recent_len_beside(100 << 20), 0);
     }
 }

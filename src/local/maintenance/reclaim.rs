@@ -98,7 +98,7 @@ mod tests {
 
     /// A thin volume takes every byte, and has no space for them when they are synced.
     #[test]
-    fn reserve_that_somebody_refills_meanwhile_is_not_drawn_from_for_ever() {
+    fn reserve_that_another_thread_refills_is_not_drawn_from_for_ever() {
         let options = LocalBackend::options().single_threaded(true);
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let reserve = &store.inner.space.reserve;
@@ -121,7 +121,7 @@ mod tests {
             |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
         let maintenance = &store.inner.maintenance;
         maintenance.pauses.begin_pause();
-        // Two segments of many are mostly dead: compaction is not due, and would make room.
+        // Two segments of many are mostly dead: compaction is not due, and would free space.
         (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
         (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
         let full = (1000..).find_map(|id| put(id).err()).expect("full at last");

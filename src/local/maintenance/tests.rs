@@ -1,4 +1,4 @@
-//! When the upkeep looks at a store, what it does then, and what it leaves alone.
+//! When maintenance runs, and which files and space it leaves alone.
 
 use std::ops::ControlFlow::Continue;
 
@@ -10,7 +10,7 @@ use crate::{LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
 /// Deletes hardly lengthen the log, and give much of it back.
 #[test]
-fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
+fn maintenance_is_called_for_dead_bytes_too() {
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
     let ids = 1..=(MAINTENANCE_EVERY >> 16);
@@ -53,7 +53,7 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
 
 /// Its files may be another handle's by then.
 #[test]
-fn closed_store_is_changed_by_nobody() {
+fn closed_store_is_not_changed_by_maintenance() {
     let disk = SimDisk::new(1);
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(disk.clone(), options).expect("opens");

@@ -63,7 +63,7 @@ impl SalvageReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// What is wrong.
+    /// The defect.
     pub defect: Defect,
     /// Where.
     pub place: Place,

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_keeps_up_with_the_log_and_waits_for_nobody_who_is_not_there() {
+    fn image_keeps_up_with_the_log_and_does_not_pause_without_commits() {
         let is_image_ahead = |log_len, done| is_image_ahead(log_len, 1000, done, 100);
         assert!(!is_image_ahead(0, 50), "nobody commits");
         assert!(is_image_ahead(1, 1));

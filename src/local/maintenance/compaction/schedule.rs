@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_back_sooner_than_others_write_rests_after_each_step() {
+    fn compaction_ahead_of_commits_pauses_after_each_step() {
         let mut schedule = schedule(LEN / 2, 0, false);
         assert_eq!(
             schedule.pause_after(SECOND, 101, STEP_LEN - 1),
@@ -200,7 +200,7 @@ mod tests {
         let mut late = schedule(LEN / 2, 0, false);
         late.pause_after(SECOND, 100 + LEN, STEP_LEN);
         pressure.note_lateness(&late);
-        assert!(!pressure.decide_pressure(excess(0.3)), "there is room");
+        assert!(!pressure.decide_pressure(excess(0.3)), "there is time");
         assert!(pressure.decide_pressure(excess(0.4)));
         assert!(pressure.decide_pressure(excess(0.2)));
         assert!(!pressure.decide_pressure(excess(0.1)));

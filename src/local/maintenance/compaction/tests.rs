@@ -46,7 +46,7 @@ fn compaction_beside_the_closing_ends() {
 }
 
 #[test]
-fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
+fn caller_of_a_checkpoint_waits_for_one_segment_and_not_for_all() {
     let moved_len = |waiting_count| {
         let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
         let put = |id| {
@@ -143,7 +143,7 @@ fn hard_goals() -> impl Iterator<Item = Options> {
     [1.000_001, 1.1].into_iter().map(|goal| options().space_amplification_max(goal))
 }
 
-/// States the bound of the module's header: no more bytes are moved than twice those in force.
+/// States the bound of the module's header: at most twice the live bytes are moved.
 #[test]
 fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
     for (len, options) in BAD_LENS.iter().flat_map(|len| hard_goals().map(|o| (*len, o))) {
@@ -163,14 +163,14 @@ fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
         let moved_len = maintenance.moved_len() - moved_before;
         assert!(moved_len <= 2 * live_len, "{context}: {moved_len} bytes of {live_len}");
         let log_len = maintenance.written_len() - log_before;
-        assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} in force");
+        assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} live");
         assert_eq!(operations[10], operations[23], "{context}: {operations:?}");
     }
 }
 
 /// As above, with the store's own threads, which decide by themselves when to look.
 #[test]
-fn store_with_threads_becomes_still_when_nobody_writes() {
+fn store_with_threads_becomes_still_without_writes() {
     for len in [13_000, 20_900] {
         let disk = SimDisk::new(2);
         let options = options().single_threaded(false).space_amplification_max(1.1);
@@ -209,7 +209,7 @@ fn commit_now_and_then_has_no_store_moved_that_is_as_dense_as_it_gets() {
 
 /// A delete is a few bytes at the end of the log, and keeps what lies before it there.
 #[test]
-fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
+fn deleted_long_blocks_leave_no_long_segment_with_few_live_bytes() {
     let len = 480 << 10;
     let options = || {
         let options = LocalBackend::options().single_threaded(true).segment_len_max(1 << 20);
