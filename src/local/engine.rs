@@ -2,9 +2,8 @@
 //!
 //! Owns [`Engine`] for [`LocalBackend`]. A version is a place in the log. Its bytes come from the
 //! recent bytes or from the segment, and the checksum of each block is verified before it is
-//! returned. Before a batch is submitted, the caller's own thread reads the checkpoint pages that
-//! the batch needs, runs maintenance in a store without threads, and reclaims space for deletes on
-//! a full disk.
+//! returned. Before it submits a batch, the caller reads the checkpoint pages that the batch needs.
+//! Without other threads it also runs maintenance. On a full disk it reclaims space for deletes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -41,21 +41,19 @@ pub enum ReadMode {
     /// drop bytes soon, and that trust their disk:
     ///
     /// - If another program writes to the file, bytes change after they were verified.
-    /// - A page that the disk cannot read ends the process by `SIGBUS`, when the block is verified,
-    ///   or later, when the caller reads it and the system has dropped the page since. So does a
-    ///   segment that another program shortens. The store itself removes mapped files, and shortens
-    ///   none.
+    /// - A page that the disk cannot read ends the process by `SIGBUS`: when the block is verified,
+    ///   or at a later read, if the system has dropped the page. So does a segment that another
+    ///   program shortens. The store itself removes mapped files, and shortens none.
     /// - A dropped page is read again after it was verified: the caller then sees the bytes of the
     ///   second read.
-    /// - Returned bytes keep their whole segment on the disk and in the address space until they
-    ///   are dropped, even after its blocks were moved or deleted. `held_bytes` counts those
-    ///   segments, in [`StorageStats`](crate::StorageStats) and
-    ///   [`SpaceReport`](crate::SpaceReport).
+    /// - Returned bytes keep their whole segment on the disk and in the address space, even after
+    ///   its blocks were moved or deleted. `held_bytes` counts those segments, in
+    ///   [`StorageStats`](crate::StorageStats) and [`SpaceReport`](crate::SpaceReport).
     Mapped,
     /// No file is mapped: bytes are read into a buffer and then verified. As `Copied`, but a page
     /// that cannot be read is an error of that read, never a signal. Costs a system call a read,
-    /// one more for each page of a checkpoint that it needs, and a descriptor for each of the
-    /// segments read last, at most 256.
+    /// and one more for each page of a checkpoint that it needs. Each of the segments read last
+    /// takes a descriptor, at most 256.
     Pread,
 }
 
@@ -320,11 +318,11 @@ impl Options {
     /// [`Options::snapshot_age_max`]. Default: no limit (`u64::MAX`).
     ///
     /// Two counts must be within it. Each operation of a transaction checks the payloads of old
-    /// versions, and about a hundred bytes of memory for each. The maintenance thread checks, every
-    /// few MiB of log, the log bytes kept for snapshots alone, of which segments without live
-    /// blocks count as a whole ([`SpaceReport::pinned_bytes`](crate::SpaceReport::pinned_bytes)).
-    /// Before it gives up a snapshot, it moves the old versions out of such segments, unless
-    /// compaction is paused.
+    /// versions, and about a hundred bytes of memory for each. Every few MiB of log, the
+    /// maintenance thread checks the log bytes kept for snapshots alone
+    /// ([`SpaceReport::pinned_bytes`](crate::SpaceReport::pinned_bytes)). Of these, segments
+    /// without live blocks count as a whole. Before it gives up a snapshot, it moves the old
+    /// versions out of such segments, unless compaction is paused.
     #[must_use]
     pub fn snapshot_pinned_max(mut self, bytes: u64) -> Options {
         self.snapshot_pinned_max = bytes;

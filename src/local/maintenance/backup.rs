@@ -7,12 +7,12 @@
 //!    no file of the backup is recycled or removed during the copy. Commits continue.
 //! 2. **Quiesce**, between two groups: make everything durable and end the log with a durable mark.
 //!    The backup is the store as of this place. Recovery of the copy finds the confirmation of its
-//!    checkpoint before that mark, and the mark at the end, so it never mistakes lost bytes for a
-//!    torn tail. It finds no end mark, so it continues in a segment with a new salt: two stores
-//!    restored from one backup never write under the same identity.
+//!    checkpoint, and that mark at the end. So it never mistakes lost bytes for a torn tail. It
+//!    finds no end mark, so it continues in a segment with a new salt: two stores restored from one
+//!    backup never write under the same identity.
 //! 3. **Copy** and sync `META`, the images, and all segments from those that the checkpoint lists
-//!    to the last, up to the end of their frames. A file of an earlier backup with the same
-//!    identity is copied from there, if the store's file and that copy both have the checksum in
+//!    to the last, up to the end of their frames. A file with the same identity in an earlier
+//!    backup is copied from there. The store's file and that copy must both have the checksum in
 //!    its manifest. With reflinks, bytes are read but not written; a segment that shares its bytes
 //!    with a backup is not reused (`release`).
 //! 4. **Publish** the manifest under its name, after all other names are durable. This is the

@@ -264,8 +264,8 @@ struct Verification {
 }
 
 impl Verification {
-    /// Continues in another segment. If segments in between were released, frames missing at the
-    /// end of the last one cannot be told, except for a frame with a damaged table.
+    /// Continues in another segment. If segments in between were released, only a frame with a
+    /// damaged table shows a loss at the end of the last one.
     fn enter_segment(&mut self, sequence: u64, in_log: bool) {
         if !in_log && self.sequence + 1 != sequence {
             let gap = self.gap.take().filter(|gap| gap.defect == Defect::OpTable);

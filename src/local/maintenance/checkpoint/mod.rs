@@ -15,10 +15,10 @@
 //!
 //! A delta costs one record a change, a base one record a block. A base is written when the deltas
 //! together would outgrow [`DELTA_SHARE`] of it (a merge policy of the log-structured merge tree,
-//! O'Neil et al. 1996). So each change costs two records of a base, however large the store is.
-//! When the deltas are too many before that, the new one merges the newest of them, as many as
-//! together are no longer than the next. A record is written two to three times before it is in a
-//! base if a checkpoint covers a two-hundredth of the blocks, and once if it covers a tenth.
+//! O'Neil et al. 1996). So each change costs two records of a base, however large the store is. If
+//! the deltas are too many before that, the new one merges the newest of them: those that together
+//! are no longer than the next. If a checkpoint covers a two-hundredth of the blocks, a record is
+//! written two to three times until it is in a base. If it covers a tenth, once.
 
 pub(crate) mod image;
 pub(crate) mod schedule;

@@ -2,9 +2,9 @@
 //!
 //! Owns [`Victim`], a segment and its needed bytes, and [`Goal`], the end of a run. Rules:
 //!
-//! 1. **Gain.** A segment is compacted only if its bytes outweigh its moves, with the pages that
-//!    moves leave unfilled and the header of the segment that takes them. So each compaction
-//!    shortens the log, even if segments are too short for the goal.
+//! 1. **Gain.** A segment is compacted only if its bytes outweigh its moves. These count with
+//!    unfilled pages and the header of the segment that takes them. So each compaction shortens the
+//!    log, even if segments are too short for the goal.
 //! 2. **Once.** Moves land behind the last commit of a user. Only a requested run compacts a
 //!    segment there, since it holds moves and marks alone. So without new commits, each live byte
 //!    is moved at most twice: from an earlier segment to the end of the last one that users wrote

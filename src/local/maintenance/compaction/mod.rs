@@ -7,9 +7,9 @@
 //! checkpoint releases the victim.
 //!
 //! The victim ([`choice`]) is the segment with the greatest benefit for its cost, `(1 - u) * age /
-//! (1 + u)`: `u` is the share of needed bytes, and the age counts the segments begun since
+//! (1 + u)`: `u` is the share of needed bytes, and the age counts the segments begun since.
 //! (Rosenblum and Ousterhout, *The design and implementation of a log-structured file system*,
-//! 1992).
+//! 1992.)
 //!
 //! A run starts while the log takes more than `amplification_max` times the needed bytes, and
 //! follows a [`schedule`] beside commits. On an idle store the limit is [`idle_amplification_max`].

@@ -26,8 +26,8 @@ use crate::mvcc::version::VersionLen;
 use crate::sync::Ordering;
 use crate::ticket::ticket;
 
-/// Bytes of one commit of moves at most. Nor is it longer than this share of a segment, because a
-/// commit that does not fit into the rest of a segment leaves that rest unused.
+/// Bytes of one commit of moves at most. Nor is it longer than this share of a segment: if it does
+/// not fit into the rest of a segment, that rest stays unused.
 const BATCH_LEN_MAX: u64 = 512 << 10;
 const BATCH_SHARE: u64 = 5;
 

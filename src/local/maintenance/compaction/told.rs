@@ -2,8 +2,8 @@
 //!
 //! Owns [`CompactionReport`], and the order of segments on a full disk: the one with the fewest
 //! needed bytes first. It is released at once, and its space serves the next one. A run ends when
-//! no compaction would shorten the log, or when the moves of none fit into the free space and half
-//! of the reserve. The latter is an error that names the missing bytes.
+//! no compaction would shorten the log. It also ends when no moves fit into the free space and half
+//! of the reserve: that is an error that names the missing bytes.
 
 use super::choice::{Goal, Victim};
 use super::{Cause, RECLAIM_LEN_MIN, Run};
