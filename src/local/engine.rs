@@ -1,9 +1,9 @@
-//! What the local backend does its own way: how a version becomes a block, and how a batch is committed.
+//! The engine of the local backend: how it reads a version and commits a batch.
 //!
-//! Owns [`Engine`] for [`LocalBackend`]. A version is a place in the log: its bytes come from the recent ones
-//! or from the segment, and no block is handed out whose checksum was not verified. A batch goes to the
-//! driver, after what only the caller's own thread may be kept waiting for: damage to the index where the
-//! batch needs it, upkeep if nobody else sees to that, and room on a full disk for what frees space.
+//! Owns [`Engine`] for [`LocalBackend`]. A version is a place in the log. Its bytes come from the
+//! recent bytes or from the segment, and the checksum of each block is verified before it is
+//! returned. Before it submits a batch, the caller reads the checkpoint pages that the batch needs.
+//! Without other threads it also runs maintenance. On a full disk it reclaims space for deletes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
     fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
         let inner = &self.inner;
-        // In a forked child a slot may be in the making for ever.
+        // In a forked child, a slot may stay half made.
         let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
         Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
     }
@@ -47,9 +47,9 @@ impl<D: Disk> Engine for LocalBackend<D> {
                 .inner
                 .views
                 .bytes(version)
-                .map_err(|source| self.unreadable(id, version, source))?,
+                .map_err(|source| self.read_error(id, version, source))?,
         };
-        // Its segment is gone: the block was moved before that, or replaced.
+        // Its segment was released: the block was moved before that, or replaced.
         let Some(data) = data else { return Ok(None) };
         let block = Block { header: version.header(id), data };
         if !block.verify_checksum() {
@@ -60,14 +60,14 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
-        debug_assert!(!self.inner.is_read_only, "a session that only reads has nothing to hand in");
+        debug_assert!(!self.inner.is_read_only, "a read-only session submits nothing");
         for (id, _) in &batch.operations {
             self.mvcc().index.touch(*id)?;
         }
-        // In a callback the log is not to be had, and upkeep needs it.
+        // In a callback, the commit lock may be held, and maintenance needs it.
         let may_wait = callback::may_wait();
         if self.inner.pool.is_none() && may_wait {
-            // No other thread looks after the store.
+            // The store has no maintenance thread.
             let stalls = &self.inner.shared.stalls;
             let done = stalls.wait(StallCause::Upkeep, || self.inner.maintenance.run_due(false));
             unheard(done, "what fails here fails again where a caller asks for it");
@@ -79,7 +79,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         }
         let log_len = frame_len(&batch.operations);
         let durable = durability.unwrap_or(self.inner.durability) == Durability::Durable;
-        self.inner.issue(|tag| Submission { batch, durable, log_len, tag })
+        self.inner.submit_with_ticket(|tag| Submission { batch, durable, log_len, tag })
     }
 
     fn make_durable(&self) -> Result<()> {
@@ -88,7 +88,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
             return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
         }
         callback::check_may_wait()?;
-        self.inner.issue(sync_request)?.wait().map(|_| ())
+        self.inner.submit_with_ticket(sync_request)?.wait().map(|_| ())
     }
 
     fn commits_may_wait(&self) -> bool {
@@ -151,8 +151,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
 }
 
 impl<D: Disk> LocalBackend<D> {
-    /// Why a payload was not read. A file that ends before it is damage.
-    fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
+    /// The error for a payload that was not read. If the file ends before it, that is damage.
+    fn read_error(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 let place = self.inner.views.place(id, version);

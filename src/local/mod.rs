@@ -1,12 +1,11 @@
 //! The local backend: a log-structured store in one directory.
 //!
-//! Owns the handle [`LocalBackend`], its opening and its closing. The way of a commit: the caller
-//! ([`Engine::commit`]) takes its share of the [`budget`], hands its batch to the [`driver`] and waits
-//! at a ticket; whoever carries the [`log`] lets the [`commit`] core form groups, which the
-//! [`append`]er writes into space that the I/O workers made ahead ([`space`]); the index publishes
-//! them. The way of a read: the index gives a [`segment::Location`], the segment the bytes
-//! ([`reading`]), the checksum their truth. What of both is this backend's own way is in [`engine`].
-//! Opening is [`recovery`]'s.
+//! Owns the handle [`LocalBackend`], its opening and its closing. A commit: the caller takes its
+//! share of the budget of bytes in flight, submits its batch to the [`commit`] queue and waits at a
+//! ticket. The leader forms groups and writes them into space that the I/O workers prepared
+//! ([`space`]). Then the index publishes them. A read: the index returns a location, the segment
+//! its bytes ([`read`]), and the checksum is verified. [`engine`] connects both with the
+//! transactions, and [`recovery`] opens a store.
 
 mod commit;
 #[cfg(test)]
@@ -70,10 +69,11 @@ use crate::transaction::inclusive;
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
 ///
 /// Commits of concurrent callers are written and synced together. The store closes when the last
-/// handle is dropped; [`LocalBackend::close`] does so now and tells how it went.
+/// handle is dropped; [`LocalBackend::close`] closes it at once and returns errors.
 ///
-/// A store belongs to the process that opened it. In a forked child every call is [`Error::Forked`], and
-/// dropping a handle touches nothing. A program that becomes a daemon forks first and opens then.
+/// A store belongs to the process that opened it. In a forked child every call returns
+/// [`Error::Forked`], and dropping a handle has no effect. A program that becomes a daemon must
+/// fork before it opens.
 ///
 /// # Examples
 /// ```
@@ -90,7 +90,7 @@ use crate::transaction::inclusive;
 /// ```
 pub struct LocalBackend<D: Disk = OsDisk> {
     inner: Arc<ProcessBound<OpenStore<Quota<D>>>>,
-    /// `None` in those that are in there.
+    /// `None` in the handles that are stored there.
     handles: Option<Arc<Handles<LocalBackend<D>>>>,
 }
 
@@ -137,59 +137,64 @@ impl LocalBackend {
         Options::default()
     }
 
-    /// Reads all that the store in a directory relies on, checkpoints, log and blocks in force, and
+    /// Reads all that the store in a directory relies on (checkpoints, log and live blocks), and
     /// lists all damage. Changes nothing.
     ///
     /// # Errors
-    /// As [`LocalBackend::open`], except that damage is listed and not returned, but for that of `META`.
+    /// As [`LocalBackend::open`], except that damage is listed and not returned. Damage of `META`
+    /// is returned.
     pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        verify::verify(&disk)
+        verify::verify_store(&disk)
     }
 
-    /// Copies every intact block out of a store that need not open into a new one at `out`, which must
-    /// not exist. Reads the damaged store only. Of each block the newest intact version is taken; the
-    /// report names those that are older than the newest one was, and those that are lost.
+    /// Copies every intact block of a store that may not open into a new one at `out`, which must
+    /// not exist. Only reads the damaged store. Copies the newest intact version of each block. The
+    /// report names blocks of which an older version was copied, and lost blocks.
     ///
-    /// The index of both stores has to fit in memory.
+    /// The indexes of both stores must fit in memory.
     ///
     /// # Errors
-    /// The damaged store is not changed by any of these; what is at `out` then is not complete.
-    /// - [`Error::Corrupt`] with [`Defect::Meta`](crate::Defect::Meta): without the salt in `META`
-    ///   nothing can be told from noise.
+    /// No error changes the damaged store. The store at `out` is incomplete then.
+    /// - [`Error::Corrupt`] with [`Defect::Meta`](crate::Defect::Meta): without the salt in `META`,
+    ///   no frame can be told from other bytes.
     /// - [`Error::InvalidArgument`]: `out` exists, or lies in the damaged store.
-    /// - [`Error::Locked`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: as [`LocalBackend::open`].
+    /// - [`Error::Locked`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: as
+    ///   [`LocalBackend::open`].
     /// - [`Error::Io`], [`Error::StorageFull`]: the operating system refused.
-    /// - [`Error::InCallback`]: as [`LocalBackend::close`], because the copy is closed. Nothing was done.
+    /// - [`Error::InCallback`]: as [`LocalBackend::close`], because the copy is closed. Nothing was
+    ///   done.
     pub fn salvage(path: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SalvageReport> {
-        repair::salvage(path.as_ref(), out.as_ref(), copy_into)
+        repair::salvage_into(path.as_ref(), out.as_ref(), copy_into)
     }
 
-    /// Puts a salvaged copy in the place of a damaged store, and keeps the damaged one beside it, as it
-    /// was, as `<store>.before-repair-<n>`. A store without damage is left as it is. What is lost is in
-    /// the report; see [`LocalBackend::salvage`]. Needs space for every block once more, and a file
-    /// system that can exchange two names (Linux: all common local ones). Of a store behind a symbolic link the
-    /// directory behind it is repaired, and kept beside it.
+    /// Replaces a damaged store by a salvaged copy, and keeps the damaged one unchanged beside it
+    /// as `<store>.before-repair-<n>`. A store without damage is not changed. The report lists the
+    /// losses; see [`LocalBackend::salvage`]. Needs space for a second copy of every block, and a
+    /// file system that can exchange two names (Linux: all common local ones). For a store behind a
+    /// symbolic link, the directory behind the link is repaired, and kept in its own parent
+    /// directory.
     ///
-    /// The repaired store is a new one: commits are counted from 1 again, and unknown files stay in the
-    /// kept directory.
+    /// The repaired store is a new one: commits are counted from 1 again, and unknown files stay in
+    /// the kept directory.
     ///
     /// # Errors
-    /// As [`LocalBackend::salvage`]. At each moment, also when the machine stops, the path holds either
-    /// the damaged store or the repaired one, whole. A directory `<store>.repairing-<n>` may be left.
-    /// - [`Error::Unsupported`]: the file system cannot exchange two directories. The repaired store is whole in
-    ///   that directory: rename the two by hand. Or the store is the root of a volume, which has no other name:
-    ///   nothing was done; [`LocalBackend::salvage`] it.
+    /// As [`LocalBackend::salvage`]. At each moment, also after a power cut, the path holds either
+    /// the damaged store or the repaired one, whole. A directory `<store>.repairing-<n>` may be
+    /// left.
+    /// - [`Error::Unsupported`]: the file system cannot exchange two directories. The repaired
+    ///   store is whole in that directory: rename the two by hand. Or the store is the root of a
+    ///   volume and cannot be renamed: nothing was done; use [`LocalBackend::salvage`].
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        repair::repair(path.as_ref(), copy_into)
+        repair::repair_store(path.as_ref(), copy_into)
     }
 
-    /// Makes a store out of a backup, in a directory that is empty or missing. Every file is compared with
-    /// the backup's manifest. The backup stays as it is. `watch` may end it with `Break`.
+    /// Makes a store from a backup, in a directory that is empty or missing. Compares every file
+    /// with the backup's manifest. Does not change the backup. `watch` may stop it with `Break`.
     ///
     /// # Errors
-    /// What was copied by then is removed again:
+    /// Files that were copied are removed again:
     /// - [`Error::NotAStore`]: `backup` is no backup, or not a finished one.
     /// - [`Error::NotEmpty`]: `dir` holds something.
     /// - [`Error::Corrupt`]: a file of the backup is missing or is not what was backed up.
@@ -200,7 +205,8 @@ impl LocalBackend {
     /// use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, StorageBackend};
     /// use std::ops::ControlFlow::Continue;
     /// # let dir = tempfile::tempdir().map_err(|_| aegis_blocks::Error::Closed)?;
-    /// # let (path, backup, again) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+    /// # let (path, backup) = (dir.path().join("a"), dir.path().join("b"));
+    /// # let again = dir.path().join("c");
     /// let store = LocalBackend::open(&path)?;
     /// let id = store.write_block(Block::new(BlockId(0), BlockType::TableData, "kept"))?;
     /// store.backup_to(&backup, None, &|_| Continue(()))?;
@@ -217,12 +223,13 @@ impl LocalBackend {
     ) -> Result<BackupReport> {
         let backup = backup.as_ref();
         let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
-        // Nothing is made for the sake of something that is no backup.
+        // Checked before the directory is made.
         backup::read_manifest(&from)?;
-        restore::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
+        restore::restore_backup(&from, &backup::empty_directory(dir.as_ref())?, watch)
     }
 
-    /// Compares every file of a backup with the backup's manifest and lists all damage. Changes nothing.
+    /// Compares every file of a backup with the backup's manifest and lists all damage. Changes
+    /// nothing.
     ///
     /// # Errors
     /// - [`Error::NotAStore`]: the directory is no backup, or not a finished one.
@@ -231,12 +238,12 @@ impl LocalBackend {
     pub fn verify_backup(path: impl AsRef<Path>) -> Result<BackupCheck> {
         let path = path.as_ref();
         let disk = OsDisk::open(path).map_err(|source| options::open_error(path, source))?;
-        restore::check(&disk)
+        restore::check_backup(&disk)
     }
 
-    /// Says what opening the store in a directory would find, without opening it: reads `META`, the
-    /// checkpoint's header and the log behind it. Keeps writers out meanwhile, lets
-    /// other looks in, and changes nothing: `LOCK` is not made where it is missing.
+    /// Returns what an open of the store in a directory would find, without opening it. Reads
+    /// `META`, the checkpoint's header and the log behind it. Locks out writers meanwhile, but no
+    /// other probe. Changes nothing, and does not create a missing `LOCK`.
     ///
     /// # Errors
     /// As [`LocalBackend::open`], except that damage is [`Probe::Damaged`].
@@ -247,9 +254,9 @@ impl LocalBackend {
     }
 }
 
-/// Makes a new store and copies into it what is salvaged.
+/// Makes a new store and copies the salvaged blocks into it.
 fn copy_into(salvage: Salvage<OsFile>, out: &Path) -> Result<SalvageReport> {
-    let store = salvage.options().open(out)?;
+    let store = salvage.copy_options().open(out)?;
     let report = salvage.copy_to(&store)?;
     store.close()?;
     Ok(report)
@@ -267,12 +274,12 @@ impl<D: Disk> LocalBackend<D> {
         Ok(LocalBackend { inner, handles: Some(Arc::default()) })
     }
 
-    /// What opening the store found and did.
+    /// The report of opening the store.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.inner.report
     }
 
-    /// The ids of all committed blocks in a range, ascending, as of one moment.
+    /// The ids of all committed blocks in a range, ascending, as of one commit.
     ///
     /// # Errors
     /// - [`Error::Closed`]: the store was closed.
@@ -283,15 +290,15 @@ impl<D: Disk> LocalBackend<D> {
         self.mvcc().index.ids(first, last, usize::MAX)
     }
 
-    /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space where a
-    /// sync is cheap. Commits may go on meanwhile. The space stays until commits have used as much, also while
-    /// nobody writes; a disk that is full takes it back.
+    /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space whose
+    /// sync is cheap. Commits continue meanwhile. The space stays prepared until commits have used
+    /// as much, also in an idle store. A full disk takes it back.
     ///
     /// # Errors
     /// - [`Error::StorageFull`]: there is less space than that.
     /// - [`Error::Io`], [`Error::Poisoned`]: zeroing failed.
     /// - [`Error::Closed`]: the store was closed before or meanwhile.
-    /// - [`Error::ReadOnly`]: it was opened to be read only.
+    /// - [`Error::ReadOnly`]: the session is read-only.
     /// - [`Error::InCallback`]: the calling thread must not wait.
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_writable()?;
@@ -299,16 +306,17 @@ impl<D: Disk> LocalBackend<D> {
         self.inner.space.prepare(len)
     }
 
-    /// Writes a checkpoint: an image of the index as of now, which the next open uses instead of reading
-    /// the log up to here. Commits go on meanwhile. Checkpoints are also made by themselves
+    /// Writes a checkpoint: an image of the index, which the next open uses instead of the log up
+    /// to here. Commits continue meanwhile. Checkpoints are also made automatically
     /// ([`Options::checkpoint_log_len`]).
     ///
     /// # Errors
-    /// The store goes on with the checkpoint it had:
+    /// The store continues with its earlier checkpoint:
     /// - [`Error::StorageFull`]: there is no space for the image.
-    /// - [`Error::Io`], [`Error::Corrupt`]: the image, or the one it builds on, is not to be had.
-    /// - [`Error::Poisoned`]: a commit that the checkpoint was to hold could not be made durable.
-    /// - [`Error::ReadOnly`]: the store was opened to be read only.
+    /// - [`Error::Io`], [`Error::Corrupt`]: the image cannot be written, or one below it cannot be
+    ///   read.
+    /// - [`Error::Poisoned`]: a commit for the checkpoint could not be made durable.
+    /// - [`Error::ReadOnly`]: the session is read-only.
     /// - [`Error::InCallback`]: the calling thread must not wait.
     pub fn checkpoint(&self) -> Result<()> {
         self.check_writable()?;
@@ -316,16 +324,17 @@ impl<D: Disk> LocalBackend<D> {
         self.inner.maintenance.checkpoint()
     }
 
-    /// Brings the log down to little more than what is in force, now: moves blocks out of segments that
-    /// are partly dead and gives those back to the file system. Commits go on meanwhile. This happens by
-    /// itself as far as [`Options::space_amplification_max`] asks for it. On a full disk the segments with the least in
-    /// force go first, each of them at once. While a backup reads the store nothing is moved, because nothing could be
-    /// given back before its end ([`CompactionEnd::Backup`]).
+    /// Compacts the log to little more than its live blocks, now: moves them out of partly dead
+    /// segments and returns these to the file system. Commits continue meanwhile. Within
+    /// [`Options::space_amplification_max`], this happens automatically. On a full disk, the
+    /// segments with the fewest live bytes are released first, each at once. While a backup reads
+    /// the store, nothing is moved, because no file could be released before its end
+    /// ([`CompactionEnd::Backup`]).
     ///
     /// # Errors
-    /// No block is lost or changed by any of these, and what was given back by then stays so:
-    /// - [`Error::StorageFull`]: much of the log is dead, but what is in force beside it fits nowhere. The error
-    ///   names the bytes that are missing.
+    /// No error loses or changes a block, and released segments stay released:
+    /// - [`Error::StorageFull`]: the log has dead segments, but no space for their live blocks. The
+    ///   error names the missing bytes.
     /// - Others as [`LocalBackend::checkpoint`].
     pub fn compact_now(&self) -> Result<CompactionReport> {
         self.check_writable()?;
@@ -333,15 +342,14 @@ impl<D: Disk> LocalBackend<D> {
         self.inner.maintenance.compact_now()
     }
 
-    /// Keeps compaction from moving blocks by itself until [`LocalBackend::resume_compaction`]: for a time
-    /// in which the disk belongs to something else. Returns at once; up to 512 KiB of moves that are under
-    /// way are finished. CompactionPauses are counted, over all handles: blocks are moved again after as many resumes.
-    /// None outlasts the store's closing.
+    /// Pauses automatic compaction until [`LocalBackend::resume_compaction`], to leave the disk to
+    /// other work. Returns at once; up to 512 KiB of moves under way are finished. Pauses are
+    /// counted over all handles: compaction resumes after as many resumes. A close ends all pauses.
     ///
-    /// What is dead takes space meanwhile, however much that is, except for segments with nothing in force,
-    /// which still go with a checkpoint. On a full disk, or at [`Options::max_bytes`], writes are refused as
-    /// ever, and no room is made by moving: deletes may be refused too, once the reserve is used up.
-    /// [`LocalBackend::compact_now`] does what it is told all the same.
+    /// Dead bytes take space meanwhile, without a limit. Only segments without live blocks are
+    /// still released, by checkpoints. On a full disk, or at [`Options::max_bytes`], writes are
+    /// refused as always. No space is reclaimed by moving blocks, so deletes may be refused too,
+    /// once the reserve is used up. [`LocalBackend::compact_now`] works all the same.
     ///
     /// # Errors
     /// [`Error::Closed`]: the store was closed; nothing is paused.
@@ -363,8 +371,8 @@ impl<D: Disk> LocalBackend<D> {
         Ok(())
     }
 
-    /// Ends one [`LocalBackend::pause_compaction`]. After the last one the store is looked at at once, and
-    /// what has become due is done beside commits, at the usual pace. Without a pause it does nothing.
+    /// Ends one [`LocalBackend::pause_compaction`]. After the last one, maintenance runs at once,
+    /// throttled beside commits as usual. Without a pause it does nothing.
     ///
     /// # Errors
     /// [`Error::Closed`]: the store was closed.
@@ -376,20 +384,26 @@ impl<D: Disk> LocalBackend<D> {
         Ok(())
     }
 
-    /// Copies the store as of one commit into a directory that is empty or missing, while commits go on.
-    /// Files that the backup `since`, an earlier one of this store, has too are taken from there: under a
-    /// second name where the file system has such, so that both backups together are hardly larger than
-    /// one. That saves space and writing, not reading: both files are read and compared. On a file system with reflinks (XFS, btrfs) a backup beside the store takes next to no space, and
-    /// grows only as far as the store changes. `watch` may end it with `Break`. Until the copy is done no segment and
-    /// no checkpoint is given back. A store that was opened to be read only is copied as its files are, without a
-    /// checkpoint first; restoring and opening such a backup may therefore replay more log.
+    /// Copies the store as of one commit into a directory that is empty or missing, while commits
+    /// continue.
+    ///
+    /// Files that `since`, an earlier backup of this store, also has are taken from there: as hard
+    /// links if the file system has them, so that both backups together are hardly larger than one.
+    /// That saves space and writing, not reading: both files are read and compared. On a file
+    /// system with reflinks (XFS, btrfs), a backup beside the store takes almost no space, and
+    /// grows only as the store changes.
+    ///
+    /// `watch` may stop it with `Break`. No segment and no checkpoint is released during the copy.
+    /// A read-only session copies the files as they are, without a checkpoint first; opening a
+    /// store that was restored from such a backup may replay more log.
     ///
     /// # Errors
-    /// The store goes on as it was, and what was copied by then is removed again:
+    /// The store is not affected, and copied files are removed again:
     /// - [`Error::NotEmpty`]: `dir` holds something.
     /// - [`Error::NotAStore`]: `since` is no backup, or not a finished one.
     /// - [`Error::Aborted`], [`Error::Closed`], [`Error::Io`], [`Error::StorageFull`].
-    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::InCallback`]: as [`LocalBackend::checkpoint`].
+    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::InCallback`]: as
+    ///   [`LocalBackend::checkpoint`].
     pub fn backup_to(
         &self,
         dir: impl AsRef<Path>,
@@ -430,7 +444,7 @@ impl<D: Disk> LocalBackend<D> {
         target: &T,
         watch: &dyn Fn(CopyProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        restore::restore(backup, target, watch)
+        restore::restore_backup(backup, target, watch)
     }
 
     /// As [`LocalBackend::verify_backup`], on a disk of your own.
@@ -438,18 +452,18 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// As [`LocalBackend::verify_backup`].
     pub fn verify_backup_on(backup: &D) -> Result<BackupCheck> {
-        restore::check(backup)
+        restore::check_backup(backup)
     }
 
-    /// What the store takes on disk now, and what for. Looks at every snapshot's versions, so it is for
-    /// people and dashboards, not for every commit.
+    /// The disk space of the store by purpose. Visits every old version that snapshots see, so call
+    /// it for people and dashboards, not for every commit.
     ///
     /// # Errors
     /// - [`Error::Closed`]: the store was closed.
     /// - [`Error::Io`]: the directory could not be listed. Nothing was changed.
     pub fn space(&self) -> Result<SpaceReport> {
         self.check_open()?;
-        report::space(&self.inner)
+        report::space_report(&self.inner)
     }
 
     /// Waits for commits under way, makes everything durable and closes the store for all handles.
@@ -457,8 +471,8 @@ impl<D: Disk> LocalBackend<D> {
     /// # Errors
     /// - [`Error::Closed`]: another handle has closed it.
     /// - [`Error::Poisoned`], [`Error::Io`]: commits that were not yet durable may be lost.
-    /// - [`Error::InCallback`]: the calling thread is one that a close waits for. The store stays open for other
-    ///   handles; if this was the last one, a thread of its own closes it.
+    /// - [`Error::InCallback`]: a close waits for the calling thread. The store stays open for
+    ///   other handles; if this was the last one, a new thread closes it.
     pub fn close(self) -> Result<()> {
         self.check_open()?;
         callback::check_may_close()?;

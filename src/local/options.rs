@@ -1,4 +1,4 @@
-//! Options of a local store, with what each one limits and why its default is what it is.
+//! Options of a local store: the limit that each one sets, and the reason for its default.
 
 use crate::mvcc::state::Limits;
 use std::ops::ControlFlow;
@@ -15,66 +15,67 @@ use crate::mvcc::state::OPEN_TRANSACTIONS_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WriteMode {
-    /// Through the page cache: what was written since the machine has memory for it is read from
-    /// there.
+    /// Through the page cache. Later reads find the bytes there as long as the machine has memory
+    /// for them.
     Buffered,
-    /// Past the page cache (`O_DIRECT`), where the file system can: less work a commit. The latest
-    /// bytes ([`Options::recent_len`]) are read from memory, others from the disk the first time.
+    /// Past the page cache (`O_DIRECT`) if the file system supports it: less work a commit. The
+    /// latest bytes ([`Options::recent_len`]) are read from memory, others from the disk the first
+    /// time.
     #[default]
     Direct,
 }
 
-/// How payloads get from the files to the caller. Each read is verified in every mode; they differ in what
-/// a failing disk can do to the process, in what a caller holds, and in what a read costs. The latest bytes
-/// ([`Options::recent_len`]) come from memory in all of them.
+/// How payloads are read from the files. Every mode verifies each read. The modes differ in the
+/// effect of a failing disk, in the memory behind returned bytes, and in the cost of a read. The
+/// latest bytes ([`Options::recent_len`]) come from memory in all modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReadMode {
-    /// Copied out of the map and then verified: what was verified is what the caller holds, nothing is
-    /// read twice, and bytes that are held keep no segment. A page that the disk cannot read still ends
-    /// the process by `SIGBUS`, while it is copied. Pages of checkpoints are used in the map.
+    /// Copied out of the map and then verified: the caller gets the verified bytes, nothing is read
+    /// twice, and returned bytes keep no segment. A page that the disk cannot read still ends the
+    /// process by `SIGBUS`, while it is copied. Pages of checkpoints are used in the map.
     #[default]
     Copied,
-    /// **Bytes in hand can change, or end the process.** Nothing is copied: a block's bytes are those of the
-    /// mapped file, and a map is no memory. For programs that have measured that a copy costs them too much,
-    /// let go of bytes soon, and trust their disk:
+    /// **Returned bytes can change, or end the process.** Nothing is copied: a block's bytes are
+    /// those of the mapped file. For programs that have measured that a copy costs too much, that
+    /// drop bytes soon, and that trust their disk:
     ///
-    /// - What is written to the file by somebody else shows in bytes that were verified before.
-    /// - A page that the disk cannot read ends the process by `SIGBUS`, when the block is verified, or
-    ///   later, when the caller looks at it and the system has dropped the page since. So does a
-    ///   segment that somebody else cuts. The store itself removes files that are mapped, and cuts none.
-    /// - A page that was dropped is read again after it was verified: what the caller then sees is
-    ///   what the disk gives the second time.
-    /// - Bytes that are held keep their whole segment on the disk and in the address space, however long ago
+    /// - If another program writes to the file, bytes change after they were verified.
+    /// - A page that the disk cannot read ends the process by `SIGBUS`: when the block is verified,
+    ///   or at a later read, if the system has dropped the page. So does a segment that another
+    ///   program shortens. The store itself removes mapped files, and shortens none.
+    /// - A dropped page is read again after it was verified: the caller then sees the bytes of the
+    ///   second read.
+    /// - Returned bytes keep their whole segment on the disk and in the address space, even after
     ///   its blocks were moved or deleted. `held_bytes` counts those segments, in
     ///   [`StorageStats`](crate::StorageStats) and [`SpaceReport`](crate::SpaceReport).
     Mapped,
-    /// No file is mapped: bytes are read into a buffer and then verified. As `Copied`, and a page that
-    /// the disk cannot read or that is no longer there is an error of that read, never a signal. Costs
-    /// a system call a read, one more for each page of a checkpoint that it needs, and a descriptor for
-    /// each of the segments read last, at most 256.
+    /// No file is mapped: bytes are read into a buffer and then verified. As `Copied`, but a page
+    /// that cannot be read is an error of that read, never a signal. Costs a system call a read,
+    /// and one more for each page of a checkpoint that it needs. Each of the segments read last
+    /// takes a descriptor, at most 256.
     Pread,
 }
 
-/// What an open is at.
+/// The phase of an open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum OpenPhase {
-    /// Looking at the files: which checkpoint counts, and which segments are behind it.
+    /// Choosing the checkpoint and the segments behind it.
     Survey,
-    /// Walking the log behind the checkpoint.
+    /// Reading the log behind the checkpoint.
     Replay,
-    /// All is read and nothing is changed yet: what counts is about to be made durable.
+    /// All is read and nothing is changed yet. Next, the frames that count are made durable.
     Finish,
 }
 
-/// How far a long open has come.
+/// The progress of a long open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenProgress {
-    /// What it is at.
+    /// The current phase.
     pub phase: OpenPhase,
-    /// Log bytes walked so far.
+    /// Log bytes read so far.
     pub bytes_done: u64,
     /// Log bytes in all.
     pub bytes_total: u64,
@@ -85,14 +86,14 @@ pub struct OpenProgress {
 /// Watches a long open; `Break` aborts it.
 pub(crate) type OnProgress = Arc<dyn Fn(OpenProgress) -> ControlFlow<()> + Send + Sync>;
 
-/// Whom to tell when less than so much space is left.
+/// The callback for low space, and its threshold.
 #[derive(Clone)]
 pub(crate) struct OnSpaceLow {
     pub(crate) threshold: u64,
     pub(crate) tell: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
-/// How to open a local store. Every setter takes and returns the options.
+/// Options to open a local store with. Every setter takes and returns the options.
 ///
 /// # Examples
 /// ```no_run
@@ -108,7 +109,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) read_only: bool,
     pub(crate) segment_len_max: u64,
-    /// `None`: what a segment has room for, up to the default.
+    /// `None`: half a segment, up to the default.
     pub(crate) block_len_max: Option<u32>,
     pub(crate) transaction_len_max: u64,
     pub(crate) memory_len_max: u64,
@@ -176,7 +177,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What commits wait for, unless they say otherwise. Default: [`Durability::Durable`].
+    /// The durability that commits wait for, unless a commit names its own. Default:
+    /// [`Durability::Durable`].
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
@@ -204,15 +206,16 @@ impl Options {
         self
     }
 
-    /// Opens a store only to read it: nothing in its directory is made, changed or removed, so that works on a
-    /// volume that is mounted read-only too. Default: false.
+    /// Opens a store read-only: no file in its directory is made, changed or removed, so this also
+    /// works on a volume that is mounted read-only. Default: false.
     ///
-    /// - Such handles of any number of processes have the store open at once. A writer gets [`Error::Locked`]
-    ///   meanwhile, and they do while a writer has it.
-    /// - A store that was not closed cleanly is recovered in memory. What it shows may have been in the page
-    ///   cache only, and a power cut may take it: see [`StorageStats::durable_lsn`](crate::StorageStats).
-    ///   [`sync`](crate::StorageBackend::sync) is [`Error::ReadOnly`] as long as that is so.
-    /// - Calls that write are [`Error::ReadOnly`]. Transactions read a snapshot. Backups work.
+    /// - Any number of processes can have the store open read-only at once. A writer gets
+    ///   [`Error::Locked`] meanwhile, and so do readers while a writer has it open.
+    /// - A store that was not closed cleanly is recovered in memory. Commits at its end may have
+    ///   been in the page cache only, and a power cut may lose them: see
+    ///   [`StorageStats::durable_lsn`](crate::StorageStats). Until all are durable,
+    ///   [`sync`](crate::StorageBackend::sync) returns [`Error::ReadOnly`].
+    /// - Calls that write return [`Error::ReadOnly`]. Transactions read a snapshot. Backups work.
     /// - A missing store is not created; options for writing have no effect.
     ///
     /// # Examples
@@ -236,16 +239,16 @@ impl Options {
         self
     }
 
-    /// Length of a log segment in bytes, from 64 KiB to 2 GiB. Default: 64 MiB. Segments that exist
-    /// keep theirs.
+    /// Length of a log segment in bytes, from 64 KiB to 2 GiB. Default: 64 MiB. Existing segments
+    /// keep their length.
     #[must_use]
     pub fn segment_len_max(mut self, bytes: u64) -> Options {
         self.segment_len_max = bytes;
         self
     }
 
-    /// Longest payload of one block in bytes; at most half a segment. Default: 32 MiB, or half a segment where
-    /// that is less.
+    /// Longest payload of one block in bytes; at most half a segment. Default: the smaller of 32
+    /// MiB and half a segment.
     #[must_use]
     pub fn block_len_max(mut self, bytes: u32) -> Options {
         self.block_len_max = Some(bytes);
@@ -259,21 +262,23 @@ impl Options {
         self
     }
 
-    /// Bytes of memory that the store takes for what it counts ([`StorageStats::memory_bytes`]): the index's
-    /// entries since the last checkpoint, old versions that snapshots need, recent bytes and commits in flight;
-    /// at least 1 MiB. Default: 256 MiB.
+    /// Memory budget of the store in bytes, at least 1 MiB. Default: 256 MiB. It covers index
+    /// entries since the last checkpoint, old versions that snapshots need, recent bytes and
+    /// commits in flight ([`StorageStats::memory_bytes`]).
     ///
-    /// A quarter are commits in flight, an eighth recent bytes; [`Options::in_flight_len_max`] and
-    /// [`Options::recent_len`] say otherwise, and win. When entries and old versions outgrow their half a
-    /// checkpoint is made early, and what they still take beyond it the recent bytes give up, down to none.
-    /// The store looks at this on the thread that looks after it, several times while that half fills.
+    /// A quarter is for commits in flight and an eighth for recent bytes;
+    /// [`Options::in_flight_len_max`] and [`Options::recent_len`] override these shares. If entries
+    /// and old versions exceed their half, a checkpoint is made early. If they still exceed it
+    /// then, they take from the recent bytes, down to none. The maintenance thread checks this
+    /// several times while that half fills.
     ///
-    /// Nothing is refused and no snapshot is given up for want of memory, so this may be exceeded: by
-    /// old versions, which [`Options::snapshot_pinned_max`] limits; by one commit larger than all in flight
-    /// may be; by what commits add while a checkpoint is written; while the disk is too full for one; and
-    /// after a crash until the first checkpoint. Not counted: mapped segments and checkpoints, which the
-    /// system takes back as it likes; blocks that callers hold; operations of open transactions
-    /// ([`Options::transaction_len_max`]); buffers of the log and of a checkpoint, a few MiB.
+    /// No call fails and no snapshot is given up for lack of memory, so the budget may be exceeded:
+    /// by old versions, which [`Options::snapshot_pinned_max`] limits; by one commit larger than
+    /// the share of commits in flight; by commits while a checkpoint is written; while the disk is
+    /// too full for one; and after a crash until the first checkpoint. Not counted: mapped segments
+    /// and checkpoints, which the system can drop; blocks that callers hold; operations of open
+    /// transactions ([`Options::transaction_len_max`]); buffers of the log and of a checkpoint, a
+    /// few MiB.
     ///
     /// [`StorageStats::memory_bytes`]: crate::StorageStats::memory_bytes
     #[must_use]
@@ -282,16 +287,16 @@ impl Options {
         self
     }
 
-    /// Payload bytes of commits on their way to the disk; callers beyond it wait. One commit larger
-    /// than this goes alone. Default: a quarter of [`Options::memory_len_max`], 64 MiB.
+    /// Most payload bytes of commits in flight; callers beyond it wait. A larger commit is written
+    /// alone. Default: a quarter of [`Options::memory_len_max`], 64 MiB.
     #[must_use]
     pub fn in_flight_len_max(mut self, bytes: u64) -> Options {
         self.in_flight_len_max = Some(bytes);
         self
     }
 
-    /// Transactions and snapshots that may be open at once, commits under way among them. At the limit
-    /// a begin waits or is refused ([`StorageExt::begin`](crate::StorageExt::begin),
+    /// Most transactions and snapshots that may be open at once, commits in flight included. At the
+    /// limit a begin waits or is refused ([`StorageExt::begin`](crate::StorageExt::begin),
     /// [`try_begin`](crate::StorageExt::try_begin)). Default: 65,536; at most 4,194,288.
     #[must_use]
     pub fn open_transactions_max(mut self, count: u64) -> Options {
@@ -299,41 +304,42 @@ impl Options {
         self
     }
 
-    /// How long a transaction may read its snapshot. One that is open for longer is given up with the
-    /// next commit, begin or operation of any transaction: what was kept for it is free, and its own
-    /// next operation is [`Error::SnapshotTooOld`]. Read committed has no snapshot, and no such limit.
-    /// Default: no limit ([`Duration::MAX`]).
+    /// How long a transaction may read its snapshot. An older one is given up with the next commit,
+    /// begin or operation of any transaction: versions kept for it are freed, and its own next
+    /// operation returns [`Error::SnapshotTooOld`]. Read committed has no snapshot, and no such
+    /// limit. Default: no limit ([`Duration::MAX`]).
     #[must_use]
     pub fn snapshot_age_max(mut self, age: Duration) -> Options {
         self.snapshot_age_max = age;
         self
     }
 
-    /// Bytes that are kept for snapshots. Beyond it the oldest snapshots are given up, as with
+    /// Most bytes that are kept for snapshots. Beyond it the oldest snapshots are given up, as with
     /// [`Options::snapshot_age_max`]. Default: no limit (`u64::MAX`).
     ///
-    /// Two counts have to be within it. With each operation of a transaction: the payloads of older
-    /// versions, and about a hundred bytes of memory for each. On the thread that looks after the store, every
-    /// few MiB of log: what the log keeps for snapshots alone, of which segments with nothing in force count as
-    /// a whole ([`SpaceReport::pinned_bytes`](crate::SpaceReport::pinned_bytes)). Before it gives a snapshot up,
-    /// the store empties such segments: what snapshots see in them is moved, unless compaction is paused.
+    /// Two counts must be within it. Each operation of a transaction checks the payloads of old
+    /// versions, and about a hundred bytes of memory for each. Every few MiB of log, the
+    /// maintenance thread checks the log bytes kept for snapshots alone
+    /// ([`SpaceReport::pinned_bytes`](crate::SpaceReport::pinned_bytes)). Of these, segments
+    /// without live blocks count as a whole. Before it gives up a snapshot, it moves the old
+    /// versions out of such segments, unless compaction is paused.
     #[must_use]
     pub fn snapshot_pinned_max(mut self, bytes: u64) -> Options {
         self.snapshot_pinned_max = bytes;
         self
     }
 
-    /// Most bytes that are zeroed ahead of the log's tail. A new store starts with less and works up
-    /// to it. Default: 64 MiB.
+    /// Most bytes that are zeroed ahead of the log's tail. A new store starts with fewer. Default:
+    /// 64 MiB.
     #[must_use]
     pub fn zero_ahead_len(mut self, bytes: u64) -> Options {
         self.zero_ahead_len = bytes;
         self
     }
 
-    /// Segments that are mapped at a time to be read; the one that was mapped first gives its map back. Those that
-    /// readers hold bytes of stay mapped, and count. Default: 8,192, an eighth of what Linux grants a
-    /// process (`vm.max_map_count`).
+    /// Most segments that are mapped for reading at a time; beyond it, the oldest map is dropped.
+    /// Segments whose bytes readers hold stay mapped, and count. Default: 8,192, an eighth of the
+    /// maps that Linux grants a process (`vm.max_map_count`).
     ///
     /// # Examples
     /// ```
@@ -347,8 +353,9 @@ impl Options {
         self
     }
 
-    /// Segments whose files are open at a time to be read, for want of a map or because none is wanted
-    /// ([`ReadMode::Pread`]): one descriptor each, beside some ten that a store takes otherwise. Default: 256.
+    /// Most segment files that are open for reading at a time, because they cannot be mapped or
+    /// must not be ([`ReadMode::Pread`]): one descriptor each, beside some ten others of a store.
+    /// Default: 256.
     #[must_use]
     pub fn open_segments_max(mut self, count: usize) -> Options {
         self.shown_max.files = count;
@@ -363,39 +370,41 @@ impl Options {
         self
     }
 
-    /// Log bytes after which a checkpoint of the index is made, and up to half of which may be written
-    /// while it is: what the next open has to read after a crash. Default: 256 MiB.
+    /// Log bytes after which a checkpoint of the index is made; up to half of that may be written
+    /// meanwhile. An open after a crash reads this much log. Default: 256 MiB.
     #[must_use]
     pub fn checkpoint_log_len(mut self, bytes: u64) -> Options {
         self.checkpoint_log_len = bytes;
         self
     }
 
-    /// How many times the bytes of its blocks the log may take before segments that are mostly dead
-    /// are emptied; more than 1. Nearer to 1 saves space and costs writes: blocks have to be moved more
-    /// often. While nobody writes, the log is brought down to a sixth of the excess. Segments out of use that are kept for
-    /// reuse take as much as the excess again, at most. Default: 1.4.
+    /// Log bytes over live bytes, above which mostly dead segments are compacted; more than 1.
+    /// Nearer to 1 saves space and costs writes, because blocks are moved more often. In an idle
+    /// store, the log is compacted to a sixth of the excess. Free segment files kept for reuse take
+    /// as much as the excess again, at most. Default: 1.4.
     #[must_use]
     pub fn space_amplification_max(mut self, ratio: f64) -> Options {
         self.space_amplification_max = ratio;
         self
     }
 
-    /// Bytes that the files of the store may take, at least 1 MiB. Beyond them a write is
-    /// [`Error::StorageFull`] with [`SpaceLimit::MaxBytes`](crate::SpaceLimit); deletes, compaction and
-    /// checkpoints go on, as on a full disk, out of a reserve, which is part of it. A store that takes more already opens,
-    /// and takes no writes until enough was deleted and compacted. Default: no limit.
+    /// Most bytes that the files of the store may take, at least 1 MiB. Beyond it a write returns
+    /// [`Error::StorageFull`] with [`SpaceLimit::MaxBytes`](crate::SpaceLimit). Deletes, compaction
+    /// and checkpoints continue, as on a full disk, out of a reserve that is part of this limit. A
+    /// store that is larger already opens, and takes no writes until enough is deleted and
+    /// compacted. Default: no limit.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Options {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// Tells when less than `threshold` bytes are left, of the disk or of [`Options::max_bytes`], once each time
-    /// that it comes to that; `tell` is given the bytes left. It is called on the thread that looks after
-    /// the store, every few MiB of log and after a write that found no space, with no lock held. It may use the
-    /// store, delete and compact, and wait for that; but closing one is [`Error::InCallback`], and a store whose last
-    /// handle is dropped there is closed by a thread of its own behind that. A panic in it ends that call only.
+    /// Calls `tell` with the bytes left when they fall below `threshold`, of the disk or of
+    /// [`Options::max_bytes`], once for each fall. The maintenance thread calls it without a lock,
+    /// every few MiB of log and after a write that found no space. `tell` may use the store, delete
+    /// and compact, and wait for that. Closing a store in it returns [`Error::InCallback`]; a store
+    /// whose last handle is dropped in it is closed by a new thread afterwards. A panic in it ends
+    /// that call only.
     #[must_use]
     pub fn on_space_low(
         mut self,
@@ -413,17 +422,17 @@ impl Options {
         self
     }
 
-    /// How long a [`Durability::Buffered`] commit stays without a sync at most; [`Duration::MAX`] is for
-    /// ever. Default: 100 ms.
+    /// The longest time before a [`Durability::Buffered`] commit is synced; [`Duration::MAX`] never
+    /// syncs. Default: 100 ms.
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Options {
         self.sync_interval = interval;
         self
     }
 
-    /// Starts no threads: callers carry everything out themselves, in an order that depends on nothing
-    /// but their calls. For deterministic tests on a simulated disk; there is no witness and no sync
-    /// interval unless somebody calls. Default: false.
+    /// Starts no threads: all work runs on the callers' threads, in an order that depends only on
+    /// their calls. For deterministic tests on a simulated disk. Without a call, no durable mark is
+    /// written and no sync interval is kept. Default: false.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn single_threaded(mut self, single: bool) -> Options {
@@ -431,8 +440,8 @@ impl Options {
         self
     }
 
-    /// From how many callers on a group may follow another one that is still on its way to the disk. For
-    /// tests of that with few threads. Default: 12.
+    /// Number of callers from which on a group may be written while another one is. For tests of
+    /// that with few threads. Default: 12.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn crowd_min(mut self, callers: usize) -> Options {
@@ -440,8 +449,8 @@ impl Options {
         self
     }
 
-    /// Watches a long open; returning `Break` in any phase aborts it with [`Error::Aborted`], and the
-    /// store is left as it was.
+    /// Watches a long open. Returning `Break` in any phase aborts it with [`Error::Aborted`], and
+    /// the store is not changed.
     #[must_use]
     pub fn on_progress(
         mut self,
@@ -452,7 +461,7 @@ impl Options {
     }
 
     /// Longest payload of one block in bytes.
-    pub(crate) fn longest_block(&self) -> u32 {
+    pub(crate) fn block_len_or_default(&self) -> u32 {
         let default = u64::from(BLOCK_LEN).min(self.segment_len_max / 2) as u32;
         self.block_len_max.unwrap_or(default)
     }
@@ -465,7 +474,7 @@ impl Options {
         {
             return refuse("segment_len_max", "must be 64 KiB to 2 GiB, in whole 4 KiB pages");
         }
-        if u64::from(self.longest_block()) > self.segment_len_max / 2 {
+        if u64::from(self.block_len_or_default()) > self.segment_len_max / 2 {
             return refuse("block_len_max", "must be at most half of segment_len_max");
         }
         if self.space_amplification_max.is_nan() || self.space_amplification_max <= 1.0 {
@@ -487,10 +496,10 @@ impl Options {
     }
 }
 
-/// How many files readers have at a time.
+/// The most files that are open or mapped for reading at a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShownMax {
-    /// Open for want of a map, or because none is wanted ([`ReadMode::Pread`]).
+    /// Open without a map, also by choice ([`ReadMode::Pread`]).
     pub(crate) files: usize,
     /// Mapped.
     pub(crate) maps: usize,
@@ -502,22 +511,23 @@ impl ShownMax {
 
 impl Default for ShownMax {
     fn default() -> Self {
-        // An eighth of what Linux grants a process (`vm.max_map_count`).
+        // An eighth of the maps that Linux grants a process (`vm.max_map_count`).
         ShownMax { files: 256, maps: 8192 }
     }
 }
 
-/// Callers from which on that many groups are formed of them. Fewer do better in one group on 2 cores:
-/// at 8, both gave the same, with more processor time for two.
+/// Number of callers from which on two groups are in flight at once. Fewer callers do better in one
+/// group on 2 cores: at 8, both gave the same throughput, and two groups took more processor time.
 pub(crate) const CROWD_MIN: usize = 12;
-/// At first it is no more than this share of a quota.
+/// The reserve starts with at most this share of a quota.
 pub(crate) const QUOTA_SHARE: u64 = 4;
-/// What only recovery may draw: the segment that it makes, and what the file system takes to make it.
+/// The part of the reserve for recovery alone: a truncating segment, and the space the file system
+/// takes to make it.
 pub(crate) const RECOVERY_LEN: u64 = 64 << 10;
-/// What callers of a store may ask for.
-pub(crate) fn limits_of(options: &Options) -> Limits {
+/// The limits of transactions that the options set.
+pub(crate) fn limits_from_options(options: &Options) -> Limits {
     Limits {
-        block_len_max: options.longest_block(),
+        block_len_max: options.block_len_or_default(),
         transaction_len_max: options.transaction_len_max,
         open_transactions_max: options.open_transactions_max,
         snapshot_age_max: options.snapshot_age_max,
@@ -525,11 +535,11 @@ pub(crate) fn limits_of(options: &Options) -> Limits {
     }
 }
 
-/// The longest block unless somebody says otherwise.
+/// The longest block by default.
 const BLOCK_LEN: u32 = 32 << 20;
-/// The least memory: less would make a checkpoint every few thousand commits.
+/// The least memory budget: less would make a checkpoint every few thousand commits.
 const MEMORY_LEN_MIN: u64 = 1 << 20;
-/// The least quota: room for a reserve and a little more.
+/// The least quota: a reserve and a little more.
 const MAX_BYTES_MIN: u64 = 1 << 20;
 
 const _: () = assert!(
@@ -537,12 +547,12 @@ const _: () = assert!(
     "the least reserve holds what recovery needs, and as much for deletes"
 );
 
-/// Shortest segment: room for the header and a few frames.
+/// Shortest segment: the header and a few frames.
 const SEGMENT_LEN_MIN: u64 = 64 << 10;
 /// Longest segment: offsets and lengths in a frame are 32 bits.
 const SEGMENT_LEN_LIMIT: u64 = 2 << 30;
 
-/// Names what stands in the way of opening a directory.
+/// The error for a directory that could not be opened.
 pub(crate) fn open_error(path: &Path, source: std::io::Error) -> Error {
     let reason = match source.kind() {
         std::io::ErrorKind::NotADirectory => NotAStoreReason::NotADirectory,

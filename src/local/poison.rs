@@ -1,5 +1,5 @@
-//! The poison flag: set once by whoever finds that durability can no longer be promised, seen by
-//! everybody who writes.
+//! The poison flag: a thread sets it when durability can no longer be promised, and every later
+//! write fails.
 
 use crate::error::{Error, PoisonCause, Result};
 use crate::sync::OnceLock;

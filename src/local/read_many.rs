@@ -1,14 +1,13 @@
-//! Reading many blocks: by the calling thread alone while they are in memory, together with the I/O
-//! workers while the disk has to be waited for.
+//! Reading many blocks: on the calling thread while they are in memory, and with the I/O workers
+//! while they come from the disk.
 //!
-//! Owns one [`Round`]: some ids, which threads take chunk by chunk. Invariants:
+//! Owns [`Round`]: some ids, which threads take chunk by chunk. Invariants:
 //!
-//! 1. The caller waits for chunks that a worker has begun, never for a worker to begin: workers that
-//!    are busy with something else only do not help.
+//! 1. The caller waits for chunks that a worker has begun, never for a worker to begin.
 //! 2. A worker holds the store no longer than the caller does, so that dropping the last handle
 //!    after the call closes the store.
 //!
-//! Whether data is in memory is told by the clock, so nothing is lost where it is: a look at the clock
+//! The time that blocks take tells whether they are in memory. The cost is one reading of the clock
 //! for every [`PROBE_COUNT`] blocks. *Measured* by `benches/read.rs`.
 
 use std::sync::atomic::AtomicUsize;
@@ -25,15 +24,15 @@ use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::sync::{Condvar, Mutex, Ordering, ProcessBound};
 
-/// Blocks that the caller reads before it looks at the clock again.
+/// Blocks that the caller reads between two readings of the clock.
 const PROBE_COUNT: usize = 32;
-/// Blocks that are shared out before the caller looks again whether that is worth it.
+/// Blocks of a round with workers. After it, the caller measures again.
 const ROUND_COUNT_MAX: usize = 2048;
 /// Blocks that a thread takes at a time.
 const CHUNK_COUNT: usize = 16;
-/// Finding a block that is in memory takes a fraction of this, waiting for a disk many times as long.
+/// Reading a block from memory takes a fraction of this, and from a disk many times as long.
 const HOT_TIME_PER_BLOCK: Duration = Duration::from_micros(10);
-/// Checking bytes that are in memory, page faults included, is faster than this.
+/// Verifying bytes in memory, page faults included, is faster than this.
 const HOT_BYTES_PER_MICROSECOND: u64 = 1000;
 
 /// Reads blocks, in the order of their ids.
@@ -50,13 +49,13 @@ pub(super) fn read_many<D: Disk>(store: &LocalBackend<D>, ids: &[BlockId]) -> Re
         {
             let (round, behind) = rest.split_at(rest.len().min(ROUND_COUNT_MAX));
             rest = behind;
-            Round::new(store, round).run(store, pool, &mut blocks)?;
+            Round::new(store, round).read_with_workers(store, pool, &mut blocks)?;
         }
     }
     Ok(blocks)
 }
 
-/// Reads some blocks; true when the disk had to be waited for.
+/// Reads some blocks on this thread. Returns true if they came from the disk.
 fn read_alone<D: Disk>(
     store: &LocalBackend<D>,
     ids: &[BlockId],
@@ -77,7 +76,7 @@ fn read_alone<D: Disk>(
 struct Round<D: Disk> {
     store: Weak<ProcessBound<OpenStore<Quota<D>>>>,
     ids: Vec<BlockId>,
-    /// The first id that nobody has taken.
+    /// The first id that no thread has taken.
     next: AtomicUsize,
     state: Mutex<RoundState>,
     all_left: Condvar,
@@ -113,8 +112,8 @@ impl<D: Disk> Round<D> {
         })
     }
 
-    /// Reads all of them with whichever workers have the time.
-    fn run(
+    /// Reads all ids, with the workers that are free.
+    fn read_with_workers(
         self: Arc<Self>,
         store: &LocalBackend<D>,
         pool: &IoPool,
@@ -122,11 +121,11 @@ impl<D: Disk> Round<D> {
     ) -> Result<()> {
         for _ in 0..pool.worker_count() {
             let round = Arc::clone(&self);
-            if pool.try_submit(Command::new("read blocks", move || round.help())).is_err() {
+            if pool.try_submit(Command::new("read blocks", move || round.run_worker())).is_err() {
                 break;
             }
         }
-        self.work(store);
+        self.read_chunks(store);
         let mut state = self.state.lock();
         state.over = true;
         while state.working_count > 0 {
@@ -144,8 +143,8 @@ impl<D: Disk> Round<D> {
         Ok(())
     }
 
-    /// What a worker does.
-    fn help(&self) {
+    /// Runs on a worker: reads chunks while the caller waits.
+    fn run_worker(&self) {
         let mut state = self.state.lock();
         if state.over {
             return;
@@ -153,14 +152,14 @@ impl<D: Disk> Round<D> {
         state.working_count += 1;
         drop(state);
         let _working = Working(self);
-        // Let go of before the worker is seen to have left.
+        // Dropped before `_working`, so before the caller stops waiting.
         if let Some(inner) = self.store.upgrade() {
-            self.work(&LocalBackend { inner, handles: None });
+            self.read_chunks(&LocalBackend { inner, handles: None });
         }
     }
 
-    /// Takes chunk after chunk until none is left, or one fails: what comes behind it is not asked for.
-    fn work(&self, store: &LocalBackend<D>) {
+    /// Takes chunks until none is left or one fails. Chunks behind a failed one are not read.
+    fn read_chunks(&self, store: &LocalBackend<D>) {
         loop {
             let start = self.next.fetch_add(CHUNK_COUNT, Ordering::Relaxed);
             let Some(rest) = self.ids.get(start..).filter(|rest| !rest.is_empty()) else { return };

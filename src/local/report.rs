@@ -1,8 +1,7 @@
-//! What a store takes on disk, and what for.
+//! The space report: the disk space of a store by purpose.
 //!
-//! Owns nothing: adds up what usage, snapshots, checkpoints and the space ahead of the tail say of
-//! themselves. The parts are read one after the other while commits go on, so they need not agree to
-//! the byte.
+//! Owns nothing: adds up usage, snapshots, checkpoints and prepared space. The parts are read one
+//! after the other while commits continue, so they need not agree to the byte.
 
 use crate::block::Lsn;
 use crate::error::{Error, IoOp, Result};
@@ -10,49 +9,48 @@ use crate::io::{Disk, Entry};
 use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 
-/// What a store takes on disk, in bytes, and what for.
+/// The disk space of a store by purpose, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpaceReport {
-    /// Log bytes of the blocks that are in force, with their share of headers.
+    /// Log bytes of live blocks, with their share of headers.
     pub live_bytes: u64,
-    /// Log bytes that are not in force, in segments where others are, or that the log is writing to.
-    /// Compaction moves the others out of them.
+    /// Dead log bytes in segments with live blocks, and in the active segment. Compaction frees
+    /// them by moving the live blocks.
     pub dead_bytes: u64,
-    /// Sealed segments with nothing in force: the next checkpoint lets those go that no snapshot needs.
+    /// Sealed segments without live blocks. The next checkpoint releases those that no snapshot
+    /// needs.
     pub empty_bytes: u64,
-    /// What is kept for snapshots alone, part of the two above: segments in which nothing is in force, as a
-    /// whole, and elsewhere the payloads of old versions. [`StorageStats::pinned_bytes`](crate::StorageStats)
-    /// counts their payloads and entries only.
+    /// Bytes that are kept for snapshots alone, part of the two above: whole segments without live
+    /// blocks, and in other segments the payloads of old versions.
+    /// [`StorageStats::pinned_bytes`](crate::StorageStats) counts their payloads and entries only.
     pub pinned_bytes: u64,
-    /// Segments that are deleted, and on the disk because readers hold bytes of them
-    /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)); they go when the last of those bytes do. Their
-    /// files have no names any more, so they are in none of the other figures. Those that an earlier handle
-    /// of the store lent are not counted.
+    /// Removed segments that stay on the disk while readers hold bytes of them
+    /// ([`ReadMode::Mapped`](crate::ReadMode::Mapped)). Their files have no names, so no other
+    /// figure counts them. Segments held by readers of an earlier session are not counted.
     pub held_bytes: u64,
     /// The oldest snapshot that is held.
     pub oldest_snapshot: Option<Lsn>,
     /// Commits since that snapshot was taken; 0 without one.
     pub oldest_snapshot_age: u64,
-    /// Zeroed ahead of the log's tail, and segments out of use that are kept to be written again.
+    /// Zeroed space ahead of the log's tail, and segment files kept for reuse.
     pub free_bytes: u64,
     /// Checkpoints in use.
     pub checkpoint_bytes: u64,
     /// Kept for deletes, compaction and recovery on a full disk.
     pub reserve_bytes: u64,
-    /// The most that the store may take ([`Options::max_bytes`](crate::Options::max_bytes)), if there is
-    /// such a limit.
+    /// The limit [`Options::max_bytes`](crate::Options::max_bytes), if there is one.
     pub max_bytes: Option<u64>,
-    /// What ordinary writes may still take: of that, and of the disk. `u64::MAX` where neither has a limit
-    /// that is told.
+    /// Bytes that ordinary writes may still take, of that limit and of the disk. `u64::MAX` if
+    /// neither has a known limit.
     pub left_bytes: u64,
     /// Lengths of all files of the store.
     pub file_bytes: u64,
-    /// How many files that is.
+    /// Number of those files.
     pub files: u64,
 }
 
-pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
+pub(super) fn space_report<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport> {
     let index = &inner.shared.mvcc.index;
     let totals = inner.maintenance.usage_totals();
     let oldest_snapshot = index.oldest_pin();

@@ -1,6 +1,7 @@
 //! The open store that all handles share, and how it ends.
 //!
-//! Owns the threads' handles and the lock, until [`OpenStore::shut_down`] has joined the threads.
+//! Owns the handles of the threads and the lock, until [`OpenStore::shut_down`] has joined the
+//! threads.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -34,22 +35,22 @@ pub(crate) struct OpenStore<D: Disk> {
     pub(crate) is_read_only: bool,
     pub(crate) report: RecoveryReport,
     pub(crate) closed: AtomicBool,
-    /// The store's threads and its lock, until closed.
+    /// The store's threads and its lock, until it is closed.
     pub(crate) session: Mutex<Option<Session<D>>>,
 }
 
-/// What [`OpenStore::shut_down`] ends.
+/// The threads and the lock that [`OpenStore::shut_down`] ends.
 pub(crate) struct Session<D: Disk> {
     pub(crate) log_flusher: Option<Thread>,
     pub(crate) maintenance_thread: Option<Thread>,
-    /// Dropped by hand behind the end of all threads, and never if that does not come to pass: the store then stays
-    /// locked until the process ends.
+    /// Dropped by hand after the end of all threads. If they do not end, the store stays locked
+    /// until the process ends.
     pub(crate) lock: ManuallyDrop<D::Lock>,
 }
 
 impl<D: Disk> OpenStore<D> {
-    /// Hands a submission in.
-    pub(crate) fn issue(
+    /// Submits to the commit queue and returns a ticket.
+    pub(crate) fn submit_with_ticket(
         &self,
         make: impl FnOnce(Reply) -> Submission<Reply>,
     ) -> Result<CommitTicket> {
@@ -60,9 +61,10 @@ impl<D: Disk> OpenStore<D> {
         Ok(ticket)
     }
 
-    /// Ends the session. The lock goes last: until then threads of the store may change its files.
+    /// Ends the session. Releases the lock last: until then, threads of the store may change its
+    /// files.
     pub(crate) fn shut_down(&self) -> Result<()> {
-        assert!(callback::may_close(), "a thread that its own store waits for closes none");
+        assert!(callback::may_close(), "a close does not wait for its own thread");
         self.closed.store(true, Ordering::SeqCst);
         let Some(session) = self.session.lock().take() else { return Err(Error::Closed) };
         let Session { log_flusher, maintenance_thread, lock } = session;
@@ -94,7 +96,7 @@ impl<D: Disk> OpenStore<D> {
         closed.and(trimmed).and(covered)
     }
 
-    /// Ends a session that has nothing to write down.
+    /// Ends a read-only session.
     fn end_reading(&self) -> Result<()> {
         self.maintenance.end_reading();
         if let Some(pool) = &self.pool {
@@ -103,7 +105,7 @@ impl<D: Disk> OpenStore<D> {
         Ok(())
     }
 
-    /// Has a thread of its own close the store: closing waits for this one.
+    /// Closes the store on a new thread, because closing waits for the current one.
     fn shut_down_elsewhere(&mut self) {
         *self.closed.get_mut() = true;
         let heir = ManuallyDrop::new(OpenStore {

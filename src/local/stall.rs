@@ -1,9 +1,8 @@
-//! Stalls: why writers waited, when they waited long.
+//! Stalls: counts the long waits of writers by cause.
 //!
-//! Owns a count, the time in all and the longest time for each cause. A wait is measured where it happens
-//! and only once it happens, by whoever waits; one shorter than [`STALL_MIN`] is forgotten. What holds the
-//! log up holds up everybody in the queue, and is counted once. With the feature `tracing` each stall is an
-//! event, too.
+//! Owns the count, the total time and the longest time of each cause. The waiting thread measures
+//! the wait; waits below [`STALL_MIN`] are not counted. A wait of the log delays all commits in the
+//! queue, and counts once. With the feature `tracing`, each stall is also an event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::io::Env;
 use crate::stats::{STALL_CAUSE_COUNT, Stall, StallCause, Stalls};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Shorter waits are the disk's daily business.
+/// Shorter waits are normal for a disk.
 pub(crate) const STALL_MIN: Duration = Duration::from_millis(10);
 
 /// Counts the stalls of one store.
@@ -39,12 +38,12 @@ impl StallLog {
         StallLog { clock, cells: std::array::from_fn(|_| Cell::default()) }
     }
 
-    /// The time that stalls are measured by.
+    /// The clock that measures stalls.
     pub(crate) fn now(&self) -> Duration {
         self.clock.now()
     }
 
-    /// Runs what a writer waits for.
+    /// Runs work that a writer waits for, and measures it.
     pub(crate) fn wait<R>(&self, cause: StallCause, body: impl FnOnce() -> R) -> R {
         let started = self.clock.now();
         let result = body();
@@ -52,7 +51,7 @@ impl StallLog {
         result
     }
 
-    /// A writer has waited so long.
+    /// Counts the wait of a writer.
     pub(crate) fn note(&self, cause: StallCause, time: Duration) {
         if time < STALL_MIN {
             return;
@@ -65,7 +64,7 @@ impl StallLog {
         tracing::warn!(%cause, waited_us = nanos / 1000, "writers waited");
     }
 
-    /// All since open.
+    /// All stalls since open.
     pub(crate) fn all(&self) -> Stalls {
         let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         Stalls::from_fn(|cause| {

@@ -1,13 +1,14 @@
-//! The call: how the thread that looks after the store is woken, and told to end.
+//! WakeUp: wakes and stops the maintenance thread.
 //!
-//! Owns what was asked for and not seen to yet. Any number of calls before the thread looks are one. Waiting
-//! tells a time that ran out from a call, since more is done while nobody writes.
+//! Owns the pending call. Several calls before the thread wakes are one. A wait tells a timeout
+//! from a call, since maintenance does more on an idle store.
 
 use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How the upkeep is called.
+/// The signal to the maintenance thread. Protocol: the thread alone waits, any thread calls or
+/// pauses.
 #[derive(Debug, Default)]
 pub(crate) struct WakeUp {
     state: Mutex<Called>,
@@ -18,7 +19,7 @@ pub(crate) struct WakeUp {
 struct Called {
     work: bool,
     stop: bool,
-    /// The thread waits for a call, however long that takes.
+    /// The thread waits for a call without a timeout.
     #[cfg(test)]
     is_still: bool,
 }
@@ -26,34 +27,34 @@ struct Called {
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// Somebody asked for a look at the store.
+    /// A thread called.
     Called,
-    /// The time is over.
+    /// The timeout passed.
     Rested,
-    /// The thread is to end.
+    /// The thread must end.
     Stopped,
 }
 
 impl WakeUp {
-    /// Asks for a look at the store.
+    /// Calls the maintenance thread.
     pub(crate) fn call(&self) {
         self.state.lock().work = true;
-        // Whoever rests may be another one than the thread that is called.
+        // A thread in `pause` may wait on the same condition, so one notification is not enough.
         self.changed.notify_all();
     }
 
-    /// Ends the thread.
+    /// Tells the thread to end.
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
     }
 
-    /// Whether the thread is to end.
+    /// Whether the thread must end.
     pub(crate) fn is_stopped(&self) -> bool {
         self.state.lock().stop
     }
 
-    /// Waits for a call, at most so long.
+    /// Waits for a call, at most for this time.
     pub(crate) fn wait(&self, at_most: Option<Duration>) -> Woken {
         let mut state = self.state.lock();
         if !state.work && !state.stop {
@@ -85,7 +86,7 @@ impl WakeUp {
         }
     }
 
-    /// Waits until nothing is left to do and nothing will be by itself.
+    /// Waits until the thread waits without a timeout and no call is pending.
     #[cfg(test)]
     pub(crate) fn await_stillness(&self) {
         let mut state = self.state.lock();
@@ -94,8 +95,8 @@ impl WakeUp {
         }
     }
 
-    /// Rests for a while; no longer once the thread is to end.
-    pub(crate) fn rest(&self, time: Duration) {
+    /// Pauses the calling thread for this time, or until a call or the end of the thread.
+    pub(crate) fn pause(&self, time: Duration) {
         let mut state = self.state.lock();
         if !state.stop {
             self.changed.wait_for(&mut state, time);
@@ -107,9 +108,9 @@ impl WakeUp {
 mod tests {
     use super::*;
 
-    /// An idle store gives back what is ahead of the tail: that must not happen between two calls.
+    /// An idle store releases prepared space. That must not happen between two calls.
     #[test]
-    fn only_a_wait_that_nobody_ended_is_rest() {
+    fn only_a_wait_that_timed_out_is_rest() {
         let call = WakeUp::default();
         call.call();
         call.call();

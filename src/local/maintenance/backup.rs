@@ -1,36 +1,38 @@
-//! Backups: a running store copied as of one commit, and made a store again.
+//! Backups: copies a running store as of one commit.
 //!
-//! Owns the order of things; the list of files is [`manifest`]'s, their bytes are [`copy`]'s. A backup:
+//! Owns the order of the steps; `manifest` is the list of files, `copy` copies their bytes. A
+//! backup:
 //!
-//! 1. **FileHold.** A checkpoint is made and confirmed. From then on the upkeep gives nothing back, so that
-//!    no file of the backup is recycled or removed under the copying. Commits go on.
-//! 2. **Stand still**, between two groups: everything is made durable and a witness ends the log. The
-//!    backup is the store as of this place. Recovery of the copy finds the confirmation of its checkpoint
-//!    before the witness and the witness at the end, so it never takes lost bytes for a torn tail. And it
-//!    finds no end mark, so it goes on in a segment with a new salt: two stores restored from one backup
-//!    never write under the same identity.
-//! 3. **Copy** the images, every segment that the checkpoint lists and those behind it, up to the end of
-//!    their frames, and `META`. Each is synced. A file that an earlier backup lists under the same identity
-//!    is taken over from there, if the store's own file has the checksum that the manifest there lists, and the
-//!    earlier copy still has it, too. Where the file system has reflinks no bytes are
-//!    written, only read; a segment that shares its bytes with a backup is not written again (`upkeep`).
-//! 4. **Publish** the manifest under its name, when all other names are durable. That is the step that
-//!    makes it a backup. Whatever fails before takes the copies away again.
+//! 1. **Hold.** Make and confirm a checkpoint. From then on maintenance releases no file, so that
+//!    no file of the backup is recycled or removed during the copy. Commits continue.
+//! 2. **Quiesce**, between two groups: make everything durable and end the log with a durable mark.
+//!    The backup is the store as of this place. Recovery of the copy finds the confirmation of its
+//!    checkpoint, and that mark at the end. So it never mistakes lost bytes for a torn tail. It
+//!    finds no end mark, so it continues in a segment with a new salt: two stores restored from one
+//!    backup never write under the same identity.
+//! 3. **Copy** and sync `META`, the images, and all segments from those that the checkpoint lists
+//!    to the last, up to the end of their frames. A file with the same identity in an earlier
+//!    backup is copied from there. The store's file and that copy must both have the checksum in
+//!    its manifest. With reflinks, bytes are read but not written; a segment that shares its bytes
+//!    with a backup is not reused (`release`).
+//! 4. **Publish** the manifest under its name, after all other names are durable. This is the
+//!    commit point. After an earlier failure, the copies are removed.
 //!
-//! Of a store that is only read (`read_only`) nothing is made first: the backup is the store as its files are. So
-//! that the rest holds, the copy of the last segment ends behind the last frame that counts, with a witness of
-//! its own. It is synced before the manifest is, so the witness is true there, whatever the store's own files
-//! would survive. It has the identity of the segment; a later backup tells them apart by this rule:
+//! A read-only session makes no checkpoint: the backup is the store as its files are. The copy of
+//! the last segment ends behind the last frame that counts, with a durable mark of its own. The
+//! copy is synced before the manifest, so that mark is true in the backup. The copy has the
+//! identity of the segment, with other bytes; the following rule covers that.
 //!
-//! Rule: names, salts, lengths and LSNs say where to look for a file's bytes, and never what they are. A store that
-//! is copied and continued twice has two *lives*, with the same names for different bytes: after a clean close each
-//! goes on in the same segment, and then in those that were made ahead, under the same salts. So an incremental
-//! backup reads what it takes over, here and there, and holds what a full one would hold. The chain of frames would
-//! tell two lives apart, too, but no file says where its last frame begins, and on the way there most bytes of a
-//! segment of small blocks are read in any case.
+//! Rule: names, salts, lengths and LSNs locate the bytes of a file, and never stand for them. A
+//! store that is copied and continued twice has two *lives*, with the same names for different
+//! bytes: after a clean close, each continues in the same segment, and then in the prepared ones,
+//! under the same salts. So an incremental backup reads both files of each pair that it shares, and
+//! its content equals that of a full backup. The chain of frames would also tell two lives apart.
+//! But no file records where its last frame begins, and the search for it reads most bytes of a
+//! segment of small blocks.
 //!
-//! A directory with a manifest is refused as a store: opening it would change it. Restoring copies it,
-//! `META` last, comparing every file.
+//! Opening refuses a directory with a manifest, since opening would change it. Restoring copies it,
+//! `META` last, and compares every file.
 
 use crate::local::read::backup::check_empty;
 use crate::local::read::backup::read_manifest;
@@ -50,40 +52,41 @@ use crate::local::read::copy::Copying;
 use crate::local::read::scan::{Found, Scanner};
 use crate::sync::Process;
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The newest commit in it: it holds this one and all before it, and nothing of any later one.
+    /// The newest commit in it. It holds this commit and all before it, and nothing of later ones.
     pub lsn: Lsn,
     /// Its files, without the manifest.
     pub files: u64,
-    /// Bytes of those.
+    /// Bytes of those files.
     pub bytes: u64,
-    /// Bytes of the files among them that came from an earlier backup.
+    /// Bytes of the files that were copied from an earlier backup.
     pub shared_bytes: u64,
-    /// Bytes of the files among them that take no space of their own until one side writes over them
-    /// (reflinks, as XFS and btrfs have them).
+    /// Bytes of the files that share their space with the store until one side overwrites them
+    /// (reflinks, as on XFS and btrfs).
     pub cloned_bytes: u64,
 }
 
-/// What a backup is to hold.
+/// The files of a backup, and the hold on them.
 struct Plan<'a, D: Disk> {
     lsn: Lsn,
     /// By name.
     files: Vec<Identity>,
-    /// What a copy ends with that the file itself does not have.
-    witness: Option<(FileName, Vec<u8>)>,
+    /// The durable mark that ends the copy of one file, and is not in the file itself.
+    end_mark: Option<(FileName, Vec<u8>)>,
     _hold: FileHold<'a, D>,
 }
 
-/// Keeps the upkeep from giving files back. In a forked child it is forgotten: its lock may never be free.
+/// Keeps maintenance from releasing files, until dropped. In a forked child the drop does nothing,
+/// because the lock may stay held there.
 struct FileHold<'a, D: Disk>(&'a Maintenance<D>, Process);
 
 impl<D: Disk> Plan<'_, D> {
     fn durable_mark_of(&self, name: FileName) -> &[u8] {
-        match &self.witness {
-            Some((last, witness)) if *last == name => witness,
+        match &self.end_mark {
+            Some((last, end_mark)) if *last == name => end_mark,
             _ => &[],
         }
     }
@@ -98,7 +101,8 @@ impl<D: Disk> Drop for FileHold<'_, D> {
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// Copies the store onto another disk. `check_open` says whether its files are still ours.
+    /// Copies the store onto another disk. `check_open` returns whether this session still owns the
+    /// files.
     ///
     /// # Errors
     /// As [`LocalBackend::backup_to`](crate::LocalBackend::backup_to).
@@ -130,7 +134,7 @@ impl<D: Disk> Maintenance<D> {
         done
     }
 
-    /// Steps 3 and 4.
+    /// Steps 3 and 4: copies the files of the plan and publishes the manifest.
     fn copy_and_publish<T: Disk>(
         &self,
         copying: &mut Copying<'_, T>,
@@ -143,18 +147,19 @@ impl<D: Disk> Maintenance<D> {
         let (mut rows, mut cloned) = (Vec::with_capacity(plan.files.len()), Vec::new());
         for file in &plan.files {
             report.bytes += file.len;
-            let witness = plan.durable_mark_of(file.name);
-            let len = file.len - witness.len() as u64;
+            let end_mark = plan.durable_mark_of(file.name);
+            assert!(end_mark.len() as u64 <= file.len, "a file's length includes its mark");
+            let len = file.len - end_mark.len() as u64;
             let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
             if let Some((since, row)) = listed
-                && copying.checksum(&*self.disk, file.name, len, witness)? == row.crc
+                && copying.checksum(&*self.disk, file.name, len, end_mark)? == row.crc
                 && copying.take_over(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, witness)?;
+            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, end_mark)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -163,17 +168,17 @@ impl<D: Disk> Maintenance<D> {
         }
         self.lock_open_state()?.cloned.extend(cloned);
         copying.sync_names()?;
-        // Files of a closed store may have been anybody's while they were read.
+        // After a close, another session may have changed the files during the copy.
         check_open()?;
         let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
         copying.publish(FileName::Manifest, &manifest.encode())?;
         Ok(report)
     }
 
-    /// Steps 1 and 2.
+    /// Steps 1 and 2: holds the files and lists those of the backup.
     fn plan_backup(&self) -> Result<Plan<'_, D>> {
         let mut state = self.lock_open_state()?;
-        let standing = match &self.ending {
+        let log_end = match &self.ending {
             Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
                 self.make_checkpoint(&mut state, Haste::Spread)?;
@@ -198,23 +203,29 @@ impl<D: Disk> Maintenance<D> {
         let start = chain.summary().map_or(1, |summary| summary.position.sequence);
         let listed = chain.segments().iter().filter(|segment| segment.sequence < start);
         let listed = listed.map(|segment| (segment.sequence, segment.number));
-        let end = standing.position;
+        let end = log_end.position;
+        let covered = chain.summary().map_or(Lsn(0), |summary| summary.lsn);
+        assert!(covered <= log_end.lsn, "the log holds all of the checkpoint");
         for (sequence, number) in listed.chain(self.views.within(start..=end.sequence)) {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
             files.push(self.identify_segment(sequence, number, len)?);
         }
         let last = files.iter_mut().find(|file| file.sequence == end.sequence);
-        let witness = self.ending.as_ref().zip(last).map(|(ending, last)| {
-            let witness = durable_mark_behind(ending);
-            last.len += witness.len() as u64;
-            (last.name, witness)
+        let end_mark = self.ending.as_ref().zip(last).map(|(ending, last)| {
+            let end_mark = durable_mark_behind(ending);
+            last.len += end_mark.len() as u64;
+            (last.name, end_mark)
         });
-        assert_eq!(witness.is_some(), self.ending.is_some(), "the log ends in one of its segments");
+        assert_eq!(
+            end_mark.is_some(),
+            self.ending.is_some(),
+            "the log ends in one of its segments"
+        );
         files.sort_unstable_by_key(|file| file.name);
-        Ok(Plan { lsn: standing.lsn, files, witness, _hold: hold })
+        Ok(Plan { lsn: log_end.lsn, files, end_mark, _hold: hold })
     }
 
-    /// A segment up to `len`, or to the end of its last frame.
+    /// Identifies a segment up to `len`, or to the end of its last frame.
     fn identify_segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
         let name = FileName::Segment(number);
         let mut scanner = Scanner::open(&*self.disk, &self.store, number)?;
@@ -225,7 +236,7 @@ impl<D: Disk> Maintenance<D> {
         if let Some(len) = len {
             return Ok(Identity { name, len, sequence, salt });
         }
-        // Usage knows of commits. Marks may follow them.
+        // Usage counts commits. Marks may follow them.
         let known =
             self.shared.usage.all().into_iter().find(|segment| segment.sequence == sequence);
         let mut end = page_up(known.map_or(PAGE, |segment| segment.used_len.max(PAGE)));
@@ -236,11 +247,13 @@ impl<D: Disk> Maintenance<D> {
     }
 }
 
-/// The mark that says that everything before the end of a log is durable, up to the next page.
+/// Encodes a durable mark behind the end of a log, padded to the next page.
 fn durable_mark_behind(ending: &Ending) -> Vec<u8> {
     let Ending { position, seed, lsn, .. } = *ending;
     let mark = FrameHeader::mark(Kind::Witness, lsn, lsn, position.chain);
+    let next = mark.next_offset(position.offset);
+    assert!(next.is_multiple_of(PAGE) && next > position.offset, "a mark ends its page");
     let mut bytes = mark.encode(seed, position.offset).0.to_vec();
-    bytes.resize((mark.next_offset(position.offset) - position.offset) as usize, 0);
+    bytes.resize((next - position.offset) as usize, 0);
     bytes
 }

@@ -1,29 +1,29 @@
-//! CompactionPauses: whether compaction may move blocks by itself.
+//! CompactionPauses: whether compaction may relocate blocks without a request.
 //!
-//! Owns a count: as many pauses as there are, so many have to end before blocks are moved again. So parts
-//! of a program that do not know each other can pause without ending each other's pause.
+//! Owns a count of pauses. Blocks are relocated again once all have ended, so independent parts of
+//! a program can pause without ending each other's pause.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// How many pauses there are.
+/// The pauses that have begun and not ended.
 #[derive(Debug, Default)]
 pub(crate) struct CompactionPauses {
     count: AtomicU64,
 }
 
 impl CompactionPauses {
-    /// Begins one.
+    /// Begins a pause.
     pub(crate) fn begin_pause(&self) {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Ends one, if there is one, and says whether it was the last.
+    /// Ends a pause, if there is one. Returns whether it was the last.
     pub(crate) fn end_pause(&self) -> bool {
         let one_less = |count: u64| count.checked_sub(1);
         self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) == Ok(1)
     }
 
-    /// Whether there is one.
+    /// Whether a pause is in effect.
     pub(crate) fn is_paused(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }

@@ -1,45 +1,46 @@
-//! MemoryBudget: how the memory that a store may take is divided.
+//! MemoryBudget: the division of the memory that a store may take.
 //!
-//! Owns the division of [`Options::memory_len_max`](crate::Options::memory_len_max) and what follows from
-//! it while the store runs:
+//! Owns the division of [`Options::memory_len_max`](crate::Options::memory_len_max):
 //!
-//! | share | for                                   | kept by                                          |
-//! |------:|---------------------------------------|--------------------------------------------------|
-//! |   1/2 | entries of the index and old versions | a checkpoint, after which entries are in its image |
-//! |   1/4 | commits in flight                     | callers that wait (`budget`)                     |
-//! |   1/8 | recent bytes                          | forgetting the oldest (`recent`)                 |
-//! |   1/8 | entries made while an image is written, and small things that nobody counts              ||
+//! | share | for                                   | kept by                              |
+//! |------:|---------------------------------------|--------------------------------------|
+//! |   1/2 | entries of the index and old versions | a checkpoint, which takes entries    |
+//! |   1/4 | commits in flight                     | callers that wait (`budget`)         |
+//! |   1/8 | recent bytes                          | dropping the oldest (`recent`)       |
+//! |   1/8 | entries made while an image is written, and small uncounted buffers         ||
 //!
-//! While a store is opened, entries of the log on their way into the index take half the share of commits in
-//! flight, of which there are none yet: the vector that holds them may grow to twice that.
+//! During recovery, replay takes half the share of commits in flight, of which there are none yet.
+//! The vector of its batch may grow to twice that.
 //!
-//! Old versions are the snapshots' and no checkpoint drops them: what the first share does not hold of
-//! them is taken from the recent bytes. An option that names a share by itself wins, and the others stay.
+//! A checkpoint does not drop old versions, because snapshots need them. If they exceed the first
+//! share, they take from the recent bytes. An option that names a share overrides it; the other
+//! shares stay.
 
 use crate::local::options::{Options, WriteMode};
 
-/// Checkpoints that leave fewer entries than this part of their share behind are not worth making: old
-/// versions take the rest of it then.
+/// A checkpoint for memory is made only if entries take this part of their share. Below it, old
+/// versions take the rest.
 const WORTH_SHARE: u64 = 8;
-/// Looks at the store while a share fills up.
+/// Checks of the store while the share of the index fills.
 const LOOK_SHARE: u64 = 16;
 
-/// The shares of one store, in bytes.
+/// The memory budget of one store, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryBudget {
     /// Entries of the index in memory, and old versions.
     pub(crate) index_len_max: u64,
     pub(crate) in_flight_len_max: u64,
-    /// Entries on their way into the index, while the store is opened.
+    /// Entries of a replay batch, during recovery.
     pub(crate) replay_len_max: u64,
     pub(crate) recent_len: u64,
-    /// Nobody asked for just so many recent bytes.
+    /// No option sets `recent_len`, so old versions may take from it.
     recent_gives_way: bool,
 }
 
 impl MemoryBudget {
     pub(crate) fn from_options(options: &Options) -> MemoryBudget {
         let all_len = options.memory_len_max;
+        debug_assert!(all_len >= 1 << 20, "options are checked before they are used");
         let recent_len = options.recent_len.unwrap_or(all_len / 8);
         MemoryBudget {
             index_len_max: all_len / 2,
@@ -56,7 +57,7 @@ impl MemoryBudget {
             && entries_len >= self.index_len_max / WORTH_SHARE
     }
 
-    /// Recent bytes to keep beside what the index takes.
+    /// Recent bytes to keep beside an index of this length.
     pub(crate) fn recent_len_beside(&self, index_len: u64) -> u64 {
         match self.recent_gives_way {
             true => self.recent_len.saturating_sub(index_len.saturating_sub(self.index_len_max)),
@@ -64,8 +65,8 @@ impl MemoryBudget {
         }
     }
 
-    /// Log bytes between two looks: the dearest entry, of an empty block far from any other, takes about six
-    /// times the log of its commit.
+    /// Log bytes between two checks. The largest entry, of an empty block far from all others,
+    /// takes about six times the log bytes of its commit.
     pub(crate) fn check_interval_len(&self) -> u64 {
         self.index_len_max / LOOK_SHARE
     }
@@ -78,9 +79,9 @@ mod tests {
 
     #[test]
     fn default_shares_are_what_each_option_defaulted_to_by_itself() {
-        let shares = MemoryBudget::from_options(&LocalBackend::options());
-        assert_eq!((shares.in_flight_len_max, shares.recent_len), (64 << 20, 32 << 20));
-        assert_eq!(shares.index_len_max, 128 << 20);
+        let budget = MemoryBudget::from_options(&LocalBackend::options());
+        assert_eq!((budget.in_flight_len_max, budget.recent_len), (64 << 20, 32 << 20));
+        assert_eq!(budget.index_len_max, 128 << 20);
     }
 
     #[test]
@@ -99,11 +100,11 @@ mod tests {
 
     #[test]
     fn recent_bytes_give_way_to_old_versions_and_checkpoints_are_made_only_for_entries() {
-        let shares = MemoryBudget::from_options(&LocalBackend::options().memory_len_max(8 << 20));
-        assert!(!shares.needs_checkpoint(4 << 20, 0) && shares.needs_checkpoint(4 << 20, 1));
-        assert!(!shares.needs_checkpoint(shares.index_len_max / WORTH_SHARE - 1, 100 << 20));
-        assert_eq!(shares.recent_len_beside(4 << 20), 1 << 20);
-        assert_eq!(shares.recent_len_beside((4 << 20) + 300), (1 << 20) - 300);
-        assert_eq!(shares.recent_len_beside(100 << 20), 0);
+        let budget = MemoryBudget::from_options(&LocalBackend::options().memory_len_max(8 << 20));
+        assert!(!budget.needs_checkpoint(4 << 20, 0) && budget.needs_checkpoint(4 << 20, 1));
+        assert!(!budget.needs_checkpoint(budget.index_len_max / WORTH_SHARE - 1, 100 << 20));
+        assert_eq!(budget.recent_len_beside(4 << 20), 1 << 20);
+        assert_eq!(budget.recent_len_beside((4 << 20) + 300), (1 << 20) - 300);
+        assert_eq!(budget.recent_len_beside(100 << 20), 0);
     }
 }

@@ -1,19 +1,19 @@
-//! Maintenance: checkpoints, and the way of segments that nobody needs any more.
+//! Maintenance: makes checkpoints, compacts the log and releases dead segments.
 //!
-//! Owns the chain of checkpoints in use and the thread that looks after the store; one job runs at a
-//! time, on that thread or on a caller's. A checkpoint goes like this:
+//! Owns the chain of checkpoints in use and the maintenance thread. One job runs at a time, on that
+//! thread or on a caller's. A checkpoint takes five steps:
 //!
-//! 1. **Freeze**, between two groups: every commit so far is made durable, the index's entries are put
-//!    aside, and the log's position is noted. Commits go on at once.
-//! 2. **Write** the image (`checkpoint`), and give it its name durably.
-//! 3. **Install** it below the index; the frozen entries are dropped.
-//! 4. **Confirm** in the log that the image's name is durable. Without that, recovery does not rely on
-//!    it: after a failed sync of a directory nobody can tell whether a name that is seen is durable.
-//! 5. **Release.** Files of the old chain are removed. A segment goes when nothing in it was in force
-//!    at the freeze, recovery will not read it (it lies before the noted position) and no snapshot
-//!    sees a version in it. Whether its file is reused or removed is `space`'s business.
+//! 1. **Freeze**, between two groups: make every commit so far durable, freeze the entries of the
+//!    index, and note the position of the log. Commits continue at once.
+//! 2. **Write** the image (`checkpoint`), and make its name durable.
+//! 3. **Install** it below the index and drop the frozen entries.
+//! 4. **Confirm** in the log that the image's name is durable. Recovery uses confirmed images only:
+//!    after a failed directory sync, a visible name may not be durable.
+//! 5. **Release.** Remove the files of the old chain, and each dead segment. A segment is dead if
+//!    it had no live block at the freeze, lies before the noted position, and no snapshot sees a
+//!    version in it. `space` decides whether its file is reused or removed.
 //!
-//! Failing before step 3 changes nothing: the freeze is taken back, and the next call tries again.
+//! A failure before step 3 changes nothing: the index is thawed, and the next call tries again.
 
 pub(crate) mod backup;
 pub(crate) mod checkpoint;
@@ -60,42 +60,43 @@ const IDLE_AFTER: Duration = Duration::from_millis(500);
 /// After a failed job, the next try.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A checkpoint that nobody waits for may take until the log has grown by this share of what makes one due.
+/// A checkpoint that no caller waits for may take until the log has grown by this share of
+/// `checkpoint_log_len`.
 const SPREAD_SHARE: u64 = 2;
 
-/// Failed jobs in a row after which the store is left alone until it is called for again.
+/// After so many failed jobs in a row, the thread waits for the next call.
 const FAILED_COUNT_MAX: u32 = 10;
 
-/// How long to wait after so many failed jobs in a row: each time twice as long, so that a store that nobody uses
-/// becomes still on a full or damaged disk, too.
+/// The delay after so many failed jobs in a row. It doubles each time, so that an idle store on a
+/// full or damaged disk becomes still. `None` waits for the next call.
 fn retry_delay(failed_count: u32) -> Option<Duration> {
     (failed_count <= FAILED_COUNT_MAX)
         .then(|| AGAIN_AFTER * 2_u32.pow(failed_count.saturating_sub(1)))
 }
 
-/// What a checkpoint is made for, and so how fast.
+/// The reason for a checkpoint, which decides how fast it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Haste {
-    /// To open sooner.
+    /// To shorten the next open: spread over time.
     Spread,
-    /// To have the index out of memory, of which commits take more meanwhile.
+    /// To free memory of the index, of which commits take more meanwhile.
     Memory,
-    /// For segments that go with it, and have to go before many more are filled: at once.
+    /// To release dead segments: without pauses.
     Space,
 }
 
-/// How to look after a store.
+/// The limits that maintenance keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MaintenanceOptions {
     /// Log bytes after which a checkpoint is due.
     pub(crate) checkpoint_log_len: u64,
-    /// Log bytes over bytes in force, above which segments are emptied.
+    /// Log bytes over live bytes, above which segments are compacted.
     pub(crate) amplification_max: f64,
-    /// What memory is for.
     pub(crate) memory_budget: MemoryBudget,
 }
 
-/// Looks after one store.
+/// The maintenance of one store. Each job holds the lock on `state`. No job begins once `is_ended`
+/// is set.
 pub(crate) struct Maintenance<D: Disk> {
     disk: Arc<D>,
     store: Description,
@@ -105,24 +106,24 @@ pub(crate) struct Maintenance<D: Disk> {
     space: Arc<Space<D>>,
     views: Arc<Views>,
     alarm: Alarm,
-    /// Where the log of a store ends that is only read.
+    /// The log end of a read-only session.
     ending: Option<Ending>,
-    /// The first segment in the row that was not written to before open. Who holds bytes of an earlier one may have them from
-    /// an earlier handle, of which we know nothing.
+    /// The first segment that was not written before open. Readers of an earlier session may still
+    /// hold bytes of the segments before it.
     own_from: u64,
     pub(crate) pauses: CompactionPauses,
     moved_len: AtomicU64,
     state: Mutex<MaintenanceState>,
-    /// Callers that wait for the state.
+    /// Callers that wait for the lock on `state`.
     waiting: AtomicU64,
-    /// Log bytes, since open, that the newest checkpoint covers.
+    /// Log bytes since open that the newest checkpoint covers.
     covered_len: AtomicU64,
-    /// Log bytes from before open that it does not.
+    /// Log bytes from before open that it does not cover.
     replayed_len: AtomicU64,
     checkpoint_len: AtomicU64,
 }
 
-/// What an [`Maintenance`] is made of and works with.
+/// The parts of a [`Maintenance`].
 pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) store: Description,
@@ -132,68 +133,69 @@ pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) space: Arc<Space<D>>,
     pub(crate) views: Arc<Views>,
     pub(crate) alarm: Alarm,
-    /// Where the log of a store ends that is only read.
+    /// The log end of a read-only session.
     pub(crate) ending: Option<Ending>,
-    /// The first segment that was not written to before open.
+    /// The first segment that was not written before open.
     pub(crate) own_from: u64,
 }
 
-/// What one job at a time changes.
+/// The state that one job at a time changes.
 #[derive(Debug, Default)]
 struct MaintenanceState {
     chain: Chain,
-    /// The log does not say yet that the newest image counts.
+    /// The newest image is not confirmed in the log yet.
     unconfirmed: bool,
-    /// Images that were in use before; their files go when the newest one counts.
+    /// Images of earlier chains. Their files are removed once the newest image is confirmed.
     old: Vec<Arc<Image>>,
-    /// When space was made last.
+    /// The last attempt to reclaim space.
     reclaimed: Option<SpaceReclaimed>,
-    /// How long the log was when the bytes of the index's entries were counted last, and how many those
-    /// were.
+    /// The last count of the bytes of the index's entries, behind the length of the log at that
+    /// time.
     entries_seen: Option<(u64, u64)>,
-    /// Space is being made.
+    /// Space is being reclaimed.
     is_reclaiming: bool,
-    /// How long the log was when an idle store came to rest.
+    /// Log bytes of users when an idle store was last found compact.
     idle_at: Option<u64>,
-    /// Whether segments are emptied in time.
+    /// Whether compaction keeps up with commits.
     pressure: Pressure,
-    /// Segments that could not be emptied: something in them is damaged.
+    /// Segments with damage, which compaction leaves alone.
     stuck: BTreeSet<u64>,
-    /// What stayed behind when segments with nothing in force were let go last.
+    /// Segments without live blocks that remained after the last release, for snapshots.
     pinned_dead: Option<PinnedDead>,
-    /// Backups that read files: until they are done no file is changed or goes.
+    /// Backups that read files. While it is above 0, no file is changed or removed.
     hold_count: u64,
-    /// Segments whose bytes are also a backup's, by reflinks made since open.
+    /// Segments that share their bytes with a backup, by reflinks made since open.
     cloned: BTreeSet<u64>,
-    /// The store is closed, and its files may be another handle's.
+    /// The store is closed, and another session may own its files.
     is_ended: bool,
 }
 
-/// Where the log of a store ends that is only read.
+/// The log end of a read-only session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ending {
-    /// Behind the last frame that counts.
+    /// The place behind the last frame that counts.
     pub(crate) position: LogPosition,
     /// The seed of frames in that segment.
     pub(crate) seed: u32,
     /// The last commit.
     pub(crate) lsn: Lsn,
-    /// The last commit that was known durable.
+    /// The last commit that is known to be durable.
     pub(crate) durable: Lsn,
 }
 
-/// An attempt to make space.
+/// An attempt to reclaim space.
 #[derive(Debug, Clone, Copy)]
 struct SpaceReclaimed {
-    /// How long the log was then.
+    /// The length of the log then.
     log_len: u64,
     at: Duration,
-    /// Compaction was paused, and moved nothing.
+    /// Compaction was paused and moved nothing.
     was_paused: bool,
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// Takes over a store with this chain of checkpoints and `replayed_len` bytes of log behind it.
+    /// The maintenance of a store with this chain of checkpoints and `replayed_len` bytes of log
+    /// behind it.
     pub(crate) fn new(
         parts: MaintenanceParts<D>,
         chain: Chain,
@@ -246,7 +248,7 @@ impl<D: Disk> Maintenance<D> {
         self.moved_len.load(Ordering::Relaxed)
     }
 
-    /// What the thread does until the store is closed.
+    /// Runs the maintenance thread until the store is closed.
     pub(crate) fn run_thread(&self) {
         let (mut rest, mut seen_len, mut failed_count) = (None, 0, 0);
         loop {
@@ -254,9 +256,9 @@ impl<D: Disk> Maintenance<D> {
             if woken == Woken::Stopped {
                 return;
             }
-            // Of users: what the upkeep itself writes is no reason to look again.
+            // Maintenance itself writes to the log, too, and must not wake itself by that.
             let user_len = self.user_log_len();
-            // Not because of two calls in a row: somebody writes who has just not got that far.
+            // After a call the store is not idle: a commit may be on its way to the log.
             let is_idle = woken == Woken::Rested && user_len == seen_len;
             if woken == Woken::Called || user_len != seen_len {
                 failed_count = 0;
@@ -266,7 +268,7 @@ impl<D: Disk> Maintenance<D> {
             rest = match done.unwrap_or_else(|_panic| self.poison_after_panic()) {
                 Ok(()) => (!is_idle).then_some(IDLE_AFTER),
                 Err(_) if self.shared.poison.cause().is_some() => None,
-                // Full, or damaged somewhere: whoever needs that place hears of it.
+                // Full or damaged. A caller that needs the place gets the error.
                 Err(_) => {
                     failed_count += 1;
                     retry_delay(failed_count)
@@ -275,23 +277,23 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// After a panic, whose extent nobody knows.
+    /// Poisons the store after a panic, which may have left any state.
     fn poison_after_panic(&self) -> Result<()> {
         self.shared.poison.set(PoisonCause::ThreadPanicked);
         self.shared.poison.check()
     }
 
-    /// Does what is due; more of it while nobody writes.
+    /// Does all work that is due; on an idle store, also the work that is only worth it then.
     ///
     /// # Errors
-    /// What stands in the way of the maintenance, and of nothing else.
+    /// The first error of a job. Reads and commits are not affected by it.
     pub(crate) fn run_due(&self, is_idle: bool) -> Result<()> {
         if self.alarm.is_set()
             && let Ok(left) = self.disk.free_space()
         {
             self.alarm.look(left);
         }
-        // From here on payloads may be dropped in the middle of things.
+        // From here on, user code may run here when the last handle of a payload is dropped.
         let _duty = callback::begin(Duty::Working);
         let mut state = self.state.lock();
         if state.is_ended {
@@ -312,10 +314,10 @@ impl<D: Disk> Maintenance<D> {
         if is_idle { self.shrink_prepared(false) } else { Ok(()) }
     }
 
-    /// Takes the state for somebody who calls: what is paced lets them have it.
+    /// Locks the state for a caller. A throttled job ends early for it.
     ///
     /// # Errors
-    /// [`Error::Closed`]: nothing of the store may be changed any more.
+    /// [`Error::Closed`]: the files may be another session's.
     fn lock_open_state(&self) -> Result<MutexGuard<'_, MaintenanceState>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
@@ -326,9 +328,12 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// Lets files go again that a backup has read.
+    /// Ends the hold of a backup on the files.
     fn release_hold(&self) {
-        self.state.lock().hold_count -= 1;
+        let mut state = self.state.lock();
+        assert!(state.hold_count > 0, "a backup releases its own hold once");
+        state.hold_count -= 1;
+        drop(state);
         self.shared.wake_up.call();
     }
 
@@ -342,44 +347,44 @@ impl<D: Disk> Maintenance<D> {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a
-    /// file is not cut while the log may be writing behind the place of the cut.
+    /// Gives prepared space back: `all`, or what no caller asked for. Runs between two groups,
+    /// because a file must not be shortened while the log writes to it.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
         self.driver.between_groups(|| self.space.shrink(all))
     }
 
-    /// Makes a checkpoint of what is committed now, if anything is since the last one.
+    /// Makes a checkpoint, unless nothing was committed since the last one.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.make_checkpoint(&mut *self.lock_open_state()?, Haste::Spread)
     }
 
-    /// Ends the maintenance, once the job under way is done; all later ones are refused. Makes a last checkpoint of
-    /// what was committed: it vouches for the log's end, should that be lost later, and saves the next open time.
+    /// Ends the maintenance behind the job under way, and refuses later ones. Makes a last
+    /// checkpoint: it shortens the next open, and reveals a later loss of the log's end.
     ///
     /// # Errors
-    /// As [`Maintenance::checkpoint`]; it has ended all the same.
+    /// As [`Maintenance::checkpoint`]. The maintenance has ended all the same.
     pub(crate) fn end_session(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.is_ended = true;
         if self.shared.poison.cause().is_some() {
             return Ok(());
         }
-        // The caller's thread has the rest of the store to end, whatever happens here.
+        // After a panic here, the caller must still end the rest of the store.
         let last = AssertUnwindSafe(|| self.make_checkpoint(&mut state, Haste::Spread));
         match catch_unwind(last).unwrap_or_else(|_panic| self.poison_after_panic()) {
-            // All commits are durable; only the next open has a little more to do.
+            // All commits are durable; the next open reads a little more of the log.
             Err(error) if error.is_shortage() => Ok(()),
             done => done,
         }
     }
 
-    /// Ends what is done beside reading: later backups are refused.
+    /// Ends the maintenance of a read-only session: later backups are refused.
     pub(crate) fn end_reading(&self) {
-        assert!(self.ending.is_some(), "a session that writes ends its log");
+        assert!(self.ending.is_some(), "the session is read-only");
         self.state.lock().is_ended = true;
     }
 
-    /// What the reserve is for.
+    /// The size of the store, from which the length of the reserve follows.
     pub(crate) fn store_load(&self) -> StoreLoad {
         StoreLoad {
             block_count: self.shared.mvcc.totals().0,
@@ -388,7 +393,7 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// Log bytes that may be written while an image is.
+    /// Log bytes that may be written while an image is written.
     fn log_len_beside(&self, haste: Haste) -> u64 {
         match haste {
             Haste::Spread => self.options.checkpoint_log_len / SPREAD_SHARE,
@@ -405,14 +410,15 @@ impl<D: Disk> Maintenance<D> {
         (self.uncovered_len() >= self.options.checkpoint_log_len).then_some(Haste::Spread)
     }
 
-    /// Heap bytes of the index's entries, not counted again before the log has grown a little.
+    /// Heap bytes of the index's entries. Counted again only after the log has grown.
     fn entries_len(&self, state: &mut MaintenanceState) -> u64 {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
         let valid_len = self.options.memory_budget.check_interval_len() / 2;
-        if let Some((at, len)) = state.entries_seen
-            && written_len - at < valid_len
-        {
-            return len;
+        if let Some((at, len)) = state.entries_seen {
+            debug_assert!(at <= written_len, "the written length only grows");
+            if written_len - at < valid_len {
+                return len;
+            }
         }
         let len = self.shared.mvcc.index.entries_len();
         state.entries_seen = Some((written_len, len));
@@ -422,7 +428,9 @@ impl<D: Disk> Maintenance<D> {
     /// Log bytes that the newest checkpoint does not cover.
     fn uncovered_len(&self) -> u64 {
         let covered = self.covered_len.load(Ordering::Relaxed);
-        let written = self.shared.written_len.load(Ordering::Relaxed) - covered;
+        let written = self.shared.written_len.load(Ordering::Relaxed);
+        debug_assert!(covered <= written, "a checkpoint covers written bytes");
+        let written = written - covered;
         written + self.replayed_len.load(Ordering::Relaxed)
     }
 
@@ -431,15 +439,17 @@ impl<D: Disk> Maintenance<D> {
         let Frozen { summary, segments } = self.driver.freeze()?;
         let index = &self.shared.mvcc.index;
         let newest = state.chain.summary().copied();
-        // What a roll has sealed without a commit goes with a checkpoint behind it only.
+        let last_lsn = newest.map_or(Lsn(0), |newest| newest.lsn);
+        assert!(last_lsn <= summary.lsn, "checkpoints are made in the order of commits");
+        // A segment that a roll sealed without a commit is released only by a checkpoint behind it.
         let is_sealed = |newest: &Summary| {
             let sealed = newest.position.sequence..summary.position.sequence;
             segments.iter().any(|s| s.live_count == 0 && sealed.contains(&s.sequence))
         };
         let lets_go = haste == Haste::Space && newest.as_ref().is_some_and(is_sealed);
-        if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn && !lets_go {
+        if last_lsn == summary.lsn && !lets_go {
             index.thaw();
-            // What stood in the way of the rest the last time may be gone by now.
+            // The release of the last checkpoint may have failed, and may succeed now.
             return match newest {
                 Some(newest) => self.confirm_and_release(state, &newest, &segments),
                 None => Ok(()),
@@ -454,7 +464,7 @@ impl<D: Disk> Maintenance<D> {
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
-            pause: &|time| self.shared.wake_up.rest(time),
+            pause: &|time| self.shared.wake_up.pause(time),
         };
         let order =
             ImagePlan { number, summary, segments: &listed, is_full: is_short_of_space, schedule };
@@ -482,18 +492,20 @@ impl<D: Disk> Maintenance<D> {
         self.replayed_len.store(0, Ordering::Relaxed);
         self.checkpoint_len.store(chain.file_len(), Ordering::Relaxed);
         let old = std::mem::replace(&mut state.chain, chain);
+        assert_eq!(state.chain.summary(), Some(&summary), "the chain begins with the new image");
         state.unconfirmed = true;
         state.old.extend_from_slice(old.images());
         drop(old);
         self.confirm_and_release(state, &summary, &segments)
     }
 
+    /// Removes the file of an image that was not made, and returns the reason as an error.
     fn discard_image(&self, number: u64, not_made: ImageNotMade) -> Error {
         let removed = self.disk.remove(FileName::Temporary(number));
         unheard(removed, "the next open removes it");
         let not_written = match not_made {
             ImageNotMade::Damaged(error) => {
-                // It may have got its name and be what is damaged.
+                // The new image may have its name and be the damaged one.
                 let removed = self.disk.remove(FileName::Checkpoint(number));
                 unheard(removed, "nothing relies on that name");
                 return error;

@@ -1,10 +1,14 @@
-//! Room: what the upkeep does while the disk is full.
+//! Reclaim: frees space while the disk is full.
 //!
-//! A delete takes space before it gives any back. So while the reserve is low, whoever deletes first has
-//! room made; so does the upkeep after a write that found no space. The log goes on in the next segment,
-//! which lets go of the space ahead in the active one; a checkpoint takes segments with nothing in force
-//! out of use, those that hold nothing but deletes among them; segments are emptied whose blocks in force
-//! fit into what is free and half of the reserve, unless compaction is paused. What that gives goes to the reserve first.
+//! A delete takes space before it frees any. So while the reserve is low, a caller that deletes
+//! reclaims space first. The maintenance thread does so after a write that found no space. Steps:
+//!
+//! 1. Continue the log in the next segment, which frees the prepared space of the active one.
+//! 2. Make a checkpoint, which releases dead segments.
+//! 3. Unless compaction is paused, relocate the live blocks of segments. They must fit into the
+//!    free space and half of the reserve.
+//!
+//! Freed space refills the reserve first.
 
 use crate::error::Result;
 use crate::io::Disk;
@@ -19,20 +23,20 @@ use crate::sync::Ordering;
 const RECLAIM_EVERY: u64 = 6 * PAGE;
 
 impl<D: Disk> Maintenance<D> {
-    /// Makes room if the reserve is low.
+    /// Reclaims space if the reserve is low.
     ///
     /// # Errors
-    /// As [`Maintenance::checkpoint`]; the reserve is what it was, or what is left of it.
+    /// As [`Maintenance::checkpoint`]. The reserve may be shorter than before.
     pub(crate) fn reclaim_space(&self) -> Result<()> {
         self.reclaim_if_low(&mut *self.lock_open_state()?)
     }
 
-    /// Makes room if the reserve is low or a write found no space.
+    /// Reclaims space if the reserve is low or a write found no space.
     pub(super) fn reclaim_if_low(&self, state: &mut MaintenanceState) -> Result<()> {
         let reserve = &self.space.reserve;
         let is_low = reserve.is_low() && reserve.refill().is_err();
         let is_wanted = self.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
-        // While a backup reads files nothing that is emptied could go.
+        // While a backup reads files, no segment can be released.
         if !(is_low || is_wanted) || state.hold_count > 0 {
             return Ok(());
         }
@@ -49,7 +53,7 @@ impl<D: Disk> Maintenance<D> {
         made
     }
 
-    /// Whether another attempt would find what the last one found.
+    /// Whether another attempt would find the state that the last one found.
     fn is_too_soon(&self, last: SpaceReclaimed) -> bool {
         let has_grown = self.written_len() - last.log_len >= RECLAIM_EVERY;
         let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
@@ -57,12 +61,12 @@ impl<D: Disk> Maintenance<D> {
         !(has_grown || has_rested || goes_on)
     }
 
-    /// Empties segments: as many as are worth it, or until there is room for the next segment.
+    /// Compacts all segments that are worth it, or until there is space for the next segment.
     fn reclaim_by_compaction(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
         self.driver.roll()?;
         self.shrink_prepared(true)?;
         self.make_checkpoint(state, Haste::Space)?;
-        // What is written from here on is as dense as it gets.
+        // Segments that are begun from here on hold relocated blocks, and are dense.
         let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let mut run = self.begin_run(Cause::Need);
         while let Some(victim) = self.victim_to_reclaim(state, &run, newest) {
@@ -75,7 +79,7 @@ impl<D: Disk> Maintenance<D> {
         Ok(())
     }
 
-    /// Whether the next segment of the log would find its space, the reserve left alone.
+    /// Whether there is space for the next segment without drawing on the reserve.
     fn has_space_for_segment(&self) -> bool {
         let reserve = &self.space.reserve;
         let wanted_len = self.space.segment_room() + PAGE;
@@ -94,7 +98,7 @@ mod tests {
 
     /// A thin volume takes every byte, and has no space for them when they are synced.
     #[test]
-    fn reserve_that_somebody_refills_meanwhile_is_not_drawn_from_for_ever() {
+    fn reserve_that_another_thread_refills_is_not_drawn_from_for_ever() {
         let options = LocalBackend::options().single_threaded(true);
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let reserve = &store.inner.space.reserve;
@@ -117,7 +121,7 @@ mod tests {
             |id| store.write_block(Block::new(BlockId(id), BlockType::TableData, vec![1; 3900]));
         let maintenance = &store.inner.maintenance;
         maintenance.pauses.begin_pause();
-        // Two segments of many are mostly dead: compaction is not due, and would make room.
+        // Two segments of many are mostly dead: compaction is not due, and would free space.
         (1..=120).for_each(|id| put(id).map(|_| ()).expect("writes"));
         (1..=120).filter(|id| id % 5 > 0).for_each(|id| put(id).map(|_| ()).expect("writes"));
         let full = (1000..).find_map(|id| put(id).err()).expect("full at last");

@@ -1,6 +1,6 @@
-//! Release: what a checkpoint makes superfluous goes.
+//! Release: removes the files that a checkpoint makes superfluous.
 //!
-//! Owns the order of steps 4 and 5 ([`super`]), and the rule which segments go.
+//! Owns the order of steps 4 and 5 ([`super`]), and the rule which segments are dead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,27 +13,29 @@ use crate::local::format::checkpoint::Summary;
 use crate::local::maintenance::checkpoint::image::Image;
 
 impl<D: Disk> Maintenance<D> {
-    /// Steps 4 and 5.
+    /// Steps 4 and 5: confirms the newest image, then releases old images and dead segments.
     pub(super) fn confirm_and_release(
         &self,
         state: &mut MaintenanceState,
         checkpoint: &Summary,
         segments: &[SegmentUse],
     ) -> Result<()> {
+        assert_eq!(state.chain.summary(), Some(checkpoint), "the checkpoint is the newest one");
         let used = state.chain.image_names();
         if state.unconfirmed {
             self.driver.confirm(used[0])?;
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
-            // The next checkpoint without a hold finds all of it again.
+            // The next checkpoint without a hold releases them.
             return Ok(());
         }
         let mut old = std::mem::take(&mut state.old);
         old.retain(|image| !used.contains(&image.header.name));
-        // While a backup read files, one image may have gone out of use with several checkpoints.
+        // During a backup, several checkpoints may have listed the same image.
         old.sort_by_key(|image| image.header.name);
         old.dedup_by_key(|image| image.header.name);
+        assert!(!state.unconfirmed, "the newest image is confirmed before old ones are removed");
         self.remove_images(old)?;
         self.release_dead(state, checkpoint, segments)
     }
@@ -53,14 +55,15 @@ impl<D: Disk> Maintenance<D> {
         self.sync_directory()
     }
 
-    /// Lets segments go in which nothing was in force at a freeze, and that recovery from a durable
-    /// checkpoint does not read.
+    /// Releases segments that had no live block at the freeze and that recovery from the checkpoint
+    /// does not read.
     fn release_dead(
         &self,
         state: &mut MaintenanceState,
         checkpoint: &Summary,
         segments: &[SegmentUse],
     ) -> Result<()> {
+        assert_eq!(state.hold_count, 0, "no backup reads files");
         let start = checkpoint.position.sequence;
         let dead = segments.iter().filter(|s| s.live_count == 0 && s.sequence < start);
         let dead: Vec<_> = dead.collect();
@@ -76,7 +79,7 @@ impl<D: Disk> Maintenance<D> {
         });
         for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
             self.shared.usage.remove(segment.sequence);
-            // Bytes that are a backup's too would each need new space to be written again.
+            // Overwriting bytes that a backup shares would take new space for each page.
             let is_cloned = state.cloned.remove(&segment.sequence);
             let is_unseen =
                 self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
@@ -89,7 +92,7 @@ impl<D: Disk> Maintenance<D> {
         Ok(())
     }
 
-    /// Whether a segment out of use is worth keeping: the log will grow into it soon, and all files
+    /// Whether to keep a released segment for reuse: the log will grow into it, and all files
     /// together stay within bounds.
     fn wants_free_segment(&self) -> bool {
         let (totals, free_len) = (self.usage_totals(), self.space.free_len());
@@ -125,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Overwrites all there is, and says how many segments of before that are kept for what is still to come.
+    /// Overwrites all blocks and returns how many earlier segments are kept for reuse.
     fn kept_count(store: &LocalBackend<SimDisk>, disk: &SimDisk) -> usize {
         let maintenance = &store.inner.maintenance;
         let used = store.inner.shared.usage.all();
@@ -138,7 +141,7 @@ mod tests {
         used[..used.len() - 1].iter().filter(|segment| is_there(segment.number)).count()
     }
 
-    /// Written again, bytes that a backup shares would take new space page by page.
+    /// Overwriting bytes that a backup shares would take new space page by page.
     #[test]
     fn segment_that_shares_its_bytes_with_a_backup_is_not_written_again() {
         for is_cloned in [false, true] {
@@ -150,11 +153,14 @@ mod tests {
                 maintenance.state.lock().cloned.extend(used.iter().map(|segment| segment.sequence));
             }
             assert_eq!(kept_count(&store, &disk) == 0, is_cloned);
-            assert!(maintenance.state.lock().cloned.len() <= 1, "who went is not forgotten");
+            assert!(
+                maintenance.state.lock().cloned.len() <= 1,
+                "a released segment is not forgotten"
+            );
         }
     }
 
-    /// Those who read from the store before it was closed may still have its bytes, as long as they like.
+    /// Readers of the closed session may hold its bytes for any time.
     #[test]
     fn segment_of_an_earlier_session_is_not_written_again() {
         let disk = SimDisk::new(1);

@@ -1,9 +1,10 @@
-//! Removal: the way of images that nobody needs any more.
+//! Removal of images that are out of use.
 //!
-//! Owns the steps. A file system that frees a large file at once holds up whoever writes or syncs another
-//! one meanwhile: 25 ms with 115 MiB. So an image that nobody looks at is cut down to a page first, step by
-//! step from its end, with rests while others commit; then its name goes. A crash between leaves a short
-//! file out of use, which opening removes. Segments go at once: they are shorter, and the room is wanted.
+//! Owns the steps. A file system that frees a large file at once delays writes and syncs of other
+//! files: 25 ms for 115 MiB. So an image without readers is shortened to a page first, step by step
+//! from its end, throttled while others commit. Then its name is removed. A crash in between leaves
+//! a short unused file, which the next open removes. Segments are removed at once: they are
+//! shorter, and their space is needed.
 
 use crate::error::{Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How};
@@ -12,20 +13,20 @@ use crate::local::maintenance::Maintenance;
 use crate::local::maintenance::throttle::Throttle;
 use crate::unheard::unheard;
 
-/// Steps that as much as a segment is cut in.
+/// Steps in which the length of a segment is removed.
 const STEP_COUNT: u64 = 16;
 
 impl<D: Disk> Maintenance<D> {
-    /// Removes a file that no reader looks at.
+    /// Removes a file without readers.
     ///
     /// # Errors
-    /// [`Error::Io`]: the file is left to the next open, which removes it.
+    /// [`Error::Io`]: the next open removes the file.
     pub(super) fn remove_unseen(&self, name: FileName) -> Result<()> {
         unheard(self.shrink_in_steps(name), "a file that cannot be cut is removed at once");
         self.remove_at_once(name)
     }
 
-    /// Removes a file that readers may still look at.
+    /// Removes a file that may have readers.
     ///
     /// # Errors
     /// As [`Maintenance::remove_unseen`].
@@ -37,7 +38,7 @@ impl<D: Disk> Maintenance<D> {
     fn shrink_in_steps(&self, name: FileName) -> std::io::Result<()> {
         let step_len = (self.space.segment_room() / STEP_COUNT).max(PAGE);
         let file = self.disk.open(name, How::ReadWrite)?;
-        // An earlier handle's read may still be at it.
+        // A reader of an earlier session may still use it.
         if file.is_mapped_elsewhere() {
             return Ok(());
         }
@@ -71,6 +72,6 @@ mod tests {
         assert_eq!(file.len().expect("a length"), PAGE, "the header stays");
         maintenance.remove_unseen(name).expect("goes");
         assert!(disk.open(name, How::Read).is_err());
-        assert!(maintenance.remove_unseen(name).is_err(), "what is not there cannot go");
+        assert!(maintenance.remove_unseen(name).is_err(), "a missing file cannot be removed");
     }
 }

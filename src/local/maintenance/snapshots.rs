@@ -1,16 +1,16 @@
-//! Snapshots: what of the log is kept for them alone, and the limit on it.
+//! Snapshots: the log bytes that are kept for them alone, and their limit.
 //!
-//! Owns the count of those bytes, and what is done where they are more than
+//! Owns the count of those bytes, and the steps if it exceeds
 //! [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max):
 //!
-//! 1. A sealed segment in which nothing is in force, and of which a snapshot sees something, counts as a whole.
-//!    Elsewhere what snapshots see counts by itself.
-//! 2. Beyond the limit such segments are emptied first, unless compaction is paused: what snapshots see of them
-//!    is moved. What remains is counted again.
-//! 3. Then the oldest snapshot is given up, and the next one, until the rest is within the limit.
+//! 1. Count them. A sealed segment without live blocks counts as a whole if a snapshot sees a
+//!    version in it. In other segments, the versions that snapshots see count.
+//! 2. Beyond the limit, relocate the versions out of such segments, unless compaction is paused.
+//!    Count again.
+//! 3. Give up the oldest snapshot, and the next one, until the rest is within the limit.
 //!
-//! Callers see to the payloads alone, with each operation (`mvcc::state`): those are known without a look at
-//! each version.
+//! Callers check payload bytes alone with each operation (`mvcc::state`): that count needs no visit
+//! of each version.
 
 use super::{Haste, Maintenance, MaintenanceState};
 use crate::error::{Result, SnapshotLimit};
@@ -19,7 +19,7 @@ use crate::local::format::checkpoint::SegmentUse;
 use crate::local::maintenance::compaction::Cause;
 
 impl<D: Disk> Maintenance<D> {
-    /// Bytes of the log that are kept for snapshots alone.
+    /// Log bytes that are kept for snapshots alone.
     pub(crate) fn snapshot_only_len(&self) -> u64 {
         let kept = self.pinned_by_segment();
         if kept.is_empty() {
@@ -35,16 +35,16 @@ impl<D: Disk> Maintenance<D> {
         segments.iter().map(kept_of).sum()
     }
 
-    /// Brings what is kept for snapshots within its limit.
+    /// Brings the bytes kept for snapshots within their limit.
     ///
     /// # Errors
-    /// As [`Maintenance::checkpoint`]; no snapshot is given up for that.
+    /// As [`Maintenance::checkpoint`]. No snapshot is given up for an error.
     pub(super) fn limit_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let max = self.shared.mvcc.limits.snapshot_pinned_max;
         if max == u64::MAX || state.hold_count > 0 || self.snapshot_only_len() <= max {
             return Ok(());
         }
-        // Segments may have fallen out of use since the last checkpoint.
+        // Segments may have died since the last checkpoint.
         self.make_checkpoint(state, Haste::Space)?;
         if self.snapshot_only_len() > max && !self.must_stop(Cause::Idle) {
             self.relocate_snapshot_versions(state)?;

@@ -1,4 +1,4 @@
-//! When the upkeep looks at a store, what it does then, and what it leaves alone.
+//! When maintenance runs, and which files and space it leaves alone.
 
 use std::ops::ControlFlow::Continue;
 
@@ -8,9 +8,9 @@ use crate::io::sim::SimDisk;
 use crate::local::commit::log::MAINTENANCE_EVERY;
 use crate::{LocalBackend, StorageBackend, StorageExt, WriteBatch};
 
-/// Deletes hardly lengthen the log, and give much of it back.
+/// Deletes hardly lengthen the log, and make much of it dead.
 #[test]
-fn upkeep_is_called_for_what_is_no_longer_in_force_too() {
+fn maintenance_is_called_for_dead_bytes_too() {
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
     let ids = 1..=(MAINTENANCE_EVERY >> 16);
@@ -51,9 +51,9 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     assert!(maintenance.space.free_len() <= 2 << 20, "space is kept that is needed");
 }
 
-/// Its files may be another handle's by then.
+/// Another session may own its files by then.
 #[test]
-fn closed_store_is_changed_by_nobody() {
+fn closed_store_is_not_changed_by_maintenance() {
     let disk = SimDisk::new(1);
     let options = LocalBackend::options().single_threaded(true);
     let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
@@ -85,10 +85,10 @@ fn checkpoint_that_meets_damage_leaves_no_file() {
     store.checkpoint().expect("makes a base");
     let is_image = |(name, _): &(FileName, u64)| matches!(name, FileName::Checkpoint(_));
     let (image, _) = disk.files().into_iter().find(is_image).expect("the base");
-    // Its first leaf, which nobody has looked at.
+    // Its first leaf, which was not verified yet.
     disk.overwrite(image, PAGE, &[0xff; PAGE as usize]);
     disk.drop_caches();
-    // So many that the base would be written again.
+    // Enough for a new base.
     (1001..=1600).for_each(put);
     let before = disk.files();
     for _ in 0..3 {
@@ -116,11 +116,11 @@ fn segments_that_snapshots_need_are_not_asked_for_by_one_checkpoint_after_the_ot
     let maintenance = &store.inner.maintenance;
     let newest = || maintenance.state.lock().chain.image_names()[0].number;
     assert!(maintenance.usage_totals().dead_len > SEGMENT_LEN, "the snapshot sees the old blocks");
-    // Each looks after the store first.
+    // Each commit runs maintenance first.
     put(50, 100);
     let before = newest();
     (51..=54).for_each(|id| put(id, 100));
-    assert_eq!(newest(), before, "another checkpoint that lets nothing go");
+    assert_eq!(newest(), before, "another checkpoint that releases nothing");
     drop(snapshot);
     put(55, 100);
     assert_ne!(newest(), before);

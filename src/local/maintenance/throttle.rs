@@ -1,8 +1,8 @@
-//! The throttle: how work in the background gives way to commits.
+//! The throttle: pauses background work while commits run.
 //!
-//! Owns the length of a pause, and the rule when there is one: after a step of the work, if commits were
-//! written since the step before. What lies between two pauses, and whether there is time for one, is each
-//! work's own schedule (`checkpoint::schedule`, `compaction::schedule`).
+//! Owns the length of a pause and its rule: pause after a step of work if commits were written
+//! since the step before. The length of a step and the time limit belong to each schedule
+//! (`checkpoint::schedule`, `compaction::schedule`).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::sync::Ordering;
 /// Between two steps of work, while others commit.
 pub(crate) const PAUSE: Duration = Duration::from_millis(1);
 
-/// Gives way to commits between the steps of one piece of work.
+/// Pauses between the steps of one job.
 pub(crate) struct Throttle<'a> {
     shared: &'a Shared,
     seen_len: Cell<u64>,
@@ -25,11 +25,12 @@ impl<'a> Throttle<'a> {
         Throttle { shared, seen_len }
     }
 
-    /// CompactionPauses if commits were written since the last call.
+    /// Pauses if commits were written since the last call.
     pub(crate) fn pause_if_others_commit(&self) {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
+        debug_assert!(self.seen_len.get() <= written_len, "the written length only grows");
         if self.seen_len.replace(written_len) != written_len {
-            self.shared.wake_up.rest(PAUSE);
+            self.shared.wake_up.pause(PAUSE);
         }
     }
 }

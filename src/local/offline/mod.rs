@@ -1,6 +1,5 @@
-//! Work on a store that no session writes to, and copies of one that a session does.
-//!
-//! Owns [`verify`], [`salvage`], [`repair`] and [`backup`].
+//! Offline work: [`verify`], [`salvage`] and [`repair`] of a store that no session writes to, and
+//! [`restore`] of a backup.
 
 pub(crate) mod repair;
 pub(crate) mod restore;

@@ -1,20 +1,19 @@
-//! Repair: a salvaged copy in the place of a damaged store.
+//! Repair: replaces a damaged store by a salvaged copy.
 //!
-//! Owns the order of names, so that at each moment the path holds a whole store, the damaged or the
+//! Owns the order of names. At each moment the path holds a whole store, the damaged or the
 //! repaired one:
 //!
-//! 1. The damaged store is locked and verified. Without damage nothing happens.
-//! 2. Its intact blocks are copied into a new store, `<store>.repairing-<n>`, which is closed, so
-//!    durable, and verified.
-//! 3. The two directories exchange their names: one step, the only one that matters. It is made durable.
-//! 4. The damaged one, now under the name of the copy, becomes `<store>.before-repair-<n>`. Its files
-//!    were never written to.
+//! 1. Lock and verify the damaged store. Without damage nothing happens.
+//! 2. Copy its intact blocks into a new store, `<store>.repairing-<n>`. Close it, which makes it
+//!    durable, and verify it.
+//! 3. Exchange the names of the two directories, durably. This is the commit point.
+//! 4. Rename the damaged store to `<store>.before-repair-<n>`. Its files were never written.
 //!
-//! Interrupted before step 3, there is a directory too many, `.repairing-<n>`; between 3 and 4 that
-//! directory is the damaged store. Neither name is taken again by a later repair.
+//! A repair interrupted before step 3 leaves the unfinished copy as `.repairing-<n>`; between 3 and
+//! 4, that name is the damaged store's. No later repair uses either name again.
 //!
-//! Names are those of the directory itself, where links lead: the store behind a link is repaired and kept
-//! beside itself, and the link stays as it is.
+//! A store behind a symbolic link is repaired and kept in its own directory, and the link is
+//! unchanged.
 
 use std::path::{Path, PathBuf};
 
@@ -25,28 +24,30 @@ use crate::io::os::{OsDisk, OsFile, is_mount_point, rename_directory, swap_direc
 use crate::local::format::place::Damage;
 use crate::local::format::place::damaged;
 use crate::local::offline::salvage::{Salvage, SalvageReport};
-use crate::local::offline::verify::{verify, verify_locked};
+use crate::local::offline::verify::{verify_locked, verify_store};
 use crate::local::options::open_error;
 use crate::local::recovery::identity::{lock_store, lock_store_shared};
 use crate::local::recovery::listing::{Listing, list_store};
 
-/// What some file systems do not have (NFS, CIFS, FAT, some FUSE).
-const EXCHANGE: &str = "an exchange of two directories, as its file system has none: the repaired store is \
-                        whole in the directory <store>.repairing-<n> beside the damaged one";
+/// The operation that some file systems do not have (NFS, CIFS, FAT, some FUSE).
+const EXCHANGE: &str = "an exchange of two directories, as its file system has none: the \
+                        repaired store is whole in the directory <store>.repairing-<n> beside the \
+                        damaged one";
 
-/// A mount point has no other name, and what is beside it is another file system.
+/// A mount point cannot be renamed, and the directory beside it is on another file system.
 const VOLUME: &str =
     "the repair of a store that is a whole volume: salvage it into another directory";
 
-/// What a repair found and did.
+/// The outcome of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairReport {
-    /// The damage, as [`LocalBackend::verify`](crate::LocalBackend::verify) lists it. Without any nothing was done.
+    /// The damage, as [`LocalBackend::verify`](crate::LocalBackend::verify) lists it. If it is
+    /// empty, nothing was done.
     pub damage: Vec<Damage>,
-    /// What was saved and what was lost.
+    /// The blocks that were copied and lost.
     pub salvage: SalvageReport,
-    /// Where the damaged store is now; `None` when nothing was done.
+    /// The directory of the damaged store; `None` if nothing was done.
     pub copy: Option<PathBuf>,
 }
 
@@ -54,19 +55,19 @@ pub struct RepairReport {
 pub(crate) type CopyInto = fn(Salvage<OsFile>, &Path) -> Result<SalvageReport>;
 
 /// See [`LocalBackend::salvage`](crate::LocalBackend::salvage).
-pub(crate) fn salvage(path: &Path, out: &Path, copy: CopyInto) -> Result<SalvageReport> {
-    // The copy is closed in the end.
+pub(crate) fn salvage_into(path: &Path, out: &Path, copy: CopyInto) -> Result<SalvageReport> {
+    // This call closes the copy.
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     list_store(&disk, false)?;
     let _lock = lock_store_shared(&disk)?;
     let listing = list_store(&disk, false)?;
-    check_out(path, out)?;
-    copy(Salvage::plan(&disk, &listing)?, out)
+    check_out_path(path, out)?;
+    copy(Salvage::plan_copy(&disk, &listing)?, out)
 }
 
 /// See [`LocalBackend::repair`](crate::LocalBackend::repair).
-pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
+pub(crate) fn repair_store(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     callback::check_may_close()?;
     let disk = OsDisk::open(path).map_err(|source| open_error(path, source))?;
     list_store(&disk, false)?;
@@ -83,8 +84,8 @@ pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     if is_mount_point(&path).map_err(|source| open_error(&path, source))? {
         return Err(Error::Unsupported { operation: VOLUME });
     }
-    let (rebuilt, kept) = free_names(&path);
-    let salvage = rebuild(&disk, &listing, &rebuilt, copy)?;
+    let (rebuilt, kept) = find_free_names(&path);
+    let salvage = rebuild_store(&disk, &listing, &rebuilt, copy)?;
     check_still_there(&disk, &path)?;
     swap_directories(&path, &rebuilt).map_err(|source| swap_error(&path, source))?;
     rename_directory(&rebuilt, &kept)
@@ -92,7 +93,7 @@ pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
     Ok(RepairReport { damage, salvage, copy: Some(kept) })
 }
 
-/// The directory that is exchanged is the one that was locked and read, wherever links lead by now.
+/// Checks that the path still leads to the directory that was locked and read.
 fn check_still_there(disk: &OsDisk, path: &Path) -> Result<()> {
     let io = |source| Error::io(IoOp::Rename, path, source);
     match disk.is_at(path).map_err(io)? {
@@ -101,7 +102,8 @@ fn check_still_there(disk: &OsDisk, path: &Path) -> Result<()> {
     }
 }
 
-/// The repaired copy stays where it is: whole, verified, and only in need of its name.
+/// The error of a failed exchange. The repaired copy stays whole and verified under its temporary
+/// name.
 fn swap_error(path: &Path, source: std::io::Error) -> Error {
     use std::io::ErrorKind as K;
 
@@ -111,23 +113,23 @@ fn swap_error(path: &Path, source: std::io::Error) -> Error {
     }
 }
 
-/// Step 2.
-fn rebuild(
+/// Step 2: copies the intact blocks into a new store and verifies it.
+fn rebuild_store(
     disk: &OsDisk,
     listing: &Listing,
     rebuilt: &Path,
     copy: CopyInto,
 ) -> Result<SalvageReport> {
-    let report = copy(Salvage::plan(disk, listing)?, rebuilt)?;
+    let report = copy(Salvage::plan_copy(disk, listing)?, rebuilt)?;
     let made = OsDisk::open(rebuilt).map_err(|source| open_error(rebuilt, source))?;
-    match verify(&made)?.damage.into_iter().next() {
+    match verify_store(&made)?.damage.into_iter().next() {
         None => Ok(report),
         Some(Damage { defect, place }) => Err(Error::Corrupt { defect, place }),
     }
 }
 
-/// The copy is a directory of its own.
-fn check_out(path: &Path, out: &Path) -> Result<()> {
+/// Checks that `out` does not exist and does not lie in the damaged store.
+fn check_out_path(path: &Path, out: &Path) -> Result<()> {
     let refuse = |reason| Err(Error::InvalidArgument { argument: "out", reason });
     if out.symlink_metadata().is_ok() {
         return refuse("must not exist");
@@ -141,8 +143,8 @@ fn check_out(path: &Path, out: &Path) -> Result<()> {
     if parent.starts_with(path) { refuse("must not lie in the damaged store") } else { Ok(()) }
 }
 
-/// Names beside the store that nothing has.
-fn free_names(path: &Path) -> (PathBuf, PathBuf) {
+/// Finds unused names beside the store.
+fn find_free_names(path: &Path) -> (PathBuf, PathBuf) {
     let beside = |word: &str, number: u64| {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{word}-{number}"));

@@ -1,6 +1,6 @@
-//! Restoring: a backup compared with its manifest, or made a store again.
+//! Restore: makes a store from a backup, or compares a backup with its manifest.
 //!
-//! The copy gets `META` last, so that a restore that is cut short leaves no store.
+//! The copy gets `META` last, so an interrupted restore leaves no store.
 
 use crate::block::Lsn;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::local::maintenance::backup::BackupReport;
 use crate::local::read::backup::{check_empty, read_manifest};
 use crate::local::read::copy::{Copying, Watch, compare, same};
 
-/// What comparing a backup with its manifest found.
+/// The outcome of comparing a backup with its manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupCheck {
@@ -19,7 +19,7 @@ pub struct BackupCheck {
     pub lsn: Lsn,
     /// Files that the manifest lists.
     pub files: u64,
-    /// Bytes of those.
+    /// Bytes of those files.
     pub bytes: u64,
     /// All damage, in the order of the files' names.
     pub damage: Vec<Damage>,
@@ -29,7 +29,7 @@ pub struct BackupCheck {
 ///
 /// # Errors
 /// As [`LocalBackend::restore`](crate::LocalBackend::restore).
-pub(crate) fn restore<S: Disk, T: Disk>(
+pub(crate) fn restore_backup<S: Disk, T: Disk>(
     backup: &S,
     target: &T,
     watch: Watch<'_>,
@@ -37,10 +37,10 @@ pub(crate) fn restore<S: Disk, T: Disk>(
     let manifest = read_manifest(backup)?;
     check_empty(target)?;
     let mut copying = Copying::start(target, watch, None, manifest.total_len());
-    // Until the rest is there, open takes the directory for a backup, and makes no new store of it.
+    // Until the restore is done, the manifest keeps an open from creating a store in the directory.
     let marked = copying.publish(FileName::Manifest, &manifest.encode());
     let done = marked.and_then(|()| {
-        let cloned_bytes = copy_all(backup, &manifest, &mut copying)?;
+        let cloned_bytes = copy_files(backup, &manifest, &mut copying)?;
         copying.remove(FileName::Manifest)?;
         Ok(cloned_bytes)
     });
@@ -56,8 +56,9 @@ pub(crate) fn restore<S: Disk, T: Disk>(
     })
 }
 
-/// Copies `META`, the first one, last: before that there is no store. Returns the bytes that are reflinks.
-fn copy_all<S: Disk, T: Disk>(
+/// Copies all files, with `META`, the first in the manifest, last. Returns the bytes that are
+/// reflinks.
+fn copy_files<S: Disk, T: Disk>(
     backup: &S,
     manifest: &Manifest,
     copying: &mut Copying<'_, T>,
@@ -78,7 +79,7 @@ fn copy_all<S: Disk, T: Disk>(
 ///
 /// # Errors
 /// As [`LocalBackend::verify_backup`](crate::LocalBackend::verify_backup).
-pub(crate) fn check<S: Disk>(backup: &S) -> Result<BackupCheck> {
+pub(crate) fn check_backup<S: Disk>(backup: &S) -> Result<BackupCheck> {
     let manifest = read_manifest(backup)?;
     let (files, bytes) = (manifest.rows.len() as u64, manifest.total_len());
     let mut check = BackupCheck { lsn: manifest.lsn, files, bytes, damage: Vec::new() };

@@ -1,16 +1,16 @@
-//! Salvage: every intact block out of a store that need not open, into a new one.
+//! Salvage: copies every intact block of a store that may not open into a new store.
 //!
-//! Owns [`SalvageReport`] and the choice of versions; what the files say is [`evidence`]. Never changes
+//! Owns [`SalvageReport`] and the choice of versions; [`evidence`] reads the files. Never changes
 //! the damaged store. For each block:
 //!
-//! | the newest thing known of it                    | what becomes of it                           |
-//! |-------------------------------------------------|----------------------------------------------|
-//! | a version that is intact, at any of its places  | copied                                       |
-//! | a deletion, or a checkpoint that leaves it out  | left out                                     |
-//! | a version that is damaged                       | the next older thing decides: `older`, `lost` |
+//! | newest event known                             | outcome                                 |
+//! |------------------------------------------------|-----------------------------------------|
+//! | a version that is intact, at any of its places | copied                                  |
+//! | a deletion, or a checkpoint that leaves it out | left out                                |
+//! | a version that is damaged                      | the next older decides: `older`, `lost` |
 //!
-//! What lost frames did is unknown: a block that only they changed is copied as it was before. So a
-//! commit may be there in part, which no opened store would show.
+//! The changes of lost frames are unknown: a block that only they changed is copied in its state
+//! before. So the copy may hold part of a commit, which no opened store would show.
 
 mod evidence;
 
@@ -23,14 +23,14 @@ use crate::local::format::location::Location;
 use crate::local::format::page_up;
 use crate::local::format::place::damaged;
 use crate::local::offline::salvage::evidence::{Evidence, KnownVersion};
-use crate::local::offline::verify::is_intact;
+use crate::local::offline::verify::is_payload_intact;
 use crate::local::options::Options;
 use crate::local::recovery::identity::read_description;
 use crate::local::recovery::listing::Listing;
 use crate::transaction::WriteBatch;
 use crate::{Durability, StorageBackend};
 
-/// What came of a salvage.
+/// The outcome of a salvage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
@@ -40,18 +40,18 @@ pub struct SalvageReport {
     pub bytes: u64,
     /// Damaged places, and the commits that each may have cost.
     pub losses: Vec<Loss>,
-    /// Blocks that were written, and of which no intact version is left.
+    /// Written blocks without any intact version.
     pub lost: Vec<BlockId>,
     /// Blocks of which an older version was copied, because the newest one is damaged.
     pub older: Vec<OlderVersion>,
-    /// Blocks copied whose entry in the checkpoint is damaged: they may have been deleted.
+    /// Copied blocks whose entry in the checkpoint is damaged: they may have been deleted.
     pub unsure: Vec<BlockId>,
-    /// No whole checkpoint is left: blocks that were deleted long ago may be there again.
+    /// No whole checkpoint is left: blocks that were deleted long ago may reappear.
     pub deleted_may_reappear: bool,
 }
 
 impl SalvageReport {
-    /// Whether the copy is all that the store held.
+    /// Whether the copy holds all that the store held.
     pub fn is_complete(&self) -> bool {
         let nothing_named = self.lost.is_empty() && self.older.is_empty() && self.unsure.is_empty();
         let no_commit = self.losses.iter().all(|loss| loss.lsns.is_none());
@@ -63,12 +63,12 @@ impl SalvageReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// What is wrong.
+    /// The defect.
     pub defect: Defect,
     /// Where.
     pub place: Place,
-    /// The first and the last commit of which frames are damaged there; `None` where no commit is
-    /// known to be. Blocks of such a commit may be intact all the same, where a checkpoint names them.
+    /// The first and the last commit with damaged frames there; `None` if no commit is known to
+    /// have any. Blocks of such a commit may be intact all the same if a checkpoint names them.
     pub lsns: Option<(Lsn, Lsn)>,
 }
 
@@ -94,7 +94,7 @@ struct Chosen {
     location: Location,
 }
 
-/// What is to be copied, before anything is.
+/// The plan of a copy.
 pub(crate) struct Salvage<F> {
     evidence: Evidence<F>,
     chosen: Vec<Chosen>,
@@ -102,18 +102,18 @@ pub(crate) struct Salvage<F> {
 }
 
 impl<F: DiskFile> Salvage<F> {
-    /// Reads a store whose lock the caller has, and decides what to copy.
+    /// Reads a store whose lock the caller holds, and chooses the versions to copy.
     ///
     /// # Errors
     /// - [`Error::Corrupt`] with [`Defect::Meta`]: without the salt in `META` no frame can be told
     ///   from other bytes.
     /// - [`Error::UnsupportedFormat`], [`Error::Io`].
-    pub(crate) fn plan<D: Disk<File = F>>(disk: &D, listing: &Listing) -> Result<Salvage<F>> {
+    pub(crate) fn plan_copy<D: Disk<File = F>>(disk: &D, listing: &Listing) -> Result<Salvage<F>> {
         if !listing.has_meta {
             return Err(damaged(FileName::Meta, 0, Defect::Meta));
         }
         let store = read_description(disk)?;
-        let mut evidence = Evidence::gather(disk, &store, listing)?;
+        let mut evidence = Evidence::gather_from_files(disk, &store, listing)?;
         let mut report = SalvageReport {
             losses: std::mem::take(&mut evidence.losses),
             deleted_may_reappear: evidence.deleted_may_reappear,
@@ -121,29 +121,29 @@ impl<F: DiskFile> Salvage<F> {
         };
         let mut chosen = Vec::new();
         for (id, events) in std::mem::take(&mut evidence.events) {
-            chosen.extend(choose(&mut evidence, &mut report, id, events)?);
+            chosen.extend(choose_version(&mut evidence, &mut report, id, events)?);
         }
         Ok(Salvage { evidence, chosen, report })
     }
 
-    /// Options for a store that can hold all of it.
-    pub(crate) fn options(&self) -> Options {
+    /// Options for a store that can hold the copy.
+    pub(crate) fn copy_options(&self) -> Options {
         let longest = self.chosen.iter().map(|chosen| chosen.location.len).max().unwrap_or(0);
         let mut options = Options::default().durability(Durability::Buffered);
-        let longest = options.longest_block().max(longest);
+        let longest = options.block_len_or_default().max(longest);
         options.segment_len_max = options.segment_len_max.max(page_up(2 * u64::from(longest)));
         options.block_len_max(longest)
     }
 
-    /// Copies into a store that is empty.
+    /// Copies into an empty store.
     ///
     /// # Errors
-    /// Those of commits; what was copied before stays there.
+    /// Those of commits. Blocks that were copied before stay there.
     pub(crate) fn copy_to(mut self, store: &impl StorageBackend) -> Result<SalvageReport> {
         let (mut batch, mut batch_len) = (WriteBatch::new(), 0);
         let mut highest = BlockId(0);
         for Chosen { id, location } in std::mem::take(&mut self.chosen) {
-            let data = self.payload(&location)?;
+            let data = self.read_checked_payload(&location)?;
             self.report.blocks += 1;
             self.report.bytes += data.len() as u64;
             batch_len += data.len() as u64;
@@ -155,7 +155,7 @@ impl<F: DiskFile> Salvage<F> {
             }
         }
         store.apply(batch)?;
-        // Ids that were given away are not given away again.
+        // Allocated ids must not be allocated again.
         let id_max = self.evidence.id_max;
         if id_max > highest {
             store.write_block(Block::new(id_max, BlockType::Metadata, ""))?;
@@ -164,13 +164,13 @@ impl<F: DiskFile> Salvage<F> {
         Ok(self.report)
     }
 
-    fn payload(&mut self, location: &Location) -> Result<Vec<u8>> {
+    fn read_checked_payload(&mut self, location: &Location) -> Result<Vec<u8>> {
         let gone = || damaged(FileName::Segment(0), 0, Defect::MissingSegment);
         let scanner = self.evidence.scanners.get_mut(&u64::from(location.segment));
         let scanner = scanner.ok_or_else(gone)?;
         let offset = u64::from(location.offset);
         let payload = scanner.payload(offset, location.len)?.to_vec();
-        // Whoever reads the damaged store may change it under us.
+        // The damaged store may change between two reads.
         match checksum::crc32c(&payload) == location.checksum {
             true => Ok(payload),
             false => Err(scanner.damage(Defect::PayloadChecksum, offset, Lsn(0))),
@@ -178,8 +178,8 @@ impl<F: DiskFile> Salvage<F> {
     }
 }
 
-/// Chooses the version of a block, if there is one, and reports what is wrong with it.
-fn choose<F: DiskFile>(
+/// Chooses the version of a block to copy, if there is one, and reports its damage.
+fn choose_version<F: DiskFile>(
     evidence: &mut Evidence<F>,
     report: &mut SalvageReport,
     id: BlockId,
@@ -200,9 +200,10 @@ fn choose<F: DiskFile>(
             return Ok(None);
         };
         let scanner = evidence.scanners.get_mut(&u64::from(location.segment));
-        let is_intact = scanner.map_or(Ok(false), |scanner| is_intact(scanner, &location))?;
+        let is_intact =
+            scanner.map_or(Ok(false), |scanner| is_payload_intact(scanner, &location))?;
         if !is_intact {
-            note_payload(evidence, report, id, lsn, &location)?;
+            note_damaged_payload(evidence, report, id, lsn, &location)?;
             continue;
         }
         if lsn < newest {
@@ -217,8 +218,8 @@ fn choose<F: DiskFile>(
     Ok(None)
 }
 
-/// Reports a damaged payload in a segment that is there.
-fn note_payload<F>(
+/// Reports a damaged payload in an existing segment.
+fn note_damaged_payload<F>(
     evidence: &Evidence<F>,
     report: &mut SalvageReport,
     id: BlockId,
@@ -261,7 +262,7 @@ mod tests {
         }
         store.close().expect("closes");
         let listing = list_store(&disk, false).expect("a store");
-        let salvage = Salvage::plan(&disk, &listing).expect("everything is intact");
+        let salvage = Salvage::plan_copy(&disk, &listing).expect("everything is intact");
         assert!(salvage.report.is_complete() && salvage.chosen.len() == 4);
         let changed = salvage.chosen[0].location;
         let name = FileName::Segment(listing.segments.keys().copied().next().expect("one"));

@@ -1,16 +1,16 @@
-//! Verification: reads every checkpoint page, frame and payload that the store relies on, and lists all
-//! damage. Changes nothing.
+//! Verification: reads every checkpoint page, frame and payload that the store relies on, and lists
+//! all damage. Changes nothing.
 //!
-//! Four looks, each of which goes on behind damage:
+//! Four passes, each of which continues behind damage:
 //!
-//! 1. The checkpoint that opening would use, page by page, and the segments that it lists.
-//! 2. The frames of those segments and of the log behind them. Behind a damaged frame it goes on at the
-//!    next page that holds a frame of the segment. Bytes behind the last frame that no later one vouches
-//!    for are a torn tail and no damage.
-//! 3. Recovery, without its changes: what opening would refuse is damage.
-//! 4. Every block that is then in force, read at its place.
+//! 1. The pages of the checkpoint that opening would use, and the segments that it lists.
+//! 2. The frames of those segments and of the log behind them. Behind a damaged frame the pass
+//!    continues at the next page that holds a frame of the segment. Bytes behind the last frame
+//!    that no frame states durable are a torn tail and no damage.
+//! 3. Recovery without its changes: each reason to refuse an open is damage.
+//! 4. Every block that is live after that, read at its place.
 //!
-//! Segments and checkpoints out of use, which a crash may leave, are not looked at.
+//! Unused segments and checkpoints, which a crash may leave, are not read.
 
 use crate::local::format::place::Damage;
 use crate::local::format::place::to_damage;
@@ -38,7 +38,7 @@ use crate::local::space::usage::Usage;
 use crate::mvcc::Mvcc;
 use crate::mvcc::state::Limits;
 
-/// What verification found.
+/// The findings of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -46,11 +46,11 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Intact frames.
     pub frames: u64,
-    /// Block versions in them, those replaced since included.
+    /// Block versions in them, replaced ones included.
     pub blocks: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Blocks of type [`BlockType::Metadata`] that are in force.
+    /// Live blocks of type [`BlockType::Metadata`].
     pub metadata_blocks: u64,
     /// Checkpoint files in use.
     pub checkpoints: u64,
@@ -66,7 +66,7 @@ pub(crate) type Scanners<F> = BTreeMap<u64, Scanner<F>>;
 /// Blocks that are looked up at once.
 const ID_COUNT: usize = 4096;
 
-pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
+pub(crate) fn verify_store<D: Disk>(disk: &D) -> Result<VerifyReport> {
     list_store(disk, false)?;
     let _lock = lock_store_shared(disk)?;
     let listing = list_store(disk, false)?;
@@ -76,10 +76,10 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<VerifyReport> {
     verify_locked(disk, &listing)
 }
 
-/// As [`verify`], for a caller who has the lock.
+/// As [`verify_store`], for a caller that holds the lock.
 pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<VerifyReport> {
     let store = read_description(disk)?;
-    // Nobody begins a transaction on it.
+    // No transaction is begun on it.
     let limits = Limits {
         block_len_max: 0,
         transaction_len_max: 0,
@@ -106,34 +106,37 @@ pub(crate) fn verify_locked<D: Disk>(disk: &D, listing: &Listing) -> Result<Veri
     let examined = recovery.examine_log(listing);
     let images = match &examined {
         Ok(_) => recovery.images_in_use(listing)?,
-        // Whatever recovery tried last, the newest one knows best what should be there.
+        // If recovery fails, the newest checkpoint lists the files that should exist.
         Err(_) => {
-            let (images, errors) = newest_images(disk, &store, listing)?;
-            errors.into_iter().try_for_each(|error| report.note(error))?;
+            let (images, errors) = open_newest_images(disk, &store, listing)?;
+            errors.into_iter().try_for_each(|error| report.add_error(error))?;
             images
         }
     };
-    report.images(&images)?;
-    missing(&images, listing).into_iter().try_for_each(|error| report.note(error))?;
+    report.verify_images(&images)?;
+    find_missing_segments(&images, listing)
+        .into_iter()
+        .try_for_each(|error| report.add_error(error))?;
     let (mut scanners, errors) = open_segments(disk, &store, listing, &images)?;
-    errors.into_iter().try_for_each(|error| report.note(error))?;
-    // Of a place where others find something, too, what opening says of it counts.
+    errors.into_iter().try_for_each(|error| report.add_error(error))?;
+    // If another pass finds damage at the same place, the error of opening is listed.
     let is_refused = match examined {
         Ok(_) => false,
         Err(error) => {
-            report.note(error)?;
+            report.add_error(error)?;
             true
         }
     };
-    let mut report = walk(report, &mut scanners, &images)?;
+    let mut report = verify_log(report, &mut scanners, &images)?;
     if !is_refused {
-        report.blocks_in_force(&mvcc, &mut scanners)?;
+        report.verify_live_blocks(&mvcc, &mut scanners)?;
     }
     Ok(report.report)
 }
 
-/// The newest checkpoint that opens, whatever the log says of it, and why newer ones do not.
-pub(crate) fn newest_images<D: Disk>(
+/// Opens the newest checkpoint that can be opened, confirmed or not. Returns it with the errors of
+/// newer ones.
+pub(crate) fn open_newest_images<D: Disk>(
     disk: &D,
     store: &Description,
     listing: &Listing,
@@ -149,8 +152,8 @@ pub(crate) fn newest_images<D: Disk>(
     Ok((Chain::empty(ReadMode::Pread), errors))
 }
 
-/// Segments that a checkpoint lists and that are gone or too short.
-pub(crate) fn missing(images: &Chain, listing: &Listing) -> Vec<Error> {
+/// Finds segments that a checkpoint lists and that are missing or too short.
+pub(crate) fn find_missing_segments(images: &Chain, listing: &Listing) -> Vec<Error> {
     let mut errors = Vec::new();
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     for segment in images.segments().iter().filter(|segment| segment.sequence < start) {
@@ -166,8 +169,8 @@ pub(crate) fn missing(images: &Chain, listing: &Listing) -> Vec<Error> {
     errors
 }
 
-/// Opens the segments that a checkpoint lists, and those of the log behind it; without a checkpoint all
-/// of them. Returns also what is wrong with those that do not open.
+/// Opens the segments that a checkpoint lists, and those of the log behind it; without a checkpoint
+/// all of them. Returns them with the errors of those that do not open.
 pub(crate) fn open_segments<D: Disk>(
     disk: &D,
     store: &Description,
@@ -195,15 +198,16 @@ pub(crate) fn open_segments<D: Disk>(
     Ok((scanners, errors))
 }
 
-/// Drops segments that are void, and returns where the others end: at their cut, at the end of what a
-/// checkpoint says is used, or at the end of the file.
-pub(crate) fn find_ends<F: DiskFile>(
+/// Drops void segments, and returns the ends of the others: their truncation, the used length in a
+/// checkpoint, or the end of the file.
+pub(crate) fn find_segment_ends<F: DiskFile>(
     scanners: &mut Scanners<F>,
     images: &Chain,
 ) -> Result<BTreeMap<u64, u64>> {
     let mut cuts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for (sequence, scanner) in scanners.iter_mut() {
-        // Ascending: the last one that names a place holds what counted of the earlier ones.
+        // In ascending order: the last record for a segment holds all that counted for earlier
+        // ones.
         if let Some(cut) = scanner.cut()?.filter(|cut| cut.sequence < *sequence) {
             cuts.insert(cut.sequence, (cut.offset, *sequence));
         }
@@ -225,24 +229,24 @@ pub(crate) fn find_ends<F: DiskFile>(
     Ok(scanners.iter().map(end).collect())
 }
 
-/// The second look.
-fn walk<F: DiskFile>(
+/// The second pass.
+fn verify_log<F: DiskFile>(
     report: Findings,
     scanners: &mut Scanners<F>,
     images: &Chain,
 ) -> Result<Findings> {
-    let ends = find_ends(scanners, images)?;
+    let ends = find_segment_ends(scanners, images)?;
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     let durable = images.summary().map_or(Lsn(0), |summary| summary.lsn);
-    let mut walk = Verification { report, durable, ..Verification::default() };
+    let mut verification = Verification { report, durable, ..Verification::default() };
     for (sequence, scanner) in scanners.iter_mut() {
-        walk.enter(*sequence, *sequence > start);
-        walk.segment(scanner, ends[sequence])?;
+        verification.enter_segment(*sequence, *sequence > start);
+        verification.verify_segment(scanner, ends[sequence])?;
     }
-    Ok(walk.finish())
+    Ok(verification.finish_log())
 }
 
-/// Where verification stands.
+/// The state of the second pass.
 #[derive(Default)]
 struct Verification {
     report: Findings,
@@ -251,33 +255,33 @@ struct Verification {
     /// Checksum and LSN of the last intact frame.
     chain: u32,
     last: Lsn,
-    /// The newest LSN that a frame or a checkpoint knows durable.
+    /// The newest LSN that a frame or a checkpoint states durable.
     durable: Lsn,
-    /// Where no frame was found after the last intact one.
+    /// The place behind the last intact frame, if no frame follows there.
     gap: Option<Damage>,
-    /// Defects, with the first LSN that each can have cost.
+    /// Defects, each with the first LSN that it may cost.
     suspects: Vec<(Lsn, Damage)>,
 }
 
 impl Verification {
-    /// Goes on in another segment. Where those between went out of use, nothing tells whether frames
-    /// are missing at the end of the last one, unless something of a frame is there.
-    fn enter(&mut self, sequence: u64, in_log: bool) {
+    /// Continues in another segment. If segments in between were released, only a frame with a
+    /// damaged table shows a loss at the end of the last one.
+    fn enter_segment(&mut self, sequence: u64, in_log: bool) {
         if !in_log && self.sequence + 1 != sequence {
             let gap = self.gap.take().filter(|gap| gap.defect == Defect::OpTable);
-            let lost = self.lost();
+            let lost = self.first_lost_lsn();
             self.suspects.extend(gap.map(|gap| (lost, gap)));
         }
         self.sequence = sequence;
     }
 
-    fn segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
+    fn verify_segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
         self.report.report.segments += 1;
         let mut offset = PAGE;
         while offset < end {
             let defect = match scanner.frame_at(offset)? {
                 Found::Frame(frame) => {
-                    self.frame(scanner, &frame)?;
+                    self.check_frame(scanner, &frame)?;
                     offset = frame.header.next_offset(frame.offset);
                     continue;
                 }
@@ -288,7 +292,7 @@ impl Verification {
                 Found::Nothing => Defect::FrameHeader,
             };
             if self.gap.is_none() {
-                let lost = scanner.damage(defect, offset, self.lost());
+                let lost = scanner.damage(defect, offset, self.first_lost_lsn());
                 self.gap = Some(to_damage(lost)?);
             }
             offset = page_up(offset + 1);
@@ -296,11 +300,11 @@ impl Verification {
         Ok(())
     }
 
-    fn frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
-        // A frame that continues the chain shows that nothing was lost: a segment's unused end.
+    fn check_frame<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, frame: &Frame) -> Result<()> {
+        // If the frame continues the chain, the gap was the unused end of a segment.
         let continues = frame.header.previous == self.chain;
         if let Some(gap) = self.gap.take().filter(|_| !continues) {
-            self.suspects.push((self.lost(), gap));
+            self.suspects.push((self.first_lost_lsn(), gap));
         }
         self.report.report.frames += 1;
         self.chain = frame.crc;
@@ -318,23 +322,23 @@ impl Verification {
         Ok(())
     }
 
-    /// The first LSN that damage behind the last intact frame can have cost. Frames are not asked
-    /// here whether they follow each other, so that one may be the last there is.
-    fn lost(&self) -> Lsn {
+    /// The first LSN that damage behind the last intact frame may cost. This pass does not check
+    /// that LSNs are contiguous, so the last one may be the greatest possible.
+    fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.saturating_add(1))
     }
 
-    /// What a later frame knows durable was acknowledged: damage. The rest is a torn tail.
-    fn finish(mut self) -> Findings {
-        let gap = self.gap.take().map(|gap| (self.lost(), gap));
+    /// Reports defects at LSNs that a later frame states durable. The rest is a torn tail.
+    fn finish_log(mut self) -> Findings {
+        let gap = self.gap.take().map(|gap| (self.first_lost_lsn(), gap));
         let durable = self.durable;
         let acknowledged = self.suspects.into_iter().chain(gap).filter(|(lsn, _)| *lsn <= durable);
-        acknowledged.for_each(|(_, damage)| self.report.add(damage));
+        acknowledged.for_each(|(_, damage)| self.report.add_damage(damage));
         self.report
     }
 }
 
-/// A report in the making.
+/// A report under construction.
 #[derive(Default)]
 struct Findings {
     report: VerifyReport,
@@ -343,29 +347,29 @@ struct Findings {
 }
 
 impl Findings {
-    fn note(&mut self, error: Error) -> Result<()> {
-        self.add(to_damage(error)?);
+    fn add_error(&mut self, error: Error) -> Result<()> {
+        self.add_damage(to_damage(error)?);
         Ok(())
     }
 
     /// Adds damage, once for each place.
-    fn add(&mut self, damage: Damage) {
+    fn add_damage(&mut self, damage: Damage) {
         if self.places.insert((damage.place.file.clone(), damage.place.offset)) {
             self.report.damage.push(damage);
         }
     }
 
-    /// The first look.
-    fn images(&mut self, images: &Chain) -> Result<()> {
+    /// The first pass.
+    fn verify_images(&mut self, images: &Chain) -> Result<()> {
         for image in images.images() {
             self.report.checkpoints += 1;
             self.report.pages += image.header.layout.page_count;
         }
-        images.verify_pages()?.into_iter().try_for_each(|error| self.note(error))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.add_error(error))
     }
 
-    /// The fourth look.
-    fn blocks_in_force<F: DiskFile>(
+    /// The fourth pass.
+    fn verify_live_blocks<F: DiskFile>(
         &mut self,
         mvcc: &Mvcc<Location>,
         scanners: &mut Scanners<F>,
@@ -374,22 +378,22 @@ impl Findings {
         while let Some(from) = first {
             let ids = match mvcc.index.ids(from, BlockId(u64::MAX), ID_COUNT) {
                 Ok(ids) => ids,
-                // The page that does not say which blocks there are is known already.
-                Err(error) => return self.note(error),
+                // The first pass has reported this page.
+                Err(error) => return self.add_error(error),
             };
             first = ids.last().and_then(|last| last.0.checked_add(1)).map(BlockId);
             for id in ids {
                 match mvcc.index.read(id) {
-                    Ok(Some(version)) => self.block(id, &version.value, scanners)?,
+                    Ok(Some(version)) => self.verify_block(id, &version.value, scanners)?,
                     Ok(None) => {}
-                    Err(error) => self.note(error)?,
+                    Err(error) => self.add_error(error)?,
                 }
             }
         }
         Ok(())
     }
 
-    fn block<F: DiskFile>(
+    fn verify_block<F: DiskFile>(
         &mut self,
         id: BlockId,
         location: &Location,
@@ -399,20 +403,20 @@ impl Findings {
         let offset = u64::from(location.offset);
         let error = match scanners.get_mut(&u64::from(location.segment)) {
             None => damaged(FileName::Segment(0), offset, Defect::MissingSegment),
-            Some(scanner) => match is_intact(scanner, location)? {
+            Some(scanner) => match is_payload_intact(scanner, location)? {
                 true => return Ok(()),
                 false => scanner.damage(Defect::PayloadChecksum, offset, Lsn(0)),
             },
         };
         let mut damage = to_damage(error)?;
         (damage.place.lsn, damage.place.block) = (None, Some(id));
-        self.add(damage);
+        self.add_damage(damage);
         Ok(())
     }
 }
 
-/// Whether the payload at a place is what was written.
-pub(crate) fn is_intact<F: DiskFile>(
+/// Whether the payload at a place matches its checksum.
+pub(crate) fn is_payload_intact<F: DiskFile>(
     scanner: &mut Scanner<F>,
     location: &Location,
 ) -> Result<bool> {

@@ -1,16 +1,15 @@
-//! Opening: from a directory to a running store.
+//! Opening: makes a running store from a directory.
 //!
-//! Order, so that an open that fails changes nothing: look at the directory, take the lock, read
-//! `META`, recover, and only then remove unfinished files and start threads. A new store is made so
-//! that the renaming of `META` to its name is the step that makes it one: the first segment is durable
-//! before.
+//! Order, so that an open that fails changes nothing: list the directory, take the lock, read
+//! `META`, recover, and only then remove unfinished files and start threads. The commit point of a
+//! new store is the renaming of `META` to its name: the first segment is durable before.
 
 pub(crate) mod read_only;
 mod start;
 
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
-use crate::local::options::limits_of;
+use crate::local::options::limits_from_options;
 use crate::local::options::open_error;
 use crate::local::read::segment::show_segments;
 use crate::local::recovery::identity::lock_store;
@@ -55,6 +54,10 @@ impl Options {
     }
 }
 
+/// Opens a store for reading and writing.
+///
+/// # Errors
+/// As [`LocalBackend::open`].
 pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
     let started = disk.now();
     list_store(&disk, options.create)?;
@@ -62,7 +65,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
     let path = disk.path().to_path_buf();
     let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
     let disk = Arc::new(disk);
-    // Again, now that nobody else can change it.
+    // Again, now that the lock keeps other sessions from changing it.
     let listing = list_store(&*disk, options.create)?;
     let space_options = SpaceOptions {
         segment_len: options.segment_len_max,
@@ -72,7 +75,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
             WriteMode::Buffered => How::ReadWrite,
         },
     };
-    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let (mvcc, usage) = (Mvcc::new(limits_from_options(&options)), Usage::default());
     let (segment_len, quota_len) = (options.segment_len_max, options.max_bytes);
     let reserve = Reserve::open(Arc::clone(&disk), How::ReadWrite, segment_len, quota_len)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
@@ -117,7 +120,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
     opened.start_store()
 }
 
-/// Makes a new store.
+/// Creates a new store.
 fn create_store<D: Disk>(
     disk: &D,
     listing: &Listing,
@@ -135,7 +138,8 @@ fn create_store<D: Disk>(
     let header = maker.new_header(1).map_err(io(IoOp::Open))?;
     let made = maker.make(number, &header, Source::New(&[]));
     let (segment, _) = made.map_err(|not_made| io(IoOp::Write)(not_made.source))?;
-    // When the name may not be durable there is no store: nobody may find what a power cut would take.
+    // If the name may not be durable, remove it: no session may use a store that a power cut would
+    // remove.
     write_description(disk, &store, number + 1).inspect_err(|_| {
         take_back(disk, FileName::Meta);
     })?;
@@ -154,8 +158,11 @@ fn create_store<D: Disk>(
     Ok((store, recovered))
 }
 
-/// A segment without `META` is what an interrupted creation leaves, if nothing was ever written to
-/// it. Otherwise `META` is lost, and with it the means to read the log.
+/// Removes the empty segments that an interrupted creation leaves without `META`.
+///
+/// # Errors
+/// [`Error::Corrupt`]: a segment was written, so `META` is lost, and the log cannot be read without
+/// it.
 fn remove_unfinished_creation<D: Disk>(disk: &D, listing: &Listing) -> Result<()> {
     for number in listing.segments.keys() {
         let name = FileName::Segment(*number);

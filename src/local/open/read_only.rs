@@ -1,14 +1,14 @@
-//! Read-only: a session that looks at a store and changes nothing.
+//! Read-only sessions: read a store and change nothing.
 //!
 //! Owns the opening of such a session, and its rules:
 //!
-//! 1. No file is made, changed, renamed or removed, whatever the store is asked for. Three things see to that:
-//!    calls that would change something are refused first ([`Error::ReadOnly`]), recovery stops before it writes
-//!    (`recovery::read_only`), and the disk refuses what gets past both ([`Quota::read_only`]).
-//! 2. The lock is the shared one: several such sessions run at once, and no writer beside them.
-//! 3. No thread looks after the log or the space. I/O workers only help to read many blocks.
-//! 4. What was recovered is as durable as the session before left it. A sync therefore succeeds only if all of it
-//!    was known durable.
+//! 1. No file is made, changed, renamed or removed. Calls that write return [`Error::ReadOnly`],
+//!    recovery stops before it writes (`recovery::read_only`), and the disk refuses all other
+//!    changes ([`Quota::read_only`]).
+//! 2. The lock is shared: several such sessions run at once, and no writer beside them.
+//! 3. No log flusher and no maintenance thread run. I/O workers only help to read many blocks.
+//! 4. Recovered commits are as durable as the session before left them. So a sync succeeds only if
+//!    all of them are known to be durable.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::io::{Disk, Env, FileName, How};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::local::options::Options;
-use crate::local::options::limits_of;
+use crate::local::options::limits_from_options;
 use crate::local::read::segment::Views;
 use crate::local::read::segment::show_segments;
 use crate::local::recovery::identity::{lock_store_shared, read_description};
@@ -31,12 +31,12 @@ use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
 use crate::mvcc::Mvcc;
 
-/// Opens a store to be read.
+/// Opens a store for reading.
 ///
 /// # Errors
-/// As [`LocalBackend::open`](crate::LocalBackend::open); a store that is not there is not made.
+/// As [`LocalBackend::open`](crate::LocalBackend::open). A missing store is not created.
 pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore<Quota<D>>> {
-    assert!(options.read_only, "another session has to write");
+    assert!(options.read_only, "the session writes nothing");
     let started = disk.now();
     list_store(&disk, false)?;
     let lock = lock_store_shared(&disk)?;
@@ -49,7 +49,7 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
     let store = read_description(&*disk)?;
     let space_options =
         SpaceOptions { segment_len: options.segment_len_max, ahead_len_max: 0, how: How::Read };
-    let (mvcc, usage) = (Mvcc::new(limits_of(&options)), Usage::default());
+    let (mvcc, usage) = (Mvcc::new(limits_from_options(&options)), Usage::default());
     let reserve = Reserve::open(Arc::clone(&disk), How::Read, options.segment_len_max, None)
         .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
     let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));

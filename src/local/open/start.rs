@@ -1,4 +1,4 @@
-//! The start of a store that was recovered: its parts are made and its threads begin.
+//! The start of a recovered store: makes its parts and starts its threads.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -36,14 +36,14 @@ use crate::sync::channel::bounded;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::unheard::unheard;
 
-/// Messages that may wait for whoever carries the log. Callers beyond them wait to hand in.
+/// Messages that may wait in the commit queue. Further callers wait to submit theirs.
 const QUEUE_COUNT_MAX: usize = 4096;
 /// Commands that may wait for the I/O workers.
 const COMMAND_COUNT_MAX: usize = 64;
-/// The upkeep does not look at the store more often than after so many log bytes.
+/// Log bytes between two runs of the maintenance thread, at least.
 const LOOK_EVERY_MIN: u64 = 64 << 10;
 
-/// What opening found, before anything runs.
+/// A recovered store before its start.
 pub(super) struct Opened<D: Disk> {
     pub(super) disk: Arc<Quota<D>>,
     pub(super) lock: D::Lock,
@@ -55,7 +55,7 @@ pub(super) struct Opened<D: Disk> {
     pub(super) usage: Usage,
     pub(super) reserve: Reserve<Quota<D>>,
     pub(super) recovered: Recovered<QuotaFile<D::File>>,
-    /// Where the log of a store ends that is only read: there is no log to look after.
+    /// The log end of a read-only session.
     pub(super) ending: Option<Ending>,
 }
 
@@ -169,7 +169,7 @@ fn new_shared(
     })
 }
 
-/// Makes the log, and starts the thread that looks after it.
+/// Makes the log and starts the log flusher.
 fn start_log<D: Disk>(
     disk: &Arc<D>,
     shared: &Arc<Shared>,
@@ -191,12 +191,13 @@ fn start_log<D: Disk>(
     Ok((driver, Some(log_flusher)))
 }
 
-/// Starts what looks after space and checkpoints. A session that only reads has nothing to look after.
+/// Starts the maintenance thread and the preparation of space. Does nothing in a read-only session.
 fn start_maintenance<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result<()> {
     if has_threads {
         let maintenance = Arc::clone(&inner.maintenance);
         let body = Box::new(move || maintenance.run_thread());
-        // Without it the store is closed again: a log_flusher left behind would write to what is no longer locked.
+        // If this fails, the store is closed again, which ends the log flusher before the lock is
+        // released.
         let maintenance_thread = inner.disk.spawn("aegis-upkeep".to_string(), body);
         let maintenance_thread =
             maintenance_thread.map_err(|e| Error::io(IoOp::Spawn, inner.disk.path(), e))?;
@@ -213,8 +214,8 @@ fn start_maintenance<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) ->
     Ok(())
 }
 
-/// Log bytes after which the upkeep looks at the store: often enough for an alarm to ring in time, and before
-/// the memory's memory_budget are full.
+/// Log bytes between two runs of the maintenance thread: few enough for an alarm in time, and for
+/// a checkpoint before the memory budget is used up.
 fn maintenance_interval_len(options: &Options, memory_budget: &MemoryBudget) -> u64 {
     let threshold = options.on_space_low.as_ref().map_or(u64::MAX, |on| on.threshold);
     MAINTENANCE_EVERY

@@ -77,7 +77,7 @@ use crate::local::space::{SpaceOptions, Tail};
 use crate::mvcc::Mvcc;
 use crate::sync::Process;
 
-/// What opening a store found and did.
+/// The report of opening a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {

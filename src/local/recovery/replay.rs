@@ -2,7 +2,7 @@
 //!
 //! Owns [`ReplayBatch`], the entries of counted frames that are not in the index yet, and the usage
 //! of segments by them. Invariant: batches are loaded in the order of the chain, each in the order
-//! of its frames (`mvcc::index` says how a batch may be sorted all the same).
+//! of its frames. `mvcc::index` says how a batch may be sorted all the same.
 //!
 //! A batch takes the memory budget of replay, at [`STEP_LEN`] bytes an entry, and the entries of
 //! one more frame. Its vector may reserve twice as much, untouched. In a larger batch, more entries

@@ -94,7 +94,7 @@ pub fn disk(image: &[u8]) -> SimDisk {
 /// # Errors
 /// As there.
 pub fn verify(disk: &SimDisk) -> Result<VerifyReport> {
-    crate::local::offline::verify::verify(disk)
+    crate::local::offline::verify::verify_store(disk)
 }
 
 /// The target of a name.

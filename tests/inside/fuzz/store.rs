@@ -75,7 +75,7 @@ pub(super) fn segment(data: &[u8]) -> bool {
 pub(super) fn store(data: &[u8]) -> bool {
     let disk = Image::parse(data).disk();
     let before = all_bytes(&disk);
-    if let Err(error) = verify::verify(&disk) {
+    if let Err(error) = verify::verify_store(&disk) {
         check_refusal(&error);
     }
     assert!(all_bytes(&disk) == before, "verifying changed a file");
@@ -101,7 +101,7 @@ pub(super) fn store(data: &[u8]) -> bool {
     assert!(store.recovery().clean, "a clean close is taken for a crash");
     assert!(read_all(&store) == blocks, "the store shows other blocks than before");
     store.close().expect("a clean close");
-    let report = verify::verify(&disk).expect("an opened store can be verified");
+    let report = verify::verify_store(&disk).expect("an opened store can be verified");
     let corrupt = blocks.values().any(Option::is_none);
     assert!(!corrupt || !report.damage.is_empty(), "verifying misses a corrupt block");
     assert_eq!(disk.violations(), [""; 0]);

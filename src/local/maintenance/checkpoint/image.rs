@@ -1,9 +1,9 @@
 //! Images: checkpoint files, used in place.
 //!
-//! Owns [`Image`]. Opening one reads its header and segment table and nothing else; a page's checksum
-//! is verified when the page is first touched, and remembered in one bit; where files are not mapped, each
-//! time that it is read. Many ascending ids are looked up leaf by leaf. A damaged page is an error of the
-//! look-ups that need it, never a wrong answer.
+//! Owns [`Image`]. Opening one reads only its header and segment table. A page's checksum is
+//! verified when the page is first used, and remembered in one bit; without a map, at each read.
+//! Many ascending ids are looked up leaf by leaf. A damaged page is an error of the look-ups that
+//! need it, never a wrong answer.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,10 +27,10 @@ pub(crate) struct Image {
     pub(crate) header: Header,
     seed: u32,
     view: Box<dyn View>,
-    /// Pages are read anew each time, so each time they are verified.
+    /// Pages are read from the file each time, and verified each time.
     is_read: bool,
     path: std::path::PathBuf,
-    /// A bit for each page that was verified.
+    /// A bit for each page: it was verified.
     verified: Box<[AtomicU64]>,
 }
 
@@ -72,14 +72,14 @@ impl Image {
         let words = layout.page_count.div_ceil(64) as usize;
         let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
         let seed = header.seed(store);
-        // A copy of a page would be used within the call, so it would be worth nothing.
+        // Pages are used within one call, so copies of them would not be used twice.
         let map = (mode != ReadMode::Pread).then(|| map_of(&file, len, ReadMode::Mapped));
         let (view, is_read) = match map {
             Some(Err(error)) if shortage(&error, IoOp::Map) != Some(Resource::Memory) => {
                 return Err(io(IoOp::Map)(error));
             }
             Some(Ok(map)) => (map, false),
-            // Without a map each page is read when it is asked for.
+            // Without a map, each page is read when it is needed.
             Some(Err(_)) | None => {
                 (view_of(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
             }
@@ -87,7 +87,7 @@ impl Image {
         Ok((Image { header, seed, view, is_read, path, verified }, segments))
     }
 
-    /// What an image stands for, by its header alone: also where other parts of it are damaged or missing.
+    /// Reads the summary from the header alone, even if other parts are damaged or missing.
     ///
     /// # Errors
     /// As [`Image::open`], as far as the header goes.
@@ -99,7 +99,7 @@ impl Image {
         open_with_header(disk, store, number).map(|(_, header)| header.summary)
     }
 
-    /// What the image says of an id.
+    /// The record of an id, if the image has one.
     pub(crate) fn find_record(&self, id: BlockId) -> Result<Option<Record>> {
         let Some(number) = self.leaf_for(id)? else { return Ok(None) };
         let bytes = self.verified_page(number)?;
@@ -111,9 +111,9 @@ impl Image {
         page.record(at).map(Some).ok_or_else(|| self.page_damage(number))
     }
 
-    /// What the image says of those of these ascending ids of which nothing is found yet. A leaf is gone to
-    /// once for all of them that are in it.
+    /// Adds the records of those ascending ids for which none is found yet. Visits each leaf once.
     pub(crate) fn find_records(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
+        debug_assert_eq!(ids.len(), found.len(), "each id has a place for its record");
         let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
         for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
             if bytes.is_empty() || ImagePage::checked(&bytes).last() < *id {
@@ -140,7 +140,7 @@ impl Image {
                 let start = u64::from(self.header.layout.leaf_count > 0);
                 self.leaf_for(first)?.unwrap_or(start)
             }
-            // Before the first leaf there is nothing.
+            // No record lies before the first leaf.
             ScanOrder::Descending => self.leaf_for(last)?.unwrap_or(0),
         };
         let mut cursor =
@@ -156,8 +156,8 @@ impl Image {
         Ok(cursor)
     }
 
-    /// Verifies every page, both copies of the header among them, and adds all damage to `found`. The
-    /// segment table was verified when the image was opened.
+    /// Verifies every page, both copies of the header among them, and adds all damage to `found`.
+    /// The segment table was verified when the image was opened.
     ///
     /// # Errors
     /// [`Error::Io`] only.
@@ -201,7 +201,7 @@ impl Image {
             let page = ImagePage::checked(&bytes);
             let level = page.level();
             let Some(child) = page.child(id) else { return Ok(None) };
-            // Whatever the file says, the way leads down.
+            // The search must descend, whatever the file holds.
             if level == 0 || level >= above || child == 0 || child >= number {
                 return Err(self.page_damage(number));
             }
@@ -245,7 +245,7 @@ impl Image {
     }
 }
 
-/// Opens the file of an image and reads its header, which has to be this store's and this number's.
+/// Opens the file of an image and reads its header, which must name this store and this number.
 fn open_with_header<D: Disk>(
     disk: &D,
     store: &Description,
@@ -276,8 +276,8 @@ fn open_with_header<D: Disk>(
     }
 }
 
-/// Reads the header from the first page, or where that is damaged from the last. What stands in its
-/// place is the newer version that both of them name, if they do.
+/// Reads the header from the first page, or if that is damaged from the last. The inner error is
+/// the newer format version that both pages name, if they do.
 fn read_header<F: DiskFile>(
     file: &F,
     len: u64,
@@ -298,7 +298,7 @@ fn read_header<F: DiskFile>(
 pub(crate) struct ImageCursor<'a> {
     image: &'a Image,
     order: ScanOrder,
-    /// The leaf the cursor is in; 0 when there is none.
+    /// The leaf of the cursor; 0 without one.
     number: u64,
     bytes: Cow<'a, [u8]>,
     /// Records of the leaf that lie before the cursor, in the order of their ids.
@@ -327,6 +327,7 @@ impl ImageCursor<'_> {
     }
 
     fn load_next_leaf(&mut self) -> Result<()> {
+        debug_assert!(self.number > 0, "the cursor is in a leaf");
         match self.order {
             ScanOrder::Ascending => self.number += 1,
             ScanOrder::Descending => self.number -= 1,

@@ -1,25 +1,24 @@
-//! Checkpoints: durable images of the index, used in place below what changed since.
+//! Checkpoints: durable images of the index, used in place below the entries in memory.
 //!
-//! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with what
-//! changed from one checkpoint to the next, deletions included. Files: [`page`] and [`header`] hold
-//! the format, [`image`] reads, [`write`] writes, [`schedule`] lets commits go first.
+//! Owns [`Chain`], the images in use: a *base* with every block, and above it *deltas* with the
+//! changes from one checkpoint to the next, deletions included. The `format` modules define the
+//! files, [`image`] reads, [`write`] writes, [`schedule`] throttles.
 //!
 //! Invariants:
 //!
-//! 1. A checkpoint at LSN `c` is made only when every commit up to `c` is durable in the log. So a
-//!    checkpoint never knows more than the log.
+//! 1. A checkpoint at LSN `c` is made only after every commit up to `c` is durable in the log. So
+//!    the log always reaches as far as a checkpoint.
 //! 2. Its header names the place in the log behind `c`, the images below it, and every segment that
-//!    an entry of the chain points into. Recovery reads that, and the log from that place on.
-//! 3. Files of the previous chain are removed after the new checkpoint's name is durable; segments
+//!    an entry of the chain points into. Recovery reads these, and the log from that place on.
+//! 3. Files of the previous chain are removed after the new checkpoint's name is durable. Segments
 //!    that it does not list are reused only after that.
 //!
-//! A new delta costs as much as has changed, a new base as much as the store has blocks. A base is
-//! written when the deltas together would outgrow [`DELTA_SHARE`] of it (a merge policy of the
-//! log-structured merge tree, O'Neil et al. 1996): so every changed block costs its share of a base, two
-//! records, however large the store is. When the deltas are too many before that, the new one takes in the
-//! newest of them, as many as are no longer together than the next: a record is written two to three times
-//! until it is in a base where a checkpoint covers a two-hundredth of the blocks, once where it covers a
-//! tenth.
+//! A delta costs one record a change, a base one record a block. A base is written when the deltas
+//! together would outgrow [`DELTA_SHARE`] of it (a merge policy of the log-structured merge tree,
+//! O'Neil et al. 1996). So each change costs two records of a base, however large the store is. If
+//! the deltas are too many before that, the new one merges the newest of them: those that together
+//! are no longer than the next. If a checkpoint covers a two-hundredth of the blocks, a record is
+//! written two to three times until it is in a base. If it covers a tenth, once.
 
 pub(crate) mod image;
 pub(crate) mod schedule;
@@ -45,13 +44,13 @@ use crate::local::options::ReadMode;
 use crate::mvcc::index::{Base, Index, Newest};
 use crate::order::ScanOrder;
 
-/// Deltas hold at most one record for so many of the base.
+/// Deltas hold at most one record for so many records of the base.
 const DELTA_SHARE: u64 = 2;
-/// Deltas above a base: each one is searched by look-ups that find nothing in those above it.
+/// Deltas above a base. A look-up searches each until it finds the id.
 const DELTA_COUNT_MAX: usize = 7;
-/// What a record takes, about.
+/// Approximate length of a record.
 const RECORD_LEN: u64 = 32;
-/// Header, segments, a leaf and the page above it.
+/// Header, segment table, a leaf and the page above it.
 const DELTA_LEN_MIN: u64 = 4 * PAGE;
 
 const _: () = assert!(DELTA_COUNT_MAX <= checkpoint::BELOW_MAX);
@@ -62,12 +61,12 @@ pub(crate) struct Chain {
     images: Vec<Arc<Image>>,
     /// Segments with frames, as of the newest image.
     segments: Arc<[SegmentUse]>,
-    /// How those that come are read.
+    /// How new images are read.
     mode: ReadMode,
 }
 
 impl Chain {
-    /// No image yet.
+    /// A chain without images.
     pub(crate) fn empty(mode: ReadMode) -> Chain {
         Chain { images: Vec::new(), segments: Arc::default(), mode }
     }
@@ -96,12 +95,12 @@ impl Chain {
         Ok(Chain { images, segments: segments.into(), mode })
     }
 
-    /// Every segment that an image points into, and the one in which the log goes on.
+    /// Every segment that an image points into, and the one in which the log continues.
     pub(crate) fn segments(&self) -> &[SegmentUse] {
         &self.segments
     }
 
-    /// What the newest image stands for; `None` without a checkpoint.
+    /// The summary of the newest image; `None` without a checkpoint.
     pub(crate) fn summary(&self) -> Option<&Summary> {
         self.images.first().map(|image| &image.header.summary)
     }
@@ -127,7 +126,7 @@ impl Chain {
         &self.images
     }
 
-    /// The first damage in the newest images, as many of them as take so many bytes together at most.
+    /// The first damage in the newest images, of which it reads at most `len_max` bytes.
     ///
     /// # Errors
     /// [`Error::Io`] only.
@@ -153,11 +152,12 @@ impl Chain {
         Ok(found)
     }
 
-    /// Writes the image of an index whose entries were frozen at the LSN of the order's summary and returns
-    /// the chain that it heads.
+    /// Writes the image of an index whose entries were frozen at the LSN of the plan's summary.
+    /// Returns the chain that begins with it.
     ///
     /// # Errors
-    /// [`ImageNotMade::Disk`] leaves this chain as it was; [`ImageNotMade::Damaged`]: part of it is damaged.
+    /// [`ImageNotMade::Disk`] leaves this chain as it was; [`ImageNotMade::Damaged`]: part of it is
+    /// damaged.
     pub(crate) fn write_image<D: Disk>(
         &self,
         disk: &D,
@@ -171,6 +171,7 @@ impl Chain {
             false => self.merged_image_count(index.frozen_count()),
         };
         let (merged, below) = self.images.split_at(taken_in);
+        assert!(below.len() <= checkpoint::BELOW_MAX, "the header has a place for each of them");
         let merged_count: u64 = merged.iter().map(|image| image.header.layout.entry_count).sum();
         let expected_len = (index.frozen_count() + merged_count) * RECORD_LEN;
         let mut writer = Writer::create_file(disk, store, number, schedule, expected_len)?;
@@ -184,8 +185,8 @@ impl Chain {
         Ok(Chain { images, segments: segments.into(), mode: self.mode })
     }
 
-    /// How many images, from the newest on, are merged with so many new records: none as long as there may be
-    /// another delta; all where a new base is due.
+    /// The number of newest images to merge with so many new records: none while another delta
+    /// fits, all if a new base is due.
     fn merged_image_count(&self, count: u64) -> usize {
         let Some((base, deltas)) = self.images.split_last() else { return 0 };
         let entry_count = |image: &Arc<Image>| image.header.layout.entry_count;
@@ -196,7 +197,7 @@ impl Chain {
         }
     }
 
-    /// Whether another delta would make the deltas take more than their share of what the base takes.
+    /// Whether another delta would make the deltas longer than their share of the base.
     fn are_deltas_wide(&self) -> bool {
         let Some((_, base_len)) = self.image_files().last() else { return false };
         let deltas_len = self.file_len() - base_len;
@@ -215,7 +216,7 @@ impl Chain {
         let mut older =
             Merge::over_images(merged, all, ScanOrder::Ascending).map_err(ImageNotMade::Damaged)?;
         let mut push = |id, record: Record| match record.value {
-            // Below a base is nothing that a deletion could hide.
+            // A base has no records below it that a deletion could hide.
             None if is_base => Ok(()),
             _ => writer.push_record(id, record),
         };
@@ -240,8 +241,9 @@ impl Chain {
     }
 }
 
-/// How many of the deltas with so many records, newest first, are merged with `count` new ones: none while
-/// another delta has a place, otherwise those that together are no longer than the one below them.
+/// The number of deltas, given by their record counts from the newest on, to merge with `count` new
+/// records. None while another delta fits; otherwise those that together are no longer than the one
+/// below them.
 fn merged_delta_count(deltas: &[u64], count: u64) -> usize {
     if deltas.len() < DELTA_COUNT_MAX {
         return 0;
@@ -256,26 +258,26 @@ fn merged_delta_count(deltas: &[u64], count: u64) -> usize {
     deltas.len()
 }
 
-/// What an image is to be.
+/// The plan of an image.
 #[derive(Clone, Copy)]
 pub(crate) struct ImagePlan<'a> {
-    /// In its file's name.
+    /// Its file number.
     pub(crate) number: u64,
     pub(crate) summary: Summary,
     /// Segments that it lists.
     pub(crate) segments: &'a [SegmentUse],
-    /// No delta where that would keep more than half of what a base takes: a short one takes whole pages,
-    /// too.
+    /// The disk is full: write a base if the deltas would take more than half of its length. Even a
+    /// short delta takes whole pages.
     pub(crate) is_full: bool,
     pub(crate) schedule: ImageSchedule<'a>,
 }
 
-/// Why there is no new checkpoint.
+/// Why an image was not made.
 #[derive(Debug)]
 pub(crate) enum ImageNotMade {
     /// The disk refused.
     Disk(NotWritten),
-    /// What the new image builds on is damaged.
+    /// An image that it builds on is damaged.
     Damaged(Error),
 }
 
@@ -291,7 +293,7 @@ impl From<NotWritten> for ImageNotMade {
     }
 }
 
-/// The newest record of each id of several images, in an order of the ids.
+/// Merges several images: the newest record of each id, in an order of the ids.
 struct Merge<'a> {
     order: ScanOrder,
     cursors: Vec<(ImageCursor<'a>, Option<(BlockId, Record)>)>,

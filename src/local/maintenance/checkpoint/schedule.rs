@@ -1,30 +1,30 @@
-//! ImageSchedule: how the writing of an image gives way to commits.
+//! ImageSchedule: how the writing of an image is throttled.
 //!
-//! Owns the rule. An image is written in chunks of [`CHUNK_LEN`], each of which begins its way to the disk
-//! at once; after each the writer pauses for [`PAUSE`], so that commits, which share disk and processors with
-//! it, never wait behind more than a chunk. It does not rest while nobody commits, nor when the log has
-//! grown by a larger share of what it may grow by meanwhile than the image has of what it will be.
+//! Owns the rule. An image is written in chunks of [`CHUNK_LEN`], and write-back of each begins at
+//! once. After each the writer pauses for [`PAUSE`], so that commits never wait behind more than a
+//! chunk. It does not pause without commits, nor if the log has used a larger share of its limit
+//! than the image has of its length.
 
 use std::time::Duration;
 
 use crate::local::maintenance::throttle::PAUSE;
 
-/// Bytes that are written at once: less than a commit of some threads, so that it is hardly felt.
+/// Bytes that are written at once: less than a group of some threads writes.
 pub(crate) const CHUNK_LEN: usize = 64 << 10;
 
-/// How much time there is for an image, and how to let it pass.
+/// The time limit of an image in log bytes, and the pause.
 #[derive(Clone, Copy)]
 pub(crate) struct ImageSchedule<'a> {
     /// Bytes by which the log has grown since the image was begun.
     pub(crate) log_len: &'a dyn Fn() -> u64,
     /// Bytes by which it may grow until the image is written.
     pub(crate) log_len_max: u64,
-    /// CompactionPauses.
+    /// Pauses for this time.
     pub(crate) pause: &'a dyn Fn(Duration),
 }
 
 impl ImageSchedule<'_> {
-    /// CompactionPauses if there is time, after `done` bytes of about `expected`.
+    /// Pauses if there is time, after `done` bytes of about `expected`.
     pub(super) fn pause_if_ahead(&self, done: u64, expected: u64) {
         if is_image_ahead((self.log_len)(), self.log_len_max, done, expected) {
             (self.pause)(PAUSE);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_keeps_up_with_the_log_and_waits_for_nobody_who_is_not_there() {
+    fn image_keeps_up_with_the_log_and_does_not_pause_without_commits() {
         let is_image_ahead = |log_len, done| is_image_ahead(log_len, 1000, done, 100);
         assert!(!is_image_ahead(0, 50), "nobody commits");
         assert!(is_image_ahead(1, 1));

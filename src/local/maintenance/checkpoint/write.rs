@@ -1,8 +1,8 @@
-//! Writing an image: records in, in id order; a durable file under its final name out.
+//! Writing an image: takes records in id order, and makes a durable file under its final name.
 //!
-//! Owns the unfinished file. Pages are laid out as they come: leaves first, then level by level the
-//! pages above them, the segment table and the copy of the header; the header itself last. The file
-//! gets its name once all of it is durable, so a checkpoint that can be found is whole.
+//! Owns the unfinished file. Pages are written in their order: leaves first, then level by level
+//! the pages above them, the segment table and the copy of the header; the header itself last. The
+//! file gets its name once all of it is durable, so a named checkpoint is whole.
 
 use std::io;
 
@@ -30,7 +30,7 @@ pub(crate) struct Writer<'a, D: Disk> {
     gathered: Vec<u8>,
     written_len: u64,
     schedule: ImageSchedule<'a>,
-    /// About how long the image will be.
+    /// Approximate length of the image.
     expected_len: u64,
     /// Records that are not in a leaf yet.
     waiting: Vec<(BlockId, Record)>,
@@ -61,7 +61,7 @@ impl<'a, D: Disk> Writer<'a, D> {
             name,
             seed: page_seed(store, name),
             file,
-            // The header's place.
+            // The place of the header.
             gathered: vec![0; PAGE_LEN],
             written_len: 0,
             schedule,
@@ -86,7 +86,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     /// Completes the image and makes it durable under its name.
     ///
     /// # Errors
-    /// The disk's own, with whether the name may be on the disk all the same.
+    /// The disk's own, with whether the name may be durable all the same.
     pub(crate) fn finish_image(
         mut self,
         summary: Summary,
@@ -131,6 +131,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     }
 
     fn write_leaf(&mut self) -> io::Result<()> {
+        debug_assert!(!self.waiting.is_empty(), "a leaf has a record");
         let (count, id_len) = leaf_share(&self.waiting);
         let leaf = &self.waiting[..count];
         let bytes = encode_leaf(leaf, id_len, self.seed, self.next_page_number());
@@ -139,7 +140,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.write_page(&bytes)
     }
 
-    /// Writes the pages above the leaves and returns the number of the topmost; 0 when there is none.
+    /// Writes the pages above the leaves and returns the number of the topmost; 0 without leaves.
     fn write_levels(&mut self) -> io::Result<u64> {
         let (mut level, mut first_child) = (1, 1);
         while self.firsts.len() > 1 {
@@ -158,10 +159,13 @@ impl<'a, D: Disk> Writer<'a, D> {
     }
 
     fn next_page_number(&self) -> u64 {
-        (self.written_len + self.gathered.len() as u64) / PAGE
+        let len = self.written_len + self.gathered.len() as u64;
+        debug_assert!(len.is_multiple_of(PAGE), "the file consists of whole pages");
+        len / PAGE
     }
 
     fn write_page(&mut self, bytes: &[u8]) -> io::Result<()> {
+        assert_eq!(bytes.len(), PAGE_LEN, "pages have one length");
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= CHUNK_LEN { self.write_gathered() } else { Ok(()) }
     }
@@ -177,11 +181,11 @@ impl<'a, D: Disk> Writer<'a, D> {
     }
 }
 
-/// Why there is no new image.
+/// The error of the disk that kept an image from being made.
 #[derive(Debug)]
 pub(crate) struct NotWritten {
     pub(crate) source: io::Error,
-    /// A sync of the directory failed: what of its names is durable is unknown.
+    /// A sync of the directory failed: its names may not be durable.
     pub(crate) names_unknown: bool,
 }
 

@@ -1,15 +1,16 @@
-//! The choice of the segment to empty next.
+//! The choice of the segment to compact next.
 //!
-//! Owns [`Victim`], what a segment would have to be rid of, and [`Goal`], how far a run goes. Rules:
+//! Owns [`Victim`], a segment and its needed bytes, and [`Goal`], the end of a run. Rules:
 //!
-//! 1. **Gain.** A segment is emptied only if its bytes outweigh what is to be written again, with the pages that
-//!    moves leave unfilled and the header of the segment that takes them. So the log gets shorter with each one,
-//!    also where segments are so short that a goal is out of reach.
-//! 2. **Once.** What is moved lands behind the last commit of a user. Without being told to, no run empties a
-//!    segment there: it holds moves and marks alone. So while no user commits each byte in force is moved twice
-//!    at most: out of a segment of before, to the end of the last one that users wrote to, and out of that.
-//! 3. **Old versions** that snapshots see are moved like blocks in force, so a segment of which they need a
-//!    little does not stay as a whole.
+//! 1. **Gain.** A segment is compacted only if its bytes outweigh its moves. These count with
+//!    unfilled pages and the header of the segment that takes them. So each compaction shortens the
+//!    log, even if segments are too short for the goal.
+//! 2. **Once.** Moves land behind the last commit of a user. Only a requested run compacts a
+//!    segment there, since it holds moves and marks alone. So without new commits, each live byte
+//!    is moved at most twice: from an earlier segment to the end of the last one that users wrote
+//!    to, and out of that.
+//! 3. **Old versions** that snapshots see are moved like live blocks, so that a few of them do not
+//!    keep a whole segment.
 
 use std::collections::BTreeMap;
 
@@ -22,14 +23,14 @@ use crate::local::format::{PAGE, page_up};
 use crate::local::maintenance::{Maintenance, MaintenanceState};
 use crate::sync::Ordering;
 
-/// What a block takes in the log beside its payload: its row, and the header of a lone commit.
+/// Log bytes of a block beside its payload: its row, and the header of a lone commit.
 const BLOCK_LEN: u64 = (HEADER_LEN + ENTRY_LEN) as u64;
-/// A segment that gives back less than this share of itself is as good as full.
+/// A gain of less than this share of a segment is not worth its moves.
 const GAIN_SHARE: u64 = 50;
-/// Nor is less than this worth its moves. What they take beyond [`Packing::packed_log_len`] is less: the end of one segment
-/// that splits a batch, with a frame and a page of its own behind it. So the log gets shorter by a page at least.
+/// Nor is a gain of less than this. Moves may take more than [`Packing::packed_log_len`] if the end
+/// of a segment splits a batch: a frame and a page of its own. This gain exceeds that by a page.
 const GAIN_LEN_MIN: u64 = 3 * PAGE;
-/// A segment is worth its emptying for want of space if it gives back this share of itself.
+/// On a full disk, a compaction must gain this share of a segment.
 const NEED_SHARE: u64 = 8;
 
 /// Old versions in a segment that snapshots see.
@@ -40,40 +41,41 @@ pub(in crate::local::maintenance) struct PinnedVersions {
     pub(in crate::local::maintenance) count: u64,
 }
 
-/// Old versions that snapshots see, by the segment that they are in.
+/// Old versions that snapshots see, by segment.
 pub(in crate::local::maintenance) type PinnedBySegment = BTreeMap<u64, PinnedVersions>;
 
-/// A segment, and what has to be written again before it can go.
+/// A segment, and the versions that must be written again before its release.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::local::maintenance) struct Victim {
     pub(in crate::local::maintenance) segment: SegmentUse,
     pub(in crate::local::maintenance) kept: PinnedVersions,
 }
 
-/// How far to go.
+/// The end of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Goal {
-    /// Bytes of the log for each one in force.
+    /// Log bytes for each needed byte.
     pub(super) amplification_max: f64,
-    /// Dead bytes that are left alone.
+    /// Dead bytes that are tolerated.
     pub(super) dead_len_max: u64,
-    /// Segments from this one on are left alone.
+    /// Segments from this one on are not compacted.
     pub(super) before: u64,
-    /// And those with more than this to be written again: the rest of the reserve is the deletes'.
+    /// Segments with more needed bytes are not compacted: the rest of the reserve is for deletes.
     pub(super) fits_len: u64,
 }
 
-/// What the log holds that a run cares for.
+/// The totals of the log that a run compares with its goal.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LogTotals {
-    /// Bytes of segments that do not go by themselves with the next checkpoint.
+    /// Bytes of segments that the next checkpoint does not release anyway.
     held_len: u64,
-    /// Bytes of those that are in force, or kept for snapshots.
+    /// Bytes in them that are live, or kept for snapshots.
     needed_len: u64,
 }
 
 impl LogTotals {
     pub(super) fn dead_len(&self) -> u64 {
+        debug_assert!(self.needed_len <= self.held_len, "needed bytes lie in held segments");
         self.held_len - self.needed_len
     }
 
@@ -88,7 +90,7 @@ impl LogTotals {
 }
 
 impl SegmentUse {
-    /// Bytes that are in force, the rows of their tables and headers of lone commits included.
+    /// Log bytes of its live blocks, with their rows and the headers of lone commits.
     pub(crate) fn live_log_len(&self) -> u64 {
         (self.live_len + self.live_count * BLOCK_LEN).min(self.used_len)
     }
@@ -101,32 +103,34 @@ impl Victim {
         (self.segment.live_log_len() + kept_len).min(self.segment.used_len)
     }
 
-    /// By how much the log gets shorter.
+    /// Bytes by which its compaction shortens the log.
     pub(super) fn log_len_gained(&self, packing: Packing) -> u64 {
         let count = self.segment.live_count + self.kept.count;
         let payload_len = self.segment.live_len + self.kept.len;
         self.segment.used_len.saturating_sub(packing.packed_log_len(count, payload_len))
     }
 
-    /// The greatest benefit for its cost, an older segment before a younger one.
+    /// The benefit for the cost of its compaction, greater for older segments. `newest` is the
+    /// sequence of the active segment.
     pub(super) fn benefit_for_cost(&self, newest: u64) -> f64 {
+        debug_assert!(self.segment.sequence <= newest, "a victim is older than the active segment");
         let needed = self.needed_len() as f64 / self.segment.used_len.max(1) as f64;
         (1.0 - needed) * (newest - self.segment.sequence) as f64 / (1.0 + needed)
     }
 }
 
-/// How densely moves are written.
+/// The density at which moves are written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packing {
     /// The length of a commit of moves.
     pub(super) batch_len: u64,
-    /// What a segment has room for.
+    /// Bytes that fit into a segment.
     pub(super) room_len: u64,
 }
 
 impl Packing {
-    /// Bytes of log that so many blocks of about the same length take when they are moved: with the ends of
-    /// pages and segments that they leave unused, and the headers of their segments.
+    /// Bytes of log that so many blocks of about the same length take when they are moved: with the
+    /// ends of pages and segments that they leave unused, and the headers of their segments.
     fn packed_log_len(self, count: u64, payload_len: u64) -> u64 {
         const HEADER: u64 = HEADER_LEN as u64;
         if count == 0 {
@@ -154,7 +158,7 @@ impl Packing {
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// The old versions that snapshots see now.
+    /// Collects the old versions that snapshots see now.
     pub(in crate::local::maintenance) fn pinned_by_segment(&self) -> PinnedBySegment {
         let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
@@ -167,23 +171,23 @@ impl<D: Disk> Maintenance<D> {
         kept
     }
 
-    /// What the log holds, as this run knows it.
+    /// Sums the log bytes as this run counts them.
     pub(super) fn log_totals(&self, run: &Run) -> LogTotals {
         let segments = self.shared.usage.all();
         let active = segments.last().map_or(0, |segment| segment.sequence);
-        let mut standing = LogTotals::default();
+        let mut totals = LogTotals::default();
         for segment in segments {
             let victim = run.victim_of(segment);
             let goes = segment.live_count == 0 && victim.kept.count == 0;
             if !goes || segment.sequence == active {
-                standing.held_len += segment.used_len;
-                standing.needed_len += victim.needed_len();
+                totals.held_len += segment.used_len;
+                totals.needed_len += victim.needed_len();
             }
         }
-        standing
+        totals
     }
 
-    /// The segment to empty next, if there is too much that is dead.
+    /// The segment to compact next, if the log is beyond the goal.
     pub(super) fn best_victim(
         &self,
         state: &MaintenanceState,
@@ -199,7 +203,7 @@ impl<D: Disk> Maintenance<D> {
         victims.max_by(|a, b| a.benefit_for_cost(newest).total_cmp(&b.benefit_for_cost(newest)))
     }
 
-    /// All segments whose emptying would make the log shorter.
+    /// All segments whose compaction would shorten the log.
     pub(super) fn worthwhile_victims(
         &self,
         state: &MaintenanceState,
@@ -221,7 +225,7 @@ impl<D: Disk> Maintenance<D> {
         victims.collect()
     }
 
-    /// A segment to empty for want of space: it gives back at least as much as its moves take.
+    /// The segment to compact on a full disk: its gain is worth its moves.
     pub(in crate::local::maintenance) fn victim_to_reclaim(
         &self,
         state: &MaintenanceState,
@@ -238,7 +242,7 @@ impl<D: Disk> Maintenance<D> {
         self.best_victim(state, run, goal).filter(is_worth_it)
     }
 
-    /// By how much the log gets shorter when a segment is emptied.
+    /// Bytes by which the compaction of a segment shortens the log.
     pub(super) fn gain_of_victim(&self, victim: &Victim) -> u64 {
         let (batch_len, room_len) = (self.move_batch_len(), self.space.segment_room());
         victim.log_len_gained(Packing { batch_len, room_len })
@@ -249,7 +253,7 @@ impl<D: Disk> Maintenance<D> {
         self.shared.user_sequence.load(Ordering::Relaxed)
     }
 
-    /// What moves may take: what is free, and half of the reserve.
+    /// Bytes that moves may take: the free space and half of the reserve.
     pub(super) fn space_for_moves(&self) -> u64 {
         let reserve = &self.space.reserve;
         match self.disk.free_space() {
@@ -259,7 +263,7 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// What stands in the way of moving more: what is emptied goes with a checkpoint only, which needs space.
+    /// Checks that the reserve can still hold the checkpoint that releases a compacted segment.
     pub(super) fn check_move_space(&self) -> Result<()> {
         let reserve = &self.space.reserve;
         match reserve.is_short() && reserve.len() < RECLAIM_LEN_MIN {
@@ -268,12 +272,12 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// Has the log go on in the next segment if the active one is mostly dead, so that it can be emptied. Not
-    /// again before a user has written to the next one.
+    /// Seals the active segment if it is mostly dead, so that it can be compacted. Not again before
+    /// a user has written to the next one.
     ///
     /// # Errors
-    /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll), but for lack of space: then the log stays where
-    /// it is.
+    /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll). On a full disk, nothing is
+    /// sealed and there is no error.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
         let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
         let gain_len = self.gain_of_victim(&run.victim_of(active));

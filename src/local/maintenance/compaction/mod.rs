@@ -1,17 +1,19 @@
-//! Compaction: empties segments that are mostly dead, so that they can go.
+//! Compaction: relocates the live blocks of segments that are mostly dead, so that these can be
+//! released.
 //!
-//! Owns the runs of compaction and the way of a *victim*'s blocks: each one that is still in force is read,
-//! verified, and written again through the log as a move, which takes effect only if the block is
-//! still what it was. So compaction competes with nobody for anything but bandwidth, and crash
-//! recovery knows nothing of it. The emptied segment goes with the next checkpoint (`upkeep`).
+//! Owns the runs of compaction. Each live block of a *victim* is read, verified, and written again
+//! through the log as a move. The move takes effect only if the block has not changed meanwhile. So
+//! compaction takes only bandwidth from commits, and recovery needs no rule for it. The next
+//! checkpoint releases the victim.
 //!
-//! The victim ([`choice`]) is the segment with the greatest benefit for its cost, `(1 - u) * age / (1 + u)`,
-//! where `u` is the share of it that is needed and its age the number of segments begun since (Rosenblum
-//! and Ousterhout, *The design and implementation of a log-structured file system*, 1992).
+//! The victim ([`choice`]) is the segment with the greatest benefit for its cost, `(1 - u) * age /
+//! (1 + u)`: `u` is the share of needed bytes, and the age counts the segments begun since.
+//! (Rosenblum and Ousterhout, *The design and implementation of a log-structured file system*,
+//! 1992.)
 //!
-//! Segments are emptied while the log takes more than `amplification_max` times the bytes that are needed,
-//! and down to [`idle_amplification_max`] of it while nobody writes; beside commits at a [`schedule`]. After the last commit of
-//! a user no more bytes are moved than twice those that are needed, whatever the options.
+//! A run starts while the log takes more than `amplification_max` times the needed bytes, and
+//! follows a [`schedule`] beside commits. On an idle store the limit is [`idle_amplification_max`].
+//! After the last commit of a user, at most twice the needed bytes are moved, whatever the options.
 
 mod choice;
 mod relocation;
@@ -33,81 +35,81 @@ use crate::local::format::checkpoint::SegmentUse;
 use crate::local::maintenance::{Haste, Maintenance, MaintenanceState};
 use crate::sync::Ordering;
 
-/// Dead bytes that are not worth a segment's emptying.
+/// Dead bytes that are not worth a compaction.
 const DEAD_LEN_MIN: u64 = 256 << 10;
 
-/// What emptying a segment takes besides the moves: a checkpoint, its confirmation, and a page or two that
-/// are not filled.
+/// Space that the compaction of a segment takes besides its moves: a checkpoint, its confirmation,
+/// and up to two pages that are not filled.
 const RECLAIM_LEN_MIN: u64 = 8 * PAGE;
 
-/// What the log holds.
+/// The use of the log's bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     /// Bytes of all segments with frames.
     pub(crate) used_len: u64,
-    /// Bytes of those that are in force: payloads, with their share of headers.
+    /// Live bytes in them: payloads, with their share of headers.
     pub(crate) live_len: u64,
-    /// Bytes of sealed segments with nothing in force.
+    /// Bytes of sealed segments without live blocks.
     pub(crate) dead_len: u64,
 }
 
-/// What a segment is emptied for.
+/// The reason for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Somebody called for it, and goes on though compaction is paused.
+    /// A caller's request, which a pause of compaction does not stop.
     Requested,
-    /// Too much is dead, while others write.
+    /// Too many dead bytes, beside commits.
     Due(Excess),
-    /// Too much is dead, while nobody writes.
+    /// Too many dead bytes, on an idle store.
     Idle,
-    /// There is no space.
+    /// A full disk.
     Need,
 }
 
-/// One run of emptying segments.
+/// One run of compaction over several segments.
 #[derive(Debug)]
 pub(super) struct Run {
     cause: Cause,
-    /// Segments that were gone through, and hold something that could not be moved.
+    /// Segments that were read and still hold a block that could not be moved.
     passed: BTreeSet<u64>,
-    /// Old versions that snapshots see, in segments that were not gone through.
+    /// Old versions that snapshots see, in segments that were not read yet.
     kept: PinnedBySegment,
-    /// The first error that is of one place, and stands in the way of nothing else.
+    /// The first error of a single place, which does not stop the run.
     first_error: Option<Error>,
 }
 
 impl Run {
-    /// A segment, with what of it snapshots see.
+    /// A segment, with the versions in it that snapshots see.
     fn victim_of(&self, segment: SegmentUse) -> Victim {
         Victim { segment, kept: self.kept.get(&segment.sequence).copied().unwrap_or_default() }
     }
 
-    /// Whether somebody called for it.
+    /// Whether a caller requested the run.
     fn is_requested(&self) -> bool {
         self.cause == Cause::Requested
     }
 
-    /// What there is to say in the end.
+    /// Ends the run and returns its first error.
     fn into_result(self) -> Result<()> {
         self.first_error.map_or(Ok(()), Err)
     }
 }
 
-/// Segments with nothing in force that went with no checkpoint.
+/// Segments without live blocks that a checkpoint did not release.
 #[derive(Debug)]
 pub(super) struct PinnedDead {
     len: u64,
-    /// The snapshots that there were, some of which see versions in them.
+    /// The snapshots then, some of which see versions in them.
     pins: Vec<Lsn>,
 }
 
-/// The amplification that compaction works down to while nobody writes.
+/// The amplification limit on an idle store.
 fn idle_amplification_max(amplification_max: f64) -> f64 {
     1.0 + (amplification_max - 1.0) / 6.0
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// What the log holds now.
+    /// Sums the use of all segments.
     pub(crate) fn usage_totals(&self) -> Totals {
         let segments = self.shared.usage.all();
         let active = segments.last().map_or(0, |segment| segment.sequence);
@@ -122,18 +124,18 @@ impl<D: Disk> Maintenance<D> {
         totals
     }
 
-    /// Empties segments while there is too much that is dead.
+    /// Compacts segments while there are too many dead bytes.
     pub(super) fn compact_due(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         if state.hold_count > 0 {
-            // What is emptied could not go.
+            // No segment could be released.
             return Ok(());
         }
         if is_idle && state.idle_at.is_some_and(|at| self.user_log_len() - at < DEAD_LEN_MIN) {
-            // Blocks that do not fill pages and segments keep the log above the goal for ever.
+            // Blocks that do not fill pages and segments may keep the log above the goal for ever.
             return Ok(());
         }
         if !is_idle && self.shared.usage.segment_count() < 2 {
-            // This is asked with every commit that calls, and the segment in use is neither emptied nor let go.
+            // The active segment is neither compacted nor released.
             state.idle_at = None;
             return Ok(());
         }
@@ -148,12 +150,12 @@ impl<D: Disk> Maintenance<D> {
         if is_idle && !self.must_stop(run.cause) && self.log_totals(&run).is_beyond_goal(&goal) {
             self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
         }
-        // What is written from here on is as dense as it gets.
+        // Segments that are begun from here on hold relocated blocks, and are dense.
         goal.before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         loop {
             self.release_dead_segments(state, false)?;
             let victim = self.best_victim(state, &run, goal).and_then(|_| {
-                // Only where there is one at all.
+                // The free space is asked for only if there is a victim.
                 self.best_victim(state, &run, Goal { fits_len: self.space_for_moves(), ..goal })
             });
             let Some(victim) = victim else {
@@ -174,14 +176,15 @@ impl<D: Disk> Maintenance<D> {
             self.empty_segment(state, &mut run, victim)?;
             self.release_if_full(state)?;
             if self.has_waiting_caller() {
-                // The next look goes on with it; nobody else may call for one while nobody writes.
+                // The next run continues. On an idle store, no commit would call it.
                 self.shared.wake_up.call();
                 return run.into_result();
             }
         }
     }
 
-    /// Empties segments that stay for the sake of snapshots alone, and lets them go.
+    /// Relocates versions out of segments that are kept for snapshots alone, and releases the
+    /// segments.
     ///
     /// # Errors
     /// As [`Maintenance::empty_segment`].
@@ -204,7 +207,7 @@ impl<D: Disk> Maintenance<D> {
         run.into_result()
     }
 
-    /// Lets segments go that are dead as a whole: that needs no moves, only a checkpoint.
+    /// Releases segments without live blocks, by a checkpoint.
     fn release_dead_segments(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         let totals = self.usage_totals();
         let share =
@@ -214,7 +217,7 @@ impl<D: Disk> Maintenance<D> {
         if totals.dead_len <= dead_len_max {
             return Ok(());
         }
-        // What snapshots see stays, however often a checkpoint is made, until one of them goes.
+        // Segments that snapshots see outlast every checkpoint until one of the snapshots ends.
         let pins = self.shared.mvcc.index.pins().held();
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
@@ -225,12 +228,12 @@ impl<D: Disk> Maintenance<D> {
         Ok(())
     }
 
-    /// Whether what moves blocks for that cause has to end.
+    /// Whether a run for this cause must end.
     pub(super) fn must_stop(&self, cause: Cause) -> bool {
         self.shared.wake_up.is_stopped() || (cause != Cause::Requested && self.pauses.is_paused())
     }
 
-    /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
+    /// Releases a compacted segment at once if the next one needs the reserve.
     pub(super) fn release_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
         if self.space.is_full() {
             self.make_checkpoint(state, Haste::Space)?;
@@ -239,14 +242,14 @@ impl<D: Disk> Maintenance<D> {
         Ok(())
     }
 
-    /// What the log has beyond a goal.
+    /// The dead bytes of the log beyond a goal.
     fn excess_over_goal(&self, run: &Run, goal: Goal) -> Excess {
-        let standing = self.log_totals(run);
-        let allowed_len = standing.allowed_len(goal.amplification_max);
-        Excess { len: standing.dead_len().saturating_sub(allowed_len), allowed_len }
+        let totals = self.log_totals(run);
+        let allowed_len = totals.allowed_len(goal.amplification_max);
+        Excess { len: totals.dead_len().saturating_sub(allowed_len), allowed_len }
     }
 
-    /// A run, with what snapshots see now.
+    /// Begins a run, with the versions that snapshots see now.
     pub(super) fn begin_run(&self, cause: Cause) -> Run {
         let (passed, first_error) = (BTreeSet::new(), None);
         Run { cause, passed, kept: self.pinned_by_segment(), first_error }

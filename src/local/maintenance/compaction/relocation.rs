@@ -1,7 +1,8 @@
-//! Moves: what is in force in one segment, written again.
+//! Relocation: writes the live blocks of one segment again.
 //!
-//! Owns the way of a block: read and verified where it lies, put into the log as a move, in commits that are short
-//! enough to keep nobody waiting. What cannot be read stays where it is, for `verify` to name.
+//! Owns the steps of a move: read and verify the block in place, and write it to the log, in
+//! commits that are short enough not to delay others. A block that cannot be read stays, for
+//! `verify` to name.
 
 use bytes::Bytes;
 
@@ -25,19 +26,22 @@ use crate::mvcc::version::VersionLen;
 use crate::sync::Ordering;
 use crate::ticket::ticket;
 
-/// Bytes moved by one commit, at most; and no more than this share of a segment, because a commit that
-/// does not fit into the rest of a segment leaves it unused.
+/// Bytes of one commit of moves at most. Nor is it longer than this share of a segment: if it does
+/// not fit into the rest of a segment, that rest stays unused.
 const BATCH_LEN_MAX: u64 = 512 << 10;
 const BATCH_SHARE: u64 = 5;
 
 impl<D: Disk> Maintenance<D> {
-    /// Moves what is in force in a segment. What cannot be read in it stays, and the run goes on.
+    /// Relocates all needed blocks of a segment. Blocks that cannot be read stay, and the run
+    /// continues.
     pub(in crate::local::maintenance) fn empty_segment(
         &self,
         state: &mut MaintenanceState,
         run: &mut Run,
         victim: Victim,
     ) -> Result<()> {
+        assert_eq!(state.hold_count, 0, "no backup reads files");
+        assert!(!state.is_ended, "a closed store is not changed");
         match self.relocate_live_blocks(state, run, victim) {
             Err(error) if is_of_one_place(&error) => {
                 state.stuck.insert(victim.segment.sequence);
@@ -48,7 +52,7 @@ impl<D: Disk> Maintenance<D> {
         }
     }
 
-    /// The length of a batch of moves: whole pages, which it fills as far as blocks allow.
+    /// The length of a commit of moves: whole pages, filled as far as blocks allow.
     pub(super) fn move_batch_len(&self) -> u64 {
         page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
     }
@@ -95,6 +99,10 @@ impl<D: Disk> Maintenance<D> {
                 }
                 moves_len += move_len;
                 moves.push((id, operation));
+                debug_assert!(
+                    moves_len <= batch_len || moves.len() == 1,
+                    "a commit fits its length"
+                );
             }
             if self.must_stop(run.cause) {
                 return Ok(());
@@ -107,7 +115,7 @@ impl<D: Disk> Maintenance<D> {
         if kept.count > 0 || self.shared.usage.all().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
                 true => state.stuck.insert(victim.sequence),
-                // Its move met a commit that was taken back.
+                // A move was dropped for a commit of the same block that failed later.
                 false => run.passed.insert(victim.sequence),
             };
         }
@@ -115,7 +123,7 @@ impl<D: Disk> Maintenance<D> {
         Ok(())
     }
 
-    /// The schedule at which to empty a segment, where somebody is to be given way to.
+    /// The schedule for compacting a segment, if the run yields to commits.
     fn plan_schedule(
         &self,
         state: &mut MaintenanceState,
@@ -133,16 +141,16 @@ impl<D: Disk> Maintenance<D> {
         ))
     }
 
-    /// Rests if it is time for that, after the segment was gone through up to there.
+    /// Pauses if the schedule says so, behind this offset of the segment.
     fn pause_if_due(&self, schedule: &mut Option<MoveSchedule>, offset: u64) {
         let Some(schedule) = schedule else { return };
         let rest = schedule.pause_after(self.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.has_waiting_caller() {
-            self.shared.wake_up.rest(rest);
+            self.shared.wake_up.pause(rest);
         }
     }
 
-    /// The move of the block whose payload is at a place, be it in force or kept for snapshots.
+    /// The move of the block whose payload lies at a place, if it is live or kept for snapshots.
     fn movable_at(
         &self,
         scanner: &mut Scanner<D::File>,
@@ -150,6 +158,7 @@ impl<D: Disk> Maintenance<D> {
         offset: u64,
     ) -> Result<Movable> {
         let index = &self.shared.mvcc.index;
+        debug_assert!(u32::try_from(offset).is_ok(), "a place has 32 bits for the offset");
         let from = scanner.sequence << 32 | offset;
         let newest = index.read(id)?.filter(|version| version.value.place() == from);
         let is_old = newest.is_none();
@@ -165,7 +174,7 @@ impl<D: Disk> Maintenance<D> {
         Ok(Movable::Yes(Operation::Move { block, lsn: version.lsn, from, is_old }))
     }
 
-    /// Writes moves, and says how many bytes of log they took.
+    /// Commits moves and returns their log bytes.
     fn commit_moves(&self, moves: Vec<(BlockId, Operation)>) -> Result<u64> {
         if moves.is_empty() {
             return Ok(0);
@@ -175,9 +184,9 @@ impl<D: Disk> Maintenance<D> {
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
         let (tag, waiter) = ticket(Some(self.driver.clone()));
         let batch = Batch::moves(moves);
-        // The upkeep's own wait, which nobody's commit waits for.
+        // No commit waits for this thread here.
         let _no_duty = callback::begin(Duty::None);
-        // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
+        // Durable before readers use the new place: if the sync fails, the old place is intact.
         self.driver.submit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
@@ -188,18 +197,18 @@ impl<D: Disk> Maintenance<D> {
 /// Whether a block can be moved.
 enum Movable {
     Yes(Operation),
-    /// Nobody reads it there any more, nor can a snapshot.
+    /// No reader and no snapshot needs it.
     Dead,
-    /// It stays where it is, for `verify` to name; its segment is not emptied.
+    /// It stays, for `verify` to name, and so does its segment.
     Damaged,
 }
 
-/// Whether an error says something of one place only.
+/// Whether an error concerns one place only.
 fn is_of_one_place(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::Io { op: IoOp::Open | IoOp::Read, .. })
 }
 
-/// Blocks that a frame writes: the offset of the payload, and the id.
+/// The blocks that a frame writes: offset of the payload, and id.
 fn written_blocks(frame: &Frame) -> Vec<(u64, BlockId)> {
     let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
     placed.map(|(offset, entry)| (offset, entry.id())).collect()

@@ -1,45 +1,46 @@
-//! MoveSchedule: how emptying a segment gives way to commits.
+//! MoveSchedule: how compaction beside commits is throttled.
 //!
-//! Owns three rules, for segments that are emptied because too much is dead while others write:
+//! Owns three rules:
 //!
-//! 1. **MoveSchedule.** Emptying may take until commits have written as many bytes as it gives back, so that
-//!    the log does not grow meanwhile; what the log has beyond its goal already is to be gone within
-//!    [`DRAIN`]. Whoever is ahead of that rests a little after each [`STEP_LEN`].
-//! 2. **Share.** Whoever is not may still move no more than [`SHARE`] of the bytes that commits write, and
-//!    [`RATE`] a second.
-//! 3. **Pressure.** Where a segment came late by [`LATE_SHARE`] and the log has outgrown its goal by [`ON_SHARE`] of what that
-//!    leaves for dead bytes, the next ones are emptied without rests and read as the system likes, megabytes at
-//!    once, which slows commits down; until the log is down to [`OFF_SHARE`].
+//! 1. **Schedule.** A compaction may take until commits have written the bytes that it frees, so
+//!    that the log does not grow meanwhile. The excess over the goal must be gone within [`DRAIN`].
+//!    A compaction ahead of both pauses after each [`STEP_LEN`].
+//! 2. **Share.** A compaction that is late still moves at most [`SHARE`] of the bytes that commits
+//!    write, plus [`RATE`] a second.
+//! 3. **Pressure** begins if a segment was late by [`LATE_SHARE`] and the excess is above
+//!    [`ON_SHARE`] of the allowed dead bytes. Then compaction does not pause, and the system reads
+//!    ahead megabytes at once, which slows commits down. It ends with the excess below
+//!    [`OFF_SHARE`].
 //!
-//! So where there is time commits hardly notice, and where there is none the log does not grow without bound.
+//! So commits are hardly slowed while there is time, and the log does not grow without bound.
 
 use std::time::Duration;
 
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::maintenance::throttle::PAUSE;
 
-/// In which time what the log has beyond its goal is given back.
+/// The time in which the excess of the log is freed.
 const DRAIN: Duration = Duration::from_secs(4);
-/// Bytes of a segment that are gone through at once.
+/// Bytes of a segment between two pauses.
 const STEP_LEN: u64 = 64 << 10;
 /// Bytes moved for each byte that commits write meanwhile.
 const SHARE: u64 = 1;
-/// Bytes moved a second, whatever commits do.
+/// Bytes moved a second without any commit.
 const RATE: u64 = 32 << 20;
-/// Who keeps to the schedule is now and then a little behind it.
+/// A compaction on schedule may be this much behind at times.
 const LATE_SHARE: f64 = 1.25;
 const ON_SHARE: f64 = 1.0 / 3.0;
 const OFF_SHARE: f64 = 1.0 / 6.0;
 
-/// By how much a log is longer than it is meant to be.
+/// The dead bytes of the log beyond its goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::local::maintenance) struct Excess {
     pub(super) len: u64,
-    /// The dead bytes that its goal leaves it.
+    /// The dead bytes that the goal allows.
     pub(super) allowed_len: u64,
 }
 
-/// Whether segments are emptied in time.
+/// Whether compaction keeps up with commits.
 #[derive(Debug, Default)]
 pub(in crate::local::maintenance) struct Pressure {
     was_late: bool,
@@ -47,7 +48,7 @@ pub(in crate::local::maintenance) struct Pressure {
 }
 
 impl Pressure {
-    /// Looks whether the next segment has to be emptied without regard to commits.
+    /// Decides whether the next segment is compacted without pauses.
     pub(super) fn decide_pressure(&mut self, excess: Excess) -> bool {
         let share = excess.len as f64 / excess.allowed_len.max(1) as f64;
         self.is_on = match self.is_on {
@@ -57,32 +58,32 @@ impl Pressure {
         self.is_on
     }
 
-    /// A segment was emptied at a schedule.
+    /// Notes whether a compaction was late.
     pub(super) fn note_lateness(&mut self, schedule: &MoveSchedule) {
         self.was_late = schedule.is_late;
     }
 }
 
-/// The schedule of emptying one segment.
+/// The schedule for compacting one segment.
 pub(super) struct MoveSchedule {
     started: Duration,
     written_before: u64,
     /// Log bytes of moves so far.
     moved_len: u64,
-    /// What commits had written at the last look.
+    /// Bytes of commits at the last pause.
     seen_len: u64,
     /// Where the next step begins.
     step_at: u64,
-    /// Bytes that are given back for each one gone through.
+    /// Bytes freed for each byte read.
     yields: f64,
-    /// Bytes a second by which the log is to shrink.
+    /// Bytes a second by which the log must shrink.
     drain: f64,
     is_pressed: bool,
     is_late: bool,
 }
 
 impl MoveSchedule {
-    /// Begins to empty a segment.
+    /// Begins the compaction of a segment.
     pub(super) fn for_victim(
         now: Duration,
         written_len: u64,
@@ -104,23 +105,24 @@ impl MoveSchedule {
         }
     }
 
-    /// Whether it pays no regard to commits.
+    /// Whether it runs without pauses.
     pub(super) fn is_pressed(&self) -> bool {
         self.is_pressed
     }
 
-    /// So many log bytes of moves were written.
+    /// Adds log bytes of moves.
     pub(super) fn count_moved(&mut self, len: u64) {
         self.moved_len += len;
     }
 
-    /// How long to rest, now that the segment is gone through up to there.
+    /// The length of the pause behind this offset of the segment.
     pub(super) fn pause_after(&mut self, now: Duration, written_len: u64, offset: u64) -> Duration {
         if offset < self.step_at {
             return Duration::ZERO;
         }
         self.step_at = offset + STEP_LEN;
-        // What is written has the moves in it.
+        debug_assert!(self.written_before <= written_len, "the written length only grows");
+        // The written bytes include the moves.
         let commits_len = (written_len - self.written_before).saturating_sub(self.moved_len);
         let elapsed = now.saturating_sub(self.started);
         let due_len = commits_len as f64 + self.drain * elapsed.as_secs_f64();
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_back_sooner_than_others_write_rests_after_each_step() {
+    fn compaction_ahead_of_commits_pauses_after_each_step() {
         let mut schedule = schedule(LEN / 2, 0, false);
         assert_eq!(
             schedule.pause_after(SECOND, 101, STEP_LEN - 1),
@@ -198,7 +200,7 @@ mod tests {
         let mut late = schedule(LEN / 2, 0, false);
         late.pause_after(SECOND, 100 + LEN, STEP_LEN);
         pressure.note_lateness(&late);
-        assert!(!pressure.decide_pressure(excess(0.3)), "there is room");
+        assert!(!pressure.decide_pressure(excess(0.3)), "there is time");
         assert!(pressure.decide_pressure(excess(0.4)));
         assert!(pressure.decide_pressure(excess(0.2)));
         assert!(!pressure.decide_pressure(excess(0.1)));

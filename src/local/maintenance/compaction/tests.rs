@@ -1,4 +1,4 @@
-//! Which segments are emptied, how far, and what stands in nobody's way.
+//! Which segments are compacted, how far, and which work compaction does not delay.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn compaction_beside_the_closing_ends() {
         let block = Block::new(BlockId(id), BlockType::TableData, vec![byte; 10_000]);
         store.write_block(block).expect("writes");
     };
-    // The first frame of the first segment is dead, others in it are not.
+    // Only the first frame of the first segment is dead.
     (1..=20).for_each(|id| put(id, 1));
     put(1, 2);
     store.inner.shared.wake_up.stop();
@@ -46,7 +46,7 @@ fn compaction_beside_the_closing_ends() {
 }
 
 #[test]
-fn caller_who_wants_a_checkpoint_waits_for_one_segment_and_not_for_all() {
+fn caller_of_a_checkpoint_waits_for_one_segment_and_not_for_all() {
     let moved_len = |waiting_count| {
         let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
         let put = |id| {
@@ -86,7 +86,7 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
         maintenance.pauses.end_pause();
         if is_damaged {
-            // It is the best victim of all.
+            // The damaged segment is the best victim.
             disk.overwrite(FileName::Segment(oldest.number), 0, &[0xff; PAGE as usize]);
         }
         let is_damage = |done: Result<()>| {
@@ -101,7 +101,7 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
     assert!(used_len(true) <= used_len(false) + 3 * (64 << 10));
 }
 
-/// All rows of a segment in one commit would keep every other one waiting.
+/// One commit with all rows of a segment would delay every other commit.
 #[test]
 fn empty_blocks_are_moved_by_many_commits_too() {
     let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");
@@ -122,8 +122,8 @@ fn empty_blocks_are_moved_by_many_commits_too() {
     assert!(commits > 2, "400 blocks in {commits} commits");
 }
 
-/// Blocks that never fill their pages and segments, a third of them replaced: more is dead than any goal allows,
-/// and moving everything for ever would not change that.
+/// Blocks that never fill their pages and segments, a third of them replaced. More is dead than any
+/// goal allows, and no number of moves changes that.
 fn fill_badly(store: &LocalBackend<SimDisk>, len: usize) {
     store.inner.maintenance.pauses.begin_pause();
     let count = (1 << 20) / len as u64;
@@ -143,7 +143,7 @@ fn hard_goals() -> impl Iterator<Item = Options> {
     [1.000_001, 1.1].into_iter().map(|goal| options().space_amplification_max(goal))
 }
 
-/// States the bound of the module's header: no more bytes are moved than twice those in force.
+/// States the bound of the module's header: at most twice the live bytes are moved.
 #[test]
 fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
     for (len, options) in BAD_LENS.iter().flat_map(|len| hard_goals().map(|o| (*len, o))) {
@@ -155,7 +155,7 @@ fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
         let (moved_before, log_before) = (maintenance.moved_len(), maintenance.written_len());
         let mut operations = Vec::new();
         for turn in 0..24 {
-            // As when it is called all the time, and as when it is not.
+            // With calls all the time, and without.
             maintenance.run_due(turn % 2 == 1).expect("does what is due");
             operations.push(disk.operations());
         }
@@ -163,14 +163,14 @@ fn idle_store_moves_each_byte_twice_at_most_whatever_its_options() {
         let moved_len = maintenance.moved_len() - moved_before;
         assert!(moved_len <= 2 * live_len, "{context}: {moved_len} bytes of {live_len}");
         let log_len = maintenance.written_len() - log_before;
-        assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} in force");
+        assert!(log_len <= 4 * live_len, "{context}: {log_len} bytes of log, {live_len} live");
         assert_eq!(operations[10], operations[23], "{context}: {operations:?}");
     }
 }
 
-/// As above, with the store's own threads, which decide by themselves when to look.
+/// As above, with the store's own threads.
 #[test]
-fn store_with_threads_becomes_still_when_nobody_writes() {
+fn store_with_threads_becomes_still_without_writes() {
     for len in [13_000, 20_900] {
         let disk = SimDisk::new(2);
         let options = options().single_threaded(false).space_amplification_max(1.1);
@@ -186,7 +186,7 @@ fn store_with_threads_becomes_still_when_nobody_writes() {
     }
 }
 
-/// Each of these commits made the whole store a candidate again.
+/// Each of these commits once made the whole store a candidate again.
 #[test]
 fn commit_now_and_then_has_no_store_moved_that_is_as_dense_as_it_gets() {
     let options = options().space_amplification_max(1.1);
@@ -202,14 +202,14 @@ fn commit_now_and_then_has_no_store_moved_that_is_as_dense_as_it_gets() {
         maintenance.moved_len() - before
     };
     let (first_len, rest_len) = (moved_len(20), moved_len(30));
-    // The first look is at all that was written with compaction paused.
+    // The first run covers all that was written while compaction was paused.
     assert!(first_len <= 3 * live_len, "{first_len} bytes of {live_len} for 20 empty blocks");
     assert!(rest_len <= live_len / 4, "{rest_len} bytes of {live_len} for 30 empty blocks");
 }
 
-/// A delete is a few bytes at the end of the log, and keeps what lies before it there.
+/// A delete is a few bytes at the end of the log, and kept the dead bytes before it there.
 #[test]
-fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
+fn deleted_long_blocks_leave_no_long_segment_with_few_live_bytes() {
     let len = 480 << 10;
     let options = || {
         let options = LocalBackend::options().single_threaded(true).segment_len_max(1 << 20);
@@ -244,7 +244,7 @@ fn deleted_long_blocks_leave_no_long_segment_with_little_in_force() {
     assert!(idle <= 16 * PAGE, "{idle} bytes of log");
 }
 
-/// Its end went with the next commit only, however much of it was dead.
+/// The end of its log was once released with the next commit only, however much of it was dead.
 #[test]
 fn store_that_was_emptied_gives_all_of_its_log_back() {
     let store = LocalBackend::open_on(SimDisk::new(1), options()).expect("opens");

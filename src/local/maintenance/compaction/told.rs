@@ -1,9 +1,9 @@
-//! Compaction that somebody calls for, and what came of it.
+//! Compaction at a caller's request, and its report.
 //!
-//! Owns [`CompactionReport`], and the order in which segments are emptied where space is scarce: the one with
-//! the least to be written again first. It goes at once, and what it gives back is room for the next one. A run
-//! ends when no segment is left whose emptying would make the log shorter, or when none of them fits into what
-//! is free and half of the reserve. The latter is an error that names the bytes that are missing.
+//! Owns [`CompactionReport`], and the order of segments on a full disk: the one with the fewest
+//! needed bytes first. It is released at once, and its space serves the next one. A run ends when
+//! no compaction would shorten the log. It also ends when no moves fit into the free space and half
+//! of the reserve: that is an error that names the missing bytes.
 
 use super::choice::{Goal, Victim};
 use super::{Cause, RECLAIM_LEN_MIN, Run};
@@ -11,18 +11,18 @@ use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::maintenance::{Haste, Maintenance, MaintenanceState};
 
-/// Why a compaction that somebody called for went no further.
+/// Why a requested compaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum CompactionEnd {
-    /// Emptying another segment would not make the log shorter.
+    /// Compacting another segment would not shorten the log.
     #[default]
     Dense,
-    /// A backup reads the files of the store: none of them may go before it is done, so nothing was moved.
+    /// A backup reads the files of the store, so none can be released. Nothing was moved.
     Backup,
 }
 
-/// What a compaction gave back, and why it went no further.
+/// The outcome of a requested compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CompactionReport {
@@ -30,13 +30,13 @@ pub struct CompactionReport {
     pub log_bytes_before: u64,
     /// Bytes of the log now.
     pub log_bytes: u64,
-    /// Bytes of that that are in force.
+    /// Live bytes among them.
     pub live_bytes: u64,
-    /// Bytes of that that are kept for snapshots.
+    /// Bytes among them that are kept for snapshots.
     pub snapshot_bytes: u64,
     /// Payload bytes that were moved.
     pub moved_bytes: u64,
-    /// Why it went no further.
+    /// Why it ended.
     pub end: CompactionEnd,
 }
 
@@ -48,7 +48,7 @@ impl CompactionReport {
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// Empties segments until what is in force takes all but a little of the log, and lets them go.
+    /// Compacts segments until the log is dense, and releases them.
     pub(crate) fn compact_now(&self) -> Result<CompactionReport> {
         let mut state = self.lock_open_state()?;
         let (log_bytes_before, moved_before) = (self.usage_totals().used_len, self.moved_len());
@@ -71,15 +71,15 @@ impl<D: Disk> Maintenance<D> {
     }
 
     fn compact_until_dense(&self, state: &mut MaintenanceState) -> Result<()> {
-        // Who calls for it has what could not be read tried again.
+        // A request reads damaged segments again.
         state.stuck.clear();
         let mut run = self.begin_run(Cause::Requested);
         self.seal_dead_tail(&run, RECLAIM_LEN_MIN)?;
         self.make_checkpoint(state, Haste::Space)?;
-        // What is written from here on is as dense as it gets.
+        // Segments that are begun from here on hold relocated blocks, and are dense.
         let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len: u64::MAX };
-        // How long the log was when space was missing last.
+        // The length of the log when space was missing last.
         let mut stopped_at = u64::MAX;
         while let Some(victim) = self.next_requested_victim(state, &run, goal) {
             if self.shared.wake_up.is_stopped() {
@@ -93,7 +93,8 @@ impl<D: Disk> Maintenance<D> {
             match emptied {
                 Ok(()) => self.release_if_full(state)?,
                 Err(full @ Error::StorageFull { .. }) => {
-                    // What was emptied so far goes; the log got shorter, or there is no use in going on.
+                    // Release the segments so far. If the log did not get shorter, more attempts
+                    // fail, too.
                     self.make_checkpoint(state, Haste::Space)?;
                     self.space.reserve.try_refill();
                     let used_len = self.usage_totals().used_len;
@@ -111,7 +112,7 @@ impl<D: Disk> Maintenance<D> {
         run.into_result()
     }
 
-    /// The best victim while there is room for it; else the one that takes least.
+    /// The best victim if its moves fit; otherwise the one with the fewest needed bytes.
     fn next_requested_victim(
         &self,
         state: &MaintenanceState,

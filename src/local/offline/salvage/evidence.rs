@@ -1,16 +1,17 @@
-//! Evidence: everything that the files of a damaged store still say of its blocks.
+//! Evidence: all that the files of a damaged store still tell about its blocks.
 //!
-//! Owns [`Evidence`]: for each id all versions and deletions that intact pages of a checkpoint and
-//! intact frames name, and what of both is damaged. Reads only. Unlike recovery it goes on behind
-//! damage: at the next multiple of 8, where a frame may start, since salted checksums tell frames from
-//! bytes that only look like one.
+//! Owns [`Evidence`]: for each id, all versions and deletions in intact checkpoint pages and intact
+//! frames, and the damage of both. Reads only. Unlike recovery it continues behind damage, at the
+//! next multiple of 8 where a frame may start. The salted checksum tells frames from bytes that
+//! only look like one.
 //!
-//! What counts:
+//! Rules:
 //!
-//! 1. Frames up to the newest LSN that a frame or a checkpoint knows durable were acknowledged: whatever
-//!    of them is intact counts, also when others around them are lost.
-//! 2. Behind that, as in recovery: whole commits, intact, one following the other.
-//! 3. What a cut made void does not count. Of two frames with one LSN the one in the later segment does.
+//! 1. Frames up to the newest LSN that a frame or a checkpoint states durable were acknowledged.
+//!    Each intact one counts, even if others around it are lost.
+//! 2. Behind that LSN, as in recovery: whole intact commits without a gap count.
+//! 3. Frames that a truncation record voids do not count. Of two frames with one LSN, the one in
+//!    the later segment counts.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
@@ -26,27 +27,29 @@ use crate::local::format::place::damaged;
 use crate::local::format::place::to_damage;
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::offline::salvage::Loss;
-use crate::local::offline::verify::{Scanners, find_ends, missing, newest_images, open_segments};
+use crate::local::offline::verify::{
+    Scanners, find_missing_segments, find_segment_ends, open_newest_images, open_segments,
+};
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::local::recovery::listing::Listing;
 
-/// What is known of an id as of a commit: a version at a place, or that it was deleted.
+/// The state of an id as of a commit: a version at a place, or `None` for a deletion.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownVersion {
     pub(super) lsn: Lsn,
     pub(super) value: Option<Location>,
 }
 
-/// What the files say.
+/// The evidence of all files.
 pub(super) struct Evidence<F> {
     pub(super) scanners: Scanners<F>,
     pub(super) events: BTreeMap<BlockId, Vec<KnownVersion>>,
     pub(super) losses: Vec<Loss>,
-    /// The commit that the checkpoint stands for; 0 without one.
+    /// The newest commit in the checkpoint; 0 without one.
     pub(super) checkpoint_lsn: Lsn,
-    /// Ids of which the checkpoint says something.
+    /// Ids with a record in the checkpoint.
     listed: HashSet<BlockId>,
-    /// Ids of which damaged pages of the checkpoint may say something.
+    /// Ids that may have a record in damaged pages of the checkpoint.
     hidden: Vec<RangeInclusive<u64>>,
     /// Deletions may be missing anywhere.
     pub(super) deleted_may_reappear: bool,
@@ -58,12 +61,12 @@ impl<F: DiskFile> Evidence<F> {
     ///
     /// # Errors
     /// [`Error::UnsupportedFormat`], [`Error::Io`].
-    pub(super) fn gather<D: Disk<File = F>>(
+    pub(super) fn gather_from_files<D: Disk<File = F>>(
         disk: &D,
         store: &Description,
         listing: &Listing,
     ) -> Result<Evidence<F>> {
-        let (images, errors) = newest_images(disk, store, listing)?;
+        let (images, errors) = open_newest_images(disk, store, listing)?;
         let mut evidence = Evidence {
             scanners: Scanners::new(),
             events: BTreeMap::new(),
@@ -75,45 +78,48 @@ impl<F: DiskFile> Evidence<F> {
             id_max: BlockId(images.summary().map_or(0, |summary| summary.id_max)),
         };
         let is_newest = errors.is_empty();
-        errors.into_iter().try_for_each(|error| evidence.lose(error, None))?;
-        missing(&images, listing).into_iter().try_for_each(|error| evidence.lose(error, None))?;
+        errors.into_iter().try_for_each(|error| evidence.add_loss(error, None))?;
+        find_missing_segments(&images, listing)
+            .into_iter()
+            .try_for_each(|error| evidence.add_loss(error, None))?;
         evidence.read_images(&images)?;
         let (mut scanners, errors) = open_segments(disk, store, listing, &images)?;
-        errors.into_iter().try_for_each(|error| evidence.lose(error, None))?;
-        let ends = find_ends(&mut scanners, &images)?;
-        let mut search = Search::start(&images, is_newest);
+        errors.into_iter().try_for_each(|error| evidence.add_loss(error, None))?;
+        let ends = find_segment_ends(&mut scanners, &images)?;
+        let mut search = Search::over_log(&images, is_newest);
         if !evidence.hidden.is_empty() {
             search.covered = Lsn(0);
         }
         for (sequence, scanner) in &mut scanners {
-            search.segment(scanner, ends[sequence])?;
+            search.search_segment(scanner, ends[sequence])?;
         }
-        search.end(&scanners)?;
-        if search.losses.is_empty() && search.is_whole() {
-            // The log says all that the checkpoint would: nothing of it is hidden.
+        search.finish_search(&scanners)?;
+        if search.losses.is_empty() && search.has_all_commits() {
+            // The log holds all commits, so damage of the checkpoint hides nothing.
             (evidence.checkpoint_lsn, evidence.hidden) = (Lsn(0), Vec::new());
         }
         evidence.losses.append(&mut search.losses);
-        // A checkpoint that is gone knew of deletions whose frames are gone, too, unless none is.
+        // A lost checkpoint may have held deletions whose frames were released, unless the log is
+        // whole.
         evidence.deleted_may_reappear = match (is_newest, images.summary()) {
-            (false, _) => !search.is_whole(),
-            (true, None) => !search.begins(),
+            (false, _) => !search.has_all_commits(),
+            (true, None) => !search.has_first_commit(),
             (true, Some(_)) => false,
         };
-        for (sequence, frame) in search.accepted(&mut scanners)? {
+        for (sequence, frame) in search.into_counted_frames(&mut scanners)? {
             evidence.read_frame(sequence, &frame);
         }
         evidence.scanners = scanners;
         Ok(evidence)
     }
 
-    /// Whether a block whose newest event is at `lsn` was deleted, though no intact bytes say so: the
-    /// checkpoint would name it.
+    /// Whether a block whose newest event is at `lsn` was deleted without an intact record of it.
+    /// Otherwise the checkpoint would list it.
     pub(super) fn was_deleted(&self, id: BlockId, lsn: Lsn) -> bool {
         lsn <= self.checkpoint_lsn && !self.listed.contains(&id) && !self.is_hidden(id)
     }
 
-    /// Whether what is known of a block as of `lsn` may be out of date.
+    /// Whether the newest event of a block, at `lsn`, may be out of date.
     pub(super) fn is_unsure(&self, id: BlockId, lsn: Lsn) -> bool {
         lsn <= self.checkpoint_lsn && self.is_hidden(id)
     }
@@ -122,12 +128,12 @@ impl<F: DiskFile> Evidence<F> {
         self.hidden.iter().any(|range| range.contains(&id.0))
     }
 
-    fn lose(&mut self, error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<()> {
-        self.losses.push(loss(error, lsns)?);
+    fn add_loss(&mut self, error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<()> {
+        self.losses.push(to_loss(error, lsns)?);
         Ok(())
     }
 
-    fn add(&mut self, id: BlockId, event: KnownVersion) {
+    fn add_event(&mut self, id: BlockId, event: KnownVersion) {
         self.id_max = self.id_max.max(id);
         self.events.entry(id).or_default().push(event);
     }
@@ -151,14 +157,14 @@ impl<F: DiskFile> Evidence<F> {
                 for (id, record) in records {
                     last = id.0;
                     self.listed.insert(id);
-                    self.add(id, KnownVersion { lsn: record.lsn, value: record.value });
+                    self.add_event(id, KnownVersion { lsn: record.lsn, value: record.value });
                 }
             }
             if is_damaged {
                 self.hidden.push(last..=u64::MAX);
             }
         }
-        images.verify_pages()?.into_iter().try_for_each(|error| self.lose(error, None))
+        images.verify_pages()?.into_iter().try_for_each(|error| self.add_loss(error, None))
     }
 
     fn read_frame(&mut self, sequence: u64, frame: &Frame) {
@@ -173,13 +179,13 @@ impl<F: DiskFile> Evidence<F> {
                 }
                 TableRow::Delete(_) => KnownVersion { lsn: frame.header.lsn, value: None },
             };
-            self.add(entry.id(), event);
+            self.add_event(entry.id(), event);
         }
     }
 }
 
-/// Damage as what it costs.
-fn loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
+/// Damage, with the commits that it costs.
+fn to_loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
     let damage = to_damage(error)?;
     Ok(Loss { defect: damage.defect, place: damage.place, lsns })
 }
@@ -187,15 +193,15 @@ fn loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
 /// A walk over all frames in log order.
 struct Search {
     sequence: u64,
-    /// Behind this segment none is missing but for damage.
+    /// Behind this segment, each missing segment is damage.
     start: u64,
-    /// Commits that a checkpoint stands for, all of whose leaves are intact.
+    /// The newest commit in a checkpoint whose leaves are all intact.
     covered: Lsn,
     chain: u32,
     /// The last intact frame: its LSN, and whether its commit ended there.
     last: (Lsn, bool),
     durable: Lsn,
-    /// Where the frame behind the last intact one is damaged.
+    /// The damage of the frame behind the last intact one.
     gap: Option<Error>,
     /// File number and end of the segment before.
     before: (u64, u64),
@@ -204,13 +210,13 @@ struct Search {
 }
 
 impl Search {
-    fn start(images: &Chain, is_newest: bool) -> Search {
+    fn over_log(images: &Chain, is_newest: bool) -> Search {
         let summary = images.summary();
         let start = summary.map_or(0, |summary| summary.position.sequence);
         let covered = summary.map_or(Lsn(0), |summary| summary.lsn);
         Search {
             sequence: 0,
-            // What a newer checkpoint let go is not known.
+            // Segments that a newer checkpoint released are unknown.
             start: if is_newest { start } else { u64::MAX },
             covered,
             chain: 0,
@@ -223,11 +229,11 @@ impl Search {
         }
     }
 
-    fn segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
+    fn search_segment<F: DiskFile>(&mut self, scanner: &mut Scanner<F>, end: u64) -> Result<()> {
         let in_log = scanner.sequence > self.start;
         let follows = self.sequence + 1 == scanner.sequence;
         if !in_log && !follows {
-            // What came between went out of use, or nobody knows.
+            // The segments in between were released, or their fate is unknown.
             self.gap = None;
         }
         let (mut offset, mut is_first) = (PAGE, true);
@@ -239,16 +245,16 @@ impl Search {
                     }
                     is_first = false;
                     offset = frame.header.next_offset(offset);
-                    self.frame(scanner.sequence, frame)?;
+                    self.add_frame(scanner.sequence, frame)?;
                 }
                 Found::BadTable(header) => {
                     is_first = false;
                     self.durable = self.durable.max(header.durable);
-                    self.note(scanner, Defect::OpTable, offset);
+                    self.note_gap(scanner, Defect::OpTable, offset);
                     offset = header.next_offset(offset);
                 }
                 Found::Nothing => {
-                    self.note(scanner, Defect::FrameHeader, offset);
+                    self.note_gap(scanner, Defect::FrameHeader, offset);
                     offset = aligned(offset + 1);
                 }
             }
@@ -258,7 +264,7 @@ impl Search {
         Ok(())
     }
 
-    /// Finds what is missing between two segments though both look whole.
+    /// Finds frames or segments that are missing between two whole segments.
     fn check_link<F: DiskFile>(&mut self, scanner: &Scanner<F>, frame: &Frame, follows: bool) {
         if frame.header.previous == self.chain || frame.header.previous == 0 {
             return;
@@ -270,19 +276,19 @@ impl Search {
         });
     }
 
-    fn note<F: DiskFile>(&mut self, scanner: &Scanner<F>, defect: Defect, offset: u64) {
-        let lsn = self.first_lost();
+    fn note_gap<F: DiskFile>(&mut self, scanner: &Scanner<F>, defect: Defect, offset: u64) {
+        let lsn = self.first_lost_lsn();
         self.gap.get_or_insert_with(|| scanner.damage(defect, offset, lsn));
     }
 
-    fn frame(&mut self, sequence: u64, frame: Frame) -> Result<()> {
+    fn add_frame(&mut self, sequence: u64, frame: Frame) -> Result<()> {
         let header = &frame.header;
         if header.previous == self.chain {
             self.gap = None;
         }
         if let Some(gap) = self.gap.take() {
             let until = if header.part > 0 || header.kind != Kind::Commit { 0 } else { 1 };
-            self.lose(gap, Lsn(header.lsn.0.saturating_sub(until)))?;
+            self.add_loss(gap, Lsn(header.lsn.0.saturating_sub(until)))?;
         }
         self.chain = frame.crc;
         self.durable = self.durable.max(header.durable);
@@ -294,37 +300,37 @@ impl Search {
     }
 
     /// Damage behind the last intact frame, which costs commits up to `last` at most.
-    fn lose(&mut self, gap: Error, last: Lsn) -> Result<()> {
-        let first = self.first_lost().max(Lsn(self.covered.0.saturating_add(1)));
-        self.losses.push(loss(gap, Some((first, last)).filter(|_| first <= last))?);
+    fn add_loss(&mut self, gap: Error, last: Lsn) -> Result<()> {
+        let first = self.first_lost_lsn().max(Lsn(self.covered.0.saturating_add(1)));
+        self.losses.push(to_loss(gap, Some((first, last)).filter(|_| first <= last))?);
         Ok(())
     }
 
-    /// The first commit that damage behind the last intact frame can have cost.
-    fn first_lost(&self) -> Lsn {
+    /// The first commit that damage behind the last intact frame may cost.
+    fn first_lost_lsn(&self) -> Lsn {
         Lsn(self.last.0.0.saturating_add(u64::from(self.last.1)))
     }
 
-    /// What was acknowledged behind the last intact frame is lost; the rest is a torn tail.
-    fn end<F>(&mut self, scanners: &Scanners<F>) -> Result<()> {
-        if self.first_lost().max(Lsn(self.covered.0.saturating_add(1))) > self.durable {
+    /// Reports acknowledged commits behind the last intact frame as lost. The rest is a torn tail.
+    fn finish_search<F>(&mut self, scanners: &Scanners<F>) -> Result<()> {
+        if self.first_lost_lsn().max(Lsn(self.covered.0.saturating_add(1))) > self.durable {
             return Ok(());
         }
         let (number, end) = self.before;
         let number = scanners.get(&self.sequence).map_or(number, |scanner| scanner.number);
         let missing = || damaged(FileName::Segment(number), end, Defect::Truncated);
         let gap = self.gap.take().unwrap_or_else(missing);
-        self.lose(gap, self.durable)
+        self.add_loss(gap, self.durable)
     }
 
-    /// Whether the log is there from its first commit on.
-    fn begins(&self) -> bool {
+    /// Whether the log still has its first commit.
+    fn has_first_commit(&self) -> bool {
         let first = self.frames.iter().map(|(_, frame)| frame.header.lsn).min();
         first.unwrap_or(Lsn(self.durable.0.saturating_add(1))) == Lsn(1)
     }
 
     /// Whether every acknowledged commit is in the log.
-    fn is_whole(&self) -> bool {
+    fn has_all_commits(&self) -> bool {
         let mut lsns: Vec<u64> = self.frames.iter().map(|(_, frame)| frame.header.lsn.0).collect();
         lsns.sort_unstable();
         lsns.dedup();
@@ -333,7 +339,10 @@ impl Search {
     }
 
     /// The frames that count, in commit order.
-    fn accepted<F: DiskFile>(self, scanners: &mut Scanners<F>) -> Result<Vec<(u64, Frame)>> {
+    fn into_counted_frames<F: DiskFile>(
+        self,
+        scanners: &mut Scanners<F>,
+    ) -> Result<Vec<(u64, Frame)>> {
         let Search { durable, mut frames, .. } = self;
         let key = |(sequence, frame): &(u64, Frame)| {
             (frame.header.lsn, frame.header.part, std::cmp::Reverse(*sequence))
@@ -341,7 +350,7 @@ impl Search {
         frames.sort_by_key(key);
         frames.dedup_by_key(|(_, frame)| (frame.header.lsn, frame.header.part));
         let (mut accepted, mut waiting) = (Vec::new(), Vec::new());
-        // The commit and part that must come next behind what was acknowledged.
+        // The next commit and part behind the acknowledged ones.
         let mut next = (Lsn(durable.0.saturating_add(1)), 0);
         for (sequence, frame) in frames {
             if frame.header.lsn <= durable {
