@@ -37,10 +37,10 @@ impl<D: Disk> Engine for LocalBackend<D> {
         let inner = &self.inner;
         // In a forked child a slot may be in the making for ever.
         let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
-        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
+        Some(handles.handle_of_thread(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
     }
 
-    fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
+    fn fetch_block(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
         let data = match self.inner.shared.recent.get(version) {
             Some(data) => Some(data),
             None => self
@@ -59,10 +59,10 @@ impl<D: Disk> Engine for LocalBackend<D> {
         Ok(Some(block))
     }
 
-    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
+    fn submit_batch(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
         debug_assert!(!self.inner.is_read_only, "a session that only reads has nothing to hand in");
         for (id, _) in &batch.operations {
-            self.mvcc().index.touch(*id)?;
+            self.mvcc().index.check_base_readable(*id)?;
         }
         // In a callback the log is not to be had, and upkeep needs it.
         let may_wait = callback::may_wait();
@@ -72,7 +72,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
             let done = stalls.wait(StallCause::Upkeep, || self.inner.maintenance.run_due(false));
             unheard(done, "what fails here fails again where a caller asks for it");
         }
-        if batch.frees() && may_wait && self.inner.space.reserve.is_low() {
+        if batch.takes_no_space() && may_wait && self.inner.space.reserve.should_reclaim() {
             let stalls = &self.inner.shared.stalls;
             let made = stalls.wait(StallCause::Full, || self.inner.maintenance.reclaim_space());
             unheard(made, "the commit may find space without it");
@@ -84,7 +84,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
     fn make_durable(&self) -> Result<()> {
         if self.inner.is_read_only {
-            let is_durable = self.durable_lsn() >= self.mvcc().index.visible();
+            let is_durable = self.durable_lsn() >= self.mvcc().index.visible_lsn();
             return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
         }
         callback::check_may_wait()?;
@@ -117,7 +117,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         self.inner.disk.recently()
     }
 
-    fn help_along(&self) {
+    fn ensure_commit_progress(&self) {
         self.inner.driver.nudge();
     }
 
@@ -125,7 +125,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         read_many::read_many(self, ids)
     }
 
-    fn tell_published(&self, stats: &mut StorageStats) {
+    fn add_published_stats(&self, stats: &mut StorageStats) {
         stats.durable_lsn = self.durable_lsn();
         stats.groups = self.inner.shared.groups.load(Ordering::Relaxed);
     }

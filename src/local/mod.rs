@@ -278,7 +278,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
         self.check_open()?;
         let Some((first, last)) = inclusive(range)? else { return Ok(Vec::new()) };
-        self.mvcc().index.ids(first, last, usize::MAX)
+        self.mvcc().index.newest_ids(first, last, usize::MAX)
     }
 
     /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space where a
@@ -294,7 +294,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_writable()?;
         callback::check_may_wait()?;
-        self.inner.space.prepare(len)
+        self.inner.space.await_zeroed_ahead(len)
     }
 
     /// Writes a checkpoint: an image of the index as of now, which the next open uses instead of reading

@@ -56,7 +56,7 @@ pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport>
     let index = &inner.shared.mvcc.index;
     let totals = inner.maintenance.totals();
     let oldest_snapshot = index.oldest_pin();
-    let age = oldest_snapshot.map_or(0, |oldest| index.visible().0 - oldest.0);
+    let age = oldest_snapshot.map_or(0, |oldest| index.visible_lsn().0 - oldest.0);
     let (mut file_bytes, mut files) = (0, 0);
     let listed = inner.disk.list();
     for entry in listed.map_err(|e| Error::io(IoOp::List, inner.disk.path(), e))? {
@@ -78,7 +78,7 @@ pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport>
         free_bytes: inner.space.free_len(),
         checkpoint_bytes: inner.maintenance.checkpoint_len(),
         reserve_bytes: inner.space.reserve.len(),
-        max_bytes: inner.disk.ledger().map(|ledger| ledger.max()),
+        max_bytes: inner.disk.ledger().map(|ledger| ledger.quota_len_max()),
         left_bytes,
         file_bytes,
         files,

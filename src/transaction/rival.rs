@@ -43,7 +43,7 @@ impl<'a> Rival<'a> {
     pub(super) fn tries(&mut self, transaction: TransactionId) {
         self.tries += 1;
         if let Some(loser) = &mut self.loser {
-            loser.tries(transaction);
+            loser.note_next_try(transaction);
             self.begun_at = now();
         }
     }
@@ -57,20 +57,20 @@ impl<'a> Rival<'a> {
     pub(super) fn lost_to(&mut self, id: BlockId) {
         let Some(turns) = self.turns else { return pause_thread() };
         let Some(loser) = &mut self.loser else {
-            self.loser = Some(turns.enter());
+            self.loser = Some(turns.register_loser());
             return;
         };
         let took = now().saturating_sub(self.begun_at);
         self.turn_len = self.turn_len.max(4 * took).min(TURN_MAX);
         if let Some(turn) = &self.turn {
-            if turn.lost_to(id) {
+            if turn.widen_after_loss(id) {
                 return;
             }
             self.turn_len = (2 * self.turn_len).min(TURN_MAX);
             self.turn = None;
         }
         if self.tries >= LOSSES_MAX {
-            self.turn = turns.wait(loser.claim(), self.turn_len);
+            self.turn = turns.wait_for_turn(loser.take_claim(), self.turn_len);
         }
     }
 }

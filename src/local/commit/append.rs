@@ -134,7 +134,7 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
         let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
-            self.space.settle(self.landed_in..last);
+            self.space.mark_segments_written(self.landed_in..last);
             self.landed_in = last;
         }
         if !is_synced {
@@ -156,7 +156,7 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// [`Error::Io`]: the file keeps its length, which does no harm.
     pub(crate) fn cut_sealed(&self, end: LogPosition) -> Result<()> {
-        self.space.cut_sealed(end.sequence, end.offset)
+        self.space.cut_sealed_segment(end.sequence, end.offset)
     }
 
     /// The file number of the active segment.
@@ -219,8 +219,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Adds a commit: one frame where it fits, parts where it is too long for that.
     fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
         // What no segment holds has to be split, however short it is.
-        let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
-        let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
+        let split_len = SPLIT_LEN.min(self.appender.space.segment_capacity());
+        let moves = operations.first().is_some_and(|(_, operation)| operation.is_relocation());
         let (mut rest, mut part, mut rolled) = (operations, 0, false);
         loop {
             let count = self.fitting(rest);
@@ -250,7 +250,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             self.roll()?;
         }
         assert_eq!(self.at.offset, PAGE, "no frame is in it");
-        self.appender.space.lengthen(self.rolled, frame_len)
+        self.appender.space.lengthen_segment(self.rolled, frame_len)
     }
 
     /// How many of these operations fit into one frame in the rest of the segment.
@@ -360,7 +360,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     fn roll(&mut self) -> Result<()> {
         self.close_extent()?;
         self.rolled += 1;
-        self.at.segment = self.appender.space.upcoming(self.rolled, self.claim)?;
+        self.at.segment = self.appender.space.upcoming_segment(self.rolled, self.claim)?;
         self.at.offset = PAGE;
         self.extent_start = PAGE;
         Ok(())
@@ -379,8 +379,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.staged_from = self.staging.len();
         let end = self.at.offset;
         match self.rolled {
-            0 => self.appender.space.reserve(end, self.claim)?,
-            count => self.appender.space.reserve_upcoming(count, end, self.claim)?,
+            0 => self.appender.space.extend_active(end, self.claim)?,
+            count => self.appender.space.extend_upcoming(count, end, self.claim)?,
         }
         self.extents.push(Extent {
             segment: Arc::clone(&self.at.segment),
@@ -416,7 +416,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
         let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };
         appender.tail = at;
-        appender.space.advance(rolled, appender.tail.offset, flight.len());
+        appender.space.advance_tail(rolled, appender.tail.offset, flight.len());
         Ok(flight)
     }
 }

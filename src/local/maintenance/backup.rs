@@ -226,8 +226,12 @@ impl<D: Disk> Maintenance<D> {
             return Ok(Identity { name, len, sequence, salt });
         }
         // Usage knows of commits. Marks may follow them.
-        let known =
-            self.shared.usage.all().into_iter().find(|segment| segment.sequence == sequence);
+        let known = self
+            .shared
+            .usage
+            .all_segments()
+            .into_iter()
+            .find(|segment| segment.sequence == sequence);
         let mut end = page_up(known.map_or(PAGE, |segment| segment.used_len.max(PAGE)));
         while let Found::Frame(frame) = scanner.frame_at(end)? {
             end = frame.header.next_offset(frame.offset);

@@ -51,7 +51,7 @@ use crate::local::maintenance::memory::MemoryBudget;
 use crate::local::read::segment::Views;
 use crate::local::space::Space;
 use crate::local::space::alarm::Alarm;
-use crate::local::space::reserve::{SpaceClass, StoreLoad, is_full};
+use crate::local::space::reserve::{SpaceClass, StoreLoad, is_out_of_space};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::unheard::unheard;
 
@@ -289,7 +289,7 @@ impl<D: Disk> Maintenance<D> {
         if self.alarm.is_set()
             && let Ok(left) = self.disk.free_space()
         {
-            self.alarm.look(left);
+            self.alarm.ring_if_low(left);
         }
         // From here on payloads may be dropped in the middle of things.
         let _duty = callback::begin(Duty::Working);
@@ -345,7 +345,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a
     /// file is not cut while the log may be writing behind the place of the cut.
     fn shrink(&self, all: bool) -> Result<()> {
-        self.driver.between_groups(|| self.space.shrink(all))
+        self.driver.between_groups(|| self.space.shrink_ahead(all))
     }
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
@@ -382,7 +382,7 @@ impl<D: Disk> Maintenance<D> {
     /// What the reserve is for.
     pub(crate) fn load(&self) -> StoreLoad {
         StoreLoad {
-            block_count: self.shared.mvcc.totals().0,
+            block_count: self.shared.mvcc.block_totals().0,
             log_len: self.totals().used_len,
             checkpoint_len: self.checkpoint_len(),
         }
@@ -438,7 +438,7 @@ impl<D: Disk> Maintenance<D> {
         };
         let lets_go = haste == Haste::Room && newest.as_ref().is_some_and(is_sealed);
         if newest.map_or(Lsn(0), |newest| newest.lsn) == summary.lsn && !lets_go {
-            index.thaw();
+            index.thaw_entries();
             // What stood in the way of the rest the last time may be gone by now.
             return match newest {
                 Some(newest) => self.confirm_and_release(state, &newest, &segments),
@@ -448,9 +448,9 @@ impl<D: Disk> Maintenance<D> {
         let start = summary.position.sequence;
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
-        let (disk, number) = (&*self.disk, self.space.take_number());
+        let (disk, number) = (&*self.disk, self.space.take_file_number());
         let (reserve, is_short_of_space) =
-            (&self.space.reserve, self.space.is_full() || state.is_reclaiming);
+            (&self.space.reserve, self.space.is_disk_or_quota_full() || state.is_reclaiming);
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
@@ -463,8 +463,8 @@ impl<D: Disk> Maintenance<D> {
             match state.chain.extend(disk, &self.store, index, &order) {
                 Err(ImageNotMade::Disk(e))
                     if !e.names_unknown
-                        && is_full(&e.source)
-                        && reserve.draw_again(SpaceClass::Reserved, &mut more) =>
+                        && is_out_of_space(&e.source)
+                        && reserve.draw_doubled_step(SpaceClass::Reserved, &mut more) =>
                 {
                     let removed = disk.remove(FileName::Temporary(number));
                     unheard(removed, "the next try writes over it");
@@ -473,10 +473,10 @@ impl<D: Disk> Maintenance<D> {
             }
         };
         let chain = made.map_err(|not_made| {
-            index.thaw();
+            index.thaw_entries();
             self.not_made(number, not_made)
         })?;
-        index.install(|| Arc::new(chain.clone()));
+        index.install_base(|| Arc::new(chain.clone()));
         state.entries_seen = None;
         self.covered_len.store(written_len, Ordering::Relaxed);
         self.replayed_len.store(0, Ordering::Relaxed);

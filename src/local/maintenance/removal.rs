@@ -35,7 +35,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     fn cut_down(&self, name: FileName) -> std::io::Result<()> {
-        let step_len = (self.space.segment_room() / STEP_COUNT).max(PAGE);
+        let step_len = (self.space.segment_capacity() / STEP_COUNT).max(PAGE);
         let file = self.disk.open(name, How::ReadWrite)?;
         // An earlier handle's read may still be at it.
         if file.is_mapped_elsewhere() {

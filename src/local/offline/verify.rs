@@ -372,14 +372,14 @@ impl Findings {
     ) -> Result<()> {
         let mut first = Some(BlockId(0));
         while let Some(from) = first {
-            let ids = match mvcc.index.ids(from, BlockId(u64::MAX), ID_COUNT) {
+            let ids = match mvcc.index.newest_ids(from, BlockId(u64::MAX), ID_COUNT) {
                 Ok(ids) => ids,
                 // The page that does not say which blocks there are is known already.
                 Err(error) => return self.note(error),
             };
             first = ids.last().and_then(|last| last.0.checked_add(1)).map(BlockId);
             for id in ids {
-                match mvcc.index.read(id) {
+                match mvcc.index.read_newest(id) {
                     Ok(Some(version)) => self.block(id, &version.value, scanners)?,
                     Ok(None) => {}
                     Err(error) => self.note(error)?,

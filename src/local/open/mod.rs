@@ -34,7 +34,7 @@ use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
-use crate::local::space::{SegmentMaker, Source, SpaceOptions, Tail, take_back};
+use crate::local::space::{SegmentMaker, Source, SpaceOptions, Tail, remove_durably};
 use crate::mvcc::Mvcc;
 use start::Opened;
 
@@ -132,12 +132,12 @@ fn create<D: Disk>(
     let store = Description { store_id, salt: u64::from_le_bytes(salt) };
     let number = listing.next_number;
     let maker = SegmentMaker { disk, store: &store, options };
-    let header = maker.new_header(1).map_err(io(IoOp::Open))?;
-    let made = maker.make(number, &header, Source::New(&[]));
+    let header = maker.new_segment_header(1).map_err(io(IoOp::Open))?;
+    let made = maker.make_segment(number, &header, Source::New(&[]));
     let (segment, _) = made.map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // When the name may not be durable there is no store: nobody may find what a power cut would take.
     name_store(disk, &store, number + 1).inspect_err(|_| {
-        take_back(disk, FileName::Meta);
+        remove_durably(disk, FileName::Meta);
     })?;
     views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
     let first = crate::local::format::PAGE;

@@ -69,7 +69,7 @@ impl<D: Disk> Opened<D> {
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
         views.give_way(tail.segment.sequence);
         let shares = MemoryBudget::of(&options);
-        let durable = ending.map_or(self.mvcc.index.visible(), |ending| ending.durable);
+        let durable = ending.map_or(self.mvcc.index.visible_lsn(), |ending| ending.durable);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
         let shared = Arc::new(Shared {
             mvcc: self.mvcc,
@@ -193,8 +193,8 @@ fn start_work<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) -> Result
     if !inner.is_read_only {
         let suited = inner.space.reserve.resize_for(inner.maintenance.load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
-        inner.disk.enforce();
-        inner.space.start();
+        inner.disk.start_enforcing();
+        inner.space.start_zeroing();
     }
     Ok(())
 }

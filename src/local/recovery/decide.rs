@@ -188,11 +188,11 @@ impl<D: Disk> Recovery<'_, D> {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
                 ids.extend(entries.iter().map(TableRow::id));
                 if ids.len() >= TOUCH_COUNT {
-                    index.touch_all(std::mem::take(&mut ids))?;
+                    index.check_base_readable_for(std::mem::take(&mut ids))?;
                 }
             }
             Ok(())
         })?;
-        index.touch_all(ids)
+        index.check_base_readable_for(ids)
     }
 }

@@ -188,13 +188,13 @@ impl<D: Disk> Recovery<'_, D> {
         self.remove(void.into_iter().map(FileName::Segment))?;
         self.remove(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_names()?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
             segment.show(self.views, segment.len)?;
-            self.usage.used(segment.sequence, segment.number, segment.len);
+            self.usage.set_used_len(segment.sequence, segment.number, segment.len);
         }
         let tail = &recovered.tail;
-        self.usage.used(tail.segment.sequence, tail.segment.number, tail.offset);
+        self.usage.set_used_len(tail.segment.sequence, tail.segment.number, tail.offset);
         recovered.chain_of_images = images;
         recovered.report.checkpoint_lsn = start.lsn;
         recovered.report.checkpoint_damaged = damage.is_some();
@@ -213,7 +213,7 @@ impl<D: Disk> Recovery<'_, D> {
         let mut walk = self.walk(&mut segments, &cuts, &start)?;
         let clean = self.decide(&mut segments, &cuts, &mut walk, witness)?;
         self.load_kept(&mut segments, &cuts, &mut walk)?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         let checkpoint_damaged = damage.is_some();
         let checkpoint_lsn = start.lsn;
         Ok((RecoveryReport { clean, checkpoint_lsn, checkpoint_damaged, ..walk.report }, damage))
@@ -250,10 +250,14 @@ impl<D: Disk> Recovery<'_, D> {
         if images.summary().is_none() {
             return;
         }
-        self.mvcc.index.install(|| Arc::new(images.clone()));
-        self.mvcc.load_totals(start.total_blocks, start.total_bytes, BlockId(start.id_max));
+        self.mvcc.index.install_base(|| Arc::new(images.clone()));
+        self.mvcc.load_checkpoint_totals(
+            start.total_blocks,
+            start.total_bytes,
+            BlockId(start.id_max),
+        );
         for segment in images.segments() {
-            self.usage.add(*segment);
+            self.usage.add_segment(*segment);
         }
     }
 

@@ -131,7 +131,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.make_durable(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
-        let header = self.segment_maker().new_header(sequence).map_err(io)?;
+        let header = self.segment_maker().new_segment_header(sequence).map_err(io)?;
         let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
         let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
@@ -221,11 +221,11 @@ impl<D: Disk> Recovery<'_, D> {
         first: &[u8],
     ) -> std::io::Result<(Segment<D::File>, u64)> {
         let make = || {
-            let made = self.segment_maker().make(number, header, Source::New(first));
+            let made = self.segment_maker().make_segment(number, header, Source::New(first));
             made.map_err(|not_made| not_made.source)
         };
         match self.reserve {
-            Some(reserve) => reserve.spend(SpaceClass::Recovery, make),
+            Some(reserve) => reserve.retry_with_reserve(SpaceClass::Recovery, make),
             None => make(),
         }
     }

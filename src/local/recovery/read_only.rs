@@ -36,12 +36,12 @@ impl<D: Disk> Recovery<'_, D> {
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
         self.progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
         self.load_kept(&mut segments, &cuts, &mut walk)?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         let end = walk.counted();
         for segment in segments.range(..=end.sequence).map(|(_, segment)| segment) {
             segment.show(self.views, segment.len)?;
             let len = if segment.sequence == end.sequence { end.offset } else { segment.len };
-            self.usage.used(segment.sequence, segment.number, len);
+            self.usage.set_used_len(segment.sequence, segment.number, len);
         }
         let (tail, seed) = self.read_tail(&segments, end)?;
         let ending =

@@ -101,8 +101,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// # Errors
     /// Part of the checkpoint is damaged or cannot be read.
     pub(super) fn load(&self, batch: &mut ReplayBatch) -> Result<()> {
-        let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
-        tallies.iter().for_each(|tally| self.usage.settle(tally));
+        let tallies =
+            self.mvcc.load_log_batch(&batch.steps, self.replay.spread, Tally::count_replacement)?;
+        tallies.iter().for_each(|tally| self.usage.apply_tally(tally));
         batch.steps.clear();
         Ok(())
     }
@@ -124,7 +125,8 @@ mod tests {
         let mut segments = BTreeMap::new();
         for id in store.blocks(..).expect("a walk") {
             let id = id.expect("readable").header.block_id;
-            let found = store.inner.shared.mvcc.index.read(id).expect("readable").expect("listed");
+            let found =
+                store.inner.shared.mvcc.index.read_newest(id).expect("readable").expect("listed");
             let (len, count) = segments.entry(u64::from(found.value.segment)).or_default();
             *len += u64::from(found.value.len);
             *count += 1;
@@ -170,7 +172,7 @@ mod tests {
             let stats = store.stats();
             let totals = (stats.total_blocks, stats.total_bytes);
             assert_eq!(totals, (model.len() as u64, len as u64));
-            let counted = store.inner.shared.usage.all().into_iter();
+            let counted = store.inner.shared.usage.all_segments().into_iter();
             let counted = counted.filter(|segment| segment.live_count > 0);
             let counted = counted.map(|s: SegmentUse| (s.sequence, (s.live_len, s.live_count)));
             assert_eq!(counted.collect::<BTreeMap<_, _>>(), in_force(&store));

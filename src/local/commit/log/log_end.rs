@@ -57,9 +57,9 @@ impl<D: Disk> Log<D> {
             return None;
         }
         let mvcc = &self.shared.mvcc;
-        assert_eq!(mvcc.index.visible(), self.core.last_lsn(), "every group is published");
-        mvcc.index.freeze();
-        let (total_blocks, total_bytes) = mvcc.totals();
+        assert_eq!(mvcc.index.visible_lsn(), self.core.last_lsn(), "every group is published");
+        mvcc.index.freeze_entries();
+        let (total_blocks, total_bytes) = mvcc.block_totals();
         let summary = Summary {
             lsn: self.core.last_lsn(),
             position: self.appender.position(),
@@ -67,7 +67,7 @@ impl<D: Disk> Log<D> {
             total_blocks,
             total_bytes,
         };
-        Some(Frozen { summary, segments: self.shared.usage.all() })
+        Some(Frozen { summary, segments: self.shared.usage.all_segments() })
     }
 
     /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
@@ -128,7 +128,9 @@ impl<D: Disk> Log<D> {
     /// Makes the rest durable and says that nothing follows.
     pub(super) fn end(&mut self) -> Result<Lsn> {
         self.shared.poison.check()?;
-        if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
+        if let Err(removed) =
+            presence::check_names_exist(&*self.disk, Some(self.appender.segment_number()))
+        {
             self.shared.poison.set(PoisonCause::Removed);
             return Err(removed);
         }
@@ -160,7 +162,7 @@ impl<D: Disk> Log<D> {
         mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
         for (sequence, number, end) in mark.ends() {
-            self.shared.usage.used(sequence, number, end);
+            self.shared.usage.set_used_len(sequence, number, end);
         }
         self.written_len += mark.len();
         self.shared.written_len.store(self.written_len, Ordering::Relaxed);

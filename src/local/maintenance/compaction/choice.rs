@@ -158,7 +158,7 @@ impl<D: Disk> Maintenance<D> {
     pub(in crate::local::maintenance) fn kept_by_segment(&self) -> PinnedBySegment {
         let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
-            index.each_undo(|version| {
+            index.for_each_undo(|version| {
                 let segment = kept.entry(u64::from(version.segment)).or_default();
                 segment.len += u64::from(version.len);
                 segment.count += 1;
@@ -169,7 +169,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// What the log holds, as this run knows it.
     pub(super) fn standing(&self, run: &Run) -> LogTotals {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut standing = LogTotals::default();
         for segment in segments {
@@ -188,7 +188,7 @@ impl<D: Disk> Maintenance<D> {
         if !self.standing(run).is_beyond(&goal) {
             return None;
         }
-        let newest = self.shared.usage.all().last()?.sequence;
+        let newest = self.shared.usage.all_segments().last()?.sequence;
         let victims = self.victims(state, run, goal).into_iter();
         let victims = victims.filter(|victim| victim.needed_len() <= goal.fits_len);
         victims.max_by(|a, b| a.benefit(newest).total_cmp(&b.benefit(newest)))
@@ -196,7 +196,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// All segments whose emptying would make the log shorter.
     pub(super) fn victims(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Vec<Victim> {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let newest = segments.last().map_or(0, |segment| segment.sequence);
         let victims = segments.into_iter().map(|segment| run.victim(segment));
         let victims = victims.filter(|victim| {
@@ -230,7 +230,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// By how much the log gets shorter when a segment is emptied.
     pub(super) fn gain_of(&self, victim: &Victim) -> u64 {
-        let (batch_len, room_len) = (self.batch_len(), self.space.segment_room());
+        let (batch_len, room_len) = (self.batch_len(), self.space.segment_capacity());
         victim.gain_len(Packing { batch_len, room_len })
     }
 
@@ -253,7 +253,7 @@ impl<D: Disk> Maintenance<D> {
     pub(super) fn check_room(&self) -> Result<()> {
         let reserve = &self.space.reserve;
         match reserve.is_short() && reserve.len() < MAKE_ROOM_LEN {
-            true => Err(self.space.full(reserve.missing_len())),
+            true => Err(self.space.storage_full_error(reserve.missing_len())),
             false => Ok(()),
         }
     }
@@ -265,7 +265,7 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll), but for lack of space: then the log stays where
     /// it is.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
-        let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
+        let Some(active) = self.shared.usage.all_segments().last().copied() else { return Ok(()) };
         let gain_len = self.gain_of(&run.victim(active));
         if active.sequence > self.last_of_users()
             || gain_len < gain_len_min.max(active.used_len / NEED_SHARE)

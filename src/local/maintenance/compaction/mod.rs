@@ -109,7 +109,7 @@ fn idle_max(amplification_max: f64) -> f64 {
 impl<D: Disk> Maintenance<D> {
     /// What the log holds now.
     pub(crate) fn totals(&self) -> Totals {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = Totals::default();
         for segment in &segments {
@@ -149,7 +149,7 @@ impl<D: Disk> Maintenance<D> {
             self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
         }
         // What is written from here on is as dense as it gets.
-        goal.before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        goal.before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             self.drop_dead(state, false)?;
             let victim = self.victim(state, &run, goal).and_then(|_| {
@@ -187,7 +187,7 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Maintenance::empty`].
     pub(super) fn empty_for_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
         let mut run = self.run(Cause::Idle);
-        let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             let fits_len = self.fits_len();
             let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
@@ -208,13 +208,13 @@ impl<D: Disk> Maintenance<D> {
     fn drop_dead(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         let totals = self.totals();
         let share = totals.live_len as f64 * (idle_max(self.options.amplification_max) - 1.0);
-        let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
+        let dead_len_max = (share as u64).max(self.space.segment_capacity() / 2);
         let dead_len_max = if is_idle { 0 } else { dead_len_max };
         if totals.dead_len <= dead_len_max {
             return Ok(());
         }
         // What snapshots see stays, however often a checkpoint is made, until one of them goes.
-        let pins = self.shared.mvcc.index.pins().held();
+        let pins = self.shared.mvcc.index.pins().held_lsns();
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
         if totals.dead_len.saturating_sub(stays_len) > dead_len_max {
@@ -231,9 +231,9 @@ impl<D: Disk> Maintenance<D> {
 
     /// Gives a segment that was emptied back at once where the next one is emptied out of the reserve.
     pub(super) fn let_go_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
-        if self.space.is_full() {
+        if self.space.is_disk_or_quota_full() {
             self.checkpoint_with(state, Haste::Room)?;
-            self.space.reserve.try_refill();
+            self.space.reserve.refill_best_effort();
         }
         Ok(())
     }

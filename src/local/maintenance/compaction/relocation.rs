@@ -50,7 +50,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// The length of a batch of moves: whole pages, which it fills as far as blocks allow.
     pub(super) fn batch_len(&self) -> u64 {
-        page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
+        page_up(BATCH_LEN_MAX.min(self.space.segment_capacity() / BATCH_SHARE))
     }
 
     fn move_all(&self, state: &mut MaintenanceState, run: &mut Run, victim: Victim) -> Result<()> {
@@ -99,7 +99,7 @@ impl<D: Disk> Maintenance<D> {
         self.check_room()?;
         self.write_moves(moves)?;
         let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
-        if kept.count > 0 || self.shared.usage.all().iter().any(is_left) {
+        if kept.count > 0 || self.shared.usage.all_segments().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
                 true => state.stuck.insert(victim.sequence),
                 // Its move met a commit that was taken back.
@@ -135,9 +135,9 @@ impl<D: Disk> Maintenance<D> {
     fn move_of(&self, scanner: &mut Scanner<D::File>, id: BlockId, offset: u64) -> Result<Movable> {
         let index = &self.shared.mvcc.index;
         let from = scanner.sequence << 32 | offset;
-        let newest = index.read(id)?.filter(|version| version.value.place() == from);
+        let newest = index.read_newest(id)?.filter(|version| version.value.place() == from);
         let is_old = newest.is_none();
-        let Some(version) = newest.or_else(|| index.undone_at(id, from)) else {
+        let Some(version) = newest.or_else(|| index.undo_version_at_place(id, from)) else {
             return Ok(Movable::NotInForce);
         };
         let payload = scanner.payload(offset, version.value.len)?;
@@ -158,7 +158,7 @@ impl<D: Disk> Maintenance<D> {
         let log_len = frame_len(&moves);
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
         let (tag, waiter) = ticket(Some(self.driver.clone()));
-        let batch = Batch::moves(moves);
+        let batch = Batch::of_relocations(moves);
         // The upkeep's own wait, which nobody's commit waits for.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.

@@ -77,7 +77,7 @@ impl<D: Disk> Maintenance<D> {
         self.seal_dead_tail(&run, MAKE_ROOM_LEN)?;
         self.checkpoint_with(state, Haste::Room)?;
         // What is written from here on is as dense as it gets.
-        let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len: u64::MAX };
         // How long the log was when space was missing last.
         let mut stopped_at = u64::MAX;
@@ -88,14 +88,14 @@ impl<D: Disk> Maintenance<D> {
             let needed_len = victim.needed_len() + MAKE_ROOM_LEN;
             let emptied = match needed_len.saturating_sub(self.fits_len()) {
                 0 => self.empty(state, &mut run, victim),
-                missing_len => Err(self.space.full(missing_len)),
+                missing_len => Err(self.space.storage_full_error(missing_len)),
             };
             match emptied {
                 Ok(()) => self.let_go_if_full(state)?,
                 Err(full @ Error::StorageFull { .. }) => {
                     // What was emptied so far goes; the log got shorter, or there is no use in going on.
                     self.checkpoint_with(state, Haste::Room)?;
-                    self.space.reserve.try_refill();
+                    self.space.reserve.refill_best_effort();
                     let used_len = self.totals().used_len;
                     if used_len >= stopped_at {
                         self.shrink(false)?;
@@ -115,7 +115,7 @@ impl<D: Disk> Maintenance<D> {
     fn next_told(&self, state: &MaintenanceState, run: &Run, goal: Goal) -> Option<Victim> {
         let best = self.victim(state, run, goal)?;
         let fits_len = self.fits_len().saturating_sub(MAKE_ROOM_LEN);
-        if best.needed_len() <= fits_len && !self.space.is_full() {
+        if best.needed_len() <= fits_len && !self.space.is_disk_or_quota_full() {
             return Some(best);
         }
         self.victims(state, run, goal).into_iter().min_by_key(Victim::needed_len)
