@@ -1,9 +1,8 @@
 //! The memory backend: the contract without a disk.
 //!
-//! Owns the commit lock; a commit is checked, given its LSN and published under it. Versions are the
-//! blocks themselves, shared with readers. Nothing survives the process; `sync` has nothing to do.
-//! A forked child has a copy of it all, of the locks that other threads held, too. So every call is
-//! refused there, as with a store on disk, and a drop forgets what another thread may have been changing.
+//! A forked child has a copy of it all, even of locks that other threads held. So every call is
+//! refused there, as with a store on disk, and a drop leaks memory that another thread may have
+//! been changing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,10 +47,10 @@ struct MemoryStore {
     clock: Clock,
 }
 
-/// Tells the time, of which only differences mean anything.
+/// Tells the time. Only differences mean anything.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Without its blocks: what a program logs of its store is not what it keeps there.
+/// Without its blocks, which must not get into a program's log.
 impl std::fmt::Debug for MemoryBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemoryBackend")
@@ -132,8 +131,8 @@ impl MemoryOptions {
     }
 
     /// Bytes of older versions that are kept for snapshots; as
-    /// [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max), all of it memory here.
-    /// Default: no limit.
+    /// [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max), all of it memory
+    /// here. Default: no limit.
     #[must_use]
     pub fn snapshot_pinned_max(mut self, bytes: u64) -> MemoryOptions {
         self.limits.snapshot_pinned_max = bytes;
@@ -213,7 +212,7 @@ impl Engine for MemoryBackend {
         Ok(())
     }
 
-    /// As durable as can be here: what is visible survives what the store does.
+    /// As durable as can be here: a visible commit survives all that the store does.
     fn durable_lsn(&self) -> Lsn {
         self.inner.mvcc.index.visible_lsn()
     }

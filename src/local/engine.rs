@@ -41,19 +41,19 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn fetch_block(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
-        let data = match self.inner.shared.recent.get(version) {
+        let data = match self.inner.shared.recent.find_payload(version) {
             Some(data) => Some(data),
             None => self
                 .inner
                 .views
-                .bytes(version)
+                .payload_bytes(version)
                 .map_err(|source| self.unreadable(id, version, source))?,
         };
         // Its segment is gone: the block was moved before that, or replaced.
         let Some(data) = data else { return Ok(None) };
-        let block = Block { header: version.header(id), data };
+        let block = Block { header: version.block_header(id), data };
         if !block.verify_checksum() {
-            let place = self.inner.views.place(id, version);
+            let place = self.inner.views.place_for_errors(id, version);
             return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
         }
         Ok(Some(block))
@@ -145,8 +145,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.recent_bytes = self.inner.shared.recent.len();
         stats.in_flight_bytes = shared.budget.used_len();
         stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
-        stats.segments = self.inner.views.count() as u64;
-        stats.held_bytes = self.inner.views.held_len();
+        stats.segments = self.inner.views.segment_count() as u64;
+        stats.held_bytes = self.inner.views.held_by_readers_len();
     }
 }
 
@@ -155,7 +155,7 @@ impl<D: Disk> LocalBackend<D> {
     fn unreadable(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => {
-                let place = self.inner.views.place(id, version);
+                let place = self.inner.views.place_for_errors(id, version);
                 Error::Corrupt { defect: Defect::Truncated, place }
             }
             _ => Error::io(IoOp::Read, self.inner.disk.path(), source),

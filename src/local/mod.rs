@@ -217,7 +217,7 @@ impl LocalBackend {
         let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
         // Nothing is made for the sake of something that is no backup.
         backup::read_manifest(&from)?;
-        restore::restore(&from, &backup::empty_directory(dir.as_ref())?, watch)
+        restore::restore(&from, &backup::open_empty_directory(dir.as_ref())?, watch)
     }
 
     /// Compares every file of a backup with the backup's manifest and lists all damage. Changes nothing.
@@ -401,7 +401,7 @@ impl<D: Disk> LocalBackend<D> {
         if let Some(since) = &since {
             backup::read_manifest(since)?;
         }
-        self.backup_on(&backup::empty_directory(dir.as_ref())?, since.as_ref(), watch)
+        self.backup_on(&backup::open_empty_directory(dir.as_ref())?, since.as_ref(), watch)
     }
 
     /// As [`LocalBackend::backup_to`], onto disks of your own.

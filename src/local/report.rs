@@ -72,7 +72,7 @@ pub(super) fn space<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<SpaceReport>
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
         empty_bytes: totals.dead_len,
         pinned_bytes: inner.maintenance.snapshot_len(),
-        held_bytes: inner.views.held_len(),
+        held_bytes: inner.views.held_by_readers_len(),
         oldest_snapshot,
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),

@@ -4,14 +4,14 @@
 //! Owns [`TransactionSlot`]. One atomic [`Word`], the state word, holds id and [`Phase`]. The
 //! thread that changes it in one step decides what happens to the transaction:
 //!
-//! | from                        | to           | by       | and then                                |
-//! |-----------------------------|--------------|----------|-----------------------------------------|
-//! | another transaction, ended  | `Active`     | a begin  | others may use it                       |
-//! | `Active`                    | `Committing` | a commit | takes the operations                    |
-//! | `Active`                    | `GivenUp`    | a limit  | its next operation is refused           |
-//! | `GivenUp`                   | `Unpinned`   | a limit  | releases its pin, drops its operations  |
-//! | all of these but `Unpinned` | an outcome   | its end  | drops its operations, releases its pin  |
-//! | `Unpinned`                  | an outcome   | its end  | only ends                               |
+//! | from                 | to           | by       | and then                               |
+//! |----------------------|--------------|----------|----------------------------------------|
+//! | an ended transaction | `Active`     | a begin  | others may use it                      |
+//! | `Active`             | `Committing` | a commit | takes the operations                   |
+//! | `Active`             | `GivenUp`    | a limit  | its next operation is refused          |
+//! | `GivenUp`            | `Unpinned`   | a limit  | releases its pin, drops its operations |
+//! | any but `Unpinned`   | an outcome   | its end  | drops its operations, releases its pin |
+//! | `Unpinned`           | an outcome   | its end  | only ends                              |
 //!
 //! Operations work under the lock of [`Pending`]. A read of a transaction without operations needs
 //! no lock. It looks at the state word before and after; an end changes the word before the pin is

@@ -1,7 +1,7 @@
 //! Rivals: how a call of `transact` tries again when it has lost.
 //!
-//! Owns [`Rival`], the policy: a few tries at once, for most rivals are gone by then, and then turns. What a turn is
-//! and keeps from whom, is told in `mvcc::turn`.
+//! Owns [`Rival`], the policy: a few tries at once, for most rivals are gone by then, and then
+//! turns (`mvcc::turn`).
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::io::os::pause_thread;
 use crate::mvcc::turn::{Loser, Turn, Turns};
 use crate::sync::now;
 
-/// How often [`StorageExt::transact`](super::StorageExt::transact) runs its closure before it gives up.
+/// How often [`StorageExt::transact`](super::StorageExt::transact) runs its closure before it gives
+/// up.
 pub const TRANSACT_TRIES_MAX: u32 = 64;
 
 /// Losses before a call waits for its turn.

@@ -23,7 +23,9 @@ use crate::io::{AlignedBuf, Disk, PAGE_LEN};
 use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
 use crate::local::commit::group::Group;
 use crate::local::format::checkpoint::LogPosition;
-use crate::local::format::frame::{ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, aligned};
+use crate::local::format::frame::{
+    ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, align_frame_offset,
+};
 use crate::local::format::location::Location;
 use crate::local::format::{PAGE, page_up};
 use crate::local::read::segment::Segment;
@@ -106,7 +108,11 @@ impl<D: Disk> Appender<D> {
         claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
         let mut layout = GroupLayout::start(self, durable, claim);
-        layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
+        layout.frame(
+            FrameHeader::control_record_with_body(kind, last, durable, body),
+            body,
+            &[],
+        )?;
         layout.finish()
     }
 
@@ -118,7 +124,11 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
         let mut layout = GroupLayout::start(self, durable, SpaceClass::Reserved);
         layout.roll()?;
-        layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
+        layout.frame(
+            FrameHeader::control_record_with_body(Kind::Witness, last, durable, &[]),
+            &[],
+            &[],
+        )?;
         layout.finish()
     }
 
@@ -246,7 +256,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
     /// it is empty.
     fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
-        if aligned(self.at.offset) > PAGE {
+        if align_frame_offset(self.at.offset) > PAGE {
             self.roll()?;
         }
         assert_eq!(self.at.offset, PAGE, "no frame is in it");
@@ -255,7 +265,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
 
     /// How many of these operations fit into one frame in the rest of the segment.
     fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
-        let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
+        let room = self.at.segment.len_max().saturating_sub(align_frame_offset(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
             len += operation_len(operation);
@@ -274,7 +284,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         let row_count: usize = operations.iter().map(|(_, operation)| row_count(operation)).sum();
         let mut table = Vec::with_capacity(row_count * ENTRY_LEN);
         let mut payloads = Vec::with_capacity(operations.len());
-        let start = aligned(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
+        let start =
+            align_frame_offset(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
         let mut payload_len = 0;
         let sequence = self.at.segment.sequence;
         for (id, operation) in operations {
@@ -301,7 +312,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
                     TableRow::Move(block.header, *lsn)
                 }
             };
-            entry.encode(&mut table);
+            entry.append_rows(&mut table);
         }
         let header = FrameHeader {
             kind: Kind::Commit,
@@ -322,12 +333,15 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Adds a frame behind the last one of the extent.
     fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
         let len = u64::from(header.frame_len);
-        if self.at.segment.len_max() < aligned(self.at.offset) + len {
+        if self.at.segment.len_max() < align_frame_offset(self.at.offset) + len {
             self.begin_segment(len)?;
         }
-        assert!(aligned(self.at.offset) + len <= self.at.segment.len_max(), "a frame fits");
+        assert!(
+            align_frame_offset(self.at.offset) + len <= self.at.segment.len_max(),
+            "a frame fits"
+        );
         self.close_frame(false);
-        self.pad_to(aligned(self.at.offset));
+        self.pad_to(align_frame_offset(self.at.offset));
         let offset = self.at.offset;
         let staged_at = self.staging.len();
         self.staging.extend_from_slice(&[0; HEADER_LEN]);

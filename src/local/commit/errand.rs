@@ -126,7 +126,7 @@ impl<D: Disk> Trip<D> {
         if let Err(error) = self.flight.write(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
-        if shared.recent.is_on() {
+        if shared.recent.is_enabled() {
             self.flight.keep();
         }
         *written_at = disk.now();

@@ -34,7 +34,7 @@ use crate::local::space::presence::{self};
 use crate::mvcc::batch::Batch;
 use crate::sync::Ordering;
 use crate::sync::channel::Receiver;
-use crate::ticket::{Reply, nobody};
+use crate::ticket::{Reply, reply_without_caller};
 
 /// The log is idle for this long before the last group's witness is written.
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
@@ -171,7 +171,7 @@ impl<D: Disk> Log<D> {
 
     /// Asks for a sync that nobody waits for.
     fn submit_sync(&mut self) {
-        self.submit(sync_request(nobody()));
+        self.submit(sync_request(reply_without_caller()));
     }
 
     /// Publishes and refuses.

@@ -32,7 +32,7 @@
 //! A directory with a manifest is refused as a store: opening it would change it. Restoring copies it,
 //! `META` last, comparing every file.
 
-use crate::local::read::backup::check_empty;
+use crate::local::read::backup::check_directory_empty;
 use crate::local::read::backup::read_manifest;
 use crate::local::read::copy::Watch;
 
@@ -109,7 +109,7 @@ impl<D: Disk> Maintenance<D> {
         watch: Watch<'_>,
         check_open: &dyn Fn() -> Result<()>,
     ) -> Result<BackupReport> {
-        check_empty(target)?;
+        check_directory_empty(target)?;
         let earlier = match since {
             Some(since) => Some((since, read_manifest(since)?)),
             None => None,
@@ -122,10 +122,10 @@ impl<D: Disk> Maintenance<D> {
         let total_len = plan.files.iter().map(|file| file.len).sum();
         let throttle = Throttle::new(&self.shared);
         let rest = || throttle.pause_if_others_commit();
-        let mut copying = Copying::start(target, watch, Some(&rest), total_len);
+        let mut copying = Copying::start_copying(target, watch, Some(&rest), total_len);
         let done = self.fill(&mut copying, &plan, earlier.as_ref(), check_open);
         if done.is_err() {
-            copying.take_back();
+            copying.remove_made_files();
         }
         done
     }
@@ -145,16 +145,16 @@ impl<D: Disk> Maintenance<D> {
             report.bytes += file.len;
             let witness = plan.witness_of(file.name);
             let len = file.len - witness.len() as u64;
-            let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
+            let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find_row(file)?)));
             if let Some((since, row)) = listed
-                && copying.checksum(&*self.disk, file.name, len, witness)? == row.crc
-                && copying.take_over(since, row)?
+                && copying.checksum_source(&*self.disk, file.name, len, witness)? == row.crc
+                && copying.link_or_copy_earlier(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, witness)?;
+            let (crc, is_cloned) = copying.copy_file(&*self.disk, file.name, len, witness)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -166,7 +166,7 @@ impl<D: Disk> Maintenance<D> {
         // Files of a closed store may have been anybody's while they were read.
         check_open()?;
         let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
-        copying.publish(FileName::Manifest, &manifest.encode())?;
+        copying.publish_file(FileName::Manifest, &manifest.encode())?;
         Ok(report)
     }
 
@@ -199,7 +199,7 @@ impl<D: Disk> Maintenance<D> {
         let listed = chain.segments().iter().filter(|segment| segment.sequence < start);
         let listed = listed.map(|segment| (segment.sequence, segment.number));
         let end = standing.position;
-        for (sequence, number) in listed.chain(self.views.within(start..=end.sequence)) {
+        for (sequence, number) in listed.chain(self.views.segments_within(start..=end.sequence)) {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
             files.push(self.segment(sequence, number, len)?);
         }
@@ -217,7 +217,7 @@ impl<D: Disk> Maintenance<D> {
     /// A segment up to `len`, or to the end of its last frame.
     fn segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
         let name = FileName::Segment(number);
-        let mut scanner = Scanner::open(&*self.disk, &self.store, number)?;
+        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, number)?;
         if scanner.sequence != sequence {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
@@ -233,8 +233,8 @@ impl<D: Disk> Maintenance<D> {
             .into_iter()
             .find(|segment| segment.sequence == sequence);
         let mut end = page_up(known.map_or(PAGE, |segment| segment.used_len.max(PAGE)));
-        while let Found::Frame(frame) = scanner.frame_at(end)? {
-            end = frame.header.next_offset(frame.offset);
+        while let Found::Frame(frame) = scanner.read_frame_at(end)? {
+            end = frame.header.next_frame_offset(frame.offset);
         }
         Ok(Identity { name, len: end.min(scanner.len), sequence, salt })
     }
@@ -243,8 +243,8 @@ impl<D: Disk> Maintenance<D> {
 /// The mark that says that everything before the end of a log is durable, up to the next page.
 fn witness_behind(ending: &Ending) -> Vec<u8> {
     let Ending { position, seed, lsn, .. } = *ending;
-    let mark = FrameHeader::mark(Kind::Witness, lsn, lsn, position.chain);
+    let mark = FrameHeader::control_record(Kind::Witness, lsn, lsn, position.chain);
     let mut bytes = mark.encode(seed, position.offset).0.to_vec();
-    bytes.resize((mark.next_offset(position.offset) - position.offset) as usize, 0);
+    bytes.resize((mark.next_frame_offset(position.offset) - position.offset) as usize, 0);
     bytes
 }

@@ -302,7 +302,7 @@ impl<D: Disk> Maintenance<D> {
             None => Ok(()),
         };
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
-        self.shared.recent.limit(self.options.shares.recent_len_beside(index_len));
+        self.shared.recent.set_len_max(self.options.shares.recent_len_beside(index_len));
         made?;
         let suited = self.space.reserve.resize_for(self.load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");

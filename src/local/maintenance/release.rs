@@ -79,7 +79,7 @@ impl<D: Disk> Maintenance<D> {
             // Bytes that are a backup's too would each need new space to be written again.
             let is_cloned = state.cloned.remove(&segment.sequence);
             let is_unseen =
-                self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
+                self.views.remove_segment(segment.sequence) && segment.sequence >= self.own_from;
             let is_ours = is_unseen && !is_cloned;
             match is_ours && !self.space.is_disk_or_quota_full() && self.has_use_for_another() {
                 true => self.space.keep_for_reuse(segment.number),

@@ -139,7 +139,7 @@ fn create<D: Disk>(
     name_store(disk, &store, number + 1).inspect_err(|_| {
         remove_durably(disk, FileName::Meta);
     })?;
-    views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
+    views.insert_mapped(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
     let first = crate::local::format::PAGE;
     let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
     let report = crate::local::recovery::RecoveryReport { clean: true, ..Default::default() };
@@ -148,7 +148,7 @@ fn create<D: Disk>(
         chain: 0,
         ready: Vec::new(),
         next_number: number + 2,
-        chain_of_images: Chain::empty(views.mode()),
+        chain_of_images: Chain::empty(views.read_mode()),
         report,
     };
     Ok((store, recovered))

@@ -67,7 +67,7 @@ impl<D: Disk> Opened<D> {
     pub(super) fn start(self) -> Result<OpenStore<Quota<D>>> {
         let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
-        views.give_way(tail.segment.sequence);
+        views.close_sealed_maps(tail.segment.sequence);
         let shares = MemoryBudget::of(&options);
         let durable = ending.map_or(self.mvcc.index.visible_lsn(), |ending| ending.durable);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);

@@ -48,7 +48,7 @@ pub(super) struct CountedFrames {
 
 impl CountedFrames {
     fn take(&mut self, sequence: u64, frame: &Frame) {
-        let offset = frame.header.next_offset(frame.offset);
+        let offset = frame.header.next_frame_offset(frame.offset);
         let end = LogPosition { sequence, offset, chain: frame.crc };
         self.frame_count += 1;
         self.len += u64::from(frame.header.frame_len);
@@ -88,13 +88,13 @@ struct OnDisk<F> {
 
 impl<F: DiskFile> OnDisk<F> {
     fn look<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
-        Ok(OnDisk { sequence: segment.sequence, scanner: segment.past_the_cache(disk)? })
+        Ok(OnDisk { sequence: segment.sequence, scanner: segment.reopen_past_cache(disk)? })
     }
 
     /// Whether a frame that `cached` has found is there.
     fn holds(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
         match &mut self.scanner {
-            Some(scanner) => scanner.holds(frame),
+            Some(scanner) => scanner.holds_whole_frame(frame),
             None => Ok(cached.first_bad_payload(frame)?.is_none()),
         }
     }
@@ -115,7 +115,7 @@ impl<D: Disk> Recovery<'_, D> {
             let is_tail = *sequence == walk.at.sequence;
             let (from, zeros_max) =
                 if is_tail { (walk.at.offset, u64::MAX) } else { (PAGE, UNUSED_LEN) };
-            let (stated, torn) = segment.evidence(from, zeros_max)?;
+            let (stated, torn) = segment.find_durable_evidence(from, zeros_max)?;
             durable = durable.max(stated);
             torn_len += torn;
         }
@@ -123,13 +123,13 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
         if durable > walk.at.last_complete() {
-            let defect = match segment.frame_at(walk.at.offset)? {
+            let defect = match segment.read_frame_at(walk.at.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
             let lsn = Lsn(walk.at.last_complete().0 + 1);
-            return Err(segment.damage(defect, walk.at.offset, lsn));
+            return Err(segment.damage_at(defect, walk.at.offset, lsn));
         }
         if let Some(witness) = witness {
             let end = walk.at.last_complete();
@@ -186,7 +186,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (index, mut ids) = (&self.mvcc.index, Vec::new());
         each_kept(segments, cuts, walk, &mut |_, frame| {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
-                ids.extend(entries.iter().map(TableRow::id));
+                ids.extend(entries.iter().map(TableRow::block_id));
                 if ids.len() >= TOUCH_COUNT {
                     index.check_base_readable_for(std::mem::take(&mut ids))?;
                 }

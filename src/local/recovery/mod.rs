@@ -190,7 +190,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.sync_names()?;
         self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
-            segment.show(self.views, segment.len)?;
+            segment.show_to_readers(self.views, segment.len)?;
             self.usage.set_used_len(segment.sequence, segment.number, segment.len);
         }
         let tail = &recovered.tail;
@@ -240,7 +240,7 @@ impl<D: Disk> Recovery<'_, D> {
         match sealed.len() <= MAPPED_COUNT_MAX {
             true => self
                 .views
-                .show_all()
+                .open_all_views()
                 .map_err(|(name, e)| Error::io(IoOp::Open, path_of(self.disk.path(), name), e)),
             false => Ok(()),
         }

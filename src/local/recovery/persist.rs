@@ -59,9 +59,9 @@ impl<D: Disk> Recovery<'_, D> {
             let file = self.disk.open(name, self.options.how);
             let file = file.map_err(|e| Error::io(IoOp::Open, &path, e))?;
             let len_max = self.options.segment_len.max(page_up(segment.len));
-            let (number, seed) = (segment.number, segment.seed());
+            let (number, seed) = (segment.number, segment.frame_seed());
             let opened = Segment::new(number, segment.sequence, seed, len_max, file);
-            segment.show(self.views, len_max)?;
+            segment.show_to_readers(self.views, len_max)?;
             if segment.sequence == walk.at.sequence {
                 self.write_end_again(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.at.offset);
@@ -83,7 +83,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain: walk.at.chain,
             ready,
             next_number: self.next_number,
-            chain_of_images: Chain::empty(self.views.mode()),
+            chain_of_images: Chain::empty(self.views.read_mode()),
             report,
         })
     }
@@ -93,7 +93,8 @@ impl<D: Disk> Recovery<'_, D> {
     fn write_end_again(&self, segment: &Segment<D::File>, walk: &Walk) -> Result<()> {
         let (end, previous) = (walk.at.offset, walk.at.last_previous);
         let at = end - PAGE;
-        let mark = FrameHeader::mark(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
+        let mark =
+            FrameHeader::control_record(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
         if crc != walk.at.chain {
             return Err(damaged(FileName::Segment(segment.number), at, Defect::BrokenChain));
@@ -134,7 +135,7 @@ impl<D: Disk> Recovery<'_, D> {
         let header = self.segment_maker().new_segment_header(sequence).map_err(io)?;
         let (first, chain) = beginning(walk, header.frame_seed(self.store), image);
         let (segment, _) = self.make_cut(number, &header, &first).map_err(io)?;
-        let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
+        let shown = self.views.insert_mapped(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.load_kept(segments, cuts, walk)?;
         self.tidy(segments, walk)?;
@@ -146,7 +147,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain,
             ready: Vec::new(),
             next_number: number + 1,
-            chain_of_images: Chain::empty(self.views.mode()),
+            chain_of_images: Chain::empty(self.views.read_mode()),
             report,
         })
     }
@@ -191,7 +192,7 @@ impl<D: Disk> Recovery<'_, D> {
             let end = page_up(frame.offset + u64::from(frame.header.frame_len));
             let mut at = done.offset.max(frame.offset / PAGE * PAGE);
             while at < end {
-                let bytes = segment.payload(at, (end - at).min(AGAIN_LEN) as u32)?;
+                let bytes = segment.read_payload(at, (end - at).min(AGAIN_LEN) as u32)?;
                 if bytes.is_empty() {
                     break;
                 }
@@ -264,7 +265,7 @@ fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
 fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
     let (end, lsn) = walk.committed();
     let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
-    let mut header = FrameHeader::mark_with(Kind::Cut, lsn, lsn, &cut);
+    let mut header = FrameHeader::control_record_with_body(Kind::Cut, lsn, lsn, &cut);
     header.previous = end.chain;
     let (bytes, mut chain) = header.encode(seed, PAGE);
     let mut out = [&bytes[..], &cut].concat();
@@ -272,7 +273,7 @@ fn beginning(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32)
     if let Some(image) = image {
         // Where the log said so may be behind the cut.
         let body = image.encode();
-        let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
+        let mut header = FrameHeader::control_record_with_body(Kind::Checkpoint, lsn, lsn, &body);
         header.previous = chain;
         let (bytes, crc) = header.encode(seed, PAGE + out.len() as u64);
         out.extend_from_slice(&[&bytes[..], &body].concat());

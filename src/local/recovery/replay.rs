@@ -70,8 +70,8 @@ pub(super) struct ReplayBatch {
 impl ReplayBatch {
     /// Takes the entries of a frame of this segment in, behind those that came before.
     pub(super) fn push(&mut self, sequence: u64, frame: &Frame) {
-        for (offset, entry) in frame.placed() {
-            let (id, lsn) = (entry.id(), frame.header.lsn);
+        for (offset, entry) in frame.rows_with_offsets() {
+            let (id, lsn) = (entry.block_id(), frame.header.lsn);
             let place = |header| Location::new(header, sequence, offset);
             self.steps.push(match entry {
                 TableRow::Write(header) => IdChange { id, lsn, deed: Deed::Write(place(header)) },

@@ -43,7 +43,7 @@ impl<D: Disk> Recovery<'_, D> {
     pub(super) fn survey(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let (mut first_error, mut in_part) = (None, None);
         for number in listing.checkpoints.iter().rev() {
-            let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
+            let opened = Chain::open(self.disk, self.store, *number, self.views.read_mode());
             let error = match opened.and_then(|images| self.survey_from(listing, images)) {
                 Ok(survey) => match survey.images.first_damage(CHECKED_LEN_MAX)? {
                     None => return Ok(survey),
@@ -58,7 +58,7 @@ impl<D: Disk> Recovery<'_, D> {
             first_error.get_or_insert(error);
         }
         // Without a checkpoint the log has to be there from its beginning.
-        let whole = self.survey_from(listing, Chain::empty(self.views.mode()));
+        let whole = self.survey_from(listing, Chain::empty(self.views.read_mode()));
         match (whole, in_part, first_error) {
             (Err(Error::Corrupt { .. }), Some(in_part), _) => Ok(in_part),
             (Err(Error::Corrupt { .. }), None, Some(first)) => Err(first),
@@ -86,7 +86,7 @@ impl<D: Disk> Recovery<'_, D> {
                 continue;
             }
             self.progress(OpenPhase::Survey, 0, 0, 0)?;
-            let scanner = Scanner::open(self.disk, self.store, *number)?;
+            let scanner = Scanner::open_segment(self.disk, self.store, *number)?;
             if scanner.sequence < start.position.sequence {
                 void.push(*number);
                 continue;
@@ -149,7 +149,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (mut walk, mut found) = (Walk::start(start), false);
         follow(segments, cuts, &mut walk, &mut |segment, walk| {
             if let Some((_, frame)) = walk.unwitnessed.pop_back() {
-                found = segment.confirmed(&frame)? == Some(image);
+                found = segment.confirmed_image_name(&frame)? == Some(image);
             }
             Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -164,15 +164,15 @@ impl<D: Disk> Recovery<'_, D> {
 fn find_cuts<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
     let mut cuts = BTreeMap::new();
     for (sequence, scanner) in segments {
-        let Some(cut) = scanner.cut()? else { continue };
+        let Some(cut) = scanner.read_truncation_record()? else { continue };
         // It voids what was there before it. Otherwise the walk would go round in circles.
         if cut.sequence >= *sequence {
-            return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+            return Err(scanner.damage_at(Defect::BrokenChain, PAGE, Lsn(0)));
         }
         let place = (cut.sequence, cut.offset);
         if place < (start.sequence, start.offset) {
             if start.sequence < *sequence {
-                return Err(scanner.damage(Defect::Unconfirmed, PAGE, Lsn(0)));
+                return Err(scanner.damage_at(Defect::Unconfirmed, PAGE, Lsn(0)));
             }
             continue;
         }

@@ -367,9 +367,9 @@ impl<D: Disk> Space<D> {
         if len <= segment.len_max() {
             return Ok(());
         }
-        let shown = self.views.insert(segment.sequence, segment.number, &segment.file, len);
+        let shown = self.views.insert_mapped(segment.sequence, segment.number, &segment.file, len);
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        segment.lengthen(len);
+        segment.raise_len_max(len);
         Ok(())
     }
 
@@ -423,7 +423,7 @@ impl<D: Disk> Space<D> {
 
     /// Tells the views that the log has left these segments and all their bytes are written.
     pub(crate) fn mark_segments_written(&self, sequences: Range<u64>) {
-        self.views.settle(sequences);
+        self.views.mark_segments_written(sequences);
     }
 
     /// Cuts a segment that the log has left at its end.
@@ -438,7 +438,7 @@ impl<D: Disk> Space<D> {
         }
         drop(state);
         let io = |e| Error::io(IoOp::Resize, self.disk.path(), e);
-        let Some(number) = self.views.number(sequence) else { return Ok(()) };
+        let Some(number) = self.views.file_number_of(sequence) else { return Ok(()) };
         let file = self.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
         file.set_len(end).map_err(io)
     }

@@ -118,7 +118,8 @@ impl<D: Disk> Space<D> {
                 let zeroer = disk.open(name, self.options.how);
                 let zeroer = zeroer.map_err(not_made)?;
                 let (file, len_max) = (&segment.file, segment.len_max());
-                let shown = self.views.insert(segment.sequence, segment.number, file, len_max);
+                let shown =
+                    self.views.insert_mapped(segment.sequence, segment.number, file, len_max);
                 shown.map_err(not_made)?;
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
                 Ok(Some(Ahead { segment, zeroer, written }))

@@ -12,14 +12,14 @@ use crate::block::BlockId;
 use crate::error::{Defect, Error, IoOp, Resource, Result, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
 use crate::local::format::checkpoint::SegmentUse;
-use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_table};
+use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_segment_table};
 use crate::local::format::description::Description;
 use crate::local::format::page::{ImagePage, Record};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::local::format::{FORMAT_VERSION, PAGE};
 use crate::local::options::ReadMode;
-use crate::local::read::mapping::{map_of, view_of};
+use crate::local::read::mapping::{map_of_file, view_of_file};
 use crate::order::ScanOrder;
 
 /// An open image.
@@ -67,13 +67,13 @@ impl Image {
         let mut rows = vec![0; layout.segment_count as usize * ROW_LEN];
         let table_at = layout.table_page * PAGE;
         read_exact_at(&file, table_at, &mut rows).map_err(io(IoOp::Read))?;
-        let segments = decode_table(&rows, layout);
+        let segments = decode_segment_table(&rows, layout);
         let segments = segments.ok_or_else(|| damaged(name, table_at, Defect::Checkpoint))?;
         let words = layout.page_count.div_ceil(64) as usize;
         let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        let seed = header.seed(store);
+        let seed = header.image_page_seed(store);
         // A copy of a page would be used within the call, so it would be worth nothing.
-        let map = (mode != ReadMode::Pread).then(|| map_of(&file, len, ReadMode::Mapped));
+        let map = (mode != ReadMode::Pread).then(|| map_of_file(&file, len, ReadMode::Mapped));
         let (view, is_read) = match map {
             Some(Err(error)) if shortage(&error, IoOp::Map) != Some(Resource::Memory) => {
                 return Err(io(IoOp::Map)(error));
@@ -81,7 +81,7 @@ impl Image {
             Some(Ok(map)) => (map, false),
             // Without a map each page is read when it is asked for.
             Some(Err(_)) | None => {
-                (view_of(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
+                (view_of_file(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
             }
         };
         Ok((Image { header, seed, view, is_read, path, verified }, segments))
@@ -99,12 +99,12 @@ impl Image {
     pub(crate) fn get(&self, id: BlockId) -> Result<Option<Record>> {
         let Some(number) = self.leaf_for(id)? else { return Ok(None) };
         let bytes = self.page(number)?;
-        let page = ImagePage::checked(&bytes);
-        let at = page.seek(id);
-        if at == page.count() || page.id(at) != id {
+        let page = ImagePage::from_checked(&bytes);
+        let at = page.seek_at_or_behind(id);
+        if at == page.entry_count() || page.id_at(at) != id {
             return Ok(None);
         }
-        page.record(at).map(Some).ok_or_else(|| self.damage(number))
+        page.record_at(at).map(Some).ok_or_else(|| self.damage(number))
     }
 
     /// What the image says of those of these ascending ids of which nothing is found yet. A leaf is gone to
@@ -112,14 +112,14 @@ impl Image {
     pub(crate) fn get_all(&self, ids: &[BlockId], found: &mut [Option<Record>]) -> Result<()> {
         let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
         for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
-            if bytes.is_empty() || ImagePage::checked(&bytes).last() < *id {
+            if bytes.is_empty() || ImagePage::from_checked(&bytes).last_id() < *id {
                 let Some(leaf) = self.leaf_for(*id)? else { continue };
                 (number, bytes) = (leaf, self.page(leaf)?);
             }
-            let page = ImagePage::checked(&bytes);
-            let at = page.seek(*id);
-            if at < page.count() && page.id(at) == *id {
-                *found = Some(page.record(at).ok_or_else(|| self.damage(number))?);
+            let page = ImagePage::from_checked(&bytes);
+            let at = page.seek_at_or_behind(*id);
+            if at < page.entry_count() && page.id_at(at) == *id {
+                *found = Some(page.record_at(at).ok_or_else(|| self.damage(number))?);
             }
         }
         Ok(())
@@ -143,9 +143,9 @@ impl Image {
             ImageCursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
         cursor.load()?;
         if !cursor.bytes.is_empty() {
-            let page = ImagePage::checked(&cursor.bytes);
+            let page = ImagePage::from_checked(&cursor.bytes);
             cursor.at = match order {
-                ScanOrder::Ascending => page.seek(first),
+                ScanOrder::Ascending => page.seek_at_or_behind(first),
                 ScanOrder::Descending => page.seek_behind(last),
             };
         }
@@ -180,12 +180,15 @@ impl Image {
     /// [`Error::Corrupt`], [`Error::Io`].
     pub(crate) fn leaf(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
         let bytes = self.page(number)?;
-        let page = ImagePage::checked(&bytes);
+        let page = ImagePage::from_checked(&bytes);
         if page.level() != 0 {
             return Err(self.damage(number));
         }
-        let record = |at| page.record(at).map(|record| (page.id(at), record));
-        (0..page.count()).map(record).collect::<Option<_>>().ok_or_else(|| self.damage(number))
+        let record = |at| page.record_at(at).map(|record| (page.id_at(at), record));
+        (0..page.entry_count())
+            .map(record)
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.damage(number))
     }
 
     /// The leaf that holds an id, if one does.
@@ -194,9 +197,9 @@ impl Image {
         let (mut number, mut above) = (layout.root, u8::MAX);
         while number > layout.leaf_count {
             let bytes = self.page(number)?;
-            let page = ImagePage::checked(&bytes);
+            let page = ImagePage::from_checked(&bytes);
             let level = page.level();
-            let Some(child) = page.child(id) else { return Ok(None) };
+            let Some(child) = page.child_page_of(id) else { return Ok(None) };
             // Whatever the file says, the way leads down.
             if level == 0 || level >= above || child == 0 || child >= number {
                 return Err(self.damage(number));
@@ -206,7 +209,7 @@ impl Image {
         if number == 0 {
             return Ok(None);
         }
-        match ImagePage::checked(&self.page(number)?).level() {
+        match ImagePage::from_checked(&self.page(number)?).level() {
             0 => Ok(Some(number)),
             _ => Err(self.damage(number)),
         }
@@ -224,7 +227,7 @@ impl Image {
 
     fn verify_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let bytes = self.bytes(number)?;
-        match ImagePage::check(&bytes, self.seed, number) {
+        match ImagePage::check_page(&bytes, self.seed, number) {
             Some(_) => Ok(bytes),
             None => Err(self.damage(number)),
         }
@@ -281,7 +284,7 @@ fn read_header<F: DiskFile>(
         if let Some(header) = Header::decode(&page) {
             return Ok(Ok(header));
         }
-        *newer = Header::newer(&page);
+        *newer = Header::newer_version(&page);
     }
     Ok(Err(newer[0].filter(|_| newer[0] == newer[1])))
 }
@@ -301,17 +304,17 @@ impl ImageCursor<'_> {
     /// The next record.
     pub(crate) fn next(&mut self) -> Result<Option<(BlockId, Record)>> {
         while !self.bytes.is_empty() {
-            let page = ImagePage::checked(&self.bytes);
+            let page = ImagePage::from_checked(&self.bytes);
             let (next, behind) = match self.order {
                 ScanOrder::Ascending => {
-                    (Some(self.at).filter(|at| *at < page.count()), self.at + 1)
+                    (Some(self.at).filter(|at| *at < page.entry_count()), self.at + 1)
                 }
                 ScanOrder::Descending => (self.at.checked_sub(1), self.at.saturating_sub(1)),
             };
             if let Some(at) = next {
-                let record = page.record(at).ok_or_else(|| self.image.damage(self.number))?;
+                let record = page.record_at(at).ok_or_else(|| self.image.damage(self.number))?;
                 self.at = behind;
-                return Ok(Some((page.id(at), record)));
+                return Ok(Some((page.id_at(at), record)));
             }
             self.next_leaf()?;
         }
@@ -326,7 +329,7 @@ impl ImageCursor<'_> {
         self.load()?;
         self.at = match self.order {
             ScanOrder::Descending if !self.bytes.is_empty() => {
-                ImagePage::checked(&self.bytes).count()
+                ImagePage::from_checked(&self.bytes).entry_count()
             }
             _ => 0,
         };
@@ -336,7 +339,7 @@ impl ImageCursor<'_> {
     fn load(&mut self) -> Result<()> {
         let in_leaves = (1..=self.image.header.layout.leaf_count).contains(&self.number);
         self.bytes = if in_leaves { self.image.page(self.number)? } else { Cow::Borrowed(&[]) };
-        if in_leaves && ImagePage::checked(&self.bytes).level() != 0 {
+        if in_leaves && ImagePage::from_checked(&self.bytes).level() != 0 {
             return Err(self.image.damage(self.number));
         }
         Ok(())

@@ -55,19 +55,19 @@ impl<D: Disk> Maintenance<D> {
 
     fn move_all(&self, state: &mut MaintenanceState, run: &mut Run, victim: Victim) -> Result<()> {
         let Victim { segment: victim, kept } = victim;
-        let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
+        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
         let mut schedule = self.schedule(state, &victim, run.cause);
         if !schedule.as_ref().is_some_and(MoveSchedule::is_pressed) {
-            scanner.give_way()?;
+            scanner.read_little_at_once()?;
         }
         let batch_len = self.batch_len();
         let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), HEADER_LEN as u64);
         let mut is_damaged = false;
-        while let Found::Frame(frame) = scanner.frame_at(offset)? {
-            offset = frame.header.next_offset(frame.offset);
+        while let Found::Frame(frame) = scanner.read_frame_at(offset)? {
+            offset = frame.header.next_frame_offset(frame.offset);
             for (at, id) in written(&frame) {
                 self.rest(&mut schedule, at);
                 let operation = match self.move_of(&mut scanner, id, at)? {
@@ -140,9 +140,9 @@ impl<D: Disk> Maintenance<D> {
         let Some(version) = newest.or_else(|| index.undo_version_at_place(id, from)) else {
             return Ok(Movable::NotInForce);
         };
-        let payload = scanner.payload(offset, version.value.len)?;
+        let payload = scanner.read_payload(offset, version.value.len)?;
         let block =
-            Block { header: version.value.header(id), data: Bytes::copy_from_slice(payload) };
+            Block { header: version.value.block_header(id), data: Bytes::copy_from_slice(payload) };
         if !block.verify_checksum() {
             return Ok(Movable::Damaged);
         }
@@ -185,6 +185,6 @@ fn is_of_a_place(error: &Error) -> bool {
 
 /// Blocks that a frame writes: the offset of the payload, and the id.
 fn written(frame: &Frame) -> Vec<(u64, BlockId)> {
-    let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
-    placed.map(|(offset, entry)| (offset, entry.id())).collect()
+    let placed = frame.rows_with_offsets().filter(|(_, entry)| entry.written_header().is_some());
+    placed.map(|(offset, entry)| (offset, entry.block_id())).collect()
 }
