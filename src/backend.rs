@@ -1,8 +1,8 @@
-//! The contract: [`StorageBackend`], what every backend promises.
+//! The contract of every backend: [`StorageBackend`].
 //!
-//! Owns no state. The conformance suite in `tests/` proves the contract on every backend. What a
-//! backend need not offer has a default here: built from the calls that it must offer where that is
-//! possible, [`Error::Unsupported`] where it is not.
+//! Owns no state. The conformance suite in `tests/` proves the contract on every backend. Calls
+//! that a backend need not offer have a default here: built from the calls that it must offer where
+//! that is possible, [`Error::Unsupported`] where it is not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::transaction::{
 /// - A commit is all or nothing. Within a transaction the last operation on an id wins.
 /// - Readers outside a transaction see committed data only. A transaction reads its own writes, and
 ///   everything else as of its begin.
-/// - First committer wins: a commit that changed a block which somebody else changed since the
+/// - First committer wins: a commit that changed a block which another commit changed since the
 ///   transaction began returns [`Error::Conflict`] and changes nothing. A single write or delete
 ///   outside a transaction never conflicts; it takes its place in commit order.
 ///
@@ -49,8 +49,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`BlockTooLarge`], [`InvalidArgument`], [`IdsExhausted`], [`StorageFull`], [`Closed`]:
     ///   nothing was written.
-    /// - [`Poisoned`]: nothing was written, unless a panic of the store itself is the cause: then as
-    ///   `Io`.
+    /// - [`Poisoned`]: nothing was written, unless a panic of the store itself is the cause: then
+    ///   as `Io`.
     /// - [`Io`]: the outcome is unknown until the store is opened again.
     /// - [`InCallback`]: the calling thread must not wait; nothing was written.
     ///
@@ -67,7 +67,8 @@ pub trait StorageBackend: Send + Sync {
     /// Reads the newest committed version of a block, with its checksum verified.
     ///
     /// # Errors
-    /// - [`BlockNotFound`](crate::Error::BlockNotFound): no commit made this block, or one deleted it.
+    /// - [`BlockNotFound`](crate::Error::BlockNotFound): no commit made this block, or one deleted
+    ///   it.
     /// - [`Corrupt`](crate::Error::Corrupt): the stored bytes are damaged; other blocks are not
     ///   affected.
     fn read_block(&self, id: BlockId) -> Result<Block>;
@@ -75,8 +76,8 @@ pub trait StorageBackend: Send + Sync {
     /// Deletes a block as its own transaction.
     ///
     /// # Errors
-    /// - [`BlockNotFound`](crate::Error::BlockNotFound): there was nothing to delete at its place in
-    ///   commit order; nothing was written.
+    /// - [`BlockNotFound`](crate::Error::BlockNotFound): there was nothing to delete at its place
+    ///   in commit order; nothing was written.
     /// - otherwise as [`StorageBackend::write_block`].
     fn delete_block(&self, id: BlockId) -> Result<()>;
 
@@ -94,13 +95,14 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Closed`](crate::Error::Closed): the store was closed.
     fn begin_transaction(&self) -> Result<TransactionId>;
 
-    /// Adds a write to a transaction and returns the block's id. Nobody else sees it before commit.
+    /// Adds a write to a transaction and returns the block's id. No other reader sees it before
+    /// commit.
     ///
     /// # Errors
     /// - [`TransactionNotFound`](crate::Error::TransactionNotFound),
     ///   [`TransactionNotActive`](crate::Error::TransactionNotActive): the transaction has ended.
-    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the store
-    ///   and has been given up, with what the transaction had pending; roll it back.
+    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the
+    ///   store and has been given up, with what the transaction had pending; roll it back.
     /// - [`TransactionTooLarge`](crate::Error::TransactionTooLarge) or as
     ///   [`StorageBackend::write_block`]: the write was not added, the transaction goes on.
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId>;
@@ -115,8 +117,8 @@ pub trait StorageBackend: Send + Sync {
     /// Adds a delete to a transaction.
     ///
     /// # Errors
-    /// - [`BlockNotFound`](crate::Error::BlockNotFound): the transaction does not see this block; it
-    ///   goes on.
+    /// - [`BlockNotFound`](crate::Error::BlockNotFound): the transaction does not see this block;
+    ///   it goes on.
     /// - for a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
     fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<()>;
 
@@ -131,19 +133,20 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Conflict`](crate::Error::Conflict): nothing was written and the transaction is rolled
     ///   back; run it again on a newer snapshot.
-    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the store;
-    ///   nothing was written and the transaction is rolled back.
+    /// - [`SnapshotTooOld`](crate::Error::SnapshotTooOld): its snapshot was over a limit of the
+    ///   store; nothing was written and the transaction is rolled back.
     /// - [`StorageFull`](crate::Error::StorageFull), [`Poisoned`](crate::Error::Poisoned),
     ///   [`Closed`](crate::Error::Closed): nothing was written and the transaction is rolled back.
     /// - [`Io`](crate::Error::Io): the outcome is **unknown** until the store is opened again, so
     ///   assume neither commit nor rollback; the store is now poisoned.
     /// - [`TransactionNotFound`](crate::Error::TransactionNotFound),
     ///   [`TransactionNotActive`](crate::Error::TransactionNotActive): it had ended before.
-    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait for it; the transaction goes on.
+    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait for it; the
+    ///   transaction goes on.
     fn commit_transaction(&self, tx: TransactionId) -> Result<()>;
 
-    /// As [`StorageBackend::commit_transaction`], with a durability of its own, or the store's where it is `None`.
-    /// Returns the commit's LSN, as [`CommitTicket::wait`] does.
+    /// As [`StorageBackend::commit_transaction`], with a durability of its own, or the store's
+    /// where it is `None`. Returns the commit's LSN, as [`CommitTicket::wait`] does.
     ///
     /// # Errors
     /// As [`StorageBackend::commit_transaction`].
@@ -160,8 +163,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`TransactionNotActive`](crate::Error::TransactionNotActive): it was committed, or another
     ///   thread is committing it.
-    /// - [`TransactionNotFound`](crate::Error::TransactionNotFound): the id was never handed out, or
-    ///   the transaction ended too long ago to be remembered.
+    /// - [`TransactionNotFound`](crate::Error::TransactionNotFound): the id was never handed out,
+    ///   or the transaction ended too long ago to be remembered.
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()>;
 
     /// Begins a transaction with an isolation level.
@@ -191,14 +194,14 @@ pub trait StorageBackend: Send + Sync {
         self.begin_transaction_at(isolation)
     }
 
-    /// Hands a transaction's commit in and returns a ticket for it. `None` asks for the store's own
-    /// durability. It is carried out once its ticket is waited for, asked or dropped, or somebody else
-    /// commits. By default the commit is waited for here, and the ticket does not tell its LSN: only a
-    /// backend knows which commit was whose.
+    /// Submits a transaction's commit and returns a ticket for it. `None` asks for the store's own
+    /// durability. The commit is carried out once its ticket is waited for, asked or dropped, or
+    /// another caller commits. By default this call waits for the commit, and the ticket does not
+    /// tell its LSN: only a backend knows which commit was whose.
     ///
     /// # Errors
-    /// As [`StorageBackend::commit_transaction`], for what is known at once; the rest comes with the
-    /// ticket.
+    /// As [`StorageBackend::commit_transaction`], for what is known at once; the rest comes with
+    /// the ticket.
     fn submit_transaction(
         &self,
         tx: TransactionId,
@@ -207,7 +210,7 @@ pub trait StorageBackend: Send + Sync {
         self.commit_transaction(tx)?;
         let durable = durability == Some(Durability::Durable);
         let result = if durable { self.sync().map(|()| None) } else { Ok(None) };
-        // What is not asked to be durable may be so all the same, and is not known to be.
+        // A commit that need not be durable may be so, which is not known here.
         let reached = if durable { Durability::Durable } else { Durability::Buffered };
         Ok(CommitTicket::answered(result, reached))
     }
@@ -222,19 +225,20 @@ pub trait StorageBackend: Send + Sync {
         Err(Error::Unsupported { operation: "ranges" })
     }
 
-    /// Notes how far a transaction has come, for a scan that begins now: what the transaction writes
-    /// later is not walked to.
+    /// Notes how far a transaction has come, for a scan that begins now. The scan does not visit
+    /// what the transaction writes later.
     ///
     /// # Errors
     /// For a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
     fn scan_mark_in_tx(&self, tx: TransactionId) -> Result<ScanMark> {
-        // No more than whether the transaction is open is known here.
+        // Only whether the transaction is open is known here.
         self.block_exists_in_tx(tx, BlockId(0)).map(|_| ScanMark::LATEST)
     }
 
-    /// One page of a scan: ids that a transaction sees, in the order that was asked for. A serializable
-    /// transaction has read what the page covers: to its last id where it is full, to the end of the range
-    /// where it is not. By default all that [`StorageBackend::ids_in_tx`] lists, in one page.
+    /// One page of a scan: ids that a transaction sees, in the order that was asked for. A
+    /// serializable transaction has read what the page covers: to its last id where it is full, to
+    /// the end of the range where it is not. By default all that [`StorageBackend::ids_in_tx`]
+    /// lists, in one page.
     ///
     /// # Errors
     /// As [`StorageBackend::ids_in_tx`].
@@ -270,8 +274,9 @@ pub trait StorageBackend: Send + Sync {
     /// transaction, which may conflict.
     ///
     /// # Errors
-    /// - [`Error::BlockNotFound`]: the batch deletes a block that is not there at its place in commit
-    ///   order, and was not written before that by the batch; nothing of the batch is applied.
+    /// - [`Error::BlockNotFound`]: the batch deletes a block that is not there at its place in
+    ///   commit order, and was not written before that by the batch; nothing of the batch is
+    ///   applied.
     /// - [`Error::TransactionTooLarge`]: nothing of the batch is applied.
     /// - as [`StorageBackend::write_block`].
     fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
@@ -323,8 +328,8 @@ pub trait StorageBackend: Send + Sync {
     }
 
     /// Reads many blocks, each as of some moment of the call; the answers are in the order of the
-    /// ids. An id may occur more than once. The answer holds all payloads: ask in parts for more than
-    /// should be in memory at once.
+    /// ids. An id may occur more than once. The answer holds all payloads: ask in parts for more
+    /// than should be in memory at once.
     ///
     /// # Errors
     /// As [`StorageBackend::read_block`], of the first id that fails.
@@ -338,7 +343,8 @@ pub trait StorageBackend: Send + Sync {
     /// - [`Io`](crate::Error::Io), [`Poisoned`](crate::Error::Poisoned): commits that were not yet
     ///   durable may be lost; open the store again.
     /// - [`Closed`](crate::Error::Closed): the store was closed.
-    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait; nothing was done.
+    /// - [`InCallback`](crate::Error::InCallback): the calling thread must not wait; nothing was
+    ///   done.
     fn sync(&self) -> Result<()>;
 
     /// Makes a commit and every earlier one durable; returns at once where they are.
@@ -354,14 +360,14 @@ pub trait StorageBackend: Send + Sync {
         if lsn <= stats.durable_lsn { Ok(()) } else { self.sync() }
     }
 
-    /// A handle to the same store for a transaction to keep, where the backend has one at hand that is
-    /// cheaper than a clone; `None` where it has not.
+    /// A handle to the same store for a transaction to keep, where the backend has one at hand that
+    /// is cheaper than a clone; `None` where it has not.
     fn handle(&self) -> Option<Arc<dyn StorageBackend>> {
         None
     }
 
-    /// Where calls of [`transact`](crate::StorageExt::transact) that lose again and again wait for their turn.
-    /// `None` where there is no such place: then they only try again.
+    /// Where calls of [`transact`](crate::StorageExt::transact) that lose again and again wait for
+    /// their turn. `None` where there is no such place: then they only try again.
     fn turns(&self) -> Option<&Turns> {
         None
     }

@@ -31,10 +31,10 @@ use crate::error::{Defect, Error, Place, Result};
 
 /// Names a block. `BlockId(0)` never names one: on a write it asks the store to allocate an id.
 ///
-/// Ids are allocated one after the other, above the highest that a commit has named. An id that a caller names
-/// changes nothing before it is committed. Once `u64::MAX` is, ids come from below: from where allocation was, or,
-/// in a later session, from above the highest block below the top. There the id of a deleted block may come again,
-/// which it never does otherwise.
+/// Ids are allocated one after the other, above the highest that a commit has named. An id that a
+/// caller names changes nothing before it is committed. Once `u64::MAX` is, ids come from below:
+/// from where allocation was, or, in a later session, from above the highest block below the top.
+/// There the id of a deleted block may come again, which it never does otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BlockId(pub u64);
 
@@ -82,7 +82,7 @@ macro_rules! coded_enum {
 }
 
 coded_enum! {
-    /// What the payload holds. The store does not interpret it; codes are permanent.
+    /// The kind of the payload. The store does not interpret it; codes are permanent.
     BlockType {
         /// Rows of a table.
         TableData = 1,
@@ -120,7 +120,7 @@ coded_enum! {
 pub struct BlockHeader {
     /// The block's id; 0 before one is allocated.
     pub block_id: BlockId,
-    /// What the payload holds.
+    /// The kind of the payload.
     pub block_type: BlockType,
     /// How the payload is compressed.
     pub compression: Compression,

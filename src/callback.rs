@@ -1,27 +1,30 @@
-//! Callbacks: what user code may do that runs in the middle of a store's work.
+//! Callbacks: the rules for user code that runs in the middle of a store's work.
 //!
-//! Owns one word of each thread, its [`Duty`]: who waits for the thread while it runs somebody's code.
+//! Owns one word of each thread, its [`Duty`]: which threads wait for it while it runs user code.
 //!
-//! | duty      | the thread                                                      | may wait for a store | may close one |
-//! |-----------|-----------------------------------------------------------------|----------------------|---------------|
-//! | `None`    | is its caller's own                                             | yes                  | yes           |
-//! | `Telling` | is the store's, holds nothing, and tells its user something     | yes                  | no            |
-//! | `Working` | carries the log, looks after the store or is an I/O worker      | no                   | no            |
+//! | duty      | the thread                                          | may wait | may close |
+//! |-----------|-----------------------------------------------------|----------|-----------|
+//! | `None`    | is its caller's own                                 | yes      | yes       |
+//! | `Telling` | is the store's, holds nothing, and informs its user | yes      | no        |
+//! | `Working` | leads commits, runs maintenance or is an I/O worker | no       | no        |
 //!
 //! Rules:
 //!
-//! 1. Where a store runs code of its user, or drops what may run it, the thread's duty says what is at stake:
-//!    `Working` where a commit, the log or a lock may wait for the thread, `Telling` where only a close does.
-//! 2. Every public call that may wait for other commits, the log or the upkeep asks [`check_may_wait`] before it
-//!    changes anything, so that its refusal leaves nothing behind. It does not matter which store it is: two stores
-//!    whose callbacks wait for each other hang as one does that waits for itself.
-//! 3. What joins threads asks [`may_close`]. A store whose last handle is dropped where it may not be closed is
-//!    closed by a thread of its own ([`LocalBackend`](crate::LocalBackend)).
-//! 4. What the upkeep itself waits for is its own affair: it puts its duty down for that (`compaction::moves`).
+//! 1. Where a store runs code of its user, or drops a value that may run it, the thread's duty says
+//!    what is at stake: `Working` where a commit, the log or a lock may wait for the thread,
+//!    `Telling` where only a close does.
+//! 2. Every public call that may wait for other commits, the log or maintenance asks
+//!    [`check_may_wait`] before it changes anything, so that its refusal leaves nothing behind. The
+//!    rule holds across stores: two stores whose callbacks wait for each other hang as one does
+//!    that waits for itself.
+//! 3. A call that joins threads asks [`may_close`]. A store whose last handle is dropped where it
+//!    may not be closed is closed by a thread of its own ([`LocalBackend`](crate::LocalBackend)).
+//! 4. The maintenance thread sets its own duty aside while it waits (`compaction::relocation`).
 //!
-//! The watchers of an open, a backup and a restore, and the body of `transact`, run on their caller's thread with
-//! no duty: nobody waits for those but their caller. The methods of a [`Disk`](crate::io::Disk) are no
-//! callbacks but a part of the store, called under its locks; they must not use it.
+//! The watchers of an open, a backup and a restore, and the body of `transact`, run on their
+//! caller's thread without duty: only their caller waits for them. The methods of a
+//! [`Disk`](crate::io::Disk) are no callbacks but a part of the store, called under its locks; they
+//! must not use it.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,13 +32,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Error, Result};
 use crate::sync::{Process, thread_local};
 
-/// Who waits for a thread.
+/// The threads that wait for a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Duty {
     /// Only its caller.
     #[default]
     None,
-    /// Who closes the store.
+    /// A thread that closes the store.
     Telling,
     /// Commits.
     Working,
@@ -52,7 +55,7 @@ pub(crate) struct OnDuty {
     before: Duty,
 }
 
-/// Takes a duty up, or puts it down for a while.
+/// Sets the thread's duty until the guard is dropped.
 pub(crate) fn begin(duty: Duty) -> OnDuty {
     OnDuty { before: DUTY.with(|current| current.replace(duty)) }
 }
@@ -63,8 +66,8 @@ impl Drop for OnDuty {
     }
 }
 
-/// Runs code of the user. Its panic goes to the panic hook and no further, and a child that was forked in it
-/// does not return from it: the frames below are the parent's.
+/// Runs code of the user. Its panic goes to the panic hook and no further. A child that was forked
+/// in it does not return from it: the frames below are the parent's.
 pub(crate) fn run(code: impl FnOnce()) {
     let (process, duty) = (Process::current(), DUTY.with(Cell::get));
     if catch_unwind(AssertUnwindSafe(code)).is_err() {

@@ -1,7 +1,7 @@
 //! Checksums: CRC-32C (Castagnoli), of everything that is written.
 //!
-//! Owns nothing; says which function and whose implementation of it, in one place. The polynomial is
-//! that of iSCSI (RFC 3720), and the results are part of the format (`docs/format.md`).
+//! Owns nothing; names the function and its implementation in one place. The polynomial is that of
+//! iSCSI (RFC 3720), and the results are part of the format (`docs/format.md`).
 
 use std::hint::black_box;
 
@@ -22,9 +22,9 @@ pub(crate) fn crc32c_append(before: u32, bytes: &[u8]) -> u32 {
     digest.finalize() as u32
 }
 
-/// CRC-32C of bytes that the processor has likely not at hand: a block found on a map.
+/// CRC-32C of bytes that are likely not in the processor's cache: a block found on a map.
 ///
-/// Looks at every line of them first. None of these loads waits for another, so the processor has many
+/// Reads every line of them first. None of these loads waits for another, so the processor has many
 /// under way at once, where the checksum itself walks and waits; measured in `docs/performance.md`.
 pub(crate) fn crc32c_cold(bytes: &[u8]) -> u32 {
     black_box(bytes.iter().step_by(LINE_LEN).fold(0, |seen, byte| seen ^ byte));

@@ -1,14 +1,14 @@
-//! Durability: what a commit waits for, and what it then survives.
+//! Durability: the event that a commit waits for, and the failures that it then survives.
 
 #[cfg(doc)]
 use crate::backend::StorageBackend;
 
-/// What must have happened before a commit is acknowledged.
+/// The event that comes before a commit is acknowledged.
 ///
-/// What becomes of commits that were acknowledged; each cell names its test in `tests/durability.rs`:
+/// The fate of acknowledged commits; each cell names its test in `tests/durability.rs`:
 ///
-/// | level      | process killed | operating system crashes | power lost |
-/// |------------|----------------|--------------------------|------------|
+/// | level      | process killed | operating system crashes | power lost                                                               |
+/// |------------|----------------|--------------------------|--------------------------------------------------------------------------|
 /// | `Durable`  | survive<br>`durable_commits_survive_a_kill` | survive<br>`durable_commits_survive_a_crash_of_the_system` | survive<br>`durable_commits_survive_a_power_cut` |
 /// | `Buffered` | survive<br>`buffered_commits_survive_a_kill` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_crash_of_the_system` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_power_cut` |
 ///

@@ -1,10 +1,10 @@
 //! Errors: one variant per decision that the caller makes.
 //!
 //! Owns [`Error`] and the small types it carries. Invariant: no variant holds a free-form string or
-//! bytes of a block; a place is named by file, offset, LSN and block id. What carries an error of the
-//! operating system ends its message with that one's words: EACCES, EROFS and EMFILE need different hands. A
-//! full disk says which limit that was. Does not decide policy: the module that returns a variant documents
-//! the state it leaves the store in.
+//! bytes of a block; a place is named by file, offset, LSN and block id. A variant with an error of
+//! the operating system ends its message with the system's words, because EACCES, EROFS and EMFILE
+//! need different actions. A full disk names the limit that was met. Does not decide policy: the
+//! module that returns a variant documents the state it leaves the store in.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::block::{BlockId, Lsn, TransactionId};
 /// The result of every fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, by what the caller can do about it.
+/// An error, by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -55,14 +55,14 @@ pub enum Error {
     /// Stored bytes are not what was written. Retrying does not help; `verify` lists all damage.
     #[error("{defect} in {place}")]
     Corrupt {
-        /// What is wrong with the bytes.
+        /// The defect of the bytes.
         defect: Defect,
         /// Where the bytes are.
         place: Place,
     },
     /// The operating system refused an operation. After a failed write or sync the outcome of the
-    /// commit is **unknown** until the store is opened again, and the store is poisoned. The message ends with
-    /// the system's own words, and the source is what they are made from.
+    /// commit is **unknown** until the store is opened again, and the store is poisoned. The
+    /// message ends with the system's own words, and the source is what they are made from.
     #[error("{op} failed on {}: {source}", path.display())]
     Io {
         /// The operation.
@@ -73,12 +73,13 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// An earlier write, sync or panic left the store unable to promise durability. Reads go on;
-    /// open the store again to write, or restore it if its files were removed ([`PoisonCause::Removed`]). Nothing was written of what is refused with this, unless the
-    /// cause is [`PoisonCause::ThreadPanicked`]: a commit that was under way then has an **unknown**
-    /// outcome until the store is opened again.
+    /// open the store again to write, or restore it if its files were removed
+    /// ([`PoisonCause::Removed`]). Nothing was written of what is refused with this, unless the
+    /// cause is [`PoisonCause::ThreadPanicked`]: a commit that was under way then has an
+    /// **unknown** outcome until the store is opened again.
     #[error("the store refuses writes since {cause}; {}", cause.advice())]
     Poisoned {
-        /// What happened first.
+        /// The first failure.
         cause: PoisonCause,
     },
     /// No space is left for this write. Nothing was written and the store is not poisoned: reads
@@ -89,16 +90,16 @@ pub enum Error {
         needed: u64,
         /// The store's directory.
         path: PathBuf,
-        /// What there is no space left on or within.
+        /// The limit that was met.
         limit: SpaceLimit,
     },
-    /// The system refused the process something that it may have only so much of: descriptors, memory, maps,
-    /// threads, or length of a file. It did so before anything was touched: what was asked for did not happen,
-    /// and the store is not poisoned. Reads and commits that do without go on, and the same call succeeds once
-    /// the limit allows it, without opening the store again.
+    /// The system refused the process something that it may have only so much of: descriptors,
+    /// memory, maps, threads, or length of a file. It did so before anything was touched: what was
+    /// asked for did not happen, and the store is not poisoned. Reads and commits that do without
+    /// go on, and the same call succeeds once the limit allows it, without opening the store again.
     #[error("{op} failed on {}, out of {resource}: {source}", path.display())]
     ResourceExhausted {
-        /// What there was too little of.
+        /// The resource that ran short.
         resource: Resource,
         /// The operation that was refused.
         op: IoOp,
@@ -157,7 +158,7 @@ pub enum Error {
     NotAStore {
         /// The path that was given.
         path: PathBuf,
-        /// What stands in the way.
+        /// The reason.
         reason: NotAStoreReason,
     },
     /// A backup or a restored store needs a directory of its own. Nothing was changed.
@@ -184,17 +185,19 @@ pub enum Error {
         /// The rule it breaks.
         reason: &'static str,
     },
-    /// Every id from 1 to `u64::MAX` names a block, so none can be allocated. Explicit ids still work.
+    /// Every id from 1 to `u64::MAX` names a block, so none can be allocated. Explicit ids still
+    /// work.
     #[error("no block id is left to allocate")]
     IdsExhausted,
     /// The backend does not offer this. Nothing was changed.
     #[error("this backend does not offer {operation}")]
     Unsupported {
-        /// What was asked for.
+        /// The operation that was asked for.
         operation: &'static str,
     },
-    /// The store was opened to be read only ([`Options::read_only`](crate::Options::read_only)). Nothing was
-    /// changed; open it without that option to write, once no other process reads it so.
+    /// The store was opened to be read only ([`Options::read_only`](crate::Options::read_only)).
+    /// Nothing was changed; open it without that option to write, once no other process reads it
+    /// so.
     #[error("the store is open to be read only")]
     ReadOnly,
     /// The callback that watches a long open, backup or restore asked to stop. Nothing was changed.
@@ -203,20 +206,20 @@ pub enum Error {
     /// The store was closed through this or another handle.
     #[error("the store is closed")]
     Closed,
-    /// The call may have to wait for a store, and the calling thread is one that a store waits for: it runs a
-    /// callback ([`CommitTicket::on_durable`](crate::CommitTicket::on_durable),
-    /// [`Options::on_space_low`](crate::Options::on_space_low)) or drops a payload in the middle of commits.
-    /// Nothing was done. Hand commits in without waiting for them
+    /// The call may have to wait for a store, and the calling thread is one that a store waits for:
+    /// it runs a callback ([`CommitTicket::on_durable`](crate::CommitTicket::on_durable),
+    /// [`Options::on_space_low`](crate::Options::on_space_low)) or drops a payload in the middle of
+    /// commits. Nothing was done. Hand commits in without waiting for them
     /// ([`Transaction::submit`](crate::Transaction::submit)), begin without waiting
     /// ([`StorageExt::try_begin`](crate::StorageExt::try_begin)), or have another thread do it.
     #[error(
         "a callback may not wait for a store: hand in without waiting, or have another thread do it"
     )]
     InCallback,
-    /// The store was opened by a process that this one was forked from. Nothing was done: a store belongs
-    /// to the process that opened it, and what a child does to its handles changes nothing in the parent,
-    /// whose store goes on. Let the child exec or exit, or open the store anew in it after the parent has
-    /// closed its own.
+    /// The store was opened by a process that this one was forked from. Nothing was done: a store
+    /// belongs to the process that opened it, and what a child does to its handles changes nothing
+    /// in the parent, whose store goes on. Let the child exec or exit, or open the store anew in it
+    /// after the parent has closed its own.
     #[error("the store was opened by another process, which this one was forked from")]
     Forked,
 }
@@ -251,7 +254,7 @@ pub enum IoOp {
     Spawn,
 }
 
-/// What the system grants a process only so much of.
+/// A resource that the system limits for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resource {
@@ -278,7 +281,7 @@ pub struct Place {
     pub block: Option<BlockId>,
 }
 
-/// What is wrong with stored bytes.
+/// A defect of stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Defect {
@@ -308,7 +311,8 @@ pub enum Defect {
     ForeignCheckpoint,
     /// The log does not say that a checkpoint counts.
     Unconfirmed,
-    /// The log ends before a commit that a checkpoint holds: acknowledged commits are lost from there on.
+    /// The log ends before a commit that a checkpoint holds: acknowledged commits are lost from
+    /// there on.
     MissingEnd {
         /// The number in the checkpoint's file name.
         checkpoint: u64,
@@ -321,7 +325,8 @@ pub enum Defect {
     FileNumber,
     /// The list of a backup's files is damaged.
     Manifest,
-    /// A file that a backup's manifest lists, or a checkpoint that a newer one builds on, is missing.
+    /// A file that a backup's manifest lists, or a checkpoint that a newer one builds on, is
+    /// missing.
     MissingFile,
     /// A file of a backup is not the one that its manifest lists.
     BackupChecksum,
@@ -335,12 +340,12 @@ pub enum NotAStoreReason {
     NotADirectory,
     /// The directory does not exist and the options say not to create one.
     Missing,
-    /// The directory holds files of somebody else and no `META`.
+    /// The directory holds foreign files and no `META`.
     ForeignFiles,
     /// A file of the store is not a plain file (a link, pipe or directory stands in its place).
     UnsafeFile,
-    /// It is a backup, which is to stay as it is, or what an interrupted restore left: restore to an empty
-    /// directory and open that.
+    /// It is a backup, which is to stay as it is, or what an interrupted restore left: restore to
+    /// an empty directory and open that.
     Backup,
     /// A backup is wanted, and this has no manifest: it is none, or was not finished.
     NoManifest,
@@ -370,13 +375,14 @@ pub enum SnapshotLimit {
     PinnedBytes(u64),
 }
 
-/// What sets an end to a store's space.
+/// The limit of a store's space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpaceLimit {
     /// The file system, or what the volume below it has left.
     Disk,
-    /// What the file system grants this user, group or project (`EDQUOT`). Others may still write.
+    /// The quota of this user, group or project in the file system (`EDQUOT`). Others may still
+    /// write.
     UserQuota,
     /// The store's own `max_bytes`.
     MaxBytes(u64),
@@ -396,7 +402,8 @@ impl std::fmt::Display for OverQuota {
 
 impl std::error::Error for OverQuota {}
 
-/// This process was forked from the one that opened the file: inside of the [`io::Error`] that says so.
+/// This process was forked from the one that opened the file: inside of the [`io::Error`] that says
+/// so.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ForkedProcess;
 
@@ -408,7 +415,7 @@ impl std::fmt::Display for ForkedProcess {
 
 impl std::error::Error for ForkedProcess {}
 
-/// What made the store refuse writes.
+/// The cause for which the store refuses writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoisonCause {
@@ -418,14 +425,14 @@ pub enum PoisonCause {
     SyncFailed,
     /// A thread of the store panicked.
     ThreadPanicked,
-    /// The directory, its `META` or the segment in use was removed while the store was open. What was
-    /// acknowledged before that is gone from the directory; reads go on as long as this handle lives. Commits
-    /// of up to a second after the removal may have been acknowledged all the same.
+    /// The directory, its `META` or the segment in use was removed while the store was open. What
+    /// was acknowledged before that is gone from the directory; reads go on as long as this handle
+    /// lives. Commits of up to a second after the removal may have been acknowledged all the same.
     Removed,
 }
 
 impl PoisonCause {
-    /// What is left to do.
+    /// The action that remains.
     fn advice(self) -> &'static str {
         match self {
             PoisonCause::Removed => {
@@ -437,9 +444,9 @@ impl PoisonCause {
 }
 
 impl Error {
-    /// Wraps an operating-system error with the operation and the path it happened on. A shortage is
-    /// [`Error::ResourceExhausted`], unless bytes may have been touched: whoever writes or syncs knows nothing
-    /// of what got through.
+    /// Wraps an operating-system error with the operation and the path it happened on. A shortage
+    /// is [`Error::ResourceExhausted`], unless the operation may have changed bytes: after a failed
+    /// write or sync it is unknown which bytes got through.
     pub(crate) fn io(op: IoOp, path: impl Into<PathBuf>, source: io::Error) -> Error {
         if source.get_ref().is_some_and(|inner| inner.is::<ForkedProcess>()) {
             return Error::Forked;
@@ -457,8 +464,9 @@ impl Error {
         matches!(self, Error::StorageFull { .. } | Error::ResourceExhausted { .. })
     }
 
-    /// As [`Error::io`], for an operation on files that nothing relies on yet and that needs `needed` bytes of
-    /// space: without them it is [`Error::StorageFull`], and any other shortage [`Error::ResourceExhausted`].
+    /// As [`Error::io`], for an operation on files that nothing relies on yet and that needs
+    /// `needed` bytes of space: without them it is [`Error::StorageFull`], and any other shortage
+    /// [`Error::ResourceExhausted`].
     pub(crate) fn space(op: IoOp, directory: &Path, needed: u64, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -480,8 +488,8 @@ impl Error {
         }
     }
 
-    /// Returns whether running the same transaction again at once, on a newer snapshot, can succeed.
-    /// Not so after [`Error::SnapshotTooOld`]: the same work would be over the same limit.
+    /// Returns whether running the same transaction again at once, on a newer snapshot, can
+    /// succeed. Not so after [`Error::SnapshotTooOld`]: the same work would be over the same limit.
     ///
     /// # Examples
     /// ```
@@ -495,7 +503,7 @@ impl Error {
     }
 }
 
-/// What the system was out of; `None` for any other error.
+/// The resource that the system was out of; `None` for any other error.
 pub(crate) fn shortage(error: &io::Error, op: IoOp) -> Option<Resource> {
     match (error.kind(), error.raw_os_error()) {
         (_, Some(libc::EMFILE | libc::ENFILE)) => Some(Resource::Descriptors),
@@ -629,7 +637,7 @@ impl std::fmt::Display for Place {
 mod tests {
     use super::*;
 
-    /// Of an access that was refused, a read-only volume and too many descriptors, each wants another hand.
+    /// A refused access, a read-only volume and too many descriptors need different actions.
     #[test]
     fn message_ends_with_the_systems_own_words() {
         let errors = [

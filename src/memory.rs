@@ -1,9 +1,8 @@
 //! The memory backend: the contract without a disk.
 //!
-//! Owns the commit lock; a commit is checked, given its LSN and published under it. Versions are the
-//! blocks themselves, shared with readers. Nothing survives the process; `sync` has nothing to do.
-//! A forked child has a copy of it all, of the locks that other threads held, too. So every call is
-//! refused there, as with a store on disk, and a drop forgets what another thread may have been changing.
+//! A forked child has a copy of it all, even of locks that other threads held. So every call is
+//! refused there, as with a store on disk, and a drop leaks memory that another thread may have
+//! been changing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,14 +47,14 @@ struct MemoryStore {
     clock: Clock,
 }
 
-/// Tells the time, of which only differences mean anything.
+/// Tells the time. Only differences mean anything.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Without its blocks: what a program logs of its store is not what it keeps there.
+/// Without its blocks, which must not get into a program's log.
 impl std::fmt::Debug for MemoryBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemoryBackend")
-            .field("visible", &self.inner.mvcc.index.visible())
+            .field("visible", &self.inner.mvcc.index.visible_lsn())
             .finish_non_exhaustive()
     }
 }
@@ -132,8 +131,8 @@ impl MemoryOptions {
     }
 
     /// Bytes of older versions that are kept for snapshots; as
-    /// [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max), all of it memory here.
-    /// Default: no limit.
+    /// [`Options::snapshot_pinned_max`](crate::Options::snapshot_pinned_max), all of it memory
+    /// here. Default: no limit.
     #[must_use]
     pub fn snapshot_pinned_max(mut self, bytes: u64) -> MemoryOptions {
         self.limits.snapshot_pinned_max = bytes;
@@ -159,18 +158,18 @@ impl MemoryOptions {
 impl MemoryStore {
     fn commit(&self, batch: Batch) -> Result<Lsn> {
         let in_flight = self.commits.lock();
-        if let Err(error) = in_flight.check(&batch, &self.mvcc.index) {
+        if let Err(error) = in_flight.check_batch(&batch, &self.mvcc.index) {
             self.mvcc.counters.conflicts.add(u64::from(error.is_retryable()));
             return Err(error);
         }
-        let lsn = Lsn(self.mvcc.index.visible().0 + 1);
+        let lsn = Lsn(self.mvcc.index.visible_lsn().0 + 1);
         let changes = batch.operations.into_iter().map(|(id, operation)| match operation {
             Operation::Write(block) => (id, lsn, Some(block)),
             Operation::Delete => (id, lsn, None),
             Operation::Move { .. } => unreachable!("memory has no segments to empty"),
         });
-        let moment = self.mvcc.moment();
-        self.mvcc.publish(changes, &LookedUp::default(), lsn, |_, _| {});
+        let moment = self.mvcc.lock_moment();
+        self.mvcc.publish_and_count(changes, &LookedUp::default(), lsn, |_, _| {});
         self.mvcc.counters.commits.add(1);
         drop(moment);
         Ok(lsn)
@@ -195,14 +194,14 @@ impl Engine for MemoryBackend {
         let inner = &self.inner;
         // In a forked child a slot may be in the making for ever.
         let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
-        Some(handles.get(|| MemoryBackend { inner: Arc::clone(inner), handles: None }))
+        Some(handles.handle_of_thread(|| MemoryBackend { inner: Arc::clone(inner), handles: None }))
     }
 
-    fn fetch(&self, _id: BlockId, version: &Block) -> Result<Option<Block>> {
+    fn fetch_block(&self, _id: BlockId, version: &Block) -> Result<Option<Block>> {
         Ok(Some(version.clone()))
     }
 
-    fn hand_in(&self, batch: Batch, _durability: Option<Durability>) -> Result<CommitTicket> {
+    fn submit_batch(&self, batch: Batch, _durability: Option<Durability>) -> Result<CommitTicket> {
         let transaction = batch.transaction;
         let result = self.inner.commit(batch);
         self.inner.mvcc.end_transaction(transaction, &result);
@@ -213,16 +212,16 @@ impl Engine for MemoryBackend {
         Ok(())
     }
 
-    /// As durable as can be here: what is visible survives what the store does.
+    /// As durable as can be here: a visible commit survives all that the store does.
     fn durable_lsn(&self) -> Lsn {
-        self.inner.mvcc.index.visible()
+        self.inner.mvcc.index.visible_lsn()
     }
 
     fn now(&self) -> Duration {
         (self.inner.clock)()
     }
 
-    fn help_along(&self) {}
+    fn ensure_commit_progress(&self) {}
 
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
         ids.iter().map(|id| self.read_block(*id)).collect()

@@ -1,6 +1,6 @@
 //! The order in which a range is walked.
 //!
-//! Owns [`ScanOrder`] and what comes before what in it.
+//! Owns [`ScanOrder`] and its comparison.
 
 /// The end of a range at which a scan begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,7 +1,8 @@
 //! Statistics of a store: counters since open, and sizes as of now.
 //!
-//! What commits change is told of one moment, by one call: totals, writes, deletes, commits, groups, the visible
-//! and the durable LSN (`mvcc/state` says how). The rest is read beside them, one after the other.
+//! One call tells of one moment what commits change: totals, writes, deletes, commits, groups, the
+//! visible and the durable LSN (`mvcc/state` says how). The rest is read beside them, one after the
+//! other.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ pub const GROUP_SIZES: usize = 16;
 
 /// Counters since open, and sizes as of now.
 ///
-/// `total_blocks`, `total_bytes`, `write_ops`, `delete_ops`, `commits`, `groups`, `visible_lsn` and `durable_lsn`
-/// are of one moment: they tell of all commits up to `visible_lsn`, and of no later one. `durable_lsn` is never
-/// above it. The others are read at about the same time.
+/// `total_blocks`, `total_bytes`, `write_ops`, `delete_ops`, `commits`, `groups`, `visible_lsn` and
+/// `durable_lsn` are of one moment: they tell of all commits up to `visible_lsn`, and of no later
+/// one. `durable_lsn` is never above it. The others are read at about the same time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StorageStats {
@@ -50,8 +51,8 @@ pub struct StorageStats {
     pub memory_bytes: u64,
     /// Older versions kept for open transactions and snapshots.
     pub undo_entries: u64,
-    /// What keeping those versions costs in bytes: their payloads (memory, or space of the log that
-    /// cannot be used again) and an entry of the index for each. What a local store keeps on disk for
+    /// Bytes that those versions cost: their payloads (memory, or space of the log that cannot be
+    /// used again) and an entry of the index for each. The disk space that a local store keeps for
     /// them, whole segments among it, is [`SpaceReport::pinned_bytes`](crate::SpaceReport).
     pub pinned_bytes: u64,
     /// Lengths of segments that are deleted, and on the disk because readers hold bytes of them
@@ -63,24 +64,25 @@ pub struct StorageStats {
     pub oldest_snapshot_age: Duration,
     /// Commit groups written to the log.
     pub groups: u64,
-    /// Those groups by the number of their commits: of 1 commit, of 2 to 3, of 4 to 7, and so on; the
-    /// last also counts larger ones.
+    /// Those groups by the number of their commits: of 1 commit, of 2 to 3, of 4 to 7, and so on;
+    /// the last also counts larger ones.
     pub group_sizes: [u64; GROUP_SIZES],
-    /// What the group of each commit took to be laid out and written, summed over commits. As every commit
-    /// of a group waits for all of it, this over `commits` is a commit's share of its latency.
+    /// Time in which the group of each commit was laid out and written, summed over commits. As
+    /// every commit of a group waits for all of it, this over `commits` is a commit's share of its
+    /// latency.
     pub write_time: Duration,
-    /// What the sync of its group took, summed over commits.
+    /// Time of the sync of each commit's group, summed over commits.
     pub sync_time: Duration,
     /// Groups that started while another one was on its way to the disk.
     pub overlapped_groups: u64,
-    /// What publishing its group and waking its callers took, summed over commits.
+    /// Time in which each commit's group was published and its callers woken, summed over commits.
     pub wake_time: Duration,
     /// Syncs of the log that commits waited for.
     pub log_syncs: u64,
     /// Bytes written to the log: frames and padding.
     pub log_bytes: u64,
-    /// Payload bytes of blocks that compaction has written to the log again; part of `log_bytes`, which has
-    /// their headers too.
+    /// Payload bytes of blocks that compaction has written to the log again; part of `log_bytes`,
+    /// which has their headers too.
     pub moved_bytes: u64,
     /// Bytes of zeros written ahead of the log's tail, outside the way of commits.
     pub zeroed_bytes: u64,
@@ -111,9 +113,10 @@ pub struct OldestSnapshot {
 pub enum StallCause {
     /// As many bytes of commits were under way as may be (`in_flight_len_max`).
     InFlight,
-    /// As many commits were handed in and not looked at as may be.
+    /// The commit queue was full: as many commits were submitted and not taken up as may be.
     Queue,
-    /// The log had caught up with the space zeroed ahead: it waited for a worker, or took space itself.
+    /// The log had caught up with the space zeroed ahead: it waited for a worker, or took space
+    /// itself.
     SpaceAhead,
     /// The next segment was not ready.
     NextSegment,
@@ -123,7 +126,7 @@ pub enum StallCause {
     Sync,
     /// A checkpoint or compaction held the log between two groups.
     Upkeep,
-    /// The disk or the quota is full: room had to be made, or the reserve filled up, first.
+    /// The disk or the quota is full: space had to be reclaimed, or the reserve filled up, first.
     Full,
 }
 
@@ -171,8 +174,8 @@ pub struct Stall {
     pub longest: Duration,
 }
 
-/// Waits of writers of 10 ms and more since open, by cause. What holds up the log holds up everybody in its
-/// queue, and is counted once.
+/// Waits of writers of 10 ms and more since open, by cause. A wait that holds up the log holds up
+/// every commit in its queue, and is counted once.
 ///
 /// # Examples
 /// ```

@@ -1,10 +1,10 @@
-//! Synchronisation: what threads of this crate share state through, and wait at.
+//! Synchronisation: the primitives through which threads of this crate share state and wait.
 //!
-//! Owns no state but the slot of each thread ([`thread_slot`]); everything else is a name for somebody
-//! else's primitive. One place names them so that the very same sources can be compiled over modelled
-//! ones: `tests/loom` and `tests/shuttle` put their own module here and try the schedules of threads one
-//! by one. So code that locks, waits or hands over says `crate::sync`; counters that only statistics
-//! read do not.
+//! Owns no state but the slot of each thread ([`thread_slot`]); everything else is a name for a
+//! primitive of another crate. One place names them so that the very same sources can be compiled
+//! over modelled ones: `tests/loom` and `tests/shuttle` put their own module here and try the
+//! schedules of threads one by one. So code that locks, waits or hands over says `crate::sync`;
+//! counters that only statistics read do not.
 
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -14,7 +14,7 @@ pub(crate) use std::thread_local;
 pub(crate) use crossbeam_channel as channel;
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-/// The monotonic time, of which only differences mean anything. A model checker's stands still.
+/// The monotonic time. Only differences mean anything. A model checker's stands still.
 pub(crate) use crate::io::os::clock as now;
 /// The process that something belongs to. A model checker knows of one only.
 pub(crate) use crate::io::os::{Process, ProcessBound};

@@ -1,16 +1,17 @@
 //! Tickets: where a caller waits for its commit.
 //!
-//! Owns the hand-over of one result from whoever carries the log to one caller. Invariant: a ticket is
-//! answered exactly once; a [`Reply`] that is dropped without answering answers [`Error::Closed`], by a
-//! panic [`Error::Poisoned`], so nobody waits for ever. Somebody works at a commit as soon as its ticket is
-//! asked for anything or dropped, and until then whenever somebody works at another one: so one that is
-//! about to be waited for costs nobody a wake-up.
+//! Owns the hand-over of one result from the leader to one caller. Invariant: a ticket is answered
+//! exactly once. A [`Reply`] that is dropped without answering answers [`Error::Closed`], by a
+//! panic [`Error::Poisoned`], so no caller waits for ever. A thread works at a commit as soon as
+//! its ticket is asked for anything or dropped, and until then whenever a thread works at another
+//! one. So a ticket that is about to be waited for costs no wake-up.
 //!
-//! A ticket belongs to the process that handed its commit in. In a forked child it answers
-//! [`Error::Forked`], before it takes any lock, since those who would answer it are not there.
+//! A ticket belongs to the process that submitted its commit. In a forked child it answers
+//! [`Error::Forked`], before it takes any lock, since the threads that would answer it are not
+//! there.
 //!
-//! A callback runs in the middle of other commits, on a thread that may carry the log. So waiting there
-//! is refused ([`callback`]).
+//! A callback runs in the middle of other commits, on a thread that may be the leader. So waiting
+//! there is refused ([`callback`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
 use crate::sync::{Condvar, Mutex, Process};
 
-/// What a caller is told: the commit's LSN, if it has one.
+/// The result for the caller: the commit's LSN, if it has one.
 type Answer = Result<Option<Lsn>>;
 
 type Callback = Box<dyn FnOnce(Answer) + Send>;
@@ -38,13 +39,13 @@ struct TicketState {
     callback: Option<Callback>,
 }
 
-/// What a ticket asks of the store that issued it.
+/// The store that issued a ticket.
 pub(crate) trait Issuer: Send + Sync {
-    /// Works at commits on the calling thread, if nobody else does, until `enough`.
+    /// Works at commits on the calling thread, if no other thread does, until `enough`.
     fn carry(&self, enough: &dyn Fn() -> bool);
-    /// Says that a commit was handed in for which nobody waits yet.
+    /// Tells of a submitted commit for which no caller waits yet.
     fn announce(&self);
-    /// Makes sure that somebody works at commits, if need be this thread.
+    /// Makes sure that a thread works at commits, if need be this one.
     fn nudge(&self);
     /// The newest LSN known durable.
     fn durable(&self) -> Lsn;
@@ -57,9 +58,9 @@ pub(crate) struct Reply(Option<Arc<TicketSlot>>);
 
 /// A commit under way: submit now, wait later. One thread can keep thousands in flight.
 ///
-/// Dropping a ticket never loses the commit, and asking one has the commit carried out. Of a ticket that
-/// [`StorageBackend::submit_transaction`](crate::StorageBackend::submit_transaction) returned and that is
-/// merely kept, the commit may stay where it is until somebody else commits.
+/// Dropping a ticket never loses the commit, and asking one has the commit carried out. A ticket of
+/// [`StorageBackend::submit_transaction`](crate::StorageBackend::submit_transaction) that is merely
+/// kept may leave the commit where it is until another caller commits.
 ///
 /// # Examples
 /// ```
@@ -77,7 +78,7 @@ pub(crate) struct Reply(Option<Arc<TicketSlot>>);
 pub struct CommitTicket {
     slot: Arc<TicketSlot>,
     issuer: Option<Arc<dyn Issuer>>,
-    /// What the answer says by itself.
+    /// The durability that the answer proves.
     reached: Durability,
     process: Process,
 }
@@ -104,8 +105,8 @@ pub(crate) fn ticket(issuer: Option<Arc<dyn Issuer>>) -> (Reply, CommitTicket) {
     (Reply(Some(Arc::clone(&slot))), CommitTicket { slot, issuer, reached, process })
 }
 
-/// Makes a reply for which nobody waits.
-pub(crate) fn nobody() -> Reply {
+/// Makes a reply for which no caller waits.
+pub(crate) fn reply_without_caller() -> Reply {
     Reply(None)
 }
 
@@ -131,7 +132,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // A panic of whoever carries the log poisons it, but only after this.
+        // A panic of the leader poisons the log, but only after this.
         let lost = match std::thread::panicking() {
             true => Error::Poisoned { cause: PoisonCause::ThreadPanicked },
             false => Error::Closed,
@@ -155,9 +156,9 @@ impl CommitTicket {
     /// nothing, or when the backend does not tell.
     ///
     /// # Errors
-    /// As [`Transaction::commit`](crate::Transaction::commit), but for [`Error::InCallback`]: the commit goes on
-    /// then, and its outcome is not heard of. Keep the ticket, and ask [`CommitTicket::try_wait`] or have another
-    /// thread wait.
+    /// As [`Transaction::commit`](crate::Transaction::commit), but for [`Error::InCallback`]: the
+    /// commit goes on then, and its outcome is not heard of. Keep the ticket, and ask
+    /// [`CommitTicket::try_wait`] or have another thread wait.
     pub fn wait(mut self) -> Result<Option<Lsn>> {
         self.process.check()?;
         // Without its issuer the ticket is dropped unheard.
@@ -181,8 +182,8 @@ impl CommitTicket {
     /// As [`CommitTicket::wait`], for a limited time; `None` when that is over.
     ///
     /// # Errors
-    /// As [`CommitTicket::wait`]. The commit goes on when the time is over, or in a callback, and the ticket
-    /// stays good.
+    /// As [`CommitTicket::wait`]. The commit goes on when the time is over, or in a callback, and
+    /// the ticket stays good.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Option<Lsn>>> {
         if let Err(forked) = self.process.check() {
             return Some(Err(forked));
@@ -229,21 +230,22 @@ impl CommitTicket {
         }
     }
 
-    /// Has `call` called with the result: at once, on this thread, when it is there; otherwise later,
-    /// on whatever thread works at commits then, a thread of the store or of another caller. A panic in it
-    /// goes to the panic hook and no further.
+    /// Has `call` called with the result: at once, on this thread, when it is there; otherwise
+    /// later, on whatever thread works at commits then, a thread of the store or of another caller.
+    /// A panic in it goes to the panic hook and no further.
     ///
     /// All other commits wait for a callback that is called later, so keep it short. In it:
-    /// - reading, beginning and handing in the next commit ([`Transaction::submit`]) are fine. What it hands
-    ///   in does not wait for [`Options::in_flight_len_max`].
-    /// - what might wait for a store on files, this one or another, is [`Error::InCallback`] instead, because it might
-    ///   never end: commits, single writes and deletes, batches and [`sync`], before anything is done;
-    ///   [`CommitTicket::wait`]; closing, checkpoints, compaction, backups and preparing space; beginning where as
-    ///   many transactions are open as may be; the ticket of what is handed in while the store's queue is full.
-    /// - waiting for something else that waits for the store, another thread's commit for instance, is not
-    ///   noticed and never ends.
-    /// - dropping the last handle of the store is fine. The store then closes on a thread of its own, a
-    ///   moment after the callback.
+    /// - reading, beginning and submitting the next commit ([`Transaction::submit`]) are fine. A
+    ///   commit submitted here does not wait for [`Options::in_flight_len_max`].
+    /// - a call that might wait for a store on files, this one or another, is [`Error::InCallback`]
+    ///   instead, because it might never end: commits, single writes and deletes, batches and
+    ///   [`sync`], before anything is done; [`CommitTicket::wait`]; closing, checkpoints,
+    ///   compaction, backups and preparing space; beginning where as many transactions are open as
+    ///   may be; the ticket of a commit that is submitted while the store's queue is full.
+    /// - waiting for something else that waits for the store, another thread's commit for instance,
+    ///   is not noticed and never ends.
+    /// - dropping the last handle of the store is fine. The store then closes on a thread of its
+    ///   own, a moment after the callback.
     ///
     /// [`Transaction::submit`]: crate::Transaction::submit
     /// [`Options::in_flight_len_max`]: crate::Options::in_flight_len_max
@@ -270,7 +272,7 @@ impl CommitTicket {
         }
     }
 
-    /// Lets the commit go on while nobody waits for it.
+    /// Lets the commit proceed while no caller waits for it.
     pub(crate) fn announced(self) -> CommitTicket {
         if let Some(issuer) = &self.issuer {
             issuer.announce();
@@ -282,7 +284,7 @@ impl CommitTicket {
         self.slot.state.lock().answer.is_some()
     }
 
-    /// Makes sure that somebody works at the commit while it is not answered.
+    /// Makes sure that a thread works at the commit while it is not answered.
     fn help_along(&self) {
         if let Some(issuer) = &self.issuer
             && self.process.is_current()

@@ -89,11 +89,11 @@ impl Published for Nothing {
         Ok(true)
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+    fn is_newest_at_place(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
         Ok(true)
     }
 
-    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_undo_at_place(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         true
     }
 }
@@ -225,7 +225,7 @@ impl Machine {
     fn turn(&mut self) {
         while let Some(caller) = self.inbox.pop_front() {
             let block = Block::new(BlockId(caller as u64 + 1), BlockType::TableData, "");
-            let batch = Batch::write(block);
+            let batch = Batch::of_single_write(block);
             let submission = Submission { batch, durable: true, log_len: COMMIT_LEN, tag: caller };
             self.step(Event::Submit(submission));
         }

@@ -37,32 +37,32 @@ impl<D: Disk> Engine for LocalBackend<D> {
         let inner = &self.inner;
         // In a forked child, a slot may stay half made.
         let handles = self.handles.as_ref().filter(|_| inner.process().is_current())?;
-        Some(handles.get(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
+        Some(handles.handle_of_thread(|| LocalBackend { inner: Arc::clone(inner), handles: None }))
     }
 
-    fn fetch(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
-        let data = match self.inner.shared.recent.get(version) {
+    fn fetch_block(&self, id: BlockId, version: &Location) -> Result<Option<Block>> {
+        let data = match self.inner.shared.recent.find_payload(version) {
             Some(data) => Some(data),
             None => self
                 .inner
                 .views
-                .bytes(version)
+                .payload_bytes(version)
                 .map_err(|source| self.read_error(id, version, source))?,
         };
         // Its segment was released: the block was moved before that, or replaced.
         let Some(data) = data else { return Ok(None) };
-        let block = Block { header: version.header(id), data };
+        let block = Block { header: version.block_header(id), data };
         if !block.verify_checksum() {
-            let place = self.inner.views.place(id, version);
+            let place = self.inner.views.place_for_errors(id, version);
             return Err(Error::Corrupt { defect: Defect::PayloadChecksum, place });
         }
         Ok(Some(block))
     }
 
-    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
+    fn submit_batch(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket> {
         debug_assert!(!self.inner.is_read_only, "a read-only session submits nothing");
         for (id, _) in &batch.operations {
-            self.mvcc().index.touch(*id)?;
+            self.mvcc().index.check_base_readable(*id)?;
         }
         // In a callback, the commit lock may be held, and maintenance needs it.
         let may_wait = callback::may_wait();
@@ -72,7 +72,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
             let done = stalls.wait(StallCause::Upkeep, || self.inner.maintenance.run_due(false));
             unheard(done, "what fails here fails again where a caller asks for it");
         }
-        if batch.frees() && may_wait && self.inner.space.reserve.is_low() {
+        if batch.takes_no_space() && may_wait && self.inner.space.reserve.should_reclaim() {
             let stalls = &self.inner.shared.stalls;
             let made = stalls.wait(StallCause::Full, || self.inner.maintenance.reclaim_space());
             unheard(made, "the commit may find space without it");
@@ -84,7 +84,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
 
     fn make_durable(&self) -> Result<()> {
         if self.inner.is_read_only {
-            let is_durable = self.durable_lsn() >= self.mvcc().index.visible();
+            let is_durable = self.durable_lsn() >= self.mvcc().index.visible_lsn();
             return if is_durable { Ok(()) } else { Err(Error::ReadOnly) };
         }
         callback::check_may_wait()?;
@@ -117,7 +117,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         self.inner.disk.recently()
     }
 
-    fn help_along(&self) {
+    fn ensure_commit_progress(&self) {
         self.inner.driver.nudge();
     }
 
@@ -125,7 +125,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         read_many::read_many(self, ids)
     }
 
-    fn tell_published(&self, stats: &mut StorageStats) {
+    fn add_published_stats(&self, stats: &mut StorageStats) {
         stats.durable_lsn = self.durable_lsn();
         stats.groups = self.inner.shared.groups.load(Ordering::Relaxed);
     }
@@ -145,8 +145,8 @@ impl<D: Disk> Engine for LocalBackend<D> {
         stats.recent_bytes = self.inner.shared.recent.len();
         stats.in_flight_bytes = shared.budget.used_len();
         stats.memory_bytes = stats.index_bytes + stats.recent_bytes + stats.in_flight_bytes;
-        stats.segments = self.inner.views.count() as u64;
-        stats.held_bytes = self.inner.views.held_len();
+        stats.segments = self.inner.views.segment_count() as u64;
+        stats.held_bytes = self.inner.views.held_by_readers_len();
     }
 }
 
@@ -155,7 +155,7 @@ impl<D: Disk> LocalBackend<D> {
     fn read_error(&self, id: BlockId, version: &Location, source: std::io::Error) -> Error {
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => {
-                let place = self.inner.views.place(id, version);
+                let place = self.inner.views.place_for_errors(id, version);
                 Error::Corrupt { defect: Defect::Truncated, place }
             }
             _ => Error::io(IoOp::Read, self.inner.disk.path(), source),

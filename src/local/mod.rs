@@ -225,7 +225,7 @@ impl LocalBackend {
         let from = OsDisk::open(backup).map_err(|source| options::open_error(backup, source))?;
         // Checked before the directory is made.
         backup::read_manifest(&from)?;
-        restore::restore_backup(&from, &backup::empty_directory(dir.as_ref())?, watch)
+        restore::restore_backup(&from, &backup::open_empty_directory(dir.as_ref())?, watch)
     }
 
     /// Compares every file of a backup with the backup's manifest and lists all damage. Changes
@@ -287,7 +287,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
         self.check_open()?;
         let Some((first, last)) = inclusive(range)? else { return Ok(Vec::new()) };
-        self.mvcc().index.ids(first, last, usize::MAX)
+        self.mvcc().index.newest_ids(first, last, usize::MAX)
     }
 
     /// Waits until `len` bytes behind the log's tail are zeroed, so that commits find space whose
@@ -303,7 +303,7 @@ impl<D: Disk> LocalBackend<D> {
     pub fn prepare_space(&self, len: u64) -> Result<()> {
         self.check_writable()?;
         callback::check_may_wait()?;
-        self.inner.space.prepare(len)
+        self.inner.space.await_zeroed_ahead(len)
     }
 
     /// Writes a checkpoint: an image of the index, which the next open uses instead of the log up
@@ -417,7 +417,7 @@ impl<D: Disk> LocalBackend<D> {
         if let Some(since) = &since {
             backup::read_manifest(since)?;
         }
-        self.backup_on(&backup::empty_directory(dir.as_ref())?, since.as_ref(), watch)
+        self.backup_on(&backup::open_empty_directory(dir.as_ref())?, since.as_ref(), watch)
     }
 
     /// As [`LocalBackend::backup_to`], onto disks of your own.

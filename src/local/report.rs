@@ -54,7 +54,7 @@ pub(super) fn space_report<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<Space
     let index = &inner.shared.mvcc.index;
     let totals = inner.maintenance.usage_totals();
     let oldest_snapshot = index.oldest_pin();
-    let age = oldest_snapshot.map_or(0, |oldest| index.visible().0 - oldest.0);
+    let age = oldest_snapshot.map_or(0, |oldest| index.visible_lsn().0 - oldest.0);
     let (mut file_bytes, mut files) = (0, 0);
     let listed = inner.disk.list();
     for entry in listed.map_err(|e| Error::io(IoOp::List, inner.disk.path(), e))? {
@@ -70,13 +70,13 @@ pub(super) fn space_report<D: Disk>(inner: &OpenStore<Quota<D>>) -> Result<Space
         dead_bytes: totals.used_len - totals.live_len - totals.dead_len,
         empty_bytes: totals.dead_len,
         pinned_bytes: inner.maintenance.snapshot_only_len(),
-        held_bytes: inner.views.held_len(),
+        held_bytes: inner.views.held_by_readers_len(),
         oldest_snapshot,
         oldest_snapshot_age: age,
         free_bytes: inner.space.free_len(),
         checkpoint_bytes: inner.maintenance.checkpoint_len(),
         reserve_bytes: inner.space.reserve.len(),
-        max_bytes: inner.disk.ledger().map(|ledger| ledger.max()),
+        max_bytes: inner.disk.ledger().map(|ledger| ledger.quota_len_max()),
         left_bytes,
         file_bytes,
         files,

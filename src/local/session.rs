@@ -87,8 +87,8 @@ impl<D: Disk> OpenStore<D> {
         let covered = self.maintenance.end_session();
         let closed = self.driver.close().map_err(|error| self.driver.explain(error));
         let ended_well = log_flusher.is_none_or(Thread::join) && maintenance_ended_well;
-        self.space.stop();
-        let trimmed = if closed.is_ok() { self.space.trim() } else { Ok(()) };
+        self.space.stop_worker();
+        let trimmed = if closed.is_ok() { self.space.cut_unused_ahead() } else { Ok(()) };
         if let Some(pool) = &self.pool {
             pool.close();
         }

@@ -1,22 +1,22 @@
 //! Batches: the operations of one transaction, in memory, on their way to a commit.
 //!
-//! Owns [`Operation`] and [`Batch`]. Invariant: a batch names an id at most once; the last operation
-//! of the transaction on that id has won before.
+//! Owns [`Operation`] and [`Batch`]. Invariant: a batch names an id at most once; the last
+//! operation of the transaction on that id has won before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 
-/// What happens to one id.
+/// An operation on one id.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
     /// The block is written; its header names the id.
     Write(Block),
     /// The block is deleted.
     Delete,
-    /// The block's bytes are written again so that the segment they are in can go. The block stays
-    /// what commit `lsn` made of it; if it is not any more, or not at its old place, nothing happens.
-    /// A version that only snapshots see is moved so, too: `is_old` then.
+    /// The block's bytes are written again so that their segment can go. The block stays what
+    /// commit `lsn` made of it. If it is not that any more, or not at its old place, nothing
+    /// happens. A version that only snapshots see is relocated, too: `is_old` then.
     Move {
         /// The block as it is.
         block: Block,
@@ -31,7 +31,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Whether it changes a block's place only.
-    pub(crate) fn is_move(&self) -> bool {
+    pub(crate) fn is_relocation(&self) -> bool {
         matches!(self, Operation::Move { .. })
     }
 
@@ -44,7 +44,7 @@ impl Operation {
     }
 }
 
-/// What must hold at the batch's place in commit order for it to be applied.
+/// The condition at the batch's place in commit order under which it is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Precondition {
     /// Nothing: a write takes its place.
@@ -55,7 +55,7 @@ pub(crate) enum Precondition {
     UnchangedSince(Lsn),
 }
 
-/// What a serializable transaction has read, present or absent.
+/// The ids that a serializable transaction has read, present or absent.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     pub(crate) ids: BTreeSet<BlockId>,
@@ -64,7 +64,7 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// Adds a range to those that were listed. What a scan lists page by page is one range.
+    /// Adds a range to those that were listed. The pages of one scan become one range.
     pub(crate) fn add_range(&mut self, mut first: BlockId, mut last: BlockId) {
         if first > last {
             return;
@@ -89,8 +89,8 @@ pub(crate) struct Batch {
     pub(crate) precondition: Precondition,
     /// Checked as the operations are, with [`Precondition::UnchangedSince`].
     pub(crate) reads: Option<Box<Reads>>,
-    /// Ids that were allocated for it: no block has one there, or it is not applied. Empty where the
-    /// precondition says so anyway.
+    /// Ids that were allocated for it. If a block has one there, the batch is refused. Empty where
+    /// the precondition says so anyway.
     pub(crate) allocated: Vec<BlockId>,
     /// The transaction that ends with this commit.
     pub(crate) transaction: Option<TransactionId>,
@@ -98,39 +98,42 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Operations outside any transaction.
-    pub(crate) fn of(operations: Vec<(BlockId, Operation)>, precondition: Precondition) -> Batch {
+    pub(crate) fn with_precondition(
+        operations: Vec<(BlockId, Operation)>,
+        precondition: Precondition,
+    ) -> Batch {
         Batch { operations, precondition, reads: None, allocated: Vec::new(), transaction: None }
     }
 
     /// A single write outside any transaction.
-    pub(crate) fn write(block: Block) -> Batch {
+    pub(crate) fn of_single_write(block: Block) -> Batch {
         let operations = vec![(block.header.block_id, Operation::Write(block))];
-        Batch::of(operations, Precondition::None)
+        Batch::with_precondition(operations, Precondition::None)
     }
 
-    /// Moves of blocks that are to leave a segment.
-    pub(crate) fn moves(operations: Vec<(BlockId, Operation)>) -> Batch {
-        Batch::of(operations, Precondition::None)
+    /// Relocations of blocks out of a segment.
+    pub(crate) fn of_relocations(operations: Vec<(BlockId, Operation)>) -> Batch {
+        Batch::with_precondition(operations, Precondition::None)
     }
 
-    /// Whether it moves blocks, and so changes nothing that a user sees.
-    pub(crate) fn is_move(&self) -> bool {
-        self.operations.first().is_some_and(|(_, operation)| operation.is_move())
+    /// Whether it relocates blocks, and so changes nothing that a user sees.
+    pub(crate) fn is_relocation_batch(&self) -> bool {
+        self.operations.first().is_some_and(|(_, operation)| operation.is_relocation())
     }
 
-    /// Whether it makes space rather than taking it: deletes and moves only, or nothing at all.
-    pub(crate) fn frees(&self) -> bool {
+    /// Whether it reclaims space rather than taking it: deletes and relocations only, or nothing.
+    pub(crate) fn takes_no_space(&self) -> bool {
         !self.operations.iter().any(|(_, operation)| matches!(operation, Operation::Write(_)))
     }
 
-    /// No operations: what asks for a sync.
-    pub(crate) fn empty() -> Batch {
-        Batch::of(Vec::new(), Precondition::None)
+    /// No operations: a request for a sync.
+    pub(crate) fn without_operations() -> Batch {
+        Batch::with_precondition(Vec::new(), Precondition::None)
     }
 
     /// A single delete outside any transaction.
-    pub(crate) fn delete(id: BlockId) -> Batch {
-        Batch::of(vec![(id, Operation::Delete)], Precondition::Exist(vec![id]))
+    pub(crate) fn of_single_delete(id: BlockId) -> Batch {
+        Batch::with_precondition(vec![(id, Operation::Delete)], Precondition::Exist(vec![id]))
     }
 }
 

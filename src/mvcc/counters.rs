@@ -1,7 +1,7 @@
 //! Counters that many threads raise without waiting for each other.
 //!
-//! Owns [`Counter`] (one cell a slot, summed when read), [`Padded`], and [`Counters`], those of a
-//! store. What they count is for statistics only: nobody waits or decides by it.
+//! Owns [`Counter`] (one cell a thread slot, summed when read), [`Padded`], and [`Counters`], those
+//! of a store. They are for statistics only: no thread waits or decides by them.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_removed: Counter,
 }
 
-/// What a group of changes does to the totals.
+/// The effect of a group of changes on the totals.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
     pub(crate) writes: u64,
@@ -63,7 +63,7 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
-    pub(crate) fn count<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
+    pub(crate) fn count_change<V: VersionLen>(&mut self, old: Option<&V>, new: Option<&V>) {
         self.writes += u64::from(new.is_some());
         self.deletes += u64::from(new.is_none());
         self.removed += u64::from(old.is_some());
@@ -73,13 +73,13 @@ impl Delta {
 }
 
 impl Counters {
-    /// Takes over what was counted before: committed blocks and the sum of their payload lengths.
-    pub(crate) fn take_over(&self, blocks: u64, bytes: u64) {
+    /// Adds recovered totals: committed blocks and the sum of their payload lengths.
+    pub(crate) fn add_recovered_totals(&self, blocks: u64, bytes: u64) {
         self.blocks_added.add(blocks);
         self.bytes_added.add(bytes);
     }
 
-    pub(crate) fn add(&self, delta: &Delta) {
+    pub(crate) fn add_delta(&self, delta: &Delta) {
         self.blocks_added.add(delta.writes);
         self.blocks_removed.add(delta.removed);
         self.bytes_added.add(delta.bytes_added);

@@ -1,8 +1,8 @@
-//! The contract, written once: every [`StorageBackend`] method over what a backend does its own way.
+//! The contract, written once: every [`StorageBackend`] method over the backend's own parts.
 //!
-//! Owns the blanket implementation. A backend says, through [`Engine`], how a version becomes a block and how
-//! a batch is committed; all checks on blocks, ids and transactions are here and in what both share
-//! ([`Mvcc`]).
+//! Owns the blanket implementation. A backend says, through [`Engine`], how a version becomes a
+//! block and how a batch is committed. All checks on blocks, ids and transactions are here and in
+//! [`Mvcc`], which both backends share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::sync::Process;
 use crate::ticket::CommitTicket;
 use crate::transaction::{IsolationLevel, Savepoint, ScanMark, ScanPage, WriteBatch};
 
-/// Whoever reads a place that is gone looks for the new one, which is in the index before that. Without
-/// one he would look for ever.
-const UNMOVED: &str = "a segment went though somebody sees a block in it";
+/// A reader whose place is gone looks for the new one, which is in the index before the old one
+/// goes. If the index still named the old place, the reader would look for ever.
+const UNMOVED: &str = "a segment was removed though the index names a place in it";
 
-/// What a backend does its own way.
+/// The backend's own parts.
 pub trait Engine: Send + Sync {
     /// A block's version as the index keeps it.
     #[expect(private_bounds, reason = "sealed: only the two backends of this crate implement it")]
@@ -41,11 +41,11 @@ pub trait Engine: Send + Sync {
 
     #[doc(hidden)]
     /// The block of a version; `None` when the version was moved and the index knows its new place.
-    fn fetch(&self, id: BlockId, version: &Self::Version) -> Result<Option<Block>>;
+    fn fetch_block(&self, id: BlockId, version: &Self::Version) -> Result<Option<Block>>;
 
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "sealed, as above")]
-    fn hand_in(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket>;
+    fn submit_batch(&self, batch: Batch, durability: Option<Durability>) -> Result<CommitTicket>;
 
     #[doc(hidden)]
     fn make_durable(&self) -> Result<()>;
@@ -54,15 +54,15 @@ pub trait Engine: Send + Sync {
     #[doc(hidden)]
     fn durable_lsn(&self) -> Lsn;
 
-    /// The time to some milliseconds, of which only differences mean anything.
+    /// The time to some milliseconds. Only differences mean anything.
     #[doc(hidden)]
     fn now(&self) -> Duration;
 
-    /// Makes sure that somebody works at the commits that were handed in, if need be this thread.
+    /// Makes sure that a thread works at the submitted commits, if need be this one.
     #[doc(hidden)]
-    fn help_along(&self);
+    fn ensure_commit_progress(&self);
 
-    /// Reads the blocks, this thread alone or together with others.
+    /// Reads the blocks, in this thread alone or with the thread pool.
     #[doc(hidden)]
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>>;
 
@@ -70,8 +70,8 @@ pub trait Engine: Send + Sync {
     #[doc(hidden)]
     fn commits_may_wait(&self) -> bool;
 
-    /// Whether the store may be used: it is open, and this is the process that opened it. Comes before
-    /// the first lock of every call.
+    /// Checks that the store is open and that this is the process that opened it. Comes before the
+    /// first lock of every call.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -83,15 +83,16 @@ pub trait Engine: Send + Sync {
     #[expect(private_interfaces, reason = "sealed, as above")]
     fn process(&self) -> &Process;
 
-    /// As [`Engine::check_open`], and refuses a store that is only read.
+    /// As [`Engine::check_open`]. Refuses a read-only store, too.
     #[doc(hidden)]
     fn check_writable(&self) -> Result<()> {
         self.check_open()
     }
 
-    /// Adds what changes with each publication. Waits for nothing: the publisher waits meanwhile.
+    /// Adds the statistics that change with each publication. Must not wait: the publisher waits
+    /// meanwhile.
     #[doc(hidden)]
-    fn tell_published(&self, stats: &mut StorageStats) {
+    fn add_published_stats(&self, stats: &mut StorageStats) {
         stats.durable_lsn = self.durable_lsn();
     }
 
@@ -101,39 +102,39 @@ pub trait Engine: Send + Sync {
 
 impl<E: Engine> StorageBackend for E {
     fn write_block(&self, block: Block) -> Result<BlockId> {
-        write(self, block, None)
+        write_single_block(self, block, None)
     }
 
     fn write_block_with(&self, block: Block, durability: Durability) -> Result<BlockId> {
-        write(self, block, Some(durability))
+        write_single_block(self, block, Some(durability))
     }
 
     fn read_block(&self, id: BlockId) -> Result<Block> {
         self.check_open()?;
         let mvcc = self.mvcc();
-        let mut version = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+        let mut version = mvcc.index.read_newest(id)?.ok_or(Error::BlockNotFound { id })?;
         mvcc.counters.reads.add(1);
         loop {
-            if let Some(block) = self.fetch(id, &version.value)? {
+            if let Some(block) = self.fetch_block(id, &version.value)? {
                 return Ok(block);
             }
-            let next = mvcc.index.read(id)?.ok_or(Error::BlockNotFound { id })?;
+            let next = mvcc.index.read_newest(id)?.ok_or(Error::BlockNotFound { id })?;
             assert!(next.value.place() != version.value.place(), "{UNMOVED}");
             version = next;
         }
     }
 
     fn delete_block(&self, id: BlockId) -> Result<()> {
-        delete(self, id, None)
+        delete_single_block(self, id, None)
     }
 
     fn delete_block_with(&self, id: BlockId, durability: Durability) -> Result<()> {
-        delete(self, id, Some(durability))
+        delete_single_block(self, id, Some(durability))
     }
 
     fn block_exists(&self, id: BlockId) -> Result<bool> {
         self.check_open()?;
-        Ok(self.mvcc().index.read(id)?.is_some())
+        Ok(self.mvcc().index.read_newest(id)?.is_some())
     }
 
     fn begin_transaction(&self) -> Result<TransactionId> {
@@ -151,26 +152,26 @@ impl<E: Engine> StorageBackend for E {
     ) -> Result<TransactionId> {
         self.check_open()?;
         let mvcc = self.mvcc();
-        mvcc.keep_limits(|| self.now());
-        let begun = mvcc.transactions.begin(isolation, self.now());
+        mvcc.enforce_snapshot_limits(|| self.now());
+        let begun = mvcc.transactions.begin_or_refuse(isolation, self.now());
         match begun {
             Err(Error::TooManyTransactions { .. }) if !timeout.is_zero() => {
                 callback::check_may_wait()?;
-                self.help_along();
-                mvcc.transactions.begin_within(isolation, timeout, || self.now())
+                self.ensure_commit_progress();
+                mvcc.transactions.begin_within_timeout(isolation, timeout, || self.now())
             }
             begun => begun,
         }
     }
 
     fn write_block_in_tx(&self, tx: TransactionId, block: Block) -> Result<BlockId> {
-        look_to_write(self)?;
+        check_writable_and_limits(self)?;
         let mvcc = self.mvcc();
-        mvcc.transactions.with(tx, |pending| {
+        mvcc.transactions.with_pending(tx, |pending| {
             let is_named = block.header.block_id != BlockId(0);
-            let block = mvcc.name_block(block, |id| pending.own(id).is_some())?;
+            let block = mvcc.assign_block_id(block, |id| pending.own_operation(id).is_some())?;
             let id = block.header.block_id;
-            pending.put(id, Operation::Write(block), mvcc.limits.transaction_len_max)?;
+            pending.add_operation(id, Operation::Write(block), mvcc.limits.transaction_len_max)?;
             if !is_named {
                 pending.note_allocated(id);
             }
@@ -179,15 +180,15 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn read_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<Block> {
-        look(self)?;
+        check_open_and_limits(self)?;
         // The transaction's lock is not held while the block is fetched: that may do I/O. Its pin
         // keeps the version; should it end meanwhile, this read came before the end.
         let mut gone = None;
         loop {
-            match visible_in_tx(self.mvcc(), tx, id)? {
+            match read_version_in_tx(self.mvcc(), tx, id)? {
                 ReadOutcome::Own(block) => return Ok(block),
                 ReadOutcome::Committed(version) => {
-                    if let Some(block) = self.fetch(id, &version.value)? {
+                    if let Some(block) = self.fetch_block(id, &version.value)? {
                         self.mvcc().counters.reads.add(1);
                         return Ok(block);
                     }
@@ -200,24 +201,24 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn delete_block_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<()> {
-        look_to_write(self)?;
+        check_writable_and_limits(self)?;
         let mvcc = self.mvcc();
-        mvcc.transactions.with(tx, |pending| {
+        mvcc.transactions.with_pending(tx, |pending| {
             pending.note_read(id);
-            let visible = match pending.own(id) {
+            let visible = match pending.own_operation(id) {
                 Some(own) => matches!(own, Operation::Write(_)),
-                None => mvcc.read_for(pending.snapshot(), id)?.is_some(),
+                None => mvcc.read_for_transaction(pending.snapshot(), id)?.is_some(),
             };
             if !visible {
                 return Err(Error::BlockNotFound { id });
             }
-            pending.put(id, Operation::Delete, mvcc.limits.transaction_len_max)
+            pending.add_operation(id, Operation::Delete, mvcc.limits.transaction_len_max)
         })
     }
 
     fn block_exists_in_tx(&self, tx: TransactionId, id: BlockId) -> Result<bool> {
-        look(self)?;
-        Ok(!matches!(visible_in_tx(self.mvcc(), tx, id)?, ReadOutcome::Nothing))
+        check_open_and_limits(self)?;
+        Ok(!matches!(read_version_in_tx(self.mvcc(), tx, id)?, ReadOutcome::Nothing))
     }
 
     fn commit_transaction(&self, tx: TransactionId) -> Result<()> {
@@ -229,10 +230,11 @@ impl<E: Engine> StorageBackend for E {
         tx: TransactionId,
         durability: Option<Durability>,
     ) -> Result<Option<Lsn>> {
-        if let Err(refused) = check_may_commit(self) {
-            look(self)?;
-            // What changed nothing commits without waiting.
-            let changes = self.mvcc().transactions.with(tx, |pending| Ok(!pending.is_empty()))?;
+        if let Err(refused) = check_commit_may_wait(self) {
+            check_open_and_limits(self)?;
+            // A transaction without changes commits without waiting.
+            let changes =
+                self.mvcc().transactions.with_pending(tx, |pending| Ok(!pending.is_empty()))?;
             return if changes { Err(refused) } else { self.submit_transaction(tx, None)?.wait() };
         }
         self.submit_transaction(tx, durability)?.wait()
@@ -243,16 +245,16 @@ impl<E: Engine> StorageBackend for E {
         tx: TransactionId,
         durability: Option<Durability>,
     ) -> Result<CommitTicket> {
-        look(self)?;
+        check_open_and_limits(self)?;
         let mvcc = self.mvcc();
         let batch = mvcc.start_commit(tx)?;
         // A transaction that changed nothing commits by ending.
         if batch.operations.is_empty() {
             mvcc.counters.commits.add(1);
-            mvcc.end_transaction(Some(tx), &Ok(mvcc.index.visible()));
+            mvcc.end_transaction(Some(tx), &Ok(mvcc.index.visible_lsn()));
             return Ok(CommitTicket::answered(Ok(None), Durability::Durable));
         }
-        hand_in(self, batch, durability)
+        submit_behind_turn(self, batch, durability)
             .inspect_err(|error| mvcc.end_transaction(Some(tx), &Err(error.clone())))
     }
 
@@ -262,42 +264,47 @@ impl<E: Engine> StorageBackend for E {
     }
 
     fn scan_mark_in_tx(&self, tx: TransactionId) -> Result<ScanMark> {
-        look(self)?;
+        check_open_and_limits(self)?;
         let mvcc = self.mvcc();
-        // A transaction without operations stays one of which reads need no lock.
+        // For a transaction without operations, reads stay without a lock.
         let none = mvcc.transactions.with_view(tx, |_| Ok(ScanMark::NOTHING));
-        none.unwrap_or_else(|| mvcc.transactions.with(tx, |pending| Ok(pending.scan_mark())))
+        none.unwrap_or_else(|| {
+            mvcc.transactions.with_pending(tx, |pending| Ok(pending.scan_mark()))
+        })
     }
 
     fn scan_in_tx(&self, tx: TransactionId, page: &ScanPage) -> Result<Vec<BlockId>> {
-        look(self)?;
+        check_open_and_limits(self)?;
         let mvcc = self.mvcc();
-        let plain = mvcc.transactions.with_view(tx, |view| mvcc.scan(view.snapshot, page));
+        let plain =
+            mvcc.transactions.with_view(tx, |view| mvcc.scan_committed(view.snapshot, page));
         plain.unwrap_or_else(|| {
-            mvcc.transactions.with(tx, |pending| {
+            mvcc.transactions.with_pending(tx, |pending| {
                 let (ids, covered) = mvcc.scan_with_own(pending, page)?;
-                pending.note_range(covered.0, covered.1);
+                pending.note_range_read(covered.0, covered.1);
                 Ok(ids)
             })
         })
     }
 
     fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
-        look(self)?;
-        self.mvcc().transactions.with(tx, |pending| Ok(pending.savepoint(tx)))
+        check_open_and_limits(self)?;
+        self.mvcc().transactions.with_pending(tx, |pending| Ok(pending.make_savepoint(tx)))
     }
 
     fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
-        look(self)?;
-        self.mvcc().transactions.with(tx, |pending| pending.rollback_to(tx, savepoint))
+        check_open_and_limits(self)?;
+        self.mvcc()
+            .transactions
+            .with_pending(tx, |pending| pending.undo_to_savepoint(tx, savepoint))
     }
 
     fn apply(&self, batch: WriteBatch) -> Result<Vec<BlockId>> {
-        apply(self, batch, None)
+        apply_write_batch(self, batch, None)
     }
 
     fn apply_with(&self, batch: WriteBatch, durability: Durability) -> Result<Vec<BlockId>> {
-        apply(self, batch, Some(durability))
+        apply_write_batch(self, batch, Some(durability))
     }
 
     fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<Block>> {
@@ -308,7 +315,7 @@ impl<E: Engine> StorageBackend for E {
     fn rollback_transaction(&self, tx: TransactionId) -> Result<()> {
         self.check_open()?;
         let mvcc = self.mvcc();
-        mvcc.release(mvcc.transactions.rollback(tx)?);
+        mvcc.drop_released(mvcc.transactions.roll_back(tx)?);
         Ok(())
     }
 
@@ -327,7 +334,7 @@ impl<E: Engine> StorageBackend for E {
 
     fn sync_to(&self, lsn: Lsn) -> Result<()> {
         self.check_open()?;
-        if lsn > self.mvcc().index.visible() {
+        if lsn > self.mvcc().index.visible_lsn() {
             return Err(Error::InvalidArgument { argument: "lsn", reason: "no commit has it yet" });
         }
         if lsn <= self.durable_lsn() { Ok(()) } else { self.make_durable() }
@@ -342,65 +349,71 @@ impl<E: Engine> StorageBackend for E {
         if !self.process().is_current() {
             return StorageStats::default();
         }
-        let mut stats = self.mvcc().stats(self.now(), |stats| self.tell_published(stats));
+        let mut stats =
+            self.mvcc().collect_stats(self.now(), |stats| self.add_published_stats(stats));
         self.add_stats(&mut stats);
         stats
     }
 }
 
-/// What an operation of a transaction begins with.
-fn look<E: Engine>(engine: &E) -> Result<()> {
+/// Checks that come before an operation of a transaction.
+fn check_open_and_limits<E: Engine>(engine: &E) -> Result<()> {
     engine.check_open()?;
-    engine.mvcc().keep_limits(|| engine.now());
+    engine.mvcc().enforce_snapshot_limits(|| engine.now());
     Ok(())
 }
 
-/// What an operation begins with that changes something.
-fn look_to_write<E: Engine>(engine: &E) -> Result<()> {
+/// Checks that come before an operation that changes something.
+fn check_writable_and_limits<E: Engine>(engine: &E) -> Result<()> {
     engine.check_writable()?;
-    engine.mvcc().keep_limits(|| engine.now());
+    engine.mvcc().enforce_snapshot_limits(|| engine.now());
     Ok(())
 }
 
-/// What a call begins with that waits for its commit.
-fn check_may_commit<E: Engine>(engine: &E) -> Result<()> {
+/// Checks that come before a call that waits for its commit.
+fn check_commit_may_wait<E: Engine>(engine: &E) -> Result<()> {
     if engine.commits_may_wait() { callback::check_may_wait() } else { Ok(()) }
 }
 
-/// Hands a commit in, behind a turn that claims what it changes.
-fn hand_in<E: Engine>(
+/// Submits a commit, behind a turn that claims what it changes.
+fn submit_behind_turn<E: Engine>(
     engine: &E,
     batch: Batch,
     durability: Option<Durability>,
 ) -> Result<CommitTicket> {
-    engine.mvcc().turns.pass(&batch);
-    engine.hand_in(batch, durability)
+    debug_assert!(!batch.operations.is_empty(), "a commit changes something");
+    engine.mvcc().turns.wait_at_gate(&batch);
+    engine.submit_batch(batch, durability)
 }
 
-fn write<E: Engine>(engine: &E, block: Block, durability: Option<Durability>) -> Result<BlockId> {
-    look_to_write(engine)?;
-    check_may_commit(engine)?;
-    if block.header.block_id == BlockId(0) {
-        return until_free(|| write_new(engine, block.clone(), durability));
-    }
-    let block = engine.mvcc().name_block(block, |_| false)?;
-    let id = block.header.block_id;
-    hand_in(engine, Batch::write(block), durability)?.wait().map(|_| id)
-}
-
-fn write_new<E: Engine>(
+fn write_single_block<E: Engine>(
     engine: &E,
     block: Block,
     durability: Option<Durability>,
 ) -> Result<BlockId> {
-    let block = engine.mvcc().name_block(block, |_| false)?;
+    check_writable_and_limits(engine)?;
+    check_commit_may_wait(engine)?;
+    if block.header.block_id == BlockId(0) {
+        return retry_until_id_is_free(|| write_allocated_block(engine, block.clone(), durability));
+    }
+    let block = engine.mvcc().assign_block_id(block, |_| false)?;
     let id = block.header.block_id;
-    let batch = Batch { allocated: vec![id], ..Batch::write(block) };
-    hand_in(engine, batch, durability)?.wait().map(|_| id)
+    submit_behind_turn(engine, Batch::of_single_write(block), durability)?.wait().map(|_| id)
 }
 
-/// Writes again, under another id, what was refused because a caller named the one that was allocated.
-fn until_free<T>(mut write: impl FnMut() -> Result<T>) -> Result<T> {
+fn write_allocated_block<E: Engine>(
+    engine: &E,
+    block: Block,
+    durability: Option<Durability>,
+) -> Result<BlockId> {
+    let block = engine.mvcc().assign_block_id(block, |_| false)?;
+    let id = block.header.block_id;
+    let batch = Batch { allocated: vec![id], ..Batch::of_single_write(block) };
+    submit_behind_turn(engine, batch, durability)?.wait().map(|_| id)
+}
+
+/// Writes again, under another id, while another caller has named the allocated id first.
+fn retry_until_id_is_free<T>(mut write: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match write() {
             Err(Error::Conflict { .. }) => {}
@@ -409,37 +422,41 @@ fn until_free<T>(mut write: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-fn delete<E: Engine>(engine: &E, id: BlockId, durability: Option<Durability>) -> Result<()> {
-    look_to_write(engine)?;
-    check_may_commit(engine)?;
-    hand_in(engine, Batch::delete(id), durability)?.wait().map(|_| ())
+fn delete_single_block<E: Engine>(
+    engine: &E,
+    id: BlockId,
+    durability: Option<Durability>,
+) -> Result<()> {
+    check_writable_and_limits(engine)?;
+    check_commit_may_wait(engine)?;
+    submit_behind_turn(engine, Batch::of_single_delete(id), durability)?.wait().map(|_| ())
 }
 
-fn apply<E: Engine>(
+fn apply_write_batch<E: Engine>(
     engine: &E,
     batch: WriteBatch,
     durability: Option<Durability>,
 ) -> Result<Vec<BlockId>> {
-    look_to_write(engine)?;
+    check_writable_and_limits(engine)?;
     if !batch.is_empty() {
-        check_may_commit(engine)?;
+        check_commit_may_wait(engine)?;
     }
     if batch.allocates() {
-        return until_free(|| apply_once(engine, batch.clone(), durability));
+        return retry_until_id_is_free(|| apply_named_batch(engine, batch.clone(), durability));
     }
-    apply_once(engine, batch, durability)
+    apply_named_batch(engine, batch, durability)
 }
 
-fn apply_once<E: Engine>(
+fn apply_named_batch<E: Engine>(
     engine: &E,
     batch: WriteBatch,
     durability: Option<Durability>,
 ) -> Result<Vec<BlockId>> {
-    let (ids, batch) = engine.mvcc().name_batch(batch)?;
+    let (ids, batch) = engine.mvcc().assign_batch_ids(batch)?;
     if batch.operations.is_empty() {
         return Ok(ids);
     }
-    hand_in(engine, batch, durability)?.wait().map(|_| ids)
+    submit_behind_turn(engine, batch, durability)?.wait().map(|_| ids)
 }
 
 enum ReadOutcome<V> {
@@ -448,13 +465,13 @@ enum ReadOutcome<V> {
     Nothing,
 }
 
-fn visible_in_tx<V: VersionLen>(
+fn read_version_in_tx<V: VersionLen>(
     mvcc: &Mvcc<V>,
     tx: TransactionId,
     id: BlockId,
 ) -> Result<ReadOutcome<V>> {
     let committed = mvcc.transactions.with_view(tx, |view| {
-        Ok(match mvcc.read_for(view.snapshot, id)? {
+        Ok(match mvcc.read_for_transaction(view.snapshot, id)? {
             Some(version) => ReadOutcome::Committed(version),
             None => ReadOutcome::Nothing,
         })
@@ -462,12 +479,12 @@ fn visible_in_tx<V: VersionLen>(
     if let Some(seen) = committed {
         return seen;
     }
-    mvcc.transactions.with(tx, |pending| {
+    mvcc.transactions.with_pending(tx, |pending| {
         pending.note_read(id);
-        Ok(match pending.own(id) {
+        Ok(match pending.own_operation(id) {
             Some(Operation::Write(block)) => ReadOutcome::Own(block.clone()),
             Some(_) => ReadOutcome::Nothing,
-            None => match mvcc.read_for(pending.snapshot(), id)? {
+            None => match mvcc.read_for_transaction(pending.snapshot(), id)? {
                 Some(version) => ReadOutcome::Committed(version),
                 None => ReadOutcome::Nothing,
             },

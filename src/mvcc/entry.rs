@@ -1,22 +1,24 @@
-//! Entries: the shared state of one open transaction, reused by the next one in its place.
+//! Transaction slots: the shared state of one open transaction, reused by the next one in its
+//! place.
 //!
-//! Owns [`TransactionSlot`]. One atomic [`Word`] holds id and [`Phase`]; whoever changes it in one step decides
-//! what happens to the transaction:
+//! Owns [`TransactionSlot`]. One atomic [`Word`], the state word, holds id and [`Phase`]. The
+//! thread that changes it in one step decides what happens to the transaction:
 //!
-//! | from                          | to           | by        | and then                                |
-//! |-------------------------------|--------------|-----------|-----------------------------------------|
-//! | another transaction, ended    | `Active`     | a begin   | others may use it                       |
-//! | `Active`                      | `Committing` | a commit  | takes the operations                    |
-//! | `Active`                      | `GivenUp`    | a limit   | its next operation is refused           |
-//! | `GivenUp`                     | `Unpinned`   | a limit   | releases its pin, drops its operations  |
-//! | all of these but `Unpinned`   | an outcome   | its end   | drops its operations, releases its pin  |
-//! | `Unpinned`                    | an outcome   | its end   | only ends                               |
+//! | from                 | to           | by       | and then                               |
+//! |----------------------|--------------|----------|----------------------------------------|
+//! | an ended transaction | `Active`     | a begin  | others may use it                      |
+//! | `Active`             | `Committing` | a commit | takes the operations                   |
+//! | `Active`             | `GivenUp`    | a limit  | its next operation is refused          |
+//! | `GivenUp`            | `Unpinned`   | a limit  | releases its pin, drops its operations |
+//! | any but `Unpinned`   | an outcome   | its end  | drops its operations, releases its pin |
+//! | `Unpinned`           | an outcome   | its end  | only ends                              |
 //!
-//! Operations work under the lock of [`Pending`]. A read of a transaction that has none of its own needs
-//! no lock: it looks at the word before and after, and whoever ends the transaction changes the word
-//! before the pin is released. An operation says `touched` before it looks at the word, and an end looks
-//! at `touched` after it has changed the word: either sees the other (sequentially consistent both), so
-//! an end that finds the entry untouched need not take the lock, and nothing is left behind.
+//! Operations work under the lock of [`Pending`]. A read of a transaction without operations needs
+//! no lock. It looks at the state word before and after; an end changes the word before the pin is
+//! released. An operation sets `is_touched` before it looks at the word, and an end looks at
+//! `is_touched` after it has changed the word. Both are sequentially consistent, so either sees the
+//! other. So an end that finds the slot untouched need not take the lock, and nothing is left
+//! behind.
 
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use crate::mvcc::word::{PLACE_BITS, Phase, Word};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::transaction::IsolationLevel;
 
-/// Entries of the first chunk; each next one has twice as many.
+/// Transaction slots of the first chunk; each next chunk has twice as many.
 const CHUNK_LEN_FIRST: usize = 16;
 const CHUNK_COUNT: usize = 18;
 
@@ -36,7 +38,7 @@ pub(crate) const PLACE_COUNT_MAX: u64 = CHUNK_LEN_FIRST as u64 * ((1 << CHUNK_CO
 
 const _: () = assert!(PLACE_COUNT_MAX <= 1 << PLACE_BITS);
 
-/// No snapshot: what a transaction that reads the newest commits holds.
+/// No snapshot: the transaction reads the newest commits.
 const NO_SNAPSHOT: u64 = u64::MAX;
 
 /// The shared state of a transaction.
@@ -49,20 +51,21 @@ pub(crate) struct TransactionSlot {
     /// Nanoseconds on the store's clock.
     begun_at: AtomicU64,
     is_serializable: AtomicBool,
-    /// Somebody took the lock of `pending` since the begin.
+    /// A thread took the lock of `pending` since the begin.
     is_touched: AtomicBool,
     /// Changes together with the word when that becomes `GivenUp`.
     limit: Mutex<Option<SnapshotLimit>>,
     pending: Mutex<Pending>,
 }
 
-/// The entries of one slot of threads. They stay where they are, so nobody locks to find one.
+/// The transaction slots of one thread slot. They stay where they are, so a thread finds one
+/// without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
     chunks: [OnceLock<Box<[TransactionSlot]>>; CHUNK_COUNT],
 }
 
-/// What a transaction sees of others.
+/// The commits that a transaction sees.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SnapshotView {
     /// `None` reads the newest commits.
@@ -71,23 +74,24 @@ pub(crate) struct SnapshotView {
 }
 
 impl Entries {
-    /// The entry in a place, where one was ever made.
-    pub(crate) fn get(&self, place: u32) -> Option<&TransactionSlot> {
-        let (chunk, at) = chunk_of(place);
+    /// The transaction slot in a place, where one was ever made.
+    pub(crate) fn existing_slot(&self, place: u32) -> Option<&TransactionSlot> {
+        let (chunk, at) = chunk_and_offset(place);
         self.chunks.get(chunk)?.get().map(|entries| &entries[at])
     }
 
-    /// The entry in a place.
-    pub(crate) fn make(&self, place: u32) -> &TransactionSlot {
-        let (chunk, at) = chunk_of(place);
+    /// The transaction slot in a place, made if need be.
+    pub(crate) fn slot_or_make(&self, place: u32) -> &TransactionSlot {
+        let (chunk, at) = chunk_and_offset(place);
+        debug_assert!(u64::from(place) < PLACE_COUNT_MAX, "a place is in a chunk");
         let len = CHUNK_LEN_FIRST << chunk;
         &self.chunks[chunk].get_or_init(|| (0..len).map(|_| TransactionSlot::default()).collect())
             [at]
     }
 }
 
-/// The chunk of a place, and where in it.
-fn chunk_of(place: u32) -> (usize, usize) {
+/// The chunk of a place, and the offset in it.
+fn chunk_and_offset(place: u32) -> (usize, usize) {
     let first = CHUNK_LEN_FIRST as u64;
     let chunk = (u64::from(place) / first + 1).ilog2();
     (chunk as usize, (u64::from(place) - first * ((1 << chunk) - 1)) as usize)
@@ -95,16 +99,18 @@ fn chunk_of(place: u32) -> (usize, usize) {
 
 impl TransactionSlot {
     /// Begins a transaction in a free place and gives it its id.
-    pub(crate) fn begin(
+    pub(crate) fn begin_transaction(
         &self,
         slot: usize,
         place: u32,
         view: SnapshotView,
         now: Duration,
     ) -> TransactionId {
-        let word = Word::of_bits(self.word.load(Ordering::Relaxed)).next(slot, place);
+        let before = Word::from_bits(self.word.load(Ordering::Relaxed));
+        debug_assert!(before.id() == 0 || !before.phase().is_open(), "the place is free");
+        let word = before.next_in_place(slot, place);
         let begun_at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        // Whoever reads one of these beside the old word finds another word behind them.
+        // A reader of one of these beside the old word finds another word after them.
         self.snapshot.store(view.snapshot.map_or(NO_SNAPSHOT, |lsn| lsn.0), Ordering::Release);
         self.begun_at.store(begun_at, Ordering::Release);
         let is_serializable = view.isolation == IsolationLevel::Serializable;
@@ -114,28 +120,30 @@ impl TransactionSlot {
     }
 
     /// The phase of a transaction; `None` when the place is another's now.
-    pub(crate) fn phase(&self, id: TransactionId) -> Option<Phase> {
-        let word = Word::of_bits(self.word.load(Ordering::SeqCst));
+    pub(crate) fn phase_of(&self, id: TransactionId) -> Option<Phase> {
+        let word = Word::from_bits(self.word.load(Ordering::SeqCst));
         (word.id() == id.0 && id.0 != 0).then(|| word.phase())
     }
 
     /// Takes a transaction from one phase to another; false when it was not in that.
-    pub(crate) fn change(&self, id: TransactionId, from: Phase, to: Phase) -> bool {
+    pub(crate) fn change_phase(&self, id: TransactionId, from: Phase, to: Phase) -> bool {
+        debug_assert!(from.is_open() && from != to, "an ended transaction changes no more");
         let (from, to) = (Word::new(id.0, from).bits(), Word::new(id.0, to).bits());
         self.word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Locks what a transaction holds, so that its end waits for us. The caller looks at the phase then.
-    pub(crate) fn work(&self) -> MutexGuard<'_, Pending> {
+    /// Locks the operations of a transaction, so that its end waits. The caller checks the phase
+    /// then.
+    pub(crate) fn lock_pending(&self) -> MutexGuard<'_, Pending> {
         if !self.is_touched.load(Ordering::SeqCst) {
             self.is_touched.store(true, Ordering::SeqCst);
         }
         self.pending.lock()
     }
 
-    /// Drops what an ended transaction holds, once nobody works in it.
+    /// Drops the operations of an ended transaction, once no thread works in it.
     #[inline]
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear_if_touched(&self) {
         if self.is_touched.load(Ordering::SeqCst) {
             self.clear_pending();
         }
@@ -149,19 +157,19 @@ impl TransactionSlot {
         drop(held);
     }
 
-    /// What a transaction sees, where a read of it need not be noted nor look at its own operations.
-    pub(crate) fn plain_view(&self, id: TransactionId) -> Option<SnapshotView> {
-        if self.phase(id) != Some(Phase::Active)
+    /// The snapshot of an active transaction whose reads need no note and that has no operations.
+    pub(crate) fn unlocked_view(&self, id: TransactionId) -> Option<SnapshotView> {
+        if self.phase_of(id) != Some(Phase::Active)
             || self.is_touched.load(Ordering::Acquire)
             || self.is_serializable.load(Ordering::Acquire)
         {
             return None;
         }
-        Some(self.view())
+        Some(self.snapshot_view())
     }
 
-    /// What the transaction in this place sees.
-    pub(crate) fn view(&self) -> SnapshotView {
+    /// The snapshot of the transaction in this place.
+    pub(crate) fn snapshot_view(&self) -> SnapshotView {
         let snapshot = Some(self.snapshot.load(Ordering::Acquire));
         let snapshot = snapshot.filter(|lsn| *lsn != NO_SNAPSHOT).map(Lsn);
         let isolation = match (snapshot, self.is_serializable.load(Ordering::Acquire)) {
@@ -173,11 +181,11 @@ impl TransactionSlot {
     }
 
     /// The open transaction in this place that holds a snapshot: id, snapshot and begin.
-    pub(crate) fn pinned(&self) -> Option<(TransactionId, Lsn, Duration)> {
-        let word = Word::of_bits(self.word.load(Ordering::Acquire));
+    pub(crate) fn pinned_snapshot(&self) -> Option<(TransactionId, Lsn, Duration)> {
+        let word = Word::from_bits(self.word.load(Ordering::Acquire));
         let snapshot = self.snapshot.load(Ordering::Acquire);
         let begun_at = Duration::from_nanos(self.begun_at.load(Ordering::Acquire));
-        let then = Word::of_bits(self.word.load(Ordering::Relaxed));
+        let then = Word::from_bits(self.word.load(Ordering::Relaxed));
         let is_open = |word: Word| word.id() != 0 && word.phase().is_open();
         let is_same = word.id() == then.id() && is_open(word) && is_open(then);
         (is_same && then.phase() != Phase::Unpinned && snapshot != NO_SNAPSHOT).then_some((
@@ -187,22 +195,22 @@ impl TransactionSlot {
         ))
     }
 
-    /// Gives an active transaction up for a limit. True when it is now, or was before, and still holds
-    /// its pin.
-    pub(crate) fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
+    /// Gives up an active transaction for a limit. True when it is given up, now or before, and
+    /// still holds its pin.
+    pub(crate) fn mark_given_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
         let mut why = self.limit.lock();
-        if self.change(id, Phase::Active, Phase::GivenUp) {
+        if self.change_phase(id, Phase::Active, Phase::GivenUp) {
             *why = Some(limit);
         }
         drop(why);
-        self.phase(id) == Some(Phase::GivenUp)
+        self.phase_of(id) == Some(Phase::GivenUp)
     }
 
-    /// Drops what a transaction holds that was given up; true when its pin is the caller's to release,
-    /// false while somebody works in it.
-    pub(crate) fn let_go(&self, id: TransactionId) -> bool {
+    /// Drops the operations of a given-up transaction. True when the caller must release its pin;
+    /// false while a thread works in it.
+    pub(crate) fn drop_given_up(&self, id: TransactionId) -> bool {
         let Some(mut pending) = self.pending.try_lock() else { return false };
-        let is_ours = self.change(id, Phase::GivenUp, Phase::Unpinned);
+        let is_ours = self.change_phase(id, Phase::GivenUp, Phase::Unpinned);
         if is_ours {
             *pending = Pending::default();
         }
@@ -210,8 +218,8 @@ impl TransactionSlot {
     }
 
     /// The error of an operation on a transaction that was given up.
-    pub(crate) fn too_old(&self, id: TransactionId) -> Error {
-        let snapshot = self.view().snapshot.unwrap_or(Lsn(0));
+    pub(crate) fn snapshot_too_old_error(&self, id: TransactionId) -> Error {
+        let snapshot = self.snapshot_view().snapshot.unwrap_or(Lsn(0));
         match *self.limit.lock() {
             Some(limit) => Error::SnapshotTooOld { id, snapshot, limit },
             None => unreachable!("the limit is set together with the phase"),
@@ -219,11 +227,15 @@ impl TransactionSlot {
     }
 }
 
-/// What an operation in this phase comes to.
-pub(crate) fn check_active(entry: &TransactionSlot, id: TransactionId, phase: Phase) -> Result<()> {
+/// Refuses an operation on a transaction that is not active.
+pub(crate) fn check_active_phase(
+    entry: &TransactionSlot,
+    id: TransactionId,
+    phase: Phase,
+) -> Result<()> {
     match phase {
         Phase::Active => Ok(()),
-        Phase::GivenUp | Phase::Unpinned => Err(entry.too_old(id)),
-        phase => Err(Error::TransactionNotActive { id, state: phase.state() }),
+        Phase::GivenUp | Phase::Unpinned => Err(entry.snapshot_too_old_error(id)),
+        phase => Err(Error::TransactionNotActive { id, state: phase.public_state() }),
     }
 }

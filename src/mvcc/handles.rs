@@ -1,8 +1,8 @@
-//! Handles: what transactions keep their store open by.
+//! Handles: transactions keep their store open by them.
 //!
-//! Owns one counted handle for each slot of threads, made when it is first asked for, so that threads
-//! which begin transactions at the same time do not share a counter. A handle in here holds no
-//! [`Handles`] of its own: nothing keeps itself alive.
+//! Owns one counted handle for each thread slot, made when it is first asked for. So threads that
+//! begin transactions at the same time do not share a counter. A handle in here holds no
+//! [`Handles`] of its own, so none keeps itself alive.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl<B> Default for Handles<B> {
 
 impl<B> Handles<B> {
     /// The handle of the calling thread's slot.
-    pub(crate) fn get(&self, make: impl FnOnce() -> B) -> Arc<B> {
+    pub(crate) fn handle_of_thread(&self, make: impl FnOnce() -> B) -> Arc<B> {
         Arc::clone(self.slots[thread_slot()].get_or_init(|| Arc::new(make())))
     }
 }

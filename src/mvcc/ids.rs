@@ -1,23 +1,25 @@
-//! Allocation of block ids: dense and increasing above the highest one, and in gaps below it when the top is
-//! used up.
+//! Allocation of block ids: dense and increasing above the highest id, and in gaps below it when
+//! the top is used up.
 //!
-//! Owns the highest id that was handed out or committed, the highest that was committed, and the *gap* (ids side
-//! by side that no block has) from which ids come once `u64::MAX` is committed. Rules:
+//! Owns the highest id that was handed out or committed, and the highest that was committed. Owns
+//! the *gap* (neighbouring ids that no block has) from which ids come once `u64::MAX` is committed.
+//! Rules:
 //!
-//! 1. Naming an id changes nothing here. A commit of it does: the publisher tells of each id that it names,
-//!    deletions included, before the commit becomes visible. Recovery tells of every id of the log.
-//! 2. While the highest id is below `u64::MAX`, the next one is above it. So an id comes again only if its
-//!    transaction never committed.
-//! 3. After that allocation goes on where it was before `u64::MAX` was committed. In a later session nobody
-//!    knows where that was: it goes on in the highest gap, above the highest block in force below the top. What was
-//!    deleted there may come again.
-//! 4. A gap in which a caller has committed an id of its own is left for the highest gap of what was ahead in
-//!    it. One that is used up is left for the next one below all earlier ones; after the lowest the search
-//!    begins at the top again. A search walks the index with a cursor and stops at the first gap, so
-//!    everything in the index is walked once at most until all gaps were used.
+//! 1. Naming an id changes nothing here; its commit does. The publisher notes each id that a commit
+//!    names, deletions included, before the commit becomes visible. Recovery notes every id of the
+//!    log.
+//! 2. While the highest id is below `u64::MAX`, the next one is above it. So an id comes again only
+//!    if its transaction never committed.
+//! 3. After that, allocation continues where it was before `u64::MAX` was committed. A later
+//!    session does not know where that was. It continues in the highest gap, above the highest live
+//!    block below the top. An id that was deleted there may come again.
+//! 4. If a caller commits its own id in the gap, the allocator moves to the highest gap in the rest
+//!    of it. A used-up gap is followed by the next one below all earlier ones; after the lowest,
+//!    the search begins at the top again. A search walks the index with a cursor and stops at the
+//!    first gap. So each id in the index is walked at most once until all gaps were used.
 //!
-//! An id that is handed out may be committed by a caller who names it, before its own transaction is. What has
-//! it allocated is refused then, by the check of its commit (`unpublished`); single writes and batches take
+//! A caller may name and commit an id that was handed out, before its own transaction commits. The
+//! commit check (`unpublished`) refuses the transaction then; single writes and batches take
 //! another id.
 //!
 //! Lock order: the gap's lock comes before all those of the index. Publishers do not take it.
@@ -45,12 +47,12 @@ pub(crate) struct IdAllocator {
     gap: Mutex<Gap>,
 }
 
-/// Where ids come from below the top.
+/// The source of ids below the top.
 #[derive(Debug)]
 struct Gap {
     /// First and last id of what is left of it.
     free: Option<(BlockId, BlockId)>,
-    /// Down from here nothing was searched for gaps since the search began at the top; `None` when all was.
+    /// From here down no id was searched since the search began at the top; `None` when all were.
     below: Option<BlockId>,
     /// Whether ids have come from here.
     is_begun: bool,
@@ -73,19 +75,19 @@ impl IdAllocator {
     ///
     /// # Errors
     /// - [`Error::IdsExhausted`]: there is none.
-    /// - Those of [`Index::read`], where the top is used up.
-    pub(crate) fn allocate<V: VersionLen>(&self, index: &Index<V>) -> Result<BlockId> {
+    /// - Those of [`Index::read_newest`], where the top is used up.
+    pub(crate) fn allocate_id<V: VersionLen>(&self, index: &Index<V>) -> Result<BlockId> {
         let above = self
             .highest
             .fetch_update(Ordering::Acquire, Ordering::Acquire, |highest| highest.checked_add(1));
         match above {
             Ok(highest) => Ok(BlockId(highest + 1)),
-            Err(_) => self.allocate_below(index),
+            Err(_) => self.allocate_in_gap(index),
         }
     }
 
     #[cold]
-    fn allocate_below<V: VersionLen>(&self, index: &Index<V>) -> Result<BlockId> {
+    fn allocate_in_gap<V: VersionLen>(&self, index: &Index<V>) -> Result<BlockId> {
         let mut gap = self.gap.lock();
         if !gap.is_begun {
             let left_at = self.left_at.load(Ordering::Relaxed);
@@ -95,7 +97,7 @@ impl IdAllocator {
             }
             gap.is_begun = true;
         }
-        gap.take(index)
+        gap.take_next_id(index)
     }
 
     /// The highest id that a commit named; 0 when there is none.
@@ -103,8 +105,9 @@ impl IdAllocator {
         BlockId(self.committed.load(Ordering::Relaxed))
     }
 
-    /// Stays above an id that a commit names. Before that is visible, by one publisher at a time.
-    pub(crate) fn commit(&self, id: BlockId) {
+    /// Keeps later ids above one that a commit names. Called before that is visible, by one
+    /// publisher at a time.
+    pub(crate) fn note_committed_id(&self, id: BlockId) {
         if id.0 <= self.committed.load(Ordering::Relaxed) {
             return;
         }
@@ -117,13 +120,16 @@ impl IdAllocator {
             let raised = (Ordering::Release, Ordering::Relaxed);
             match self.highest.compare_exchange(highest, id.0, raised.0, raised.1) {
                 Ok(_) => return,
-                Err(found) => highest = found,
+                Err(found) => {
+                    debug_assert!(found > highest, "the highest id only grows");
+                    highest = found;
+                }
             }
         }
     }
 
-    /// Stays above an id of an earlier session, while nobody allocates.
-    pub(crate) fn recover(&self, id: BlockId) {
+    /// Keeps later ids above one of an earlier session, while no thread allocates.
+    pub(crate) fn note_recovered_id(&self, id: BlockId) {
         self.committed.fetch_max(id.0, Ordering::Relaxed);
         self.highest.fetch_max(id.0, Ordering::Relaxed);
     }
@@ -131,11 +137,12 @@ impl IdAllocator {
 
 impl Gap {
     /// Takes the next id.
-    fn take<V: VersionLen>(&mut self, index: &Index<V>) -> Result<BlockId> {
+    fn take_next_id<V: VersionLen>(&mut self, index: &Index<V>) -> Result<BlockId> {
         let mut is_again = false;
         loop {
             while let Some((next, last)) = self.free {
-                if index.read(next)?.is_none() {
+                debug_assert!(FIRST <= next && next <= last, "a gap holds an id");
+                if index.read_newest(next)?.is_none() {
                     let left = next.0.checked_add(1).map(BlockId).filter(|left| *left <= last);
                     self.free = left.map(|left| (left, last));
                     return Ok(next);
@@ -149,13 +156,13 @@ impl Gap {
             };
             is_again |= self.below.is_none();
             self.free = index.highest_gap(FIRST, from)?;
-            self.below = self.free.and_then(|(first, _)| below(first));
+            self.below = self.free.and_then(|(first, _)| next_search_end(first));
         }
     }
 }
 
-/// What a search goes on with that found a gap from here on.
-fn below(first: BlockId) -> Option<BlockId> {
+/// The id at which the next search begins after a gap from `first` on.
+fn next_search_end(first: BlockId) -> Option<BlockId> {
     (first > FIRST).then(|| BlockId(first.0 - 1))
 }
 
@@ -182,14 +189,14 @@ mod tests {
 
         fn change(&self, ids: impl IntoIterator<Item = u64>, value: Option<u32>) {
             for id in ids.into_iter().map(BlockId) {
-                self.ids.commit(id);
-                let lsn = Lsn(self.index.visible().0 + 1);
+                self.ids.note_committed_id(id);
+                let lsn = Lsn(self.index.visible_lsn().0 + 1);
                 self.index.publish_alone([(id, lsn, value)], lsn);
             }
         }
 
         fn allocate(&self) -> u64 {
-            self.ids.allocate(&self.index).expect("an id is left").0
+            self.ids.allocate_id(&self.index).expect("an id is left").0
         }
 
         /// Allocates and commits.
@@ -202,7 +209,7 @@ mod tests {
         /// The store in its next session.
         fn reopened(self) -> Store {
             let ids = IdAllocator::default();
-            ids.recover(self.ids.highest_committed());
+            ids.note_recovered_id(self.ids.highest_committed());
             Store { ids, index: self.index }
         }
     }
@@ -261,6 +268,6 @@ mod tests {
         let below_four = store.index.highest_gap(BlockId(1), BlockId(3));
         assert_eq!(below_four.expect("readable"), None);
         let mut gap = Gap { free: None, below: Some(BlockId(3)), is_begun: true };
-        assert_eq!(gap.take(&store.index).expect("an id is left"), BlockId(4));
+        assert_eq!(gap.take_next_id(&store.index).expect("an id is left"), BlockId(4));
     }
 }

@@ -1,28 +1,28 @@
-//! The index: `BlockId` to its newest published version, and older versions while somebody can see
+//! The index: `BlockId` to its newest published version, and older versions while a snapshot sees
 //! them.
 //!
-//! Owns the sharded pages, the undo versions and the visible LSN ([`Pins`]). One publisher at a time
-//! calls [`Index::publish`]; any number of threads read.
+//! Owns the sharded pages, the undo versions and the visible LSN ([`Pins`]). One publisher at a
+//! time calls [`Index::publish_changes`]; any number of threads read.
 //!
 //! A group of several changes is published in three steps, so that no reader sees half of it:
 //!
-//! 1. Each operation replaces its entry; the version it replaces becomes an *undo version*
-//!    `[from, until)` of its id. Readers that find an entry above the visible LSN use the undo version.
-//! 2. The visible LSN is raised. From here on everybody sees the whole group.
+//! 1. Each operation replaces its entry; the version it replaces becomes an *undo version* `[from,
+//!    until)` of its id. Readers that find an entry above the visible LSN use the undo version.
+//! 2. The visible LSN is raised. From here on every reader sees the whole group.
 //! 3. Each undo version that a held pin can see is filed under the newest such pin; the others are
 //!    dropped. When a pin's last holder goes, its file is handed to the next older pin that can see
-//!    the version, or the version is dropped (the dead lists of ZFS). So a snapshot costs one version
-//!    for each block that changed since, however often it changed.
+//!    the version, or the version is dropped (the dead lists of ZFS). So a snapshot costs one
+//!    version for each block that changed since, however often it changed.
 //!
-//! A single change has no halves: it raises the visible LSN under the lock of its shard, and keeps the
-//! version that it replaces only if somebody holds a pin then ([`Pins::is_held`]).
+//! A single change has no halves. It raises the visible LSN under the lock of its shard, and keeps
+//! the version that it replaces only if a pin is held then ([`Pins::is_held`]).
 //!
-//! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN (`base`). What is
-//! kept of undo versions, and what that costs, is the business of `undo`; putting a log in, of `load`; walking
-//! the ids of a range, of `scan`; finding free ones, of `gap`.
+//! **Below the entries** there may be a [`Base`]: an image of the index at an earlier LSN (`base`).
+//! The parts: `undo` keeps undo versions and counts their cost, `load` puts a log in, `scan` walks
+//! the ids of a range, `gap` finds free ones.
 //!
-//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them: what the publisher
-//! has to know of a base is looked up before its group is written (`looked_up`).
+//! Lock order: `filed`, then the pins' slots, then a shard. No I/O under any of them: the publisher
+//! looks up what it needs of a base before its group is written (`looked_up`).
 
 mod base;
 mod gap;
@@ -72,7 +72,7 @@ pub(crate) struct Index<V> {
     shards: Box<[Padded<RwLock<Shard<V>>>]>,
     filed: Mutex<BTreeMap<Lsn, Vec<Filed>>>,
     undo_count: AtomicU64,
-    /// What the filed undo versions cost in bytes.
+    /// Bytes that the filed undo versions cost.
     pinned_len: AtomicU64,
     /// Set for good by the first freeze or image: before that, the entries are everything.
     is_layered: AtomicBool,
@@ -93,8 +93,8 @@ impl<V: VersionLen> Default for Index<V> {
 
 impl<V: VersionLen> Index<V> {
     /// The newest commit that readers see.
-    pub(crate) fn visible(&self) -> Lsn {
-        self.pins.visible()
+    pub(crate) fn visible_lsn(&self) -> Lsn {
+        self.pins.visible_lsn()
     }
 
     /// The visible LSN and the snapshots that are held.
@@ -103,43 +103,49 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// Holds a snapshot of what is visible now.
-    pub(crate) fn pin(&self) -> Pin {
-        self.pins.take()
+    pub(crate) fn pin_snapshot(&self) -> Pin {
+        self.pins.pin_visible()
     }
 
     /// Gives a snapshot back and drops the versions that only it could see.
-    pub(crate) fn unpin(&self, pin: Pin) {
+    pub(crate) fn unpin_snapshot(&self, pin: Pin) {
         let lsn = pin.lsn();
-        let was_last = self.pins.release(pin);
-        self.released(lsn, was_last);
+        let was_last = self.pins.release_pin(pin);
+        self.drop_undo_of_released(lsn, was_last);
     }
 
     /// The newest visible version.
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn read(&self, id: BlockId) -> Result<Option<Versioned<V>>> {
-        let shard = self.shard(id).read();
-        // Read under the lock: step 3 of a publication cannot pass us (see the module header).
-        let seen = shard.version_at(id, self.pins.visible());
+    pub(crate) fn read_newest(&self, id: BlockId) -> Result<Option<Versioned<V>>> {
+        let shard = self.shard_of_id(id).read();
+        // Read under the lock: step 3 of a publication cannot pass this reader (see the module
+        // header).
+        let seen = shard.version_at_snapshot(id, self.pins.visible_lsn());
         drop(shard);
-        seen.resolve(id)
+        seen.resolve_version(id)
     }
 
     /// The version that a pinned snapshot sees.
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn read_at(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Versioned<V>>> {
-        let seen = self.shard(id).read().version_at(id, snapshot);
-        seen.resolve(id)
+    pub(crate) fn read_at_snapshot(
+        &self,
+        id: BlockId,
+        snapshot: Lsn,
+    ) -> Result<Option<Versioned<V>>> {
+        let seen = self.shard_of_id(id).read().version_at_snapshot(id, snapshot);
+        seen.resolve_version(id)
     }
 
-    /// Publishes the changes of a group, ascending by LSN, and makes commits up to `visible` visible.
-    /// `below` is what [`Index::look_up_below`] said of their ids before the group was written. Calls `replaced`
-    /// with the old and the new version of each change. Cannot fail: the group may be durable already.
+    /// Publishes the changes of a group, ascending by LSN, and makes commits up to `visible`
+    /// visible. `below` is the result of [`Index::look_up_below`] for their ids, from before the
+    /// group was written. Calls `replaced` with the old and the new version of each change. Cannot
+    /// fail: the group may be durable already.
     #[inline]
-    pub(crate) fn publish(
+    pub(crate) fn publish_changes(
         &self,
         changes: impl IntoIterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
@@ -148,37 +154,38 @@ impl<V: VersionLen> Index<V> {
     ) {
         let mut changes = changes.into_iter();
         match (changes.next(), changes.next()) {
-            (Some(only), None) => self.publish_one(only, below, visible, &mut replaced),
+            (Some(only), None) => self.publish_single_change(only, below, visible, &mut replaced),
             (first, second) => {
                 let all = first.into_iter().chain(second).chain(changes);
-                self.publish_all(all, below, visible, &mut replaced);
+                self.publish_several_changes(all, below, visible, &mut replaced);
             }
         }
     }
 
-    /// Publishes a single change. Nobody can see half of it, so the version that it replaces is kept
-    /// only if somebody holds a snapshot.
+    /// Publishes a single change. No reader can see half of it, so the version that it replaces is
+    /// kept only if a snapshot is held.
     #[inline]
-    fn publish_one(
+    fn publish_single_change(
         &self,
         (id, lsn, value): PublishedChange<V>,
         below: &LookedUp<V>,
         visible: Lsn,
         replaced: &mut impl FnMut(Option<&V>, Option<&V>),
     ) {
-        let mut shard = self.shard(id).write();
+        let mut shard = self.shard_of_id(id).write();
         let deleted = value.is_none();
-        let old = shard.replace(id, Versioned { lsn, value: value.clone() }, below);
+        let old = shard.replace_entry(id, Versioned { lsn, value: value.clone() }, below);
         replaced(old.as_ref().map(|old| &old.value), value.as_ref());
-        // Under the lock: who finds the entry finds it visible.
-        self.pins.raise(visible);
+        debug_assert!(lsn <= visible, "a published change becomes visible");
+        // Under the lock: a reader that finds the entry finds it visible.
+        self.pins.raise_visible(visible);
         let Some(old) = old.filter(|_| self.pins.is_held()) else { return };
-        let undone = self.keep(&mut shard, id, old, lsn, deleted);
+        let undone = self.keep_undo_version(&mut shard, id, old, lsn, deleted);
         drop(shard);
-        self.file(&mut self.filed.lock(), vec![undone]);
+        self.file_undo_versions(&mut self.filed.lock(), vec![undone]);
     }
 
-    fn publish_all(
+    fn publish_several_changes(
         &self,
         changes: impl Iterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
@@ -187,33 +194,35 @@ impl<V: VersionLen> Index<V> {
     ) {
         let mut undone = Vec::new();
         for (id, lsn, value) in changes {
+            debug_assert!(lsn <= visible, "a published change becomes visible");
             let deleted = value.is_none();
-            let mut shard = self.shard(id).write();
-            let old = shard.replace(id, Versioned { lsn, value: value.clone() }, below);
+            let mut shard = self.shard_of_id(id).write();
+            let old = shard.replace_entry(id, Versioned { lsn, value: value.clone() }, below);
             replaced(old.as_ref().map(|old| &old.value), value.as_ref());
-            undone.extend(old.map(|old| self.keep(&mut shard, id, old, lsn, deleted)));
+            undone.extend(old.map(|old| self.keep_undo_version(&mut shard, id, old, lsn, deleted)));
         }
         if undone.is_empty() {
-            self.pins.raise(visible);
+            self.pins.raise_visible(visible);
             return;
         }
         let mut filed = self.filed.lock();
-        self.pins.raise(visible);
-        self.file(&mut filed, undone);
+        self.pins.raise_visible(visible);
+        self.file_undo_versions(&mut filed, undone);
     }
 
-    /// Gives the version that commit `lsn` made of an id a new value, which means the same (a block
-    /// that was moved), if it is still the newest. `below` as for [`Index::publish`]. Calls `moved` with the
-    /// old value.
-    pub(crate) fn relocate(
+    /// Gives the version that commit `lsn` made of an id a new value with the same meaning (a
+    /// relocated block), if it is still the newest. `below` as for [`Index::publish_changes`].
+    /// Calls `moved` with the old value.
+    pub(crate) fn relocate_newest(
         &self,
         (id, lsn, value): (BlockId, Lsn, V),
         below: &LookedUp<V>,
         moved: impl FnOnce(&V),
     ) -> bool {
-        let mut shard = self.shard(id).write();
-        let newest = shard.newest(id, below).filter(|newest| newest.lsn == lsn);
+        let mut shard = self.shard_of_id(id).write();
+        let newest = shard.newest_or_looked_up(id, below).filter(|newest| newest.lsn == lsn);
         let Some(old) = newest.and_then(|newest| newest.value) else { return false };
+        debug_assert!(lsn <= self.pins.visible_lsn(), "only a published version is relocated");
         moved(&old);
         shard.pages.insert(id, Versioned { lsn, value: Some(value) });
         true
@@ -223,20 +232,20 @@ impl<V: VersionLen> Index<V> {
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn is_newest(
+    pub(crate) fn is_newest_version(
         &self,
         id: BlockId,
         lsn: Lsn,
         holds: impl FnOnce(&V) -> bool,
     ) -> Result<bool> {
-        let newest = self.newest(id)?.filter(|newest| newest.lsn == lsn);
+        let newest = self.newest_version(id)?.filter(|newest| newest.lsn == lsn);
         Ok(newest.and_then(|newest| newest.value).is_some_and(|value| holds(&value)))
     }
 
     /// The newest version or deletion of an id, visible or not. A base is asked without a lock.
-    fn newest(&self, id: BlockId) -> Result<Option<Newest<V>>> {
-        let shard = self.shard(id).read();
-        if let Some(entry) = shard.in_memory(id) {
+    fn newest_version(&self, id: BlockId) -> Result<Option<Newest<V>>> {
+        let shard = self.shard_of_id(id).read();
+        if let Some(entry) = shard.newest_in_memory(id) {
             return Ok(Some(entry.clone()));
         }
         let base = shard.base.clone();
@@ -245,13 +254,13 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// Makes loaded changes visible.
-    pub(crate) fn finish_load(&self, visible: Lsn) {
-        self.pins.raise(visible);
+    pub(crate) fn make_loaded_visible(&self, visible: Lsn) {
+        self.pins.raise_visible(visible);
     }
 
-    /// The oldest snapshot that somebody holds.
+    /// The oldest snapshot that is held.
     pub(crate) fn oldest_pin(&self) -> Option<Lsn> {
-        self.pins.held().first().copied()
+        self.pins.held_lsns().first().copied()
     }
 
     /// Heap bytes of entries and undo versions.
@@ -270,7 +279,7 @@ impl<V: VersionLen> Index<V> {
         self.shards.iter().map(|shard| shard_len(&shard.read()) as u64).sum()
     }
 
-    fn shard(&self, id: BlockId) -> &RwLock<Shard<V>> {
+    fn shard_of_id(&self, id: BlockId) -> &RwLock<Shard<V>> {
         let page = id.0 / PAGE_IDS;
         let spread = page.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         &self.shards[spread as usize % SHARD_COUNT]
@@ -279,8 +288,8 @@ impl<V: VersionLen> Index<V> {
 
 impl<V: VersionLen> Published for Index<V> {
     fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Lsn>> {
-        let shard = self.shard(id).read();
-        let in_memory = shard.in_memory(id).map(|entry| entry.lsn);
+        let shard = self.shard_of_id(id).read();
+        let in_memory = shard.newest_in_memory(id).map(|entry| entry.lsn);
         let undone = shard.undo.get(&id).and_then(|versions| versions.last());
         let undone = undone.map(|undo| undo.until);
         let base = shard.base.clone().filter(|base| in_memory.is_none() && base.lsn() > snapshot);
@@ -301,8 +310,8 @@ impl<V: VersionLen> Published for Index<V> {
                 return Ok(changed);
             }
         }
-        // Asked last, of the shard that is the first to get a new one: what has left the others'
-        // memory meanwhile is in it.
+        // Asked last, of the shard that gets a new base first: entries that left the memory of the
+        // others meanwhile are in it.
         let base = self.shards[0].read().base.clone().filter(|base| base.lsn() > snapshot);
         let mut found = None;
         if let Some(base) = base {
@@ -314,17 +323,17 @@ impl<V: VersionLen> Published for Index<V> {
         Ok(found)
     }
 
-    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
-        self.is_newest(id, lsn, |version| version.place() == place)
+    fn is_newest_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
+        self.is_newest_version(id, lsn, |version| version.place() == place)
     }
 
-    fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
-        self.undone_at(id, place).is_some_and(|version| version.lsn == lsn)
+    fn is_undo_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+        self.undo_version_at_place(id, place).is_some_and(|version| version.lsn == lsn)
     }
 
     fn exists(&self, id: BlockId) -> Result<bool> {
-        let shard = self.shard(id).read();
-        if let Some(entry) = shard.in_memory(id) {
+        let shard = self.shard_of_id(id).read();
+        if let Some(entry) = shard.newest_in_memory(id) {
             return Ok(entry.value.is_some());
         }
         let base = shard.base.clone();

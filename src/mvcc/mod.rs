@@ -1,27 +1,27 @@
-//! What the memory and the local backend share: versions, snapshots, transactions, conflicts.
+//! The parts that both backends share: versions, snapshots, transactions, conflicts.
 //!
 //! | file           | owns                                                                     |
 //! |----------------|--------------------------------------------------------------------------|
 //! | `page`         | 64 neighbouring ids in a packed array                                    |
-//! | `index`        | `BlockId` to its newest version, and older ones while somebody needs them |
-//! | `version`      | what is known of a version                                               |
+//! | `index`        | `BlockId` to its newest version, and older ones while a snapshot sees them |
+//! | `version`      | the properties of a version that do not depend on the backend            |
 //! | `shard`        | the layers of one part of the index                                      |
 //! | `pins`         | the visible LSN and the snapshots that are held                          |
 //! | `transactions` | open transactions, and how the latest ones ended                         |
-//! | `word`         | a transaction's id and phase in one word                                 |
-//! | `entry`        | the shared state of one open transaction                                 |
-//! | `pending`      | what one open transaction has done so far                                |
-//! | `places`       | where a slot of threads has its open transactions; how the latest ended  |
-//! | `permits`      | how many may be open, and who waits for one to end                       |
-//! | `scan`         | pages of what a transaction sees of a range of ids                       |
+//! | `word`         | the state word: a transaction's id and phase                             |
+//! | `entry`        | the transaction slot: the shared state of one open transaction           |
+//! | `pending`      | the operations, reads and savepoints of one open transaction             |
+//! | `slot_list`    | the places of a thread slot's open transactions; its latest outcomes     |
+//! | `permits`      | how many may be open, and the callers that wait for one to end           |
+//! | `scan`         | pages of the ids of a range that a transaction sees                      |
 //! | `batch`        | the operations of one transaction                                        |
 //! | `ids`          | allocation of block ids                                                  |
-//! | `unpublished`      | changes that have an LSN and are not published yet; conflict checks      |
+//! | `unpublished`  | changes that have an LSN and are not published yet; conflict checks      |
 //! | `counters`     | statistics                                                               |
-//! | `turn`         | who goes first of those that lose again and again                        |
-//! | `handles`      | what transactions keep their store open by                              |
+//! | `turn`         | the order among calls that lose again and again                          |
+//! | `handles`      | handles by which transactions keep their store open                      |
 //! | `state`        | all of these of one store, and the limits on them                        |
-//! | `engine`       | the contract, written once over what a backend does its own way          |
+//! | `engine`       | the contract, written once over the backend's own parts                  |
 //!
 //! A version is generic: a block in memory, or the place of one in the log. Nothing here does I/O.
 

@@ -21,18 +21,19 @@ impl<E> Default for IndexPage<E> {
 
 impl<E> IndexPage<E> {
     pub(crate) fn get(&self, slot: u32) -> Option<&E> {
-        let rank = self.rank(slot);
+        let rank = self.rank_of_slot(slot);
         if self.present & (1 << slot) == 0 { None } else { self.entries.get(rank) }
     }
 
     /// Puts an entry in its slot and returns the one it replaces.
     pub(crate) fn insert(&mut self, slot: u32, entry: E) -> Option<E> {
-        let rank = self.rank(slot);
+        let rank = self.rank_of_slot(slot);
         if self.present & (1 << slot) != 0 {
             return Some(std::mem::replace(&mut self.entries[rank], entry));
         }
         self.present |= 1 << slot;
         self.entries.insert(rank, entry);
+        debug_assert!(self.is_packed());
         None
     }
 
@@ -40,21 +41,23 @@ impl<E> IndexPage<E> {
         if self.present & (1 << slot) == 0 {
             return None;
         }
-        let entry = self.entries.remove(self.rank(slot));
+        let entry = self.entries.remove(self.rank_of_slot(slot));
         self.present &= !(1 << slot);
+        debug_assert!(self.is_packed());
         if self.entries.capacity() > 2 * self.entries.len() + 4 {
             self.entries.shrink_to_fit();
         }
         Some(entry)
     }
 
-    /// Makes room for just so many more entries.
-    pub(crate) fn reserve(&mut self, count: usize) {
+    /// Reserves memory for exactly so many more entries.
+    pub(crate) fn reserve_entries(&mut self, count: usize) {
+        debug_assert!(count as u64 <= PAGE_IDS, "a page has an entry an id");
         self.entries.reserve_exact(count);
     }
 
     /// Keeps the entries of which `keep` holds.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&E) -> bool) {
+    pub(crate) fn retain_entries(&mut self, keep: impl Fn(&E) -> bool) {
         let gone = self.iter().filter(|(_, entry)| !keep(entry));
         let gone: Vec<u32> = gone.map(|(slot, _)| slot).collect();
         for slot in gone {
@@ -81,7 +84,12 @@ impl<E> IndexPage<E> {
         self.entries.capacity() * size_of::<E>()
     }
 
-    fn rank(&self, slot: u32) -> usize {
+    /// The invariant of the header.
+    fn is_packed(&self) -> bool {
+        self.entries.len() == self.present.count_ones() as usize
+    }
+
+    fn rank_of_slot(&self, slot: u32) -> usize {
         debug_assert!(u64::from(slot) < PAGE_IDS);
         (self.present & ((1 << slot) - 1)).count_ones() as usize
     }

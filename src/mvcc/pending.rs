@@ -1,9 +1,9 @@
 //! An open transaction's own state: its operations, what it read, its savepoints.
 //!
-//! Owns [`Pending`]. Invariant: `payload_len` is what the operations and the savepoints hold; a
-//! savepoint remembers, for each id that was changed between it and the next one, the operation that
-//! was pending at it. So memory is bounded by `transaction_len_max`, whatever is written again and
-//! again between savepoints.
+//! Owns [`Pending`]. Invariant: `payload_len` is the sum of the operations and of what the
+//! savepoints keep. A savepoint keeps, for each id that was changed between it and the next one,
+//! the operation that was pending at it. So memory is bounded by `transaction_len_max`, however
+//! often an id is written again between savepoints.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,10 @@ pub(crate) struct Pending {
     snapshot: Option<Lsn>,
     isolation: IsolationLevel,
     operations: BTreeMap<BlockId, Own>,
-    /// Ids that came to `operations` so far; what tells scans which were there before them.
+    /// Ids that came to `operations` so far. Tells scans which were there before them.
     named_count: u64,
     payload_len: u64,
-    /// What a serializable transaction has read.
+    /// The reads of a serializable transaction.
     reads: Reads,
     savepoints: Vec<Mark>,
     next_savepoint: u64,
@@ -44,13 +44,13 @@ struct Own {
 #[derive(Debug)]
 struct Mark {
     serial: u64,
-    /// What was pending at it, of the ids that were changed before the next one.
+    /// The operations pending at it, of the ids that were changed before the next savepoint.
     before: BTreeMap<BlockId, Option<Own>>,
 }
 
 impl Pending {
-    /// Says what the transaction sees: known from its begin on, before it has operations.
-    pub(crate) fn see(&mut self, view: SnapshotView) {
+    /// Sets the snapshot of the transaction, known from its begin on.
+    pub(crate) fn set_view(&mut self, view: SnapshotView) {
         (self.snapshot, self.isolation) = (view.snapshot, view.isolation);
     }
 
@@ -67,19 +67,19 @@ impl Pending {
     }
 
     /// Notes that a range was listed.
-    pub(crate) fn note_range(&mut self, first: BlockId, last: BlockId) {
+    pub(crate) fn note_range_read(&mut self, first: BlockId, last: BlockId) {
         if self.isolation == IsolationLevel::Serializable {
             self.reads.add_range(first, last);
         }
     }
 
-    /// A moment for scans: what the transaction writes later is not walked to.
+    /// A mark for scans: they skip what the transaction writes later.
     pub(crate) fn scan_mark(&self) -> ScanMark {
         ScanMark(self.named_count)
     }
 
-    /// The ids of a range that the transaction had written before a moment, in an order.
-    pub(crate) fn own_written(
+    /// The ids of a range that the transaction had written before a mark, in an order.
+    pub(crate) fn own_written_ids(
         &self,
         (first, last): (BlockId, BlockId),
         order: ScanOrder,
@@ -96,7 +96,7 @@ impl Pending {
     }
 
     /// The transaction's own last operation on an id.
-    pub(crate) fn own(&self, id: BlockId) -> Option<&Operation> {
+    pub(crate) fn own_operation(&self, id: BlockId) -> Option<&Operation> {
         self.operations.get(&id).map(|own| &own.operation)
     }
 
@@ -104,7 +104,12 @@ impl Pending {
     ///
     /// # Errors
     /// - [`Error::TransactionTooLarge`]: the operation was not added.
-    pub(crate) fn put(&mut self, id: BlockId, operation: Operation, len_max: u64) -> Result<()> {
+    pub(crate) fn add_operation(
+        &mut self,
+        id: BlockId,
+        operation: Operation,
+        len_max: u64,
+    ) -> Result<()> {
         // The first change of an id since a savepoint keeps what it replaces.
         let keeps = self.savepoints.last().is_some_and(|mark| !mark.before.contains_key(&id));
         let own = self.operations.get(&id);
@@ -112,6 +117,7 @@ impl Pending {
         let number = own.map_or(self.named_count + 1, |own| own.number);
         let is_allocated = own.is_some_and(|own| own.is_allocated);
         let freed = if keeps { 0 } else { replaced };
+        debug_assert!(freed <= self.payload_len, "a pending operation is counted");
         let len = self.payload_len - freed + operation.payload_len();
         if len > len_max {
             return Err(Error::TransactionTooLarge { len, len_max });
@@ -137,14 +143,20 @@ impl Pending {
         }
     }
 
-    pub(crate) fn savepoint(&mut self, transaction: TransactionId) -> Savepoint {
+    pub(crate) fn make_savepoint(&mut self, transaction: TransactionId) -> Savepoint {
         self.next_savepoint += 1;
-        self.savepoints.push(Mark { serial: self.next_savepoint, before: BTreeMap::new() });
+        let serial = self.next_savepoint;
+        debug_assert!(self.savepoints.last().is_none_or(|last| last.serial < serial));
+        self.savepoints.push(Mark { serial, before: BTreeMap::new() });
         Savepoint::new(transaction, self.next_savepoint)
     }
 
     /// Undoes what was done since a savepoint.
-    pub(crate) fn rollback_to(&mut self, id: TransactionId, savepoint: Savepoint) -> Result<()> {
+    pub(crate) fn undo_to_savepoint(
+        &mut self,
+        id: TransactionId,
+        savepoint: Savepoint,
+    ) -> Result<()> {
         let at = self.savepoints.iter().position(|mark| mark.serial == savepoint.serial());
         let Some(at) = at.filter(|_| savepoint.transaction() == id) else {
             let reason = "is of another transaction, or was undone";
@@ -153,22 +165,32 @@ impl Pending {
         while self.savepoints.len() > at {
             let Some(mark) = self.savepoints.pop() else { break };
             for (id, before) in mark.before {
-                // What the mark kept counts on, as pending again; what replaced it is gone.
+                // The operation that the savepoint kept is pending again and still counts. The one
+                // that replaced it is gone.
                 let undone = match before {
                     Some(own) => self.operations.insert(id, own),
                     None => self.operations.remove(&id),
                 };
-                self.payload_len -= undone.map_or(0, |own| own.operation.payload_len());
+                let undone_len = undone.map_or(0, |own| own.operation.payload_len());
+                debug_assert!(undone_len <= self.payload_len, "a pending operation is counted");
+                self.payload_len -= undone_len;
             }
         }
         self.savepoints.push(Mark { serial: savepoint.serial(), before: BTreeMap::new() });
         Ok(())
     }
 
+    /// Payload bytes of the operations and of what the savepoints keep.
+    fn held_len(&self) -> u64 {
+        let kept = self.savepoints.iter().flat_map(|mark| mark.before.values().flatten());
+        self.operations.values().chain(kept).map(|own| own.operation.payload_len()).sum()
+    }
+
     /// Takes the operations for a commit.
-    pub(crate) fn start_commit(&mut self, id: TransactionId) -> Batch {
+    pub(crate) fn take_batch(&mut self, id: TransactionId) -> Batch {
+        debug_assert!(self.payload_len == self.held_len(), "the length is the sum of what is held");
         self.savepoints.clear();
-        // Without a snapshot nothing else says that nobody was faster.
+        // Without a snapshot no other check finds that another commit named the id first.
         let own = self.operations.iter().filter(|(_, own)| own.is_allocated);
         let allocated = match self.snapshot {
             None => own.map(|(id, _)| *id).collect(),
@@ -204,17 +226,17 @@ mod tests {
     #[test]
     fn writing_again_between_savepoints_costs_no_more_than_the_first_time() {
         let mut tx = pending();
-        tx.put(BlockId(7), write(10), 100).expect("fits");
-        let mark = tx.savepoint(TX);
+        tx.add_operation(BlockId(7), write(10), 100).expect("fits");
+        let mark = tx.make_savepoint(TX);
         for _ in 0..1000 {
-            tx.put(BlockId(7), write(20), 30).expect("the first and the last write fit");
+            tx.add_operation(BlockId(7), write(20), 30).expect("the first and the last write fit");
         }
         assert_eq!((tx.payload_len, tx.savepoints[0].before.len()), (30, 1));
-        let refused = tx.put(BlockId(7), write(21), 30);
+        let refused = tx.add_operation(BlockId(7), write(21), 30);
         assert!(matches!(refused, Err(Error::TransactionTooLarge { len: 31, len_max: 30 })));
-        tx.rollback_to(TX, mark).expect("its own");
+        tx.undo_to_savepoint(TX, mark).expect("its own");
         assert_eq!(
-            (tx.payload_len, tx.own(BlockId(7)).map(Operation::payload_len)),
+            (tx.payload_len, tx.own_operation(BlockId(7)).map(Operation::payload_len)),
             (10, Some(10))
         );
     }
@@ -222,19 +244,19 @@ mod tests {
     #[test]
     fn bytes_are_counted_through_nested_savepoints() {
         let mut tx = pending();
-        let outer = tx.savepoint(TX);
-        tx.put(BlockId(1), write(1), 100).expect("fits");
-        tx.put(BlockId(2), write(2), 100).expect("fits");
-        let inner = tx.savepoint(TX);
-        tx.put(BlockId(1), Operation::Delete, 100).expect("fits");
-        tx.put(BlockId(3), write(4), 100).expect("fits");
+        let outer = tx.make_savepoint(TX);
+        tx.add_operation(BlockId(1), write(1), 100).expect("fits");
+        tx.add_operation(BlockId(2), write(2), 100).expect("fits");
+        let inner = tx.make_savepoint(TX);
+        tx.add_operation(BlockId(1), Operation::Delete, 100).expect("fits");
+        tx.add_operation(BlockId(3), write(4), 100).expect("fits");
         assert_eq!(tx.payload_len, 7);
-        tx.rollback_to(TX, inner).expect("its own");
+        tx.undo_to_savepoint(TX, inner).expect("its own");
         assert_eq!((tx.payload_len, tx.operations.len()), (3, 2));
-        tx.put(BlockId(1), write(8), 100).expect("fits");
-        tx.rollback_to(TX, outer).expect("its own");
+        tx.add_operation(BlockId(1), write(8), 100).expect("fits");
+        tx.undo_to_savepoint(TX, outer).expect("its own");
         assert_eq!((tx.payload_len, tx.operations.len()), (0, 0));
-        tx.rollback_to(TX, outer).expect("it stays");
-        assert!(tx.rollback_to(TX, inner).is_err(), "it is gone");
+        tx.undo_to_savepoint(TX, outer).expect("it stays");
+        assert!(tx.undo_to_savepoint(TX, inner).is_err(), "it is gone");
     }
 }

@@ -1,14 +1,15 @@
-//! Permits: how many transactions may be open at once, and who waits until one ends.
+//! Permits: how many transactions may be open at once, and the callers that wait for one to end.
 //!
-//! Owns the permits that no slot of threads has ([`SlotList`](super::slot_list::SlotList) keeps the others), and
-//! the waiters. A slot draws some at a time, so that threads which begin and end at the same time do not
-//! share a counter. Invariants:
+//! Owns the permits that no thread slot has ([`SlotList`](super::slot_list::SlotList) keeps the
+//! others), and the waiters. A slot draws some at a time. So threads that begin and end at the same
+//! time do not share a counter. Invariants:
 //!
-//! 1. Never more transactions are open than may be, as none opens without a permit.
-//! 2. None is refused while a permit is left: before that, all slots are looked through, with all of them
-//!    locked.
-//! 3. Nobody waits while a permit is left: a waiter is counted before he looks, and whoever adds permits
-//!    to a slot looks for waiters after that, and gives them back; either sees the other.
+//! 1. At most `count_max` transactions are open, as none opens without a permit.
+//! 2. No begin is refused while a permit is left. Before a refusal all slots are searched, with all
+//!    of them locked.
+//! 3. No caller waits while a permit is left. A waiter is counted before it looks for a permit. A
+//!    thread that adds permits to a slot looks for waiters after that, and gives the permits back.
+//!    Either sees the other.
 //!
 //! Waiters are served in no special order.
 
@@ -46,22 +47,27 @@ impl Permits {
     ///
     /// # Errors
     /// - [`Error::TooManyTransactions`]: no slot has one.
-    pub(crate) fn locked<'a>(&self, pins: &'a Pins, slot: usize) -> Result<SlotGuard<'a>> {
-        let mut guard = pins.lock(slot);
-        if guard.slots().permits == 0 {
-            let drawn = self.draw();
+    pub(crate) fn lock_with_permit<'a>(
+        &self,
+        pins: &'a Pins,
+        slot: usize,
+    ) -> Result<SlotGuard<'a>> {
+        let mut guard = pins.lock_slot(slot);
+        if guard.slot_list().permits == 0 {
+            let drawn = self.draw_common();
             if drawn == 0 {
                 drop(guard);
-                return self.collect(pins, slot);
+                return self.collect_all_permits(pins, slot);
             }
-            guard.slots().permits = drawn;
-            self.look_after(&mut guard, 1);
+            guard.slot_list().permits = drawn;
+            self.give_back_surplus(&mut guard, 1);
         }
         Ok(guard)
     }
 
-    /// Runs `take` until it is not refused for want of a permit, up to `timeout`. It must not wake.
-    pub(crate) fn wait<R>(
+    /// Runs `take` until it is not refused for want of a permit, up to `timeout`. `take` must not
+    /// wake a waiter.
+    pub(crate) fn wait_for_permit<R>(
         &self,
         timeout: Duration,
         mut take: impl FnMut() -> Result<R>,
@@ -69,23 +75,24 @@ impl Permits {
         let mut waiting = self.waiting.lock();
         self.waiting_count.fetch_add(1, Ordering::SeqCst);
         let mut result = None;
-        let full = |_: &mut ()| is_full(result.insert(take()));
+        let full = |_: &mut ()| is_refused(result.insert(take()));
         let ended = self.freed.wait_while_for(&mut waiting, full, timeout);
         let result = match result {
-            Some(result) if !ended.timed_out() || !is_full(&result) => result,
-            // Once more now that the time is up.
+            Some(result) if !ended.timed_out() || !is_refused(&result) => result,
+            // One last try, now that the time is up.
             _ => take(),
         };
         self.waiting_count.fetch_sub(1, Ordering::SeqCst);
         drop(waiting);
-        self.wake();
+        self.wake_waiter();
         result
     }
 
-    /// Takes back what a slot has too much of, and all of it while somebody waits. To be called after
-    /// permits were added to it; `kept` are about to be used.
-    pub(crate) fn look_after(&self, guard: &mut SlotGuard<'_>, kept: u64) {
-        let permits = &mut guard.slots().permits;
+    /// Takes surplus permits back from a slot, and all of them while a caller waits. Called after
+    /// permits were added to the slot; `kept` of them are about to be used.
+    pub(crate) fn give_back_surplus(&self, guard: &mut SlotGuard<'_>, kept: u64) {
+        let permits = &mut guard.slot_list().permits;
+        debug_assert!(kept <= *permits, "the kept permits are in the slot");
         let is_awaited = self.waiting_count.load(Ordering::SeqCst) > 0;
         let surplus = match is_awaited {
             true => *permits - kept,
@@ -96,9 +103,9 @@ impl Permits {
         self.common.fetch_add(surplus, Ordering::SeqCst);
     }
 
-    /// Wakes a waiter, when there is one. To be called with no slot locked, after
-    /// [`Permits::look_after`].
-    pub(crate) fn wake(&self) {
+    /// Wakes a waiter, if there is one. Called with no slot locked, after
+    /// [`Permits::give_back_surplus`].
+    pub(crate) fn wake_waiter(&self) {
         if self.waiting_count.load(Ordering::SeqCst) > 0 {
             let _order = self.waiting.lock();
             self.freed.notify_one();
@@ -110,7 +117,7 @@ impl Permits {
     }
 
     /// Takes some of the common permits.
-    fn draw(&self) -> u64 {
+    fn draw_common(&self) -> u64 {
         let mut drawn = 0;
         let less = |common: u64| {
             drawn = common.min(self.drawn_count());
@@ -123,22 +130,24 @@ impl Permits {
     }
 
     /// Moves all permits to one slot.
-    fn collect<'a>(&self, pins: &'a Pins, slot: usize) -> Result<SlotGuard<'a>> {
-        let mut guards: Vec<SlotGuard<'a>> = (0..SLOT_COUNT).map(|slot| pins.lock(slot)).collect();
+    fn collect_all_permits<'a>(&self, pins: &'a Pins, slot: usize) -> Result<SlotGuard<'a>> {
+        let mut guards: Vec<SlotGuard<'a>> =
+            (0..SLOT_COUNT).map(|slot| pins.lock_slot(slot)).collect();
         let own: u64 =
-            guards.iter_mut().map(|guard| std::mem::take(&mut guard.slots().permits)).sum();
+            guards.iter_mut().map(|guard| std::mem::take(&mut guard.slot_list().permits)).sum();
         let permits = own + self.common.swap(0, Ordering::SeqCst);
         if permits == 0 {
             return Err(Error::TooManyTransactions { open: self.count_max, max: self.count_max });
         }
+        debug_assert!(permits <= self.count_max, "permits and open transactions add up");
         let mut guard = guards.swap_remove(slot);
-        guard.slots().permits = permits;
-        self.look_after(&mut guard, 1);
+        guard.slot_list().permits = permits;
+        self.give_back_surplus(&mut guard, 1);
         Ok(guard)
     }
 }
 
-fn is_full<R>(result: &Result<R>) -> bool {
+fn is_refused<R>(result: &Result<R>) -> bool {
     matches!(result, Err(Error::TooManyTransactions { .. }))
 }
 
@@ -147,12 +156,12 @@ mod tests {
     use super::*;
 
     fn begin(permits: &Permits, pins: &Pins, slot: usize) -> Result<u32> {
-        let mut guard = permits.locked(pins, slot)?;
-        Ok(guard.slots().take().expect("there is a permit"))
+        let mut guard = permits.lock_with_permit(pins, slot)?;
+        Ok(guard.slot_list().take_place().expect("there is a permit"))
     }
 
     #[test]
-    fn credits_of_other_slots_are_found_before_anybody_is_refused() {
+    fn permits_of_other_slots_are_found_before_a_refusal() {
         for count_max in [1, 2, 3, 100, 1000, 65_536] {
             let (permits, pins) = (Permits::new(count_max), Pins::default());
             for n in 0..count_max {

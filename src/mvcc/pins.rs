@@ -1,16 +1,16 @@
 //! Pins: the visible LSN and the snapshots that readers hold.
 //!
-//! Owns the visible LSN and, for each slot of threads, a multiset of pinned LSNs. Invariants:
+//! Owns the visible LSN and, for each thread slot, a multiset of pinned LSNs. Invariants:
 //!
 //! 1. The visible LSN only grows, and is raised by one publisher at a time.
-//! 2. A pin is taken under its slot's lock together with the reading of the visible LSN. So after the
-//!    publisher has raised the visible LSN to `w`, [`Pins::held`] finds every pin below `w` that was
-//!    ever taken and not released: a pin that it misses reads `w` or more. So does [`Pins::is_held`],
-//!    which takes no lock: a slot's first holder is counted before it reads the visible LSN, and fences
-//!    on both sides let one of the two see the other.
+//! 2. A pin is taken under its slot's lock together with the reading of the visible LSN. So after
+//!    the publisher has raised the visible LSN to `w`, [`Pins::held_lsns`] finds every pin below
+//!    `w` that was ever taken and not released: a pin that it misses reads `w` or more.
+//!    [`Pins::is_held`] finds it without a lock: a slot's first holder is counted before it reads
+//!    the visible LSN, and fences on both sides let one of the two see the other.
 //!
-//! Taking and releasing touch one lock that other threads rarely want. It guards the [`SlotList`] of the
-//! slot's transactions, too. Does not know what versions a pin keeps: the index asks.
+//! Taking and releasing touch one lock that other threads rarely want. It guards the [`SlotList`]
+//! of the thread slot, too. The index knows which versions a pin keeps.
 
 use std::ops::Deref;
 
@@ -47,7 +47,7 @@ pub(crate) struct SlotGuard<'a> {
     slot: MutexGuard<'a, PinSlot>,
 }
 
-/// One hold on a snapshot. Whoever has it gives it back to [`Pins::release`].
+/// One hold on a snapshot. Its owner gives it back to [`Pins::release_pin`].
 #[derive(Debug)]
 #[must_use = "a pin that is not released keeps old versions for ever"]
 pub(crate) struct Pin {
@@ -62,35 +62,35 @@ impl Pin {
 }
 
 impl Pins {
-    pub(crate) fn visible(&self) -> Lsn {
+    pub(crate) fn visible_lsn(&self) -> Lsn {
         Lsn(self.visible.load(Ordering::Acquire))
     }
 
     /// Makes commits up to `lsn` visible. One publisher at a time.
-    pub(crate) fn raise(&self, lsn: Lsn) {
-        assert!(lsn >= self.visible(), "the visible lsn never goes back");
+    pub(crate) fn raise_visible(&self, lsn: Lsn) {
+        assert!(lsn >= self.visible_lsn(), "the visible lsn never goes back");
         self.visible.store(lsn.0, Ordering::Release);
     }
 
-    /// Locks a slot. Nobody locks a second one but in ascending order.
-    pub(crate) fn lock(&self, slot: usize) -> SlotGuard<'_> {
+    /// Locks a slot. A thread locks a second one in ascending order only.
+    pub(crate) fn lock_slot(&self, slot: usize) -> SlotGuard<'_> {
         let CountedSlot { count, slot } = &*self.slots[slot];
         SlotGuard { visible: &self.visible, count, slot: slot.lock() }
     }
 
     /// Holds a snapshot of what is visible now.
-    pub(crate) fn take(&self) -> Pin {
+    pub(crate) fn pin_visible(&self) -> Pin {
         let slot = thread_slot();
-        Pin { lsn: self.lock(slot).take(), slot }
+        Pin { lsn: self.lock_slot(slot).hold_visible(), slot }
     }
 
     /// Releases a pin; true when it was the last on its LSN in its slot.
-    pub(crate) fn release(&self, pin: Pin) -> bool {
-        self.lock(pin.slot).release(pin.lsn)
+    pub(crate) fn release_pin(&self, pin: Pin) -> bool {
+        self.lock_slot(pin.slot).release_hold(pin.lsn)
     }
 
     /// The pinned LSNs, ascending, without repetition.
-    pub(crate) fn held(&self) -> Vec<Lsn> {
+    pub(crate) fn held_lsns(&self) -> Vec<Lsn> {
         let mut lsns = Vec::new();
         fence(Ordering::SeqCst);
         for CountedSlot { count, slot } in self.slots.iter().map(Deref::deref) {
@@ -103,7 +103,7 @@ impl Pins {
         lsns
     }
 
-    /// Whether anybody holds a snapshot; one that is being released may still count.
+    /// Whether a snapshot is held; one that is being released may still count.
     pub(crate) fn is_held(&self) -> bool {
         fence(Ordering::SeqCst);
         self.slots.iter().any(|slot| slot.count.load(Ordering::Acquire) > 0)
@@ -111,36 +111,40 @@ impl Pins {
 }
 
 impl SlotGuard<'_> {
-    pub(crate) fn slots(&mut self) -> &mut SlotList {
+    pub(crate) fn slot_list(&mut self) -> &mut SlotList {
         &mut self.slot.places
     }
 
-    /// Holds a snapshot of what is visible now. Whoever has it gives it back to this slot.
-    pub(crate) fn take(&mut self) -> Lsn {
+    /// Holds a snapshot of what is visible now. The holder gives it back to this slot.
+    pub(crate) fn hold_visible(&mut self) -> Lsn {
         let count = self.count.load(Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Relaxed);
         if count == 0 {
-            // With the one of a publisher. Later holders have the first one's, by way of the lock.
+            // Pairs with the publisher's fence. Later holders have the first one's, by way of the
+            // lock.
             fence(Ordering::SeqCst);
         }
         let lsn = Lsn(self.visible.load(Ordering::Acquire));
-        match self.slot.held.last_mut() {
+        let held = &mut self.slot.held;
+        debug_assert!(held.last().is_none_or(|(last, _)| *last <= lsn), "pins ascend in a slot");
+        match held.last_mut() {
             Some((last, count)) if *last == lsn => *count += 1,
-            _ => self.slot.held.push((lsn, 1)),
+            _ => held.push((lsn, 1)),
         }
         lsn
     }
 
     /// Releases a hold; true when it was the last on its LSN in this slot.
-    pub(crate) fn release(&mut self, lsn: Lsn) -> bool {
+    pub(crate) fn release_hold(&mut self, lsn: Lsn) -> bool {
         let held = &mut self.slot.held;
-        // Most often the newest: who begins last ends first.
+        // Most often the newest: a short transaction begins last and ends first.
         let at = match held.last() {
             Some((last, _)) if *last == lsn => held.len() - 1,
             _ => held.partition_point(|(held, _)| *held < lsn),
         };
         assert!(held.get(at).is_some_and(|(held, _)| *held == lsn), "a pin is released once");
         self.count.store(self.count.load(Ordering::Relaxed) - 1, Ordering::Release);
+        debug_assert!(held[at].1 > 0, "a pin in the list has a holder");
         held[at].1 -= 1;
         let last = held[at].1 == 0;
         if last {
@@ -157,14 +161,14 @@ mod tests {
     #[test]
     fn held_lists_each_pinned_lsn_once_until_its_last_release() {
         let pins = Pins::default();
-        let first = pins.take();
-        pins.raise(Lsn(5));
-        let (second, third) = (pins.take(), pins.take());
-        assert_eq!(pins.held(), [Lsn(0), Lsn(5)]);
-        assert!(pins.is_held() && !pins.release(second));
-        assert!(pins.release(first));
-        assert_eq!(pins.held(), [Lsn(5)]);
-        assert!(pins.release(third));
-        assert!(pins.held().is_empty() && !pins.is_held());
+        let first = pins.pin_visible();
+        pins.raise_visible(Lsn(5));
+        let (second, third) = (pins.pin_visible(), pins.pin_visible());
+        assert_eq!(pins.held_lsns(), [Lsn(0), Lsn(5)]);
+        assert!(pins.is_held() && !pins.release_pin(second));
+        assert!(pins.release_pin(first));
+        assert_eq!(pins.held_lsns(), [Lsn(5)]);
+        assert!(pins.release_pin(third));
+        assert!(pins.held_lsns().is_empty() && !pins.is_held());
     }
 }

@@ -1,8 +1,8 @@
 //! One shard of the index: the entries, older versions and base of the ids that fall to it.
 //!
-//! Owns [`Shard`], which knows the order of its layers: entries, frozen entries, base. What it answers
-//! under its lock is complete but for the base, which may do I/O: [`Lookup`] and [`PageView`] carry what
-//! is left to be asked out of the lock.
+//! Owns [`Shard`], which knows the order of its layers: entries, frozen entries, base. Its answers
+//! under its lock are complete but for the base, which may do I/O. [`Lookup`] and [`PageView`]
+//! carry the rest of the question out of the lock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::order::ScanOrder;
 #[derive(Debug)]
 pub(super) struct Shard<V> {
     pub(super) pages: Pages<V>,
-    /// Put aside for an image that is being made; below `pages`, above `base`.
+    /// Entries put aside for an image that is being made; below `pages`, above `base`.
     pub(super) frozen: Pages<V>,
     pub(super) base: Option<Arc<dyn Base<V>>>,
-    /// Older versions. In the order of the ids, so that a scan meets them page by page.
+    /// Older versions, in the order of the ids, so that a scan meets them page by page.
     pub(super) undo: BTreeMap<BlockId, Vec<Undo<V>>>,
 }
 
@@ -52,16 +52,17 @@ pub(super) struct Filed {
     pub(super) counted: bool,
 }
 
-/// What a reader finds in memory, and where it has to look next.
+/// The result of a lookup in memory, and where the reader must look next.
 pub(super) enum Lookup<V> {
     /// The answer.
     Found(Option<Versioned<V>>),
-    /// The image knows the newest version; where that is too new for the reader, this is the answer.
+    /// The image knows the newest version. Where that is too new for the reader, the older one here
+    /// is the answer.
     Below(Arc<dyn Base<V>>, Lsn, Option<Versioned<V>>),
 }
 
 impl<V> Lookup<V> {
-    pub(super) fn resolve(self, id: BlockId) -> Result<Option<Versioned<V>>> {
+    pub(super) fn resolve_version(self, id: BlockId) -> Result<Option<Versioned<V>>> {
         let (base, snapshot, older) = match self {
             Lookup::Found(version) => return Ok(version),
             Lookup::Below(base, snapshot, older) => (base, snapshot, older),
@@ -75,13 +76,13 @@ impl<V> Lookup<V> {
     }
 }
 
-/// What memory knows of a page for one snapshot: a bit for each of its ids.
+/// The content of a page in memory for one snapshot: a bit for each of its ids.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageView {
     pub(super) number: u64,
-    /// Blocks that the snapshot sees, as far as memory knows.
+    /// Blocks in memory that the snapshot sees.
     pub(super) seen: u64,
-    /// Ids of which memory knows the newest version. What an image says of them is hidden.
+    /// Ids whose newest version is in memory. It hides what an image says of them.
     pub(super) known: u64,
 }
 
@@ -109,6 +110,7 @@ impl<V> Pages<V> {
 
     pub(super) fn insert(&mut self, id: BlockId, entry: Newest<V>) {
         let page = self.by_number.entry(id.0 / PAGE_IDS).or_default();
+        debug_assert!(page.heap_len() <= self.heap_len, "a page is counted");
         self.heap_len -= page.heap_len();
         page.insert((id.0 % PAGE_IDS) as u32, entry);
         self.heap_len += page.heap_len();
@@ -124,7 +126,7 @@ impl<V> Pages<V> {
         }
     }
 
-    pub(super) fn page(&self, number: u64) -> impl Iterator<Item = (BlockId, &Newest<V>)> {
+    pub(super) fn page_entries(&self, number: u64) -> impl Iterator<Item = (BlockId, &Newest<V>)> {
         let entries = self.by_number.get(&number).into_iter().flat_map(|page| page.iter());
         entries.map(move |(slot, entry)| (BlockId(number * PAGE_IDS + u64::from(slot)), entry))
     }
@@ -135,8 +137,9 @@ impl<V> Pages<V> {
         last: BlockId,
         snapshot: Lsn,
     ) -> Option<(BlockId, Lsn)> {
+        debug_assert!(first <= last, "a range of ids");
         let numbers = self.by_number.range(first.0 / PAGE_IDS..=last.0 / PAGE_IDS);
-        let mut entries = numbers.flat_map(|(number, _)| self.page(*number));
+        let mut entries = numbers.flat_map(|(number, _)| self.page_entries(*number));
         let changed =
             entries.find(|(id, entry)| first <= *id && *id <= last && entry.lsn > snapshot);
         changed.map(|(id, entry)| (id, entry.lsn))
@@ -144,28 +147,33 @@ impl<V> Pages<V> {
 }
 
 impl<V: Clone> Shard<V> {
-    /// The newest version, as far as memory knows.
-    pub(super) fn in_memory(&self, id: BlockId) -> Option<&Newest<V>> {
+    /// The newest version in memory.
+    pub(super) fn newest_in_memory(&self, id: BlockId) -> Option<&Newest<V>> {
         self.pages.get(id).or_else(|| self.frozen.get(id))
     }
 
-    /// The newest version, for the publisher: what the base says of the id was looked up before.
-    pub(super) fn newest(&self, id: BlockId, below: &LookedUp<V>) -> Option<Newest<V>> {
-        if let Some(entry) = self.in_memory(id) {
+    /// The newest version, for the publisher, which looked up the base before.
+    pub(super) fn newest_or_looked_up(
+        &self,
+        id: BlockId,
+        below: &LookedUp<V>,
+    ) -> Option<Newest<V>> {
+        if let Some(entry) = self.newest_in_memory(id) {
             return Some(entry.clone());
         }
-        // Without a base memory knows everything. What was frozen then may be gone from it since.
+        // Without a base, memory knows everything. An entry that was frozen at the lookup may be
+        // gone since.
         self.base.as_ref().and_then(|_| below.get(id)).cloned()
     }
 
     /// Puts an entry in place and returns the version that it replaces.
-    pub(super) fn replace(
+    pub(super) fn replace_entry(
         &mut self,
         id: BlockId,
         entry: Newest<V>,
         below: &LookedUp<V>,
     ) -> Option<Versioned<V>> {
-        let old = self.newest(id, below);
+        let old = self.newest_or_looked_up(id, below);
         let hides = self.base.is_some() || self.frozen.get(id).is_some();
         if entry.value.is_none() && !hides {
             self.pages.remove(id);
@@ -176,7 +184,7 @@ impl<V: Clone> Shard<V> {
         old.value.map(|value| Versioned { lsn: old.lsn, value })
     }
 
-    /// Has a page changed while nobody reads. Deletions that hide nothing are dropped from it.
+    /// Changes a page while no thread reads. Deletions that hide nothing are dropped from it.
     pub(super) fn load_page(
         &mut self,
         number: u64,
@@ -187,7 +195,7 @@ impl<V: Clone> Shard<V> {
         self.pages.heap_len -= page.heap_len();
         change(page);
         if self.base.is_none() {
-            page.retain(|entry| entry.value.is_some());
+            page.retain_entries(|entry| entry.value.is_some());
         }
         if page.is_empty() {
             self.pages.by_number.remove(&number);
@@ -196,15 +204,15 @@ impl<V: Clone> Shard<V> {
         }
     }
 
-    pub(super) fn version_at(&self, id: BlockId, snapshot: Lsn) -> Lookup<V> {
-        let newest = self.in_memory(id);
+    pub(super) fn version_at_snapshot(&self, id: BlockId, snapshot: Lsn) -> Lookup<V> {
+        let newest = self.newest_in_memory(id);
         if let Some(entry) = newest
             && entry.lsn <= snapshot
         {
             let found = entry.value.clone().map(|value| Versioned { lsn: entry.lsn, value });
             return Lookup::Found(found);
         }
-        let older = self.undone(id, snapshot);
+        let older = self.undo_version_at(id, snapshot);
         match &self.base {
             Some(base) if newest.is_none() => Lookup::Below(Arc::clone(base), snapshot, older),
             _ => Lookup::Found(older),
@@ -212,7 +220,7 @@ impl<V: Clone> Shard<V> {
     }
 
     /// The older version that a snapshot sees.
-    pub(super) fn undone(&self, id: BlockId, snapshot: Lsn) -> Option<Versioned<V>> {
+    pub(super) fn undo_version_at(&self, id: BlockId, snapshot: Lsn) -> Option<Versioned<V>> {
         if self.undo.is_empty() {
             return None;
         }
@@ -222,24 +230,25 @@ impl<V: Clone> Shard<V> {
     }
 
     /// Drops an undo version's value and keeps its mark.
-    pub(super) fn strip(&mut self, version: Filed) {
+    pub(super) fn drop_undo_value(&mut self, version: Filed) {
         let versions = self.undo.get_mut(&version.id).into_iter().flatten();
         for undo in versions.filter(|undo| undo.until == version.until) {
             undo.value = None;
         }
     }
 
-    pub(super) fn forget(&mut self, version: Filed) {
+    pub(super) fn remove_undo_version(&mut self, version: Filed) {
         let versions = self.undo.get_mut(&version.id).expect("a filed version is kept");
+        debug_assert!(versions.iter().any(|undo| undo.until == version.until), "it is filed once");
         versions.retain(|undo| undo.until != version.until);
         if versions.is_empty() {
             self.undo.remove(&version.id);
         }
     }
 
-    /// The page nearest to the begin of a scan, of pages `first` to `last`, that memory knows something
-    /// of.
+    /// The page in memory nearest to the begin of a scan, of pages `first` to `last`.
     pub(super) fn nearest_page(&self, first: u64, last: u64, order: ScanOrder) -> Option<u64> {
+        debug_assert!(first <= last, "a range of pages");
         let pages = [&self.pages, &self.frozen].map(|pages| {
             let mut numbers = pages.by_number.range(first..=last).map(|(number, _)| *number);
             match order {
@@ -247,7 +256,7 @@ impl<V: Clone> Shard<V> {
                 ScanOrder::Descending => numbers.next_back(),
             }
         });
-        let mut kept = self.undo.range(BlockId(first * PAGE_IDS)..=last_id(last));
+        let mut kept = self.undo.range(BlockId(first * PAGE_IDS)..=last_id_of_page(last));
         let kept = match order {
             ScanOrder::Ascending => kept.next(),
             ScanOrder::Descending => kept.next_back(),
@@ -275,21 +284,23 @@ impl<V: Clone> Shard<V> {
         })
     }
 
-    /// What a snapshot sees of a page.
-    pub(super) fn view(&self, number: u64, snapshot: Lsn) -> PageView {
+    /// The blocks of a page that a snapshot sees.
+    pub(super) fn view_page(&self, number: u64, snapshot: Lsn) -> PageView {
         let (mut seen, mut known) = (0, 0);
-        for (id, entry) in self.pages.page(number).chain(self.frozen.page(number)) {
-            let slot = slot_of(id);
+        for (id, entry) in self.pages.page_entries(number).chain(self.frozen.page_entries(number)) {
+            let slot = bit_in_page(id);
             if known & slot == 0 && entry.lsn <= snapshot && entry.value.is_some() {
                 seen |= slot;
             }
             known |= slot;
         }
-        for id in self.undo.range(BlockId(number * PAGE_IDS)..=last_id(number)).map(|(id, _)| *id) {
-            if self.in_memory(id).is_none_or(|entry| entry.lsn > snapshot)
-                && self.undone(id, snapshot).is_some()
+        for id in
+            self.undo.range(BlockId(number * PAGE_IDS)..=last_id_of_page(number)).map(|(id, _)| *id)
+        {
+            if self.newest_in_memory(id).is_none_or(|entry| entry.lsn > snapshot)
+                && self.undo_version_at(id, snapshot).is_some()
             {
-                seen |= slot_of(id);
+                seen |= bit_in_page(id);
             }
         }
         PageView { number, seen, known }
@@ -297,11 +308,11 @@ impl<V: Clone> Shard<V> {
 }
 
 /// The bit of an id in its page.
-pub(super) fn slot_of(id: BlockId) -> u64 {
+pub(super) fn bit_in_page(id: BlockId) -> u64 {
     1 << (id.0 % PAGE_IDS)
 }
 
 /// The last id of a page.
-pub(super) fn last_id(page: u64) -> BlockId {
+pub(super) fn last_id_of_page(page: u64) -> BlockId {
     BlockId(page * PAGE_IDS + (PAGE_IDS - 1))
 }

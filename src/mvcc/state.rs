@@ -1,13 +1,14 @@
-//! What memory and local share of a store's state: versions, transactions, ids, statistics.
+//! The state that both backends share: versions, transactions, ids, statistics.
 //!
-//! Owns [`Mvcc`], the limits on what a caller may put in, and the giving up of snapshots that are over one.
-//! What goes into the index is counted here as it is published. A backend publishes and loads; everything
-//! else is asked for by the contract (`engine`).
+//! Owns [`Mvcc`], the limits on callers, and the giving up of snapshots that are over one. Index
+//! changes are counted here as they are published. A backend publishes and loads; the contract
+//! (`engine`) calls everything else.
 //!
-//! **Statistics are of one moment.** What publications change (the totals, writes, deletes, commits, groups,
-//! the visible and the durable LSN) changes under the [moment](Mvcc::moment), and is read under it: a call tells
-//! of all commits up to its visible LSN, and of no other one. The durable LSN never passes the visible one. Lock
-//! order: the moment comes before every lock of the index and of the pins.
+//! **Statistics are of one moment.** Publications change the totals, writes, deletes, commits,
+//! groups and the visible and durable LSN under the [moment](Mvcc::lock_moment), and statistics are
+//! read under it. So a call tells of all commits up to its visible LSN, and of no other. The
+//! durable LSN never passes the visible one. Lock order: the moment comes before every lock of the
+//! index and of the pins.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::mvcc::word::Phase;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Process};
 use crate::transaction::{BatchOperation, WriteBatch};
 
-/// What memory and local share: versions, transactions, ids, statistics.
+/// The state that both backends share.
 #[derive(Debug)]
 pub(crate) struct Mvcc<V> {
     pub(crate) limits: Limits,
@@ -36,13 +37,13 @@ pub(crate) struct Mvcc<V> {
     pub(crate) ids: IdAllocator,
     pub(crate) counters: Counters,
     pub(crate) turns: Turns,
-    /// Held by the publisher, and by whoever reads what it changes. See the module header.
+    /// Held by the publisher, and by a reader of the statistics. See the module header.
     moment: Mutex<()>,
     /// Nanoseconds on the clock until which no snapshot can be too old.
     age_due: AtomicU64,
 }
 
-/// The limits on what a caller may put in.
+/// The limits on callers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) block_len_max: u32,
@@ -54,8 +55,8 @@ pub(crate) struct Limits {
     pub(crate) snapshot_pinned_max: u64,
 }
 
-/// Open transactions where nobody asks for another limit: far above what threads begin, far below
-/// what memory holds, and room for all commits that one thread may have in flight.
+/// Open transactions where no other limit is set: far above what threads begin, far below what
+/// memory holds, and enough for all commits that one thread may have in flight.
 pub(crate) const OPEN_TRANSACTIONS_MAX: u64 = 1 << 16;
 
 impl<V: VersionLen> Mvcc<V> {
@@ -74,14 +75,15 @@ impl<V: VersionLen> Mvcc<V> {
         }
     }
 
-    /// Keeps statistics from being read. A publisher holds it until all of what it changes has changed.
-    pub(crate) fn moment(&self) -> MutexGuard<'_, ()> {
+    /// Keeps statistics from being read. A publisher holds it until all its changes are made.
+    pub(crate) fn lock_moment(&self) -> MutexGuard<'_, ()> {
         self.moment.lock()
     }
 
-    /// Publishes a group of commits and counts what it changed. One publisher at a time, which holds the
-    /// [moment](Mvcc::moment). `below` and `replaced` are as for [`Index::publish`].
-    pub(crate) fn publish(
+    /// Publishes a group of commits and counts what it changed. One publisher at a time, which
+    /// holds the [moment](Mvcc::lock_moment). `below` and `replaced` are as for
+    /// [`Index::publish_changes`].
+    pub(crate) fn publish_and_count(
         &self,
         changes: impl IntoIterator<Item = PublishedChange<V>>,
         below: &LookedUp<V>,
@@ -89,22 +91,22 @@ impl<V: VersionLen> Mvcc<V> {
         mut replaced: impl FnMut(Option<&V>, Option<&V>),
     ) {
         let mut delta = Delta::default();
-        let changes = changes.into_iter().inspect(|(id, ..)| self.ids.commit(*id));
-        self.index.publish(changes, below, visible, |old, new| {
-            delta.count(old, new);
+        let changes = changes.into_iter().inspect(|(id, ..)| self.ids.note_committed_id(*id));
+        self.index.publish_changes(changes, below, visible, |old, new| {
+            delta.count_change(old, new);
             replaced(old, new);
         });
-        self.counters.add(&delta);
+        self.counters.add_delta(&delta);
         self.counters.writes.add(delta.writes);
         self.counters.deletes.add(delta.deletes);
     }
 
-    /// Puts a batch of what a log says in place while nobody reads: recovery. Counts and is counted as
-    /// [`Index::load`].
+    /// Loads a batch of the log while no thread reads, in recovery. Counts, and is counted, as
+    /// [`Index::load_batch`].
     ///
     /// # Errors
-    /// As [`Index::load`].
-    pub(crate) fn load<T: Default + Send>(
+    /// As [`Index::load_batch`].
+    pub(crate) fn load_log_batch<T: Default + Send>(
         &self,
         steps: &[IdChange<V>],
         spread: bool,
@@ -112,32 +114,35 @@ impl<V: VersionLen> Mvcc<V> {
     ) -> Result<Vec<T>> {
         let named = steps.iter().filter(|step| !matches!(step.deed, Deed::Move(_)));
         if let Some(highest) = named.map(|step| step.id).max() {
-            self.ids.recover(highest);
+            self.ids.note_recovered_id(highest);
         }
         let count = |(delta, tally): &mut (Delta, T), old: Option<&V>, new: Option<&V>| {
-            delta.count(old, new);
+            delta.count_change(old, new);
             count(tally, old, new);
         };
-        let counted = self.index.load(steps, spread, count)?;
+        let counted = self.index.load_batch(steps, spread, count)?;
         let tally = |(delta, tally): (Delta, T)| {
-            self.counters.add(&delta);
+            self.counters.add_delta(&delta);
             tally
         };
         Ok(counted.into_iter().map(tally).collect())
     }
 
-    /// Takes over totals that were counted before: those of a checkpoint.
-    pub(crate) fn load_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
-        self.counters.take_over(blocks, bytes);
-        self.ids.recover(id_max);
+    /// Adds the totals of a checkpoint.
+    pub(crate) fn load_checkpoint_totals(&self, blocks: u64, bytes: u64, id_max: BlockId) {
+        self.counters.add_recovered_totals(blocks, bytes);
+        self.ids.note_recovered_id(id_max);
     }
 
     /// Committed blocks, and the sum of their payload lengths.
-    pub(crate) fn totals(&self) -> (u64, u64) {
+    pub(crate) fn block_totals(&self) -> (u64, u64) {
         let c = &self.counters;
-        // Removals are read first: what is added in between can only make the difference larger.
+        // Removals are read first: an addition in between can only make the difference larger.
         let (removed, bytes_removed) = (c.blocks_removed.sum(), c.bytes_removed.sum());
-        (c.blocks_added.sum() - removed, c.bytes_added.sum() - bytes_removed)
+        let (added, bytes_added) = (c.blocks_added.sum(), c.bytes_added.sum());
+        debug_assert!(removed <= added, "a block is added before it is removed");
+        debug_assert!(bytes_removed <= bytes_added, "a block is added before it is removed");
+        (added - removed, bytes_added - bytes_removed)
     }
 
     /// Ends the transaction that a commit belonged to, now that its result is known.
@@ -147,64 +152,66 @@ impl<V: VersionLen> Mvcc<V> {
             Ok(_) => Phase::Committed,
             Err(_) => Phase::RolledBack,
         };
-        self.release(self.transactions.end(tx, outcome));
+        self.drop_released(self.transactions.end_with_outcome(tx, outcome));
     }
 
-    pub(super) fn release(&self, released: Option<Released>) {
+    pub(super) fn drop_released(&self, released: Option<Released>) {
         if let Some(Released { lsn, was_last }) = released {
-            self.index.released(lsn, was_last);
+            self.index.drop_undo_of_released(lsn, was_last);
         }
     }
 
     /// Gives up snapshots that are over a limit, oldest first. Costs next to nothing while none is.
     #[inline]
-    pub(super) fn keep_limits(&self, now: impl FnOnce() -> Duration) {
+    pub(super) fn enforce_snapshot_limits(&self, now: impl FnOnce() -> Duration) {
         if self.limits.snapshot_age_max != Duration::MAX {
-            self.keep_age(now());
+            self.enforce_age_limit(now());
         }
         if self.index.pinned_len() > self.limits.snapshot_pinned_max {
-            self.keep_pinned();
+            self.enforce_pinned_limit();
         }
     }
 
-    fn keep_pinned(&self) {
+    fn enforce_pinned_limit(&self) {
         let pinned_max = self.limits.snapshot_pinned_max;
         while self.index.pinned_len() > pinned_max
-            && let Some(oldest) = self.transactions.oldest()
+            && let Some(oldest) = self.transactions.oldest_pinned()
             && self.index.pins_more_than(pinned_max, oldest.snapshot)
-            && self.give_up(oldest.id, SnapshotLimit::PinnedBytes(pinned_max))
+            && self.give_up_snapshot(oldest.id, SnapshotLimit::PinnedBytes(pinned_max))
         {}
     }
 
-    fn keep_age(&self, now: Duration) {
+    fn enforce_age_limit(&self, now: Duration) {
         if now <= Duration::from_nanos(self.age_due.load(Ordering::Relaxed)) {
             return;
         }
         let age_max = self.limits.snapshot_age_max;
-        let mut oldest = self.transactions.oldest();
+        let mut oldest = self.transactions.oldest_pinned();
         while let Some(old) = oldest
             && now.saturating_sub(old.begun_at) > age_max
         {
-            if !self.give_up(old.id, SnapshotLimit::Age(age_max)) {
+            if !self.give_up_snapshot(old.id, SnapshotLimit::Age(age_max)) {
                 return;
             }
-            oldest = self.transactions.oldest();
+            oldest = self.transactions.oldest_pinned();
         }
         let due = oldest.map_or(now, |oldest| oldest.begun_at).saturating_add(age_max);
         let due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
         self.age_due.store(due, Ordering::Relaxed);
     }
 
-    /// Gives up the oldest snapshot, because what is kept for all of them is over a limit. False when there is
-    /// none, or its versions are not free yet.
-    pub(crate) fn give_up_oldest(&self, limit: SnapshotLimit) -> bool {
-        self.transactions.oldest().is_some_and(|oldest| self.give_up(oldest.id, limit))
+    /// Gives up the oldest snapshot, because the versions kept for all of them are over a limit.
+    /// False when there is none, or its versions are not free yet.
+    pub(crate) fn give_up_oldest_snapshot(&self, limit: SnapshotLimit) -> bool {
+        self.transactions
+            .oldest_pinned()
+            .is_some_and(|oldest| self.give_up_snapshot(oldest.id, limit))
     }
 
     /// False when its versions are not free yet.
-    fn give_up(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
-        let released = self.transactions.give_up(id, limit);
-        self.release(released);
+    fn give_up_snapshot(&self, id: TransactionId, limit: SnapshotLimit) -> bool {
+        let released = self.transactions.give_up_transaction(id, limit);
+        self.drop_released(released);
         released.is_some()
     }
 
@@ -217,8 +224,8 @@ impl<V: VersionLen> Mvcc<V> {
         })
     }
 
-    /// Names the blocks of a batch, and says what must exist for its deletes.
-    pub(super) fn name_batch(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
+    /// Assigns the ids of a batch's blocks, and lists the ids that its deletes need.
+    pub(super) fn assign_batch_ids(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
         let (mut ids, mut operations, mut needed) = (Vec::new(), BTreeMap::new(), Vec::new());
         let named = batch.allocates().then(|| batch.named().collect::<HashSet<_>>());
         let is_named = |id: BlockId| named.as_ref().is_some_and(|named| named.contains(&id));
@@ -228,7 +235,7 @@ impl<V: VersionLen> Mvcc<V> {
             match operation {
                 BatchOperation::Write(block) => {
                     let asks = block.header.block_id == BlockId(0);
-                    let block = self.name_block(block, is_named)?;
+                    let block = self.assign_block_id(block, is_named)?;
                     let id = block.header.block_id;
                     ids.push(id);
                     allocated.extend(Some(id).filter(|_| asks));
@@ -247,30 +254,31 @@ impl<V: VersionLen> Mvcc<V> {
         if len > len_max {
             return Err(Error::TransactionTooLarge { len, len_max });
         }
+        debug_assert!(operations.values().map(Operation::payload_len).sum::<u64>() == len);
         let operations = operations.into_iter().collect();
         let precondition = Precondition::Exist(needed);
-        Ok((ids, Batch { allocated, ..Batch::of(operations, precondition) }))
+        Ok((ids, Batch { allocated, ..Batch::with_precondition(operations, precondition) }))
     }
 
     pub(super) fn oldest_snapshot(&self, now: Duration) -> Option<OldestSnapshot> {
-        let oldest = self.transactions.oldest()?;
+        let oldest = self.transactions.oldest_pinned()?;
         Some(OldestSnapshot { lsn: oldest.snapshot, age: now.saturating_sub(oldest.begun_at) })
     }
 
     /// The version of a block that a transaction sees beneath its own operations.
-    pub(super) fn read_for(
+    pub(super) fn read_for_transaction(
         &self,
         snapshot: Option<Lsn>,
         id: BlockId,
     ) -> Result<Option<Versioned<V>>> {
         match snapshot {
-            Some(snapshot) => self.index.read_at(id, snapshot),
-            None => self.index.read(id),
+            Some(snapshot) => self.index.read_at_snapshot(id, snapshot),
+            None => self.index.read_newest(id),
         }
     }
 
-    /// Takes an id for a write: for `BlockId(0)` it allocates one of which `is_taken` does not hold.
-    pub(super) fn name_block(
+    /// Gives a block its id. For `BlockId(0)` it allocates one of which `is_taken` does not hold.
+    pub(super) fn assign_block_id(
         &self,
         mut block: Block,
         is_taken: impl Fn(BlockId) -> bool,
@@ -281,7 +289,7 @@ impl<V: VersionLen> Mvcc<V> {
         }
         block.check_header()?;
         while block.header.block_id == BlockId(0) {
-            let id = self.ids.allocate(&self.index)?;
+            let id = self.ids.allocate_id(&self.index)?;
             if !is_taken(id) {
                 block.header.block_id = id;
             }
@@ -290,13 +298,14 @@ impl<V: VersionLen> Mvcc<V> {
     }
 
     /// `tell_published` adds what a backend changes with its publications.
-    pub(super) fn stats(
+    pub(super) fn collect_stats(
         &self,
         now: Duration,
         tell_published: impl FnOnce(&mut StorageStats),
     ) -> StorageStats {
         let c = &self.counters;
-        // Before the moment, for which the publisher waits: no snapshot is newer than what is visible then.
+        // Before the moment, for which the publisher waits. No snapshot is newer than the visible
+        // LSN then.
         let oldest = self.oldest_snapshot(now);
         let mut stats = StorageStats {
             read_ops: c.reads.sum(),
@@ -308,11 +317,11 @@ impl<V: VersionLen> Mvcc<V> {
             oldest_snapshot_age: oldest.map_or(Duration::ZERO, |oldest| oldest.age),
             ..StorageStats::default()
         };
-        let moment = self.moment();
-        (stats.total_blocks, stats.total_bytes) = self.totals();
+        let moment = self.lock_moment();
+        (stats.total_blocks, stats.total_bytes) = self.block_totals();
         (stats.write_ops, stats.delete_ops) = (c.writes.sum(), c.deletes.sum());
         stats.commits = c.commits.sum();
-        stats.visible_lsn = self.index.visible();
+        stats.visible_lsn = self.index.visible_lsn();
         (stats.undo_entries, stats.pinned_bytes) =
             (self.index.undo_count(), self.index.pinned_len());
         tell_published(&mut stats);

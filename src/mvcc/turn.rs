@@ -1,24 +1,24 @@
-//! Turns: which of the calls that lose again and again goes first.
+//! Turns: the order among calls that lose again and again.
 //!
-//! A transaction that conflicts has lost to a faster one. Run again beside enough of those, it would
-//! lose for ever: first committer wins, and short ones are faster. So a call of
+//! A transaction that conflicts has lost to a faster one. Run again beside enough of those, it
+//! would lose for ever: first committer wins, and short ones are faster. So a call of
 //! [`transact`](crate::StorageExt::transact) that lost some times waits here for its turn: one at a
-//! time, first come first served. Owns the queue, the turn, and what it claims. Rules:
+//! time, first come first served. Owns the queue, the turn, and its claim. Rules:
 //!
 //! 1. While a turn lasts, commits of other threads that change what it claims wait at the
-//!    [gate](Turns::pass), and are handed in behind it. It claims what its last try wrote, and read if
-//!    that was checked; after a loss to something else, everything. So in a turn a transaction loses
-//!    to commits that were handed in before it, and to no later one.
-//! 2. A thread that was kept waiting as long as the turn may last puts it out. So a commit that the
-//!    turn's own body waits for goes on. A turn starts when its thread has woken.
-//! 3. A commit waits for one turn at most. After a turn that kept a commit waiting, the next one rests
-//!    for [`REST`] times as long, so that other threads keep their rate
+//!    [gate](Turns::wait_at_gate), and are submitted behind it. It claims what its last try wrote,
+//!    and read if that was checked; after a loss to something else, everything. So in a turn a
+//!    transaction loses only to commits that were submitted before it.
+//! 2. A thread that has waited for the maximum length of the turn ends it. So a commit that the
+//!    turn's own body waits for can proceed. A turn starts when its thread has woken.
+//! 3. A commit waits for one turn at most. After a turn that kept a commit waiting, the next one
+//!    starts only after a pause of [`REST`] times its length, so that other threads keep their rate
 //!    (`docs/decisions/0001-turns.md` has what was measured).
-//! 4. A thread in its turn waits at no gate and for no turn, of no store. Where a thread must not wait
-//!    (`callback`), it does not wait here.
+//! 4. A thread in its turn waits at no gate and for no turn, of no store. Where a thread must not
+//!    wait (`callback`), it does not wait here.
 //!
-//! While no call of `transact` has lost, a commit pays one relaxed load. Lock order: the turns' lock
-//! comes last.
+//! While no call of `transact` has lost, a commit pays one relaxed load. Lock order: the turns'
+//! lock comes last.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -30,15 +30,15 @@ use crate::callback;
 use crate::mvcc::batch::{Batch, Operation, Reads};
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, now, thread_local};
 
-/// Rest after a turn that kept a commit waiting, over its length.
+/// Pause after a turn that kept a commit waiting, as a multiple of its length.
 const REST: u32 = 19;
 
 thread_local! {
     static IN_TURN: Cell<bool> = Cell::default();
 }
 
-/// Where calls of [`transact`](crate::StorageExt::transact) that lost again and again wait for their turn.
-/// A backend that wraps another one hands that one's out.
+/// Where calls of [`transact`](crate::StorageExt::transact) that lost again and again wait for
+/// their turn. A backend that wraps another one returns the inner one's.
 #[derive(Debug)]
 pub struct Turns {
     process: Process,
@@ -51,9 +51,9 @@ pub struct Turns {
 
 #[derive(Debug, Default)]
 struct TurnState {
-    /// What the losers' tries under way are to change, as far as they have come to their commits.
+    /// The claims of the losers' present tries, as far as they have come to their commits.
     claims: HashMap<TransactionId, TurnClaim>,
-    /// Who waits for a turn, in the order of coming; each has its own bell.
+    /// The condition variables of the waiting calls, first come first.
     queue: VecDeque<Arc<Condvar>>,
     turn: Option<Current>,
     turn_count: u64,
@@ -70,7 +70,7 @@ struct Current {
     has_held: bool,
 }
 
-/// What commits of others must not change while a turn lasts.
+/// The ids that commits of other threads must not change during a turn.
 #[derive(Debug)]
 pub(crate) enum TurnClaim {
     Blocks(Reads),
@@ -78,8 +78,8 @@ pub(crate) enum TurnClaim {
 }
 
 impl TurnClaim {
-    /// What a transaction conflicts over.
-    fn of(batch: &Batch) -> TurnClaim {
+    /// The claim of a transaction: the ids and ranges that it conflicts over.
+    fn of_batch(batch: &Batch) -> TurnClaim {
         let mut claim = Reads::default();
         if let Some(reads) = &batch.reads {
             claim.ids.clone_from(&reads.ids);
@@ -89,7 +89,7 @@ impl TurnClaim {
         TurnClaim::Blocks(claim)
     }
 
-    fn holds(&self, id: BlockId) -> bool {
+    fn covers_id(&self, id: BlockId) -> bool {
         match self {
             TurnClaim::Blocks(claim) => {
                 let range = claim.ranges.range(..=id).next_back();
@@ -99,15 +99,16 @@ impl TurnClaim {
         }
     }
 
-    fn meets(&self, batch: &Batch) -> bool {
-        let changes =
-            |(id, operation): &(BlockId, Operation)| !operation.is_move() && self.holds(*id);
+    fn meets_batch(&self, batch: &Batch) -> bool {
+        let changes = |(id, operation): &(BlockId, Operation)| {
+            !operation.is_relocation() && self.covers_id(*id)
+        };
         batch.operations.iter().any(changes)
     }
 }
 
 impl TurnState {
-    fn is_on(&self, number: u64) -> bool {
+    fn is_current_turn(&self, number: u64) -> bool {
         self.turn.as_ref().is_some_and(|turn| turn.number == number)
     }
 }
@@ -122,42 +123,45 @@ impl Turns {
         }
     }
 
-    /// Comes before a commit is handed in: waits while another thread's turn claims what it changes.
+    /// Comes before a commit is submitted: waits while another thread's turn claims what it
+    /// changes.
     #[inline]
-    pub(crate) fn pass(&self, batch: &Batch) {
+    pub(crate) fn wait_at_gate(&self, batch: &Batch) {
         if self.loser_count.load(Ordering::Relaxed) > 0 {
-            self.pass_losers(batch);
+            self.wait_at_gate_slowly(batch);
         }
     }
 
     #[cold]
-    fn pass_losers(&self, batch: &Batch) {
+    fn wait_at_gate_slowly(&self, batch: &Batch) {
         let mut state = self.state.lock();
         let own = batch.transaction.and_then(|id| state.claims.get_mut(&id));
         if let Some(claim) = own {
-            *claim = TurnClaim::of(batch);
+            *claim = TurnClaim::of_batch(batch);
         }
         if IN_TURN.with(Cell::get) || !callback::may_wait() {
             return;
         }
-        let Some(turn) = state.turn.as_mut().filter(|turn| turn.claim.meets(batch)) else { return };
+        let Some(turn) = state.turn.as_mut().filter(|turn| turn.claim.meets_batch(batch)) else {
+            return;
+        };
         turn.has_held = true;
         let (number, len_max) = (turn.number, turn.len_max);
-        let is_on = |state: &mut TurnState| state.is_on(number);
+        let is_on = |state: &mut TurnState| state.is_current_turn(number);
         if self.ended.wait_while_for(&mut state, is_on, len_max).timed_out() {
-            self.end(&mut state, number);
+            self.end_turn(&mut state, number);
         }
     }
 
     /// Notes a call that has lost.
-    pub(crate) fn enter(&self) -> Loser<'_> {
+    pub(crate) fn register_loser(&self) -> Loser<'_> {
         self.loser_count.fetch_add(1, Ordering::Relaxed);
         Loser { turns: self, transaction: None }
     }
 
-    /// Waits for a turn that claims something and lasts at most `len_max`. `None` where the thread must not wait,
-    /// or has a turn already.
-    pub(crate) fn wait(&self, claim: TurnClaim, len_max: Duration) -> Option<Turn<'_>> {
+    /// Waits for a turn that lasts at most `len_max`. `None` where the thread must not wait, or has
+    /// a turn already.
+    pub(crate) fn wait_for_turn(&self, claim: TurnClaim, len_max: Duration) -> Option<Turn<'_>> {
         if IN_TURN.with(Cell::get) || !callback::may_wait() {
             return None;
         }
@@ -169,9 +173,9 @@ impl Turns {
                 bell.wait(&mut state);
             } else if let Some(turn) = &state.turn {
                 let (number, len_max) = (turn.number, turn.len_max);
-                let is_on = |state: &mut TurnState| state.is_on(number);
+                let is_on = |state: &mut TurnState| state.is_current_turn(number);
                 if bell.wait_while_for(&mut state, is_on, len_max).timed_out() {
-                    self.end(&mut state, number);
+                    self.end_turn(&mut state, number);
                 }
             } else {
                 let rest = state.rested_at.saturating_sub(now());
@@ -181,29 +185,30 @@ impl Turns {
                 bell.wait_for(&mut state, rest);
             }
         }
+        debug_assert!(state.turn.is_none(), "one turn at a time");
         state.queue.pop_front();
         state.turn_count += 1;
         let number = state.turn_count;
         let (started_at, has_held) = (now(), false);
         state.turn = Some(Current { number, claim, started_at, len_max, has_held });
-        self.ring(&state);
+        self.wake_queue_front(&state);
         drop(state);
         IN_TURN.with(|in_turn| in_turn.set(true));
         Some(Turn { turns: self, number, _thread: std::marker::PhantomData })
     }
 
-    fn end(&self, state: &mut TurnState, number: u64) {
+    fn end_turn(&self, state: &mut TurnState, number: u64) {
         let Some(turn) = state.turn.take_if(|turn| turn.number == number) else { return };
         if turn.has_held {
             let at = now();
             state.rested_at = at + REST * at.saturating_sub(turn.started_at);
         }
         self.ended.notify_all();
-        self.ring(state);
+        self.wake_queue_front(state);
     }
 
     /// Wakes the first of the queue.
-    fn ring(&self, state: &TurnState) {
+    fn wake_queue_front(&self, state: &TurnState) {
         if let Some(first) = state.queue.front() {
             first.notify_one();
         }
@@ -219,7 +224,7 @@ pub(crate) struct Loser<'a> {
 
 impl<'a> Loser<'a> {
     /// Notes the transaction of the next try, so that its commit leaves its claim here.
-    pub(crate) fn tries(&mut self, transaction: TransactionId) {
+    pub(crate) fn note_next_try(&mut self, transaction: TransactionId) {
         let mut state = self.turns.state.lock();
         if let Some(before) = self.transaction.replace(transaction) {
             state.claims.remove(&before);
@@ -227,12 +232,12 @@ impl<'a> Loser<'a> {
         state.claims.insert(transaction, TurnClaim::Blocks(Reads::default()));
     }
 
-    /// What the last try read and wrote; nothing, where it did not come to its commit.
-    pub(crate) fn claim(&mut self) -> TurnClaim {
-        self.forget().unwrap_or(TurnClaim::Blocks(Reads::default()))
+    /// The claim of the last try; nothing, where it did not come to its commit.
+    pub(crate) fn take_claim(&mut self) -> TurnClaim {
+        self.remove_noted_claim().unwrap_or(TurnClaim::Blocks(Reads::default()))
     }
 
-    fn forget(&mut self) -> Option<TurnClaim> {
+    fn remove_noted_claim(&mut self) -> Option<TurnClaim> {
         let transaction = self.transaction.take()?;
         self.turns.state.lock().claims.remove(&transaction)
     }
@@ -242,30 +247,31 @@ impl Drop for Loser<'_> {
     fn drop(&mut self) {
         // In a forked child the lock may be held for ever, and no thread waits.
         if self.turns.process.is_current() {
-            self.forget();
-            self.turns.loser_count.fetch_sub(1, Ordering::Relaxed);
+            self.remove_noted_claim();
+            let before = self.turns.loser_count.fetch_sub(1, Ordering::Relaxed);
+            debug_assert!(before > 0, "a loser is counted until its call ends");
         }
     }
 }
 
-/// The turn of the calling thread, until this is dropped or a waiting thread puts it out.
+/// The turn of the calling thread, until this is dropped or a waiting thread ends it.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
     number: u64,
-    /// It is the thread's.
+    /// Bound to its thread.
     _thread: std::marker::PhantomData<*const ()>,
 }
 
 impl Turn<'_> {
-    /// After a loss in the turn: claims everything, if the loss was to what it did not claim. False where it
-    /// was put out.
-    pub(crate) fn lost_to(&self, id: BlockId) -> bool {
+    /// After a loss in the turn: claims everything, if the lost id was outside the claim. False
+    /// where the turn was ended by a waiting thread.
+    pub(crate) fn widen_after_loss(&self, id: BlockId) -> bool {
         let mut state = self.turns.state.lock();
         let Some(turn) = state.turn.as_mut().filter(|turn| turn.number == self.number) else {
             return false;
         };
-        if !turn.claim.holds(id) {
+        if !turn.claim.covers_id(id) {
             turn.claim = TurnClaim::Everything;
         }
         true
@@ -277,7 +283,7 @@ impl Drop for Turn<'_> {
         IN_TURN.with(|in_turn| in_turn.set(false));
         if self.turns.process.is_current() {
             let mut state = self.turns.state.lock();
-            self.turns.end(&mut state, self.number);
+            self.turns.end_turn(&mut state, self.number);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The unpublished: changes that have their place in commit order and are not published yet.
+//! Unpublished changes: they have their place in commit order and are not published yet.
 //!
-//! Owns, for every id that a commit in flight names, what the newest of them does to it. Conflict
-//! checks read the unpublished first and the index below it, so that a check sees exactly the commits
-//! that come before. Used by one thread: whoever assigns LSNs.
+//! Owns, for every id that a commit in flight names, its newest change. Conflict checks read the
+//! unpublished changes first and the index below them, so a check sees exactly the commits that
+//! come before. Used by one thread: the leader, which assigns LSNs.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,9 +11,9 @@ use crate::block::{BlockId, Lsn};
 use crate::error::{Error, Result};
 use crate::mvcc::batch::{Batch, Operation, Precondition};
 
-/// What the checks ask of the published state.
+/// The published state, as the checks need it.
 ///
-/// Every one of them may find that part of the published state is damaged.
+/// Each of these may find that part of the published state is damaged.
 pub(crate) trait Published {
     /// The newest change of an id if it came after `snapshot`, deletions included.
     fn changed_since(&self, id: BlockId, snapshot: Lsn) -> Result<Option<Lsn>>;
@@ -28,9 +28,10 @@ pub(crate) trait Published {
     fn exists(&self, id: BlockId) -> Result<bool>;
     /// Whether a block is still the version that commit `lsn` made, at a place (see
     /// [`Operation::Move`]).
-    fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool>;
-    /// Whether an older version of a block, which commit `lsn` made, is kept for snapshots at a place.
-    fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool;
+    fn is_newest_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool>;
+    /// Whether an older version of a block, which commit `lsn` made, is kept for snapshots at a
+    /// place.
+    fn is_undo_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> bool;
 }
 
 /// Changes in flight.
@@ -47,17 +48,17 @@ struct UnpublishedChange {
 
 impl Unpublished {
     /// Checks a batch against everything that comes before it in commit order.
-    pub(crate) fn check(&self, batch: &Batch, published: &impl Published) -> Result<()> {
+    pub(crate) fn check_batch(&self, batch: &Batch, published: &impl Published) -> Result<()> {
         for id in &batch.allocated {
-            if self.exists(*id, published)? {
-                return Err(self.taken(*id, published)?);
+            if self.exists_in_order(*id, published)? {
+                return Err(self.allocated_id_conflict(*id, published)?);
             }
         }
         match &batch.precondition {
             Precondition::None => Ok(()),
             Precondition::Exist(ids) => {
                 for id in ids {
-                    if !self.exists(*id, published)? {
+                    if !self.exists_in_order(*id, published)? {
                         return Err(Error::BlockNotFound { id: *id });
                     }
                 }
@@ -90,8 +91,8 @@ impl Unpublished {
         }
     }
 
-    /// The error of a commit that was allocated an id which another one has named since.
-    fn taken(&self, id: BlockId, published: &impl Published) -> Result<Error> {
+    /// The error of a commit whose allocated id another commit has named since.
+    fn allocated_id_conflict(&self, id: BlockId, published: &impl Published) -> Result<Error> {
         let found = match self.newest.get(&id) {
             Some(change) => Some(change.lsn),
             None => published.changed_since(id, Lsn(0))?,
@@ -104,18 +105,22 @@ impl Unpublished {
         self.newest.iter().find(|(id, _)| within(id)).map(|(id, change)| (*id, change.lsn))
     }
 
-    /// Keeps those moves of a batch that are still of the newest version, or of one that snapshots see, and
-    /// every other operation.
-    pub(crate) fn keep_current(&self, batch: &mut Batch, published: &impl Published) -> Result<()> {
+    /// Keeps those relocations of a batch that are still of the newest version, or of one that
+    /// snapshots see, and every other operation.
+    pub(crate) fn keep_current_moves(
+        &self,
+        batch: &mut Batch,
+        published: &impl Published,
+    ) -> Result<()> {
         let mut looked = Ok(());
         batch.operations.retain(|(id, operation)| match operation {
             Operation::Move { lsn, from, is_old: true, .. } => {
-                published.is_kept_at(*id, *lsn, *from)
+                published.is_undo_at_place(*id, *lsn, *from)
             }
             Operation::Move { lsn, from, .. } => {
-                let is_at = || published.is_at(*id, *lsn, *from);
+                let is_newest_at_place = || published.is_newest_at_place(*id, *lsn, *from);
                 !self.newest.contains_key(id)
-                    && is_at().unwrap_or_else(|error| {
+                    && is_newest_at_place().unwrap_or_else(|error| {
                         looked = Err(error);
                         false
                     })
@@ -125,20 +130,21 @@ impl Unpublished {
         looked
     }
 
-    /// Adds a batch that was given an LSN. A move changes nothing that a check could ask for.
-    pub(crate) fn add(&mut self, batch: &Batch, lsn: Lsn) {
+    /// Adds a batch that was given an LSN. A relocation changes nothing that a check could ask for.
+    pub(crate) fn add_batch(&mut self, batch: &Batch, lsn: Lsn) {
         for (id, operation) in &batch.operations {
             let exists = match operation {
                 Operation::Write(_) => true,
                 Operation::Delete => false,
                 Operation::Move { .. } => continue,
             };
-            self.newest.insert(*id, UnpublishedChange { lsn, exists });
+            let before = self.newest.insert(*id, UnpublishedChange { lsn, exists });
+            debug_assert!(before.is_none_or(|before| before.lsn < lsn), "lsns ascend");
         }
     }
 
-    /// Forgets a batch that is published, where no later one in flight names the same id.
-    pub(crate) fn remove(&mut self, batch: &Batch, lsn: Lsn) {
+    /// Removes a batch that is published, where no later one in flight names the same id.
+    pub(crate) fn remove_batch(&mut self, batch: &Batch, lsn: Lsn) {
         for (id, _) in &batch.operations {
             if self.newest.get(id).is_some_and(|change| change.lsn == lsn) {
                 self.newest.remove(id);
@@ -146,7 +152,7 @@ impl Unpublished {
         }
     }
 
-    fn exists(&self, id: BlockId, published: &impl Published) -> Result<bool> {
+    fn exists_in_order(&self, id: BlockId, published: &impl Published) -> Result<bool> {
         self.newest.get(&id).map_or_else(|| published.exists(id), |change| Ok(change.exists))
     }
 }
@@ -199,17 +205,17 @@ mod tests {
             Ok((1..=9).contains(&id.0))
         }
 
-        fn is_at(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
+        fn is_newest_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> Result<bool> {
             Ok((1..=9).contains(&id.0) && lsn.0 == id.0 && place == id.0 * 100)
         }
 
-        fn is_kept_at(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
+        fn is_undo_at_place(&self, id: BlockId, lsn: Lsn, place: u64) -> bool {
             id.0 == 5 && lsn.0 == 2 && place == 200
         }
     }
 
     fn write(id: u64, precondition: Precondition) -> Batch {
-        let mut batch = Batch::write(Block::empty(BlockId(id), BlockType::TableData));
+        let mut batch = Batch::of_single_write(Block::empty(BlockId(id), BlockType::TableData));
         batch.precondition = precondition;
         batch
     }
@@ -218,15 +224,15 @@ mod tests {
     fn first_committer_wins_against_published_and_in_flight_changes() {
         let mut unpublished = Unpublished::default();
         let since = |lsn| Precondition::UnchangedSince(Lsn(lsn));
-        unpublished.check(&write(5, since(5)), &Nine).expect("unchanged");
-        let lost = unpublished.check(&write(5, since(4)), &Nine);
+        unpublished.check_batch(&write(5, since(5)), &Nine).expect("unchanged");
+        let lost = unpublished.check_batch(&write(5, since(4)), &Nine);
         assert!(matches!(lost, Err(Error::Conflict { found: Lsn(5), snapshot: Lsn(4), .. })));
         let winner = write(5, since(9));
-        unpublished.add(&winner, Lsn(10));
-        let lost = unpublished.check(&write(5, since(9)), &Nine);
+        unpublished.add_batch(&winner, Lsn(10));
+        let lost = unpublished.check_batch(&write(5, since(9)), &Nine);
         assert!(matches!(lost, Err(Error::Conflict { found: Lsn(10), .. })));
-        unpublished.remove(&winner, Lsn(10));
-        unpublished.check(&write(5, since(9)), &Nine).expect("published is asked again");
+        unpublished.remove_batch(&winner, Lsn(10));
+        unpublished.check_batch(&write(5, since(9)), &Nine).expect("published is asked again");
     }
 
     #[test]
@@ -234,25 +240,27 @@ mod tests {
         let mut unpublished = Unpublished::default();
         let allocated =
             |id| Batch { allocated: vec![BlockId(id)], ..write(id, Precondition::None) };
-        let taken = unpublished.check(&allocated(9), &Nine);
+        let taken = unpublished.check_batch(&allocated(9), &Nine);
         assert!(matches!(taken, Err(Error::Conflict { id: BlockId(9), found: Lsn(9), .. })));
-        unpublished.check(&allocated(10), &Nine).expect("it is free");
-        unpublished.add(&write(10, Precondition::None), Lsn(11));
-        let taken = unpublished.check(&allocated(10), &Nine);
+        unpublished.check_batch(&allocated(10), &Nine).expect("it is free");
+        unpublished.add_batch(&write(10, Precondition::None), Lsn(11));
+        let taken = unpublished.check_batch(&allocated(10), &Nine);
         assert!(matches!(taken, Err(Error::Conflict { id: BlockId(10), found: Lsn(11), .. })));
     }
 
     #[test]
     fn delete_is_judged_at_its_place_in_commit_order() {
         let mut unpublished = Unpublished::default();
-        let delete = Batch::delete(BlockId(3));
-        unpublished.check(&delete, &Nine).expect("3 is published");
-        unpublished.add(&delete, Lsn(10));
-        let gone = unpublished.check(&Batch::delete(BlockId(3)), &Nine);
+        let delete = Batch::of_single_delete(BlockId(3));
+        unpublished.check_batch(&delete, &Nine).expect("3 is published");
+        unpublished.add_batch(&delete, Lsn(10));
+        let gone = unpublished.check_batch(&Batch::of_single_delete(BlockId(3)), &Nine);
         assert!(matches!(gone, Err(Error::BlockNotFound { id: BlockId(3) })));
-        unpublished.add(&write(3, Precondition::None), Lsn(11));
-        unpublished.remove(&delete, Lsn(10));
-        unpublished.check(&Batch::delete(BlockId(3)), &Nine).expect("written again in flight");
+        unpublished.add_batch(&write(3, Precondition::None), Lsn(11));
+        unpublished.remove_batch(&delete, Lsn(10));
+        unpublished
+            .check_batch(&Batch::of_single_delete(BlockId(3)), &Nine)
+            .expect("written again in flight");
     }
 
     #[test]
@@ -261,20 +269,20 @@ mod tests {
         let block = Block::empty(BlockId(5), BlockType::TableData);
         let moved_of = |lsn, from, is_old| {
             let operation = Operation::Move { block: block.clone(), lsn: Lsn(lsn), from, is_old };
-            Batch::moves(vec![(BlockId(5), operation)])
+            Batch::of_relocations(vec![(BlockId(5), operation)])
         };
         let moved = |lsn, from| moved_of(lsn, from, false);
         let kept = |unpublished: &Unpublished, mut batch: Batch| {
-            unpublished.keep_current(&mut batch, &Nine).expect("readable");
+            unpublished.keep_current_moves(&mut batch, &Nine).expect("readable");
             batch.operations.len()
         };
         assert_eq!(kept(&unpublished, moved(5, 500)), 1);
         assert_eq!(kept(&unpublished, moved(4, 500)), 0, "another commit made it");
         assert_eq!(kept(&unpublished, moved(5, 501)), 0, "it is somewhere else");
-        unpublished.add(&moved(5, 500), Lsn(10));
+        unpublished.add_batch(&moved(5, 500), Lsn(10));
         let since = Precondition::UnchangedSince(Lsn(9));
-        unpublished.check(&write(5, since), &Nine).expect("a move is no change");
-        unpublished.add(&write(5, Precondition::None), Lsn(11));
+        unpublished.check_batch(&write(5, since), &Nine).expect("a move is no change");
+        unpublished.add_batch(&write(5, Precondition::None), Lsn(11));
         assert_eq!(kept(&unpublished, moved(5, 500)), 0, "replaced in flight");
         assert_eq!(kept(&unpublished, moved_of(2, 200, true)), 1, "snapshots see it all the same");
         assert_eq!(kept(&unpublished, moved_of(2, 201, true)), 0, "it is somewhere else");

@@ -1,11 +1,11 @@
-//! What every part of the engine knows of a version, whatever a backend makes of one.
+//! The properties of a version that do not depend on the backend.
 
-/// What everybody knows of a version.
+/// A version of a block.
 pub(crate) trait VersionLen: Clone + Send + Sync {
     /// Its payload's length.
     fn payload_len(&self) -> u64;
 
-    /// Where it is kept; versions that are never moved need not say.
+    /// Its place; versions that are never relocated need not say.
     fn place(&self) -> u64 {
         0
     }

@@ -9,9 +9,9 @@ use crate::block::{Block, BlockId};
 /// Writes and deletes that are applied together, without a transaction: no snapshot is held and
 /// nothing conflicts.
 ///
-/// The operations take effect as if one after the other, so the last one on an id wins. A block that
-/// the batch wrote can be deleted by it, and leaves nothing; a delete of a block that is neither there
-/// nor written before it in the batch refuses the whole batch.
+/// The operations take effect as if one after the other, so the last one on an id wins. A block
+/// that the batch wrote can be deleted by it, and leaves nothing; a delete of a block that is
+/// neither there nor written before it in the batch refuses the whole batch.
 ///
 /// # Examples
 /// ```

@@ -14,18 +14,19 @@ use crate::backend::StorageBackend;
 use crate::block::BlockId;
 use crate::error::{Error, Result};
 
-/// How long [`StorageExt::begin`] waits where as many transactions are open as may be. Commits under
-/// way end within milliseconds; who waits longer than this has most likely forgotten some that he
-/// holds himself.
+/// How long [`StorageExt::begin`] waits where as many transactions are open as may be. Commits
+/// under way end within milliseconds. A caller that waits longer than this has most likely
+/// forgotten open transactions of its own.
 pub const BEGIN_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Transactions as handles, for every backend that can be cloned, and for `Arc<dyn StorageBackend>`.
+/// Transactions as handles, for every backend that can be cloned, and for `Arc<dyn
+/// StorageBackend>`.
 pub trait StorageExt {
     /// A handle to the store, for transactions to keep.
     fn shared(&self) -> Arc<dyn StorageBackend>;
 
-    /// Begins a transaction on a snapshot of what is committed now. Where as many are open as may be,
-    /// waits up to [`BEGIN_WAIT_MAX`] for one to end, as commits under way do.
+    /// Begins a transaction on a snapshot of what is committed now. Where as many are open as may
+    /// be, waits up to [`BEGIN_WAIT_MAX`] for one to end, as commits under way do.
     ///
     /// # Errors
     /// As [`Transaction::begin`].
@@ -50,8 +51,8 @@ pub trait StorageExt {
         self.begin_timeout(Duration::ZERO)
     }
 
-    /// Begins a transaction on a snapshot of what is committed now, waiting up to `timeout` where as
-    /// many are open as may be.
+    /// Begins a transaction on a snapshot of what is committed now, waiting up to `timeout` where
+    /// as many are open as may be.
     ///
     /// # Errors
     /// As [`Transaction::begin`].
@@ -82,7 +83,8 @@ pub trait StorageExt {
     /// }
     /// let mut blocks = store.blocks(BlockId(2)..)?;
     /// store.delete_block(BlockId(3))?;
-    /// assert_eq!(blocks.next_back().transpose()?.map(|block| block.header.block_id), Some(BlockId(3)));
+    /// let last = blocks.next_back().transpose()?;
+    /// assert_eq!(last.map(|block| block.header.block_id), Some(BlockId(3)));
     /// assert_eq!(blocks.next().transpose()?.map(|block| block.header.block_id), Some(BlockId(2)));
     /// assert!(blocks.next().is_none());
     /// # Ok::<(), aegis_blocks::Error>(())
@@ -130,14 +132,15 @@ pub trait StorageExt {
     /// `body`, **`body` runs again** in a new transaction, at most [`TRANSACT_TRIES_MAX`] times: it
     /// must have no effects outside the transaction. Any other error rolls back and is returned.
     ///
-    /// Among threads that all change the same blocks every call gets through. One that lost four times
-    /// waits for its *turn*, first come first served: while it runs, commits of others that would make
-    /// it lose wait: each for at most a second, and all of them for at most a twentieth of the time. A
-    /// body that takes longer, or waits for a thread that commits to the same blocks, loses its turn
-    /// and waits for the next.
+    /// Among threads that all change the same blocks every call gets through. One that lost four
+    /// times waits for its *turn*, first come first served: while it runs, commits of others that
+    /// would make it lose wait: each for at most a second, and all of them for at most a twentieth
+    /// of the time. A body that takes longer, or waits for a thread that commits to the same
+    /// blocks, loses its turn and waits for the next.
     ///
     /// # Errors
-    /// The errors of `body`; [`Error::Conflict`] when every try lost, as bodies may that run for seconds; as [`Transaction::commit`].
+    /// The errors of `body`; [`Error::Conflict`] when every try lost, as bodies may that run for
+    /// seconds; as [`Transaction::commit`].
     ///
     /// # Examples
     /// ```

@@ -1,9 +1,10 @@
-//! Transactions that people hold: one handle over any backend.
+//! Transactions as handles over any backend.
 //!
-//! Owns [`Transaction`] (rolled back when dropped), [`Savepoint`] and the isolation levels; in files
-//! of their own [`Ids`] (`scan`), [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`] (`batch`), [`StorageExt`] (`ext`),
-//! and how it tries again (`rival`). Written once, over the ids of [`StorageBackend`]; all checks on ids are the
-//! backend's. A finished transaction cannot be used again: `commit` and `rollback` consume it.
+//! Owns [`Transaction`] (rolled back when dropped), [`Savepoint`] and the isolation levels. In
+//! files of their own: [`Ids`] (`scan`), [`Snapshot`] and [`Blocks`] (`view`), [`WriteBatch`]
+//! (`batch`), [`StorageExt`] (`ext`), and the retries of `transact` (`rival`). Written once, over
+//! the ids of [`StorageBackend`]; the backend makes all checks on ids. A finished transaction
+//! cannot be used again: `commit` and `rollback` consume it.
 
 mod batch;
 mod ext;
@@ -28,15 +29,16 @@ use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::ticket::CommitTicket;
 
-/// What a transaction sees of others, and what it conflicts with.
+/// The commits that a transaction sees, and those that it conflicts with.
 ///
-/// | level           | reads                  | a commit conflicts when, since begin, another commit changed |
-/// |-----------------|------------------------|--------------------------------------------------------------|
-/// | `ReadCommitted` | the newest commit      | nothing                                                      |
-/// | `Snapshot`      | as of begin            | a block that this one writes                                 |
-/// | `Serializable`  | as of begin            | a block or range that this one writes or, if it writes, read |
+/// | level           | reads             | conflicts when another commit since begin changed      |
+/// |-----------------|-------------------|--------------------------------------------------------|
+/// | `ReadCommitted` | the newest commit | nothing                                                |
+/// | `Snapshot`      | as of begin       | a block that it writes                                 |
+/// | `Serializable`  | as of begin       | a block or range that it writes or, if it writes, read |
 ///
-/// At each level it conflicts, too, when another commit has named an id that was allocated for this one.
+/// At each level it conflicts, too, when another commit has named an id that was allocated for this
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum IsolationLevel {
@@ -58,8 +60,8 @@ pub struct Savepoint {
 }
 
 impl Savepoint {
-    /// Makes a mark; for backends. `serial` tells it from the other marks of its transaction, undone
-    /// ones included.
+    /// Makes a mark; for backends. `serial` tells it from the other marks of its transaction,
+    /// undone ones included.
     pub fn new(transaction: TransactionId, serial: u64) -> Savepoint {
         Savepoint { transaction, serial }
     }
@@ -69,7 +71,7 @@ impl Savepoint {
         self.transaction
     }
 
-    /// What tells it from the other marks of its transaction.
+    /// Its number among the marks of its transaction.
     pub fn serial(self) -> u64 {
         self.serial
     }
@@ -101,8 +103,8 @@ impl std::fmt::Debug for Transaction {
 }
 
 impl Transaction {
-    /// Begins a transaction. Where as many are open as may be, waits up to `timeout` for one to end;
-    /// with [`Duration::ZERO`] it never waits.
+    /// Begins a transaction. Where as many are open as may be, waits up to `timeout` for one to
+    /// end; with [`Duration::ZERO`] it never waits.
     ///
     /// # Errors
     /// - [`Error::TooManyTransactions`]: none ended in time; nothing was begun.
@@ -159,8 +161,8 @@ impl Transaction {
         self.store.block_exists_in_tx(self.id, id)
     }
 
-    /// Walks the blocks in a range of ids as this transaction sees them, from either end. Otherwise as
-    /// [`Transaction::ids`]; what the transaction deletes meanwhile is passed over.
+    /// Walks the blocks in a range of ids as this transaction sees them, from either end. Otherwise
+    /// as [`Transaction::ids`]; what the transaction deletes meanwhile is passed over.
     ///
     /// # Errors
     /// As [`Transaction::ids`].
@@ -168,14 +170,14 @@ impl Transaction {
         Ok(Blocks::of(self.ids(range)?))
     }
 
-    /// Walks the ids of a range that this transaction sees, from either end. Ids are looked up page by
-    /// page while they are walked: the first costs a look-up, whatever the store holds, and the walk holds
-    /// some KiB. A block that the transaction writes after this call, and did not write or see before, is
-    /// not walked to.
+    /// Walks the ids of a range that this transaction sees, from either end. Ids are looked up page
+    /// by page while they are walked: the first costs a look-up, whatever the store holds, and the
+    /// walk holds some KiB. A block that the transaction writes after this call, and did not write
+    /// or see before, is not walked to.
     ///
-    /// A serializable transaction has read the part of the range that was looked up: never less than was
-    /// walked, and less than twice as many ids. A read-committed one sees in each page what is committed
-    /// then.
+    /// A serializable transaction has read the part of the range that was looked up: never less
+    /// than was walked, and less than twice as many ids. A read-committed one sees in each page
+    /// what is committed then.
     ///
     /// # Errors
     /// - [`InvalidArgument`](crate::Error::InvalidArgument): the range ends before it starts.
@@ -204,7 +206,8 @@ impl Transaction {
         Ids::of(self, range)
     }
 
-    /// The lowest id of a range that this transaction sees. Costs a look-up, however many there are.
+    /// The lowest id of a range that this transaction sees. Costs a look-up, however many there
+    /// are.
     ///
     /// # Errors
     /// As [`Transaction::ids`] and its walk.
@@ -212,7 +215,8 @@ impl Transaction {
         self.ids(range)?.next().transpose()
     }
 
-    /// The highest id of a range that this transaction sees. Costs a look-up, however many there are.
+    /// The highest id of a range that this transaction sees. Costs a look-up, however many there
+    /// are.
     ///
     /// # Errors
     /// As [`Transaction::ids`] and its walk.
@@ -233,16 +237,16 @@ impl Transaction {
     /// read since still counts as read.
     ///
     /// # Errors
-    /// - [`InvalidArgument`](crate::Error::InvalidArgument): the savepoint is another transaction's,
-    ///   or was undone. Nothing is changed.
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): the savepoint is another
+    ///   transaction's, or was undone. Nothing is changed.
     /// - as [`Transaction::exists`].
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
         self.store.rollback_to_savepoint(self.id, savepoint)
     }
 
-    /// Commits and returns the commit's LSN once it is as durable as the store's default asks. There
-    /// is no LSN when the transaction changed nothing, as it then took no place in commit order, or
-    /// when the backend does not tell.
+    /// Commits and returns the commit's LSN once it is as durable as the store's default asks.
+    /// There is no LSN when the transaction changed nothing, as it then took no place in commit
+    /// order, or when the backend does not tell.
     ///
     /// # Errors
     /// As [`StorageBackend::commit_transaction`]; in every case the transaction has ended.
@@ -258,7 +262,7 @@ impl Transaction {
         self.commit_as(Some(durability))
     }
 
-    /// Hands the commit in and returns a ticket for it.
+    /// Submits the commit and returns a ticket for it.
     ///
     /// # Errors
     /// As [`Transaction::commit`], for what is known at once; the rest comes with the ticket.
@@ -266,7 +270,7 @@ impl Transaction {
         self.submit_as(None).map(CommitTicket::announced)
     }
 
-    /// Hands the commit in, with a durability of its own, and returns a ticket for it.
+    /// Submits the commit, with a durability of its own, and returns a ticket for it.
     ///
     /// # Errors
     /// As [`Transaction::submit`].
@@ -278,7 +282,7 @@ impl Transaction {
     ///
     /// # Errors
     /// - [`Closed`](crate::Error::Closed): the store was closed, and the transaction with it.
-    /// - as [`StorageBackend::rollback_transaction`], when somebody ended it by its id.
+    /// - as [`StorageBackend::rollback_transaction`], when another call ended it by its id.
     pub fn rollback(mut self) -> Result<()> {
         self.open = false;
         self.store.rollback_transaction(self.id)
@@ -286,7 +290,7 @@ impl Transaction {
 
     fn commit_as(mut self, durability: Option<Durability>) -> Result<Option<Lsn>> {
         let committed = self.store.commit_transaction_with(self.id, durability);
-        // One that was not to wait is still open, and is rolled back.
+        // A transaction that must not wait is still open, and is rolled back.
         self.open = matches!(committed, Err(Error::InCallback));
         committed
     }
@@ -302,7 +306,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if self.open && self.store.rollback_transaction(self.id).is_err() {
-            // The store was closed, or somebody ended the transaction by its id: it is over.
+            // The store was closed, or another call ended the transaction by its id: it is over.
         }
     }
 }

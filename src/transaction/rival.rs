@@ -1,7 +1,7 @@
 //! Rivals: how a call of `transact` tries again when it has lost.
 //!
-//! Owns [`Rival`], the policy: a few tries at once, for most rivals are gone by then, and then turns. What a turn is
-//! and keeps from whom, is told in `mvcc::turn`.
+//! Owns [`Rival`], the policy: a few tries at once, for most rivals are gone by then, and then
+//! turns (`mvcc::turn`).
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::io::os::pause_thread;
 use crate::mvcc::turn::{Loser, Turn, Turns};
 use crate::sync::now;
 
-/// How often [`StorageExt::transact`](super::StorageExt::transact) runs its closure before it gives up.
+/// How often [`StorageExt::transact`](super::StorageExt::transact) runs its closure before it gives
+/// up.
 pub const TRANSACT_TRIES_MAX: u32 = 64;
 
 /// Losses before a call waits for its turn.
@@ -43,7 +44,7 @@ impl<'a> Rival<'a> {
     pub(super) fn tries(&mut self, transaction: TransactionId) {
         self.tries += 1;
         if let Some(loser) = &mut self.loser {
-            loser.tries(transaction);
+            loser.note_next_try(transaction);
             self.begun_at = now();
         }
     }
@@ -57,20 +58,20 @@ impl<'a> Rival<'a> {
     pub(super) fn lost_to(&mut self, id: BlockId) {
         let Some(turns) = self.turns else { return pause_thread() };
         let Some(loser) = &mut self.loser else {
-            self.loser = Some(turns.enter());
+            self.loser = Some(turns.register_loser());
             return;
         };
         let took = now().saturating_sub(self.begun_at);
         self.turn_len = self.turn_len.max(4 * took).min(TURN_MAX);
         if let Some(turn) = &self.turn {
-            if turn.lost_to(id) {
+            if turn.widen_after_loss(id) {
                 return;
             }
             self.turn_len = (2 * self.turn_len).min(TURN_MAX);
             self.turn = None;
         }
         if self.tries >= LOSSES_MAX {
-            self.turn = turns.wait(loser.claim(), self.turn_len);
+            self.turn = turns.wait_for_turn(loser.take_claim(), self.turn_len);
         }
     }
 }

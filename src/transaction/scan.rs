@@ -1,11 +1,11 @@
 //! Scans: the ids of a range, page by page, from either end.
 //!
-//! Owns [`Ids`], the iterator, and what it asks a backend for: a [`ScanPage`]. The first page has one id,
-//! each next one twice as many, up to [`PAGE_COUNT_MAX`]. So the first id costs a look-up, a long walk
-//! costs little for each, and a serializable transaction has read less than twice what it walked.
-//! Invariants:
+//! Owns [`Ids`], the iterator, and its request to a backend, a [`ScanPage`]. The first page has one
+//! id, each next one twice as many, up to [`PAGE_COUNT_MAX`]. So the first id costs a lookup, a
+//! long walk costs little for each, and a serializable transaction has read less than twice what it
+//! walked. Invariants:
 //!
-//! - what was looked up is below (`front`) or above (`back`) what is left of the range;
+//! - the ids looked up are below (`front`) or above (`back`) the rest of the range;
 //! - an iterator that has failed stays at its end.
 
 use std::iter::FusedIterator;
@@ -19,7 +19,7 @@ use crate::order::ScanOrder;
 /// Ids of the longest page.
 const PAGE_COUNT_MAX: usize = 512;
 
-/// A moment in a transaction: a scan that began then is not led to what the transaction wrote later.
+/// A moment in a transaction. A scan that began then skips what the transaction wrote later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ScanMark(pub u64);
 
@@ -30,7 +30,7 @@ impl ScanMark {
     pub const LATEST: ScanMark = ScanMark(u64::MAX);
 }
 
-/// What a scan asks a backend for.
+/// The request of a scan to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanPage {
     /// The lowest id of the range.
@@ -52,7 +52,7 @@ pub struct Ids<'a> {
     mark: ScanMark,
     /// Looked up from the low end, ascending.
     front: std::vec::IntoIter<BlockId>,
-    /// What is not looked up yet.
+    /// The part of the range that is not looked up yet.
     rest: Option<(BlockId, BlockId)>,
     /// Looked up from the high end, descending.
     back: std::vec::IntoIter<BlockId>,
@@ -60,7 +60,7 @@ pub struct Ids<'a> {
     count: usize,
 }
 
-/// Whose view is walked.
+/// The transaction whose view is walked.
 #[derive(Debug)]
 enum ScanView<'a> {
     Borrowed(&'a Transaction),
@@ -143,7 +143,7 @@ impl<'a> Ids<'a> {
 }
 
 impl Ids<'static> {
-    /// The ids of a view that nobody else holds.
+    /// The ids of a view that the iterator owns.
     pub(super) fn owning(
         transaction: Transaction,
         range: impl RangeBounds<BlockId>,

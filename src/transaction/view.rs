@@ -1,7 +1,7 @@
 //! Views: blocks in order of their ids, and a store as of one moment.
 //!
-//! Owns [`Snapshot`] and [`Blocks`], the iterator over a range. Invariant: an iterator that has failed
-//! stays at its end.
+//! Owns [`Snapshot`] and [`Blocks`], the iterator over a range. Invariant: an iterator that has
+//! failed stays at its end.
 
 use std::iter::FusedIterator;
 use std::ops::RangeBounds;

@@ -12,14 +12,14 @@ use crate::checksum;
 use crate::io::FileName;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    BELOW_MAX, Header, ImageLayout, ImageName, LogPosition, ROW_LEN, Summary, encode_table,
+    BELOW_MAX, Header, ImageLayout, ImageName, LogPosition, ROW_LEN, Summary, encode_segment_table,
 };
 use crate::local::format::description::Description;
 use crate::local::format::frame::{self, Cut, FrameHeader, Kind, TableRow};
 use crate::local::format::location::Location;
 use crate::local::format::manifest::{Identity, Manifest, Row};
 use crate::local::format::page::{
-    CHILDREN_MAX, DENSE_MAX, Record, capacity, encode_inner, encode_leaf,
+    CHILDREN_MAX, DENSE_MAX, Record, encode_inner_page, encode_leaf, leaf_capacity,
 };
 use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, le};
@@ -141,7 +141,7 @@ fn row(field: &str, value: u64) -> Vec<u8> {
         _ => TableRow::Move(header, Lsn(0)),
     };
     let mut table = Vec::new();
-    entry.encode(&mut table);
+    entry.append_rows(&mut table);
     table.truncate(frame::ENTRY_LEN);
     table
 }
@@ -195,7 +195,7 @@ fn checkpoint(field: &str, value: u64) -> Vec<u8> {
 
 fn segment_row(field: &str, value: u64) -> Vec<u8> {
     let get = |name| only(field, name, value);
-    encode_table(&[SegmentUse {
+    encode_segment_table(&[SegmentUse {
         sequence: get("sequence"),
         number: get("number"),
         used_len: get("used_len"),
@@ -232,7 +232,7 @@ fn page(field: &str, value: u64) -> Vec<u8> {
             let second = (BlockId(get("first") + 1), entries[0].1);
             encode_leaf(&[entries[0], second], 0, 0, 0)
         }
-        level => encode_inner(&[BlockId(0)], level as u8, get("first"), 0, 0),
+        level => encode_inner_page(&[BlockId(0)], level as u8, get("first"), 0, 0),
     };
     bytes[..16].to_vec()
 }
@@ -365,7 +365,8 @@ fn codes_are_those_of_the_document() {
     let named = |kind: Kind| (format!("{kind:?}").to_lowercase(), kind as u64);
     assert_eq!(codes("frame kind"), kinds.map(named).into());
     for code in (0..=255_u8).filter(|code| !kinds.iter().any(|kind| *kind as u8 == *code)) {
-        let mut bytes = FrameHeader::mark(Kind::Witness, Lsn(1), Lsn(1), 0).encode(0, 0).0;
+        let mut bytes =
+            FrameHeader::control_record(Kind::Witness, Lsn(1), Lsn(1), 0).encode(0, 0).0;
         bytes[8] = code;
         let sum = checksum::crc32c_append(checksum::crc32c_append(0, &[0; 8]), &bytes[8..]);
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -379,7 +380,7 @@ fn codes_are_those_of_the_document() {
         TableRow::Delete(BlockId(1)),
         TableRow::Move(block.header, Lsn(1)),
     ] {
-        entry.encode(&mut rows);
+        entry.append_rows(&mut rows);
     }
     let found = rows.chunks(frame::ENTRY_LEN).map(|row| u64::from(row[20]));
     let names = ["write", "delete", "move", "origin"].map(str::to_string);
@@ -421,8 +422,8 @@ fn limits_and_file_names_are_those_of_the_document() {
         ("longest segment", LEN_MAX),
         ("images below another", BELOW_MAX as u64),
         ("records of a leaf, ids consecutive", DENSE_MAX as u64),
-        ("records of a leaf, distances", capacity(4) as u64),
-        ("records of a leaf, whole ids", capacity(8) as u64),
+        ("records of a leaf, distances", leaf_capacity(4) as u64),
+        ("records of a leaf, whole ids", leaf_capacity(8) as u64),
         ("children of a page above the leaves", CHILDREN_MAX as u64),
         ("highest number in a name that is believed", FILE_NUMBER_MAX),
     ];

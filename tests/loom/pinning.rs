@@ -86,23 +86,23 @@ fn imaged() {
     let index = Arc::new(Index::<u64>::default());
     publish(&index, 1);
     publish(&index, 2);
-    index.freeze();
+    index.freeze_entries();
     let reader = {
         let index = Arc::clone(&index);
         thread::spawn(move || {
-            let pin = index.pin();
+            let pin = index.pin_snapshot();
             let seen = pin.lsn();
             assert_eq!(read_at(&index, 1, seen), Some(seen.0));
             let third = seen.0.is_multiple_of(2).then_some(seen.0);
             assert_eq!(read_at(&index, 3, seen), third);
-            index.unpin(pin);
+            index.unpin_snapshot(pin);
         })
     };
     let pages = index.frozen_pages();
     let frozen = pages.into_iter().flat_map(|page| index.frozen_entries(page)).collect();
     let image: Arc<dyn Base<u64>> = Arc::new(Image(frozen, Lsn(2)));
     publish(&index, 3);
-    index.install(|| Arc::clone(&image));
+    index.install_base(|| Arc::clone(&image));
     reader.join().expect("a reader returns");
     assert_eq!(index.undo_count(), 0);
 }
@@ -111,16 +111,17 @@ fn imaged() {
 fn single() {
     let index = Arc::new(Index::<u64>::default());
     let none = LookedUp::default();
-    let set = |n: u64| index.publish([(BlockId(1), Lsn(n), Some(n))], &none, Lsn(n), |_, _| {});
+    let set =
+        |n: u64| index.publish_changes([(BlockId(1), Lsn(n), Some(n))], &none, Lsn(n), |_, _| {});
     set(1);
     let reader = {
         let index = Arc::clone(&index);
         thread::spawn(move || {
-            let pin = index.pin();
+            let pin = index.pin_snapshot();
             let seen = pin.lsn();
             assert_eq!(read_at(&index, 1, seen), Some(seen.0));
             assert_eq!(read_at(&index, 1, seen), Some(seen.0), "the same again");
-            index.unpin(pin);
+            index.unpin_snapshot(pin);
         })
     };
     set(2);
@@ -135,11 +136,14 @@ fn publish(index: &Index<u64>, group: u64) {
     let third = group.is_multiple_of(2).then_some(group);
     let changes =
         [(BlockId(1), lsn, Some(group)), (BlockId(2), lsn, Some(group)), (BlockId(3), lsn, third)];
-    index.publish(changes, &LookedUp::default(), lsn, |_, _| {});
+    index.publish_changes(changes, &LookedUp::default(), lsn, |_, _| {});
 }
 
 fn read_at(index: &Index<u64>, id: u64, snapshot: Lsn) -> Option<u64> {
-    index.read_at(BlockId(id), snapshot).expect("a readable image").map(|version| version.value)
+    index
+        .read_at_snapshot(BlockId(id), snapshot)
+        .expect("a readable image")
+        .map(|version| version.value)
 }
 
 /// The main thread publishes `group_count` more groups while `reader_count` others read.
@@ -151,7 +155,7 @@ fn snapshots(reader_count: usize, group_count: u64) {
         .map(|_| {
             let index = Arc::clone(&index);
             thread::spawn(move || {
-                let pin = index.pin();
+                let pin = index.pin_snapshot();
                 let seen = pin.lsn();
                 assert!(seen >= Lsn(2), "what was visible before is visible");
                 for id in [1, 2] {
@@ -159,7 +163,7 @@ fn snapshots(reader_count: usize, group_count: u64) {
                 }
                 let third = seen.0.is_multiple_of(2).then_some(seen.0);
                 assert_eq!(read_at(&index, 3, seen), third);
-                index.unpin(pin);
+                index.unpin_snapshot(pin);
             })
         })
         .collect();
@@ -170,7 +174,7 @@ fn snapshots(reader_count: usize, group_count: u64) {
         reader.join().expect("a reader returns");
     }
     assert_eq!(index.undo_count(), 0, "what nobody can see is dropped");
-    assert_eq!(index.visible(), Lsn(2 + group_count));
+    assert_eq!(index.visible_lsn(), Lsn(2 + group_count));
 }
 
 /// One thread reads the newest version twice while the main thread replaces it.
@@ -181,7 +185,7 @@ fn newest() {
         let index = Arc::clone(&index);
         thread::spawn(move || {
             let read = || {
-                let newest = index.read(BlockId(1)).expect("a readable image");
+                let newest = index.read_newest(BlockId(1)).expect("a readable image");
                 newest.expect("there is always one").value
             };
             let (first, second) = (read(), read());

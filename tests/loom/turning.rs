@@ -30,8 +30,8 @@ fn turns(count: u64) {
     let loser = |_| {
         let (turns, in_turn) = (Arc::clone(&turns), Arc::clone(&in_turn));
         thread::spawn(move || {
-            let _loser = turns.enter();
-            let turn = turns.wait(Claimed::Everything, std::time::Duration::MAX);
+            let _loser = turns.register_loser();
+            let turn = turns.wait_for_turn(Claimed::Everything, std::time::Duration::MAX);
             assert!(turn.is_some(), "it waits for its turn");
             assert_eq!(in_turn.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
             in_turn.fetch_sub(1, Ordering::SeqCst);
@@ -39,9 +39,9 @@ fn turns(count: u64) {
     };
     let losers: Vec<_> = (1..count).map(loser).collect();
     if count < 3 {
-        turns.pass(&Batch::write(Block::empty(BlockId(1), BlockType::TableData)));
+        turns.wait_at_gate(&Batch::of_single_write(Block::empty(BlockId(1), BlockType::TableData)));
     }
-    let last = turns.wait(Claimed::Everything, std::time::Duration::MAX);
+    let last = turns.wait_for_turn(Claimed::Everything, std::time::Duration::MAX);
     assert_eq!(in_turn.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
     in_turn.fetch_sub(1, Ordering::SeqCst);
     drop(last);

@@ -23,7 +23,9 @@ use crate::io::{AlignedBuf, Disk, PAGE_LEN};
 use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
 use crate::local::commit::group::Group;
 use crate::local::format::checkpoint::LogPosition;
-use crate::local::format::frame::{ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, aligned};
+use crate::local::format::frame::{
+    ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, align_frame_offset,
+};
 use crate::local::format::location::Location;
 use crate::local::format::{PAGE, page_up};
 use crate::local::read::segment::Segment;
@@ -107,7 +109,11 @@ impl<D: Disk> Appender<D> {
         claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
         let mut layout = GroupLayout::start(self, durable, claim);
-        layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
+        layout.frame(
+            FrameHeader::control_record_with_body(kind, last, durable, body),
+            body,
+            &[],
+        )?;
         layout.finish()
     }
 
@@ -119,7 +125,11 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
         let mut layout = GroupLayout::start(self, durable, SpaceClass::Reserved);
         layout.roll()?;
-        layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
+        layout.frame(
+            FrameHeader::control_record_with_body(Kind::Witness, last, durable, &[]),
+            &[],
+            &[],
+        )?;
         layout.finish()
     }
 
@@ -135,7 +145,7 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
         let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
-            self.space.settle(self.landed_in..last);
+            self.space.mark_segments_written(self.landed_in..last);
             self.landed_in = last;
         }
         if !is_synced {
@@ -157,7 +167,7 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// [`Error::Io`]: the file keeps its length, which does no harm.
     pub(crate) fn cut_sealed(&self, end: LogPosition) -> Result<()> {
-        self.space.cut_sealed(end.sequence, end.offset)
+        self.space.cut_sealed_segment(end.sequence, end.offset)
     }
 
     /// The file number of the active segment.
@@ -220,8 +230,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Adds a commit: one frame where it fits, parts where it is too long for that.
     fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
         // What no segment holds has to be split, however short it is.
-        let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
-        let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
+        let split_len = SPLIT_LEN.min(self.appender.space.segment_capacity());
+        let moves = operations.first().is_some_and(|(_, operation)| operation.is_relocation());
         let (mut rest, mut part, mut rolled) = (operations, 0, false);
         loop {
             let count = self.fitting(rest);
@@ -247,16 +257,16 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
     /// it is empty.
     fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
-        if aligned(self.at.offset) > PAGE {
+        if align_frame_offset(self.at.offset) > PAGE {
             self.roll()?;
         }
         assert_eq!(self.at.offset, PAGE, "no frame is in it");
-        self.appender.space.lengthen(self.rolled, frame_len)
+        self.appender.space.lengthen_segment(self.rolled, frame_len)
     }
 
     /// How many of these operations fit into one frame in the rest of the segment.
     fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
-        let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
+        let room = self.at.segment.len_max().saturating_sub(align_frame_offset(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
             len += operation_len(operation);
@@ -275,7 +285,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         let row_count: usize = operations.iter().map(|(_, operation)| row_count(operation)).sum();
         let mut table = Vec::with_capacity(row_count * ENTRY_LEN);
         let mut payloads = Vec::with_capacity(operations.len());
-        let start = aligned(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
+        let start =
+            align_frame_offset(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
         let mut payload_len = 0;
         let sequence = self.at.segment.sequence;
         for (id, operation) in operations {
@@ -302,7 +313,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
                     TableRow::Move(block.header, *lsn)
                 }
             };
-            entry.encode(&mut table);
+            entry.append_rows(&mut table);
         }
         let header = FrameHeader {
             kind: Kind::Commit,
@@ -323,12 +334,15 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// Adds a frame behind the last one of the extent.
     fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
         let len = u64::from(header.frame_len);
-        if self.at.segment.len_max() < aligned(self.at.offset) + len {
+        if self.at.segment.len_max() < align_frame_offset(self.at.offset) + len {
             self.begin_segment(len)?;
         }
-        assert!(aligned(self.at.offset) + len <= self.at.segment.len_max(), "a frame fits");
+        assert!(
+            align_frame_offset(self.at.offset) + len <= self.at.segment.len_max(),
+            "a frame fits"
+        );
         self.close_frame(false);
-        self.pad_to(aligned(self.at.offset));
+        self.pad_to(align_frame_offset(self.at.offset));
         let offset = self.at.offset;
         let staged_at = self.staging.len();
         self.staging.extend_from_slice(&[0; HEADER_LEN]);
@@ -363,7 +377,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.close_extent()?;
         debug_assert!(self.pieces.is_empty(), "every piece is in a closed extent");
         self.rolled += 1;
-        let next = self.appender.space.upcoming(self.rolled, self.claim)?;
+        let next = self.appender.space.upcoming_segment(self.rolled, self.claim)?;
         assert_eq!(next.sequence, self.at.segment.sequence + 1, "no segment is passed over");
         self.at.segment = next;
         self.at.offset = PAGE;
@@ -386,8 +400,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         debug_assert!(end.is_multiple_of(PAGE), "the next group begins on a page");
         debug_assert!(end > self.extent_start, "an extent with a frame has bytes");
         match self.rolled {
-            0 => self.appender.space.reserve(end, self.claim)?,
-            count => self.appender.space.reserve_upcoming(count, end, self.claim)?,
+            0 => self.appender.space.extend_active(end, self.claim)?,
+            count => self.appender.space.extend_upcoming(count, end, self.claim)?,
         }
         self.extents.push(Extent {
             segment: Arc::clone(&self.at.segment),
@@ -429,7 +443,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
         let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };
         appender.tail = at;
-        appender.space.advance(rolled, appender.tail.offset, flight.len());
+        appender.space.advance_tail(rolled, appender.tail.offset, flight.len());
         Ok(flight)
     }
 }

@@ -102,7 +102,7 @@ impl<D: Disk> Trip<D> {
         let segment = self.flight.ends().last().map(|(_, number, _)| number);
         // Before anybody is told: in a file without a name it would not be there at the next open.
         let here = made.and_then(|()| {
-            let looked = shared.presence.look_now_and_then(disk, landed_at, segment);
+            let looked = shared.presence.check_names_if_due(disk, landed_at, segment);
             looked.map_err(|removed| (PoisonCause::Removed, removed))
         });
         let outcome = match here {
@@ -126,7 +126,7 @@ impl<D: Disk> Trip<D> {
         if let Err(error) = self.flight.write(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
-        if shared.recent.is_on() {
+        if shared.recent.is_enabled() {
             self.flight.keep();
         }
         *written_at = disk.now();

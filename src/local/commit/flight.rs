@@ -159,7 +159,7 @@ impl<F: DiskFile> Flight<F> {
                     Piece::Staged(range) => staged.slice(range.clone()),
                     Piece::Shared(bytes) => bytes.clone(),
                 };
-                recent.push(extent.segment.sequence, at, bytes);
+                recent.push_written(extent.segment.sequence, at, bytes);
                 at += piece.len() as u64;
             }
         }

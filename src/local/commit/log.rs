@@ -34,7 +34,7 @@ use crate::local::space::presence::{self};
 use crate::mvcc::batch::Batch;
 use crate::sync::Ordering;
 use crate::sync::channel::Receiver;
-use crate::ticket::{Reply, nobody};
+use crate::ticket::{Reply, reply_without_caller};
 
 /// The log is idle for this long before the last group's witness is written.
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
@@ -111,7 +111,7 @@ impl<D: Disk> Log<D> {
         inbox: Receiver<Message>,
         options: LogOptions,
     ) -> Log<D> {
-        let last = shared.mvcc.index.visible();
+        let last = shared.mvcc.index.visible_lsn();
         let (flight_count_max, group_len_max) = (FLIGHT_COUNT_MAX, GROUP_LEN_MAX);
         let LogOptions { crowd_min, sync_interval } = options;
         let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
@@ -171,7 +171,7 @@ impl<D: Disk> Log<D> {
 
     /// Asks for a sync that nobody waits for.
     fn submit_sync(&mut self) {
-        self.submit(sync_request(nobody()));
+        self.submit(sync_request(reply_without_caller()));
     }
 
     /// Publishes and refuses.
@@ -203,7 +203,7 @@ impl<D: Disk> Log<D> {
     /// Looks whether the store's files are gone, where that may be why nothing could be laid out.
     fn look_for(&self, error: &Error) -> Result<bool> {
         match error {
-            Error::Io { .. } => presence::look(&*self.disk, None),
+            Error::Io { .. } => presence::check_names_exist(&*self.disk, None),
             _ => Ok(true),
         }
     }
@@ -298,8 +298,8 @@ impl<D: Disk> Log<D> {
         if group.frees() {
             return Ok(());
         }
-        let block_count = self.shared.mvcc.totals().0;
-        if self.appender.space().admit(block_count)? {
+        let block_count = self.shared.mvcc.block_totals().0;
+        if self.appender.space().admit_ordinary_write(block_count)? {
             self.shared.wake_up.call();
         }
         Ok(())
@@ -312,7 +312,7 @@ impl<D: Disk> Log<D> {
         if let Some(mut landed) = at.map(|at| self.landed.swap_remove(at)) {
             landed.flight.show(&self.shared.recent);
             for (sequence, number, end) in landed.flight.ends() {
-                self.shared.usage.used(sequence, number, end);
+                self.shared.usage.set_used_len(sequence, number, end);
             }
             (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
             self.appender.land(landed.flight, group.sync);
@@ -320,27 +320,27 @@ impl<D: Disk> Log<D> {
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // What was moved is still the newest: a later operation on it comes later in the group.
         for (id, lsn, place) in changes.moved {
-            let moved = mvcc.index.relocate((id, lsn, place), &changes.below, |old| {
-                usage.count(Some(old), Some(&place));
+            let moved = mvcc.index.relocate_newest((id, lsn, place), &changes.below, |old| {
+                usage.count_replacement(Some(old), Some(&place));
             });
             assert!(moved, "a move was checked when it was given its place");
         }
         for (id, from, place) in changes.moved_old {
             // Its last snapshot may have gone since: then its bytes are dead at both places.
-            mvcc.index.relocate_undone(id, from, place);
+            mvcc.index.relocate_undo_version(id, from, place);
         }
         let mut freed_len = 0;
         let count = |old: Option<&Location>, new: Option<&Location>| {
-            usage.count(old, new);
+            usage.count_replacement(old, new);
             freed_len += old.map_or(0, |old| u64::from(old.len));
         };
         // Not the core's: what a later group made durable that landed with this one is not visible yet.
         let durable = group.durable;
         debug_assert!(durable <= group.last_lsn, "no commit is durable that is not visible");
-        debug_assert!(mvcc.index.visible() <= group.last_lsn, "groups are published in order");
+        debug_assert!(mvcc.index.visible_lsn() <= group.last_lsn, "groups are published in order");
         let user_commit_count = group.user_commit_count() as u64;
-        let moment = mvcc.moment();
-        mvcc.publish(changes.changed, &changes.below, group.last_lsn, count);
+        let moment = mvcc.lock_moment();
+        mvcc.publish_and_count(changes.changed, &changes.below, group.last_lsn, count);
         mvcc.counters.commits.add(user_commit_count);
         self.shared.durable.store(durable.0, Ordering::Release);
         self.shared.groups.fetch_add(u64::from(user_commit_count > 0), Ordering::Relaxed);
@@ -492,7 +492,7 @@ impl<D: Disk> Load for Log<D> {
 
 /// Asks that everything before it be durable.
 pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
-    Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
+    Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag }
 }
 
 /// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and

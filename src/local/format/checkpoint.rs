@@ -1,34 +1,34 @@
-//! A checkpoint's header and segment table: what the image stands for. Does no I/O.
+//! A checkpoint's header and segment table. Does no I/O.
 //!
 //! The header fills the first page of the file and stands once more in the last one:
 //!
-//! | offset | size | field           | meaning                                                      |
-//! |-------:|-----:|-----------------|--------------------------------------------------------------|
-//! |      0 |    8 | magic           |                                                              |
-//! |      8 |    4 | format version  |                                                              |
-//! |     12 |    4 | checksum        | of bytes `0..12`, then `16..4096`                            |
-//! |     16 |   16 | `store_id`      | of the store it belongs to                                   |
-//! |     32 |    8 | `number`        | in the file's name                                           |
-//! |     40 |    8 | `salt`          | random for each image: seed of its pages' checksums          |
-//! |     48 |    8 | `lsn`           | newest commit in it                                          |
-//! |     56 |   16 | `position`      | sequence and offset where the log goes on behind that commit |
-//! |     72 |    4 | `chain`         | checksum of the last frame before that place                 |
-//! |     76 |    4 | `below_count`   | images that this one builds on                               |
-//! |     80 |    8 | `id_max`        | highest id that a commit up to `lsn` ever named              |
-//! |     88 |   16 | `total_blocks`, `total_bytes` | at `lsn`                                       |
-//! |    104 |    8 | `entry_count`   | records in the leaves                                        |
-//! |    112 |    8 | `leaf_count`    | leaves; they are pages `1..=leaf_count`                      |
-//! |    120 |    8 | `root`          | page where a look-up starts; 0 for an image without records  |
-//! |    128 |    8 | `page_count`    | of the file                                                  |
-//! |    136 |    8 | `table_page`    | first page of the segment table                              |
-//! |    144 |    8 | `segment_count` | rows of the table                                            |
-//! |    152 |    4 | `table_crc`     | of those rows                                                |
-//! |    156 |    4 | zero            | not looked at                                                |
-//! |    160 | 16 n | below           | number and salt of each image below, newest first            |
+//! | offset | size | field           | meaning                                              |
+//! |-------:|-----:|-----------------|------------------------------------------------------|
+//! |      0 |    8 | magic           |                                                      |
+//! |      8 |    4 | format version  |                                                      |
+//! |     12 |    4 | checksum        | of bytes `0..12`, then `16..4096`                    |
+//! |     16 |   16 | `store_id`      | of the store it belongs to                           |
+//! |     32 |    8 | `number`        | in the file's name                                   |
+//! |     40 |    8 | `salt`          | random for each image: seed of its pages' checksums  |
+//! |     48 |    8 | `lsn`           | newest commit in it                                  |
+//! |     56 |   16 | `position`      | sequence and offset where the log continues after it |
+//! |     72 |    4 | `chain`         | checksum of the last frame before that place         |
+//! |     76 |    4 | `below_count`   | images that this one builds on                       |
+//! |     80 |    8 | `id_max`        | highest id that a commit up to `lsn` ever named      |
+//! |     88 |   16 | `total_blocks`, `total_bytes` | at `lsn`                               |
+//! |    104 |    8 | `entry_count`   | records in the leaves                                |
+//! |    112 |    8 | `leaf_count`    | leaves; they are pages `1..=leaf_count`              |
+//! |    120 |    8 | `root`          | page where a lookup starts; 0 without records        |
+//! |    128 |    8 | `page_count`    | of the file                                          |
+//! |    136 |    8 | `table_page`    | first page of the segment table                      |
+//! |    144 |    8 | `segment_count` | rows of the table                                    |
+//! |    152 |    4 | `table_crc`     | of those rows                                        |
+//! |    156 |    4 | zero            | not looked at                                        |
+//! |    160 | 16 n | below           | number and salt of each image below, newest first    |
 //!
 //! A row of the segment table has `sequence`, file `number`, bytes used, payload bytes and count of
-//! the blocks in it that are in force: five times 8 bytes. Segments that it does not list and that
-//! come before `position` are not part of the store any more.
+//! its live blocks: five times 8 bytes. Segments that it does not list and that come before
+//! `position` are not part of the store any more.
 
 use crate::block::Lsn;
 use crate::checksum;
@@ -39,14 +39,14 @@ use crate::local::format::{FORMAT_VERSION, le};
 
 const MAGIC: [u8; 8] = *b"AEGISCKP";
 const BELOW_AT: usize = 160;
-/// Images that one may build on: as many as the header has room for would be slow to search.
+/// Images that one may build on. As many as fit in the header would be slow to search.
 pub(crate) const BELOW_MAX: usize = 15;
 /// Bytes of a row of the segment table.
 pub(crate) const ROW_LEN: usize = 40;
 
 const _: () = assert!(BELOW_AT + BELOW_MAX * 16 <= PAGE_LEN);
 
-/// Names an image for good: a file that took its name over has another salt.
+/// Names an image for ever: a later file of the same name has another salt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ImageName {
     pub(crate) number: u64,
@@ -54,7 +54,7 @@ pub(crate) struct ImageName {
 }
 
 impl ImageName {
-    /// The body of the frame that says that the image's name is durable.
+    /// The body of the frame that confirms the image's name as durable.
     pub(crate) fn encode(&self) -> [u8; CUT_LEN] {
         let mut out = [0; CUT_LEN];
         out[..8].copy_from_slice(&self.number.to_le_bytes());
@@ -86,7 +86,7 @@ pub(crate) struct Summary {
     pub(crate) total_bytes: u64,
 }
 
-/// Where in the file things are.
+/// Where the parts of the file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ImageLayout {
     pub(crate) entry_count: u64,
@@ -98,7 +98,7 @@ pub(crate) struct ImageLayout {
     pub(crate) table_crc: u32,
 }
 
-/// What the header says.
+/// The header of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) store_id: [u8; 16],
@@ -110,8 +110,8 @@ pub(crate) struct Header {
 
 impl Header {
     /// The seed of the checksums of this image's pages.
-    pub(crate) fn seed(&self, store: &Description) -> u32 {
-        page_seed(store, self.name)
+    pub(crate) fn image_page_seed(&self, store: &Description) -> u32 {
+        seed_of_image_pages(store, self.name)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -124,25 +124,34 @@ impl Header {
         let position = &summary.position;
         let words =
             [self.name.number, self.name.salt, summary.lsn.0, position.sequence, position.offset];
-        put(&mut out, &words);
+        append_words(&mut out, &words);
         out.extend_from_slice(&position.chain.to_le_bytes());
         out.extend_from_slice(&(self.below.len() as u32).to_le_bytes());
-        put(&mut out, &[summary.id_max, summary.total_blocks, summary.total_bytes]);
-        put(&mut out, &[layout.entry_count, layout.leaf_count, layout.root, layout.page_count]);
-        put(&mut out, &[layout.table_page, layout.segment_count, u64::from(layout.table_crc)]);
+        append_words(&mut out, &[summary.id_max, summary.total_blocks, summary.total_bytes]);
+        append_words(
+            &mut out,
+            &[layout.entry_count, layout.leaf_count, layout.root, layout.page_count],
+        );
+        append_words(
+            &mut out,
+            &[layout.table_page, layout.segment_count, u64::from(layout.table_crc)],
+        );
         assert!(out.len() == BELOW_AT && self.below.len() <= BELOW_MAX);
         for below in &self.below {
-            put(&mut out, &[below.number, below.salt]);
+            append_words(&mut out, &[below.number, below.salt]);
         }
         out.resize(PAGE_LEN, 0);
-        let crc = checksum(&out);
+        let crc = header_checksum(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     /// Reads a header back; `None` for anything that [`Header::encode`] did not write.
     pub(crate) fn decode(page: &[u8]) -> Option<Header> {
-        if page.len() != PAGE_LEN || page[..8] != MAGIC || le::u32(page, 12) != checksum(page) {
+        if page.len() != PAGE_LEN
+            || page[..8] != MAGIC
+            || le::u32(page, 12) != header_checksum(page)
+        {
             return None;
         }
         let below_count = le::u32(page, 76) as usize;
@@ -179,15 +188,15 @@ impl Header {
     }
 
     /// The version of a header that a later version of this library wrote.
-    pub(crate) fn newer(page: &[u8]) -> Option<u32> {
+    pub(crate) fn newer_version(page: &[u8]) -> Option<u32> {
         let right = page.len() == PAGE_LEN && page[..8] == MAGIC;
         let version = right.then(|| le::u32(page, 8)).filter(|v| *v > FORMAT_VERSION)?;
-        (le::u32(page, 12) == checksum(page)).then_some(version)
+        (le::u32(page, 12) == header_checksum(page)).then_some(version)
     }
 }
 
 impl ImageLayout {
-    /// Whether everything lies in the file, one thing behind the other.
+    /// Whether all parts lie in the file, one behind the other.
     fn is_consistent(&self) -> bool {
         let table_len = self.segment_count.checked_mul(ROW_LEN as u64);
         let table_pages = table_len.map(|len| len.div_ceil(PAGE_LEN as u64));
@@ -202,7 +211,7 @@ impl ImageLayout {
 }
 
 /// The seed of the checksums of an image's pages: binds them to the store and to the image.
-pub(crate) fn page_seed(store: &Description, name: ImageName) -> u32 {
+pub(crate) fn seed_of_image_pages(store: &Description, name: ImageName) -> u32 {
     let seed = checksum::crc32c(&store.salt.to_le_bytes());
     let seed = checksum::crc32c_append(seed, &store.store_id);
     let seed = checksum::crc32c_append(seed, &name.number.to_le_bytes());
@@ -210,7 +219,7 @@ pub(crate) fn page_seed(store: &Description, name: ImageName) -> u32 {
 }
 
 /// Encodes the segment table.
-pub(crate) fn encode_table(segments: &[SegmentUse]) -> Vec<u8> {
+pub(crate) fn encode_segment_table(segments: &[SegmentUse]) -> Vec<u8> {
     let mut out = Vec::with_capacity(segments.len() * ROW_LEN);
     for segment in segments {
         let words = [
@@ -220,13 +229,13 @@ pub(crate) fn encode_table(segments: &[SegmentUse]) -> Vec<u8> {
             segment.live_len,
             segment.live_count,
         ];
-        put(&mut out, &words);
+        append_words(&mut out, &words);
     }
     out
 }
 
 /// Reads the segment table back; `None` where it is not what was written.
-pub(crate) fn decode_table(rows: &[u8], layout: &ImageLayout) -> Option<Vec<SegmentUse>> {
+pub(crate) fn decode_segment_table(rows: &[u8], layout: &ImageLayout) -> Option<Vec<SegmentUse>> {
     let right = rows.len() as u64 == layout.segment_count * ROW_LEN as u64
         && checksum::crc32c(rows) == layout.table_crc;
     let row = |row: &[u8]| SegmentUse {
@@ -239,15 +248,15 @@ pub(crate) fn decode_table(rows: &[u8], layout: &ImageLayout) -> Option<Vec<Segm
     right.then(|| rows.chunks(ROW_LEN).map(row).collect())
 }
 
-fn put(out: &mut Vec<u8>, words: &[u64]) {
+fn append_words(out: &mut Vec<u8>, words: &[u64]) {
     out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
 }
 
-fn checksum(page: &[u8]) -> u32 {
+fn header_checksum(page: &[u8]) -> u32 {
     checksum::crc32c_append(checksum::crc32c(&page[..12]), &page[16..])
 }
 
-/// What a segment holds.
+/// How much of a segment is used and live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct SegmentUse {
     /// Its place in log order.
@@ -256,9 +265,9 @@ pub(crate) struct SegmentUse {
     pub(crate) number: u64,
     /// Bytes up to the end of its last frame; of the active segment, those known so far.
     pub(crate) used_len: u64,
-    /// Payload bytes of the blocks in it that are in force.
+    /// Payload bytes of its live blocks.
     pub(crate) live_len: u64,
-    /// How many blocks that are.
+    /// Count of its live blocks.
     pub(crate) live_count: u64,
 }
 
@@ -329,15 +338,15 @@ mod tests {
             live_count: n + 4,
         };
         let rows: Vec<SegmentUse> = (1..200).map(segment).collect();
-        let mut bytes = encode_table(&rows);
+        let mut bytes = encode_segment_table(&rows);
         let layout = ImageLayout {
             segment_count: 199,
             table_crc: checksum::crc32c(&bytes),
             ..ImageLayout::default()
         };
-        assert_eq!(decode_table(&bytes, &layout), Some(rows));
-        assert_eq!(decode_table(&bytes[1..], &layout), None);
+        assert_eq!(decode_segment_table(&bytes, &layout), Some(rows));
+        assert_eq!(decode_segment_table(&bytes[1..], &layout), None);
         bytes[77] ^= 1;
-        assert_eq!(decode_table(&bytes, &layout), None);
+        assert_eq!(decode_segment_table(&bytes, &layout), None);
     }
 }

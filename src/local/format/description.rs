@@ -13,7 +13,7 @@ use crate::local::format::{le, mirrored};
 
 const MAGIC: [u8; 8] = *b"AEGISBLK";
 
-/// What `META` says.
+/// The content of `META`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Description {
     pub(crate) store_id: [u8; 16],
@@ -25,11 +25,11 @@ impl Description {
         let mut fields = [0; mirrored::FIELDS_LEN];
         fields[..16].copy_from_slice(&self.store_id);
         fields[16..24].copy_from_slice(&self.salt.to_le_bytes());
-        mirrored::encode(MAGIC, &fields)
+        mirrored::encode_record(MAGIC, &fields)
     }
 
     pub(crate) fn decode(page: &[u8]) -> Result<Description, mirrored::Unreadable> {
-        let fields = mirrored::decode(MAGIC, page)?;
+        let fields = mirrored::decode_record(MAGIC, page)?;
         if fields[24..] != [0; 24] {
             return Err(mirrored::Unreadable::Damaged);
         }

@@ -1,23 +1,23 @@
 //! Frames: the unit of append, checksum and replay. One valid frame is one atomic commit.
 //!
-//! | offset | size | field          | meaning                                                    |
-//! |-------:|-----:|----------------|------------------------------------------------------------|
-//! |      0 |    4 | magic          | `AGF1`                                                     |
-//! |      4 |    4 | `crc`          | of the segment's seed, the frame's offset, bytes `8..64`   |
-//! |      8 |    1 | `kind`         | [`Kind`]; values are permanent, 0 is never written         |
-//! |      9 |    1 | `flags`        | 1: last frame of its group; 2: last part of its commit     |
-//! |     10 |    2 | zero           | refused otherwise                                          |
-//! |     12 |    4 | `frame_len`    | bytes to the end of the last payload, header included      |
-//! |     16 |    8 | `lsn`          | commit order; of the last commit for a mark                |
-//! |     24 |    8 | `durable`      | newest LSN known durable when this frame was written       |
-//! |     32 |    4 | `op_count`     | entries in the operation table                             |
-//! |     36 |    4 | `previous`     | `crc` of the frame before, 0 for the first: the chain      |
-//! |     40 |    4 | `table_crc`    | of the operation table, or of the body of a cut or checkpoint |
-//! |     44 |    4 | `part`         | from 0 within a commit that spans frames                   |
-//! |     48 |    8 | `payload_len`  | sum of the lengths in the table                            |
-//! |     56 |    8 | zero           | refused otherwise                                          |
-//! |     64 | 32 n | table          | one [`TableRow`] an operation                                 |
-//! |        |      | payloads       | of the writes, in table order, without gaps                |
+//! | offset | size | field          | meaning                                                  |
+//! |-------:|-----:|----------------|----------------------------------------------------------|
+//! |      0 |    4 | magic          | `AGF1`                                                   |
+//! |      4 |    4 | `crc`          | of the segment's seed, the frame's offset, bytes `8..64` |
+//! |      8 |    1 | `kind`         | [`Kind`]; values are permanent, 0 is never written       |
+//! |      9 |    1 | `flags`        | 1: last frame of its group; 2: last part of its commit   |
+//! |     10 |    2 | zero           | refused otherwise                                        |
+//! |     12 |    4 | `frame_len`    | bytes to the end of the last payload, header included    |
+//! |     16 |    8 | `lsn`          | commit order; of the last commit for a mark              |
+//! |     24 |    8 | `durable`      | newest LSN known durable when this frame was written     |
+//! |     32 |    4 | `op_count`     | entries in the operation table                           |
+//! |     36 |    4 | `previous`     | `crc` of the frame before, 0 for the first: the chain    |
+//! |     40 |    4 | `table_crc`    | of the operation table, or of a control record's body    |
+//! |     44 |    4 | `part`         | from 0 within a commit that spans frames                 |
+//! |     48 |    8 | `payload_len`  | sum of the lengths in the table                          |
+//! |     56 |    8 | zero           | refused otherwise                                        |
+//! |     64 | 32 n | table          | one [`TableRow`] an operation                            |
+//! |        |      | payloads       | of the writes, in table order, without gaps              |
 //!
 //! The next frame starts at the next multiple of 8, or after the last frame of a group at the next
 //! page. An entry of the table:
@@ -33,15 +33,16 @@
 //! |     24 |    4 | `version`, `flags`  | the user's own                                        |
 //! |     28 |    4 | zero                | refused otherwise                                     |
 //!
-//! A move writes a block again that stays what an earlier commit made of it; it is followed by a row
-//! that has the LSN of that commit in place of `len` and `checksum`, and zeros but for its id.
+//! A move (a relocation) writes a block again that stays what an earlier commit made of it. A row
+//! follows that has the LSN of that commit in place of `len` and `checksum`, and zeros but for its
+//! id.
 //!
-//! Both sizes of an entry agree while there is no compression. A mark (a frame that is no commit) is a
-//! group of its own, and an end mark states its own LSN as durable.
+//! Both sizes of an entry agree while there is no compression. A mark (a control record: a frame
+//! that is no commit) is a group of its own. An end mark states its own LSN as durable.
 //!
-//! The header is covered by its salted checksum, the table by the header, each payload by the table.
-//! So payload and table checksums need no salt, and callers compute them before a place is known.
-//! The header is checked before any length in it is used.
+//! The header is covered by its salted checksum, the table by the header, each payload by the
+//! table. So payload and table checksums need no salt, and callers compute them before a place is
+//! known. The header is checked before any length in it is used.
 
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::checksum;
@@ -58,21 +59,21 @@ pub(crate) const ALIGN: u64 = 8;
 const FLAG_GROUP_END: u8 = 1;
 const FLAG_LAST_PART: u8 = 2;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
     /// A commit, or a part of one.
     Commit = 1,
-    /// First frame of the segment that recovery makes: everything from the place it names up to this
-    /// segment is void.
+    /// First frame of the segment that recovery makes, the truncation record: everything from the
+    /// place it names up to this segment is void.
     Cut = 2,
-    /// Says what was durable while nothing else is written.
+    /// States the durable LSN while nothing else is written: a durable mark.
     Witness = 3,
     /// A clean close: nothing follows.
     End = 4,
-    /// Says that the name of a checkpoint is durable: from here on recovery may rely on it. Its body is
-    /// the image's number and salt.
+    /// Confirms that the name of a checkpoint is durable: from here on recovery may rely on it. Its
+    /// body is the image's number and salt.
     Checkpoint = 5,
 }
 
@@ -101,8 +102,8 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// A frame without body.
-    pub(crate) fn mark(kind: Kind, lsn: Lsn, durable: Lsn, previous: u32) -> FrameHeader {
+    /// A control record without body.
+    pub(crate) fn control_record(kind: Kind, lsn: Lsn, durable: Lsn, previous: u32) -> FrameHeader {
         FrameHeader {
             kind,
             group_end: true,
@@ -118,7 +119,8 @@ impl FrameHeader {
         }
     }
 
-    /// Encodes the header for its place and returns it with its checksum, the next link of the chain.
+    /// Encodes the header for its place and returns it with its checksum, the next link of the
+    /// chain.
     pub(crate) fn encode(&self, seed: u32, offset: u64) -> ([u8; HEADER_LEN], u32) {
         let mut out = [0; HEADER_LEN];
         let flags = if self.group_end { FLAG_GROUP_END } else { 0 }
@@ -134,7 +136,7 @@ impl FrameHeader {
         out[40..44].copy_from_slice(&self.table_crc.to_le_bytes());
         out[44..48].copy_from_slice(&self.part.to_le_bytes());
         out[48..56].copy_from_slice(&self.payload_len.to_le_bytes());
-        let crc = checksum(seed, offset, &out);
+        let crc = header_checksum(seed, offset, &out);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
         (out, crc)
     }
@@ -143,7 +145,7 @@ impl FrameHeader {
     /// for this very place. Returns the checksum with it.
     pub(crate) fn decode(bytes: &[u8], seed: u32, offset: u64) -> Option<(FrameHeader, u32)> {
         let bytes = bytes.get(..HEADER_LEN)?;
-        if bytes[..4] != MAGIC || le::u32(bytes, 4) != checksum(seed, offset, bytes) {
+        if bytes[..4] != MAGIC || le::u32(bytes, 4) != header_checksum(seed, offset, bytes) {
             return None;
         }
         let flags = bytes[9];
@@ -164,12 +166,17 @@ impl FrameHeader {
         (zeros && header.is_consistent()).then_some((header, le::u32(bytes, 4)))
     }
 
-    /// A mark with a body.
-    pub(crate) fn mark_with(kind: Kind, lsn: Lsn, durable: Lsn, body: &[u8]) -> FrameHeader {
+    /// A control record with a body.
+    pub(crate) fn control_record_with_body(
+        kind: Kind,
+        lsn: Lsn,
+        durable: Lsn,
+        body: &[u8],
+    ) -> FrameHeader {
         FrameHeader {
             frame_len: (HEADER_LEN + body.len()) as u32,
             table_crc: checksum::crc32c(body),
-            ..FrameHeader::mark(kind, lsn, durable, 0)
+            ..FrameHeader::control_record(kind, lsn, durable, 0)
         }
     }
 
@@ -182,9 +189,9 @@ impl FrameHeader {
     }
 
     /// Where the next frame starts when this one starts at `offset`.
-    pub(crate) fn next_offset(&self, offset: u64) -> u64 {
+    pub(crate) fn next_frame_offset(&self, offset: u64) -> u64 {
         let end = offset + u64::from(self.frame_len);
-        if self.group_end { page_up(end) } else { aligned(end) }
+        if self.group_end { page_up(end) } else { align_frame_offset(end) }
     }
 
     fn is_consistent(&self) -> bool {
@@ -194,7 +201,7 @@ impl FrameHeader {
         };
         let sum = (HEADER_LEN as u64 + table_len).checked_add(self.payload_len);
         let is_mark = self.op_count == 0 && self.payload_len == 0 && self.part == 0;
-        // A mark is a group and a whole; an end mark comes when everything is durable.
+        // A control record is a whole group; an end mark comes when everything is durable.
         let stands_alone = self.group_end && self.last_part;
         let is_mark =
             is_mark && stands_alone && (self.kind != Kind::End || self.durable == self.lsn);
@@ -205,11 +212,11 @@ impl FrameHeader {
 }
 
 /// Rounds up to where a frame may start.
-pub(crate) const fn aligned(offset: u64) -> u64 {
+pub(crate) const fn align_frame_offset(offset: u64) -> u64 {
     offset.div_ceil(ALIGN) * ALIGN
 }
 
-fn checksum(seed: u32, offset: u64, header: &[u8]) -> u32 {
+fn header_checksum(seed: u32, offset: u64, header: &[u8]) -> u32 {
     let seed = checksum::crc32c_append(seed, &offset.to_le_bytes());
     checksum::crc32c_append(seed, &header[8..HEADER_LEN])
 }
@@ -221,7 +228,8 @@ pub(crate) enum TableRow {
     Write(BlockHeader),
     /// The block is deleted.
     Delete(BlockId),
-    /// The block that a commit made is written again; its payload follows the table.
+    /// The block is relocated: written again as an earlier commit made it; its payload follows the
+    /// table.
     Move(BlockHeader, Lsn),
 }
 
@@ -232,7 +240,7 @@ const MOVE: u8 = 3;
 const ORIGIN: u8 = 4;
 
 impl TableRow {
-    pub(crate) fn id(&self) -> BlockId {
+    pub(crate) fn block_id(&self) -> BlockId {
         match self {
             TableRow::Write(header) | TableRow::Move(header, _) => header.block_id,
             TableRow::Delete(id) => *id,
@@ -240,7 +248,7 @@ impl TableRow {
     }
 
     /// The header of the block that it writes.
-    pub(crate) fn written(&self) -> Option<&BlockHeader> {
+    pub(crate) fn written_header(&self) -> Option<&BlockHeader> {
         match self {
             TableRow::Write(header) | TableRow::Move(header, _) => Some(header),
             TableRow::Delete(_) => None,
@@ -249,17 +257,17 @@ impl TableRow {
 
     /// Bytes of its payload.
     pub(crate) fn payload_len(&self) -> u32 {
-        self.written().map_or(0, |header| header.data_size)
+        self.written_header().map_or(0, |header| header.data_size)
     }
 
     /// Appends its rows to a table.
-    pub(crate) fn encode(&self, table: &mut Vec<u8>) {
+    pub(crate) fn append_rows(&self, table: &mut Vec<u8>) {
         match self {
-            TableRow::Write(header) => table.extend_from_slice(&write_row(header, WRITE)),
-            TableRow::Delete(id) => table.extend_from_slice(&row(*id, DELETE)),
+            TableRow::Write(header) => table.extend_from_slice(&row_of_header(header, WRITE)),
+            TableRow::Delete(id) => table.extend_from_slice(&row_of_id(*id, DELETE)),
             TableRow::Move(header, lsn) => {
-                table.extend_from_slice(&write_row(header, MOVE));
-                let mut origin = row(header.block_id, ORIGIN);
+                table.extend_from_slice(&row_of_header(header, MOVE));
+                let mut origin = row_of_id(header.block_id, ORIGIN);
                 origin[8..16].copy_from_slice(&lsn.0.to_le_bytes());
                 table.extend_from_slice(&origin);
             }
@@ -268,21 +276,21 @@ impl TableRow {
 
     /// Reads the entry whose rows these begin with, and what follows them; `None` for what this
     /// version does not know.
-    fn decode(rows: &[[u8; ENTRY_LEN]]) -> Option<(TableRow, &[[u8; ENTRY_LEN]])> {
+    fn decode_entry(rows: &[[u8; ENTRY_LEN]]) -> Option<(TableRow, &[[u8; ENTRY_LEN]])> {
         let (first, rest) = rows.split_first()?;
         let id = BlockId(le::u64(first, 0));
         if id == BlockId(0) || first[28..] != [0; 4] {
             return None;
         }
         match first[20] {
-            WRITE => Some((TableRow::Write(read_header(id, first)?), rest)),
-            DELETE if *first == row(id, DELETE) => Some((TableRow::Delete(id), rest)),
+            WRITE => Some((TableRow::Write(header_of_row(id, first)?), rest)),
+            DELETE if *first == row_of_id(id, DELETE) => Some((TableRow::Delete(id), rest)),
             MOVE => {
                 let (second, rest) = rest.split_first()?;
                 let lsn = le::u64(second, 8);
-                let mut origin = row(id, ORIGIN);
+                let mut origin = row_of_id(id, ORIGIN);
                 origin[8..16].copy_from_slice(&lsn.to_le_bytes());
-                let entry = TableRow::Move(read_header(id, first)?, Lsn(lsn));
+                let entry = TableRow::Move(header_of_row(id, first)?, Lsn(lsn));
                 (*second == origin).then_some((entry, rest))
             }
             _ => None,
@@ -290,21 +298,21 @@ impl TableRow {
     }
 
     /// Reads a whole table. `None` when an entry is unknown or the lengths do not add up.
-    pub(crate) fn decode_table(table: &[u8], header: &FrameHeader) -> Option<Vec<TableRow>> {
+    pub(crate) fn decode_whole_table(table: &[u8], header: &FrameHeader) -> Option<Vec<TableRow>> {
         if table.len() != header.op_count as usize * ENTRY_LEN {
             return None;
         }
-        let entries = TableRow::decode_rows(table)?;
+        let entries = TableRow::decode_all_rows(table)?;
         let sum: u64 = entries.iter().map(|entry| u64::from(entry.payload_len())).sum();
         (header.payload_len == sum).then_some(entries)
     }
 
     /// Reads entries, whatever their lengths add up to.
-    pub(crate) fn decode_rows(table: &[u8]) -> Option<Vec<TableRow>> {
+    pub(crate) fn decode_all_rows(table: &[u8]) -> Option<Vec<TableRow>> {
         let (mut rows, rest) = table.as_chunks::<ENTRY_LEN>();
         let mut entries = Vec::with_capacity(rows.len());
         while !rows.is_empty() {
-            let (entry, rest) = TableRow::decode(rows)?;
+            let (entry, rest) = TableRow::decode_entry(rows)?;
             entries.push(entry);
             rows = rest;
         }
@@ -312,15 +320,15 @@ impl TableRow {
     }
 }
 
-fn row(id: BlockId, operation: u8) -> [u8; ENTRY_LEN] {
+fn row_of_id(id: BlockId, operation: u8) -> [u8; ENTRY_LEN] {
     let mut out = [0; ENTRY_LEN];
     out[..8].copy_from_slice(&id.0.to_le_bytes());
     out[20] = operation;
     out
 }
 
-fn write_row(header: &BlockHeader, operation: u8) -> [u8; ENTRY_LEN] {
-    let mut out = row(header.block_id, operation);
+fn row_of_header(header: &BlockHeader, operation: u8) -> [u8; ENTRY_LEN] {
+    let mut out = row_of_id(header.block_id, operation);
     out[8..12].copy_from_slice(&header.data_size.to_le_bytes());
     out[12..16].copy_from_slice(&header.checksum.to_le_bytes());
     out[16..20].copy_from_slice(&header.uncompressed_size.to_le_bytes());
@@ -332,7 +340,7 @@ fn write_row(header: &BlockHeader, operation: u8) -> [u8; ENTRY_LEN] {
     out
 }
 
-fn read_header(id: BlockId, row: &[u8; ENTRY_LEN]) -> Option<BlockHeader> {
+fn header_of_row(id: BlockId, row: &[u8; ENTRY_LEN]) -> Option<BlockHeader> {
     let header = BlockHeader {
         block_id: id,
         block_type: BlockType::from_code(row[21])?,
@@ -393,7 +401,7 @@ mod tests {
 
     #[test]
     fn header_round_trips_at_its_place_only() {
-        for header in [sample(), FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3)] {
+        for header in [sample(), FrameHeader::control_record(Kind::Witness, Lsn(9), Lsn(9), 3)] {
             let (bytes, crc) = header.encode(7, 4096);
             assert_eq!(FrameHeader::decode(&bytes, 7, 4096), Some((header, crc)));
             assert_eq!(FrameHeader::decode(&bytes, 7, 8192), None);
@@ -421,9 +429,15 @@ mod tests {
             FrameHeader { payload_len: u64::MAX - 100, ..sample() },
             FrameHeader { op_count: u32::MAX, ..sample() },
             FrameHeader { durable: Lsn(sample().lsn.0 + 1), ..sample() },
-            FrameHeader::mark(Kind::End, Lsn(9), Lsn(8), 3),
-            FrameHeader { group_end: false, ..FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3) },
-            FrameHeader { last_part: false, ..FrameHeader::mark(Kind::Witness, Lsn(9), Lsn(9), 3) },
+            FrameHeader::control_record(Kind::End, Lsn(9), Lsn(8), 3),
+            FrameHeader {
+                group_end: false,
+                ..FrameHeader::control_record(Kind::Witness, Lsn(9), Lsn(9), 3)
+            },
+            FrameHeader {
+                last_part: false,
+                ..FrameHeader::control_record(Kind::Witness, Lsn(9), Lsn(9), 3)
+            },
         ];
         for lie in lies {
             let (bytes, _) = lie.encode(7, 4096);
@@ -437,15 +451,15 @@ mod tests {
         (block.header.version, block.header.flags) = (3, 4);
         let entries = [TableRow::Write(block.header), TableRow::Delete(BlockId(5))];
         let mut table = Vec::new();
-        entries.iter().for_each(|entry| entry.encode(&mut table));
-        assert_eq!(TableRow::decode_table(&table, &sample()).as_deref(), Some(&entries[..]));
-        assert_eq!(TableRow::decode_table(&table[1..], &sample()), None);
+        entries.iter().for_each(|entry| entry.append_rows(&mut table));
+        assert_eq!(TableRow::decode_whole_table(&table, &sample()).as_deref(), Some(&entries[..]));
+        assert_eq!(TableRow::decode_whole_table(&table[1..], &sample()), None);
         let longer = FrameHeader { payload_len: 78, ..sample() };
-        assert_eq!(TableRow::decode_table(&table, &longer), None);
+        assert_eq!(TableRow::decode_whole_table(&table, &longer), None);
         for at in [16, 20, 21, 22, 23, 28, 31, 32 + 8, 32 + 20, 32 + 27] {
             let mut damaged = table.clone();
             damaged[at] = 0x77;
-            assert_eq!(TableRow::decode_table(&damaged, &sample()), None, "byte {at}");
+            assert_eq!(TableRow::decode_whole_table(&damaged, &sample()), None, "byte {at}");
         }
     }
 
@@ -454,23 +468,23 @@ mod tests {
         let block = Block::new(BlockId(3), BlockType::Metadata, vec![1; 77]);
         let entry = TableRow::Move(block.header, Lsn(9));
         let mut table = Vec::new();
-        entry.encode(&mut table);
+        entry.append_rows(&mut table);
         assert_eq!(table.len(), 2 * ENTRY_LEN);
-        assert_eq!(TableRow::decode_table(&table, &sample()), Some(vec![entry]));
+        assert_eq!(TableRow::decode_whole_table(&table, &sample()), Some(vec![entry]));
         let header = FrameHeader { op_count: 1, ..sample() };
-        assert_eq!(TableRow::decode_table(&table[..ENTRY_LEN], &header), None);
+        assert_eq!(TableRow::decode_whole_table(&table[..ENTRY_LEN], &header), None);
         for at in [ENTRY_LEN, ENTRY_LEN + 16, ENTRY_LEN + 20, ENTRY_LEN + 31] {
             let mut damaged = table.clone();
             damaged[at] ^= 1;
-            assert_eq!(TableRow::decode_table(&damaged, &sample()), None, "byte {at}");
+            assert_eq!(TableRow::decode_whole_table(&damaged, &sample()), None, "byte {at}");
         }
     }
 
     #[test]
     fn next_frame_follows_at_eight_or_at_the_next_page() {
         let header = sample();
-        assert_eq!(header.next_offset(4096), 8192);
-        assert_eq!(FrameHeader { group_end: false, ..header }.next_offset(4096), 4096 + 208);
+        assert_eq!(header.next_frame_offset(4096), 8192);
+        assert_eq!(FrameHeader { group_end: false, ..header }.next_frame_offset(4096), 4096 + 208);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Location {
         }
     }
 
-    pub(crate) fn header(&self, id: BlockId) -> BlockHeader {
+    pub(crate) fn block_header(&self, id: BlockId) -> BlockHeader {
         BlockHeader {
             block_id: id,
             block_type: self.block_type,

@@ -1,32 +1,33 @@
-//! `MANIFEST`: what a backup holds. Does no I/O.
+//! `MANIFEST`: the files of a backup. Does no I/O.
 //!
-//! | offset | size | field            | meaning                                                     |
-//! |-------:|-----:|------------------|-------------------------------------------------------------|
-//! |      0 |    8 | magic            |                                                             |
-//! |      8 |    4 | format version   |                                                             |
-//! |     12 |    4 | checksum         | of bytes `0..12`, then of everything from 16 on             |
-//! |     16 |   16 | `store_id`       | of the store that was copied                                |
-//! |     32 |    8 | `lsn`            | newest commit in the backup                                 |
-//! |     40 |    8 | `file_count`     | rows                                                        |
-//! |     48 | 48 n | rows             | one a file, in the order of [`FileName`]                    |
+//! | offset | size | field            | meaning                                         |
+//! |-------:|-----:|------------------|-------------------------------------------------|
+//! |      0 |    8 | magic            |                                                 |
+//! |      8 |    4 | format version   |                                                 |
+//! |     12 |    4 | checksum         | of bytes `0..12`, then of everything from 16 on |
+//! |     16 |   16 | `store_id`       | of the store that was copied                    |
+//! |     32 |    8 | `lsn`            | newest commit in the backup                     |
+//! |     40 |    8 | `file_count`     | rows                                            |
+//! |     48 | 48 n | rows             | one a file, in the order of [`FileName`]        |
 //!
 //! A row:
 //!
-//! | offset | size | field            | meaning                                                     |
-//! |-------:|-----:|------------------|-------------------------------------------------------------|
-//! |      0 |    4 | kind             | 1 `META`, 2 segment, 3 checkpoint                           |
-//! |      4 |    4 | `crc`            | CRC-32C of the file                                         |
-//! |      8 |    8 | number           | in the file's name; 0 for `META`                            |
-//! |     16 |    8 | `len`            | of the file                                                 |
-//! |     24 |    8 | `sequence`       | of a segment; 0 otherwise                                   |
-//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image            |
-//! |     40 |    8 | zero             | refused otherwise                                           |
+//! | offset | size | field            | meaning                                          |
+//! |-------:|-----:|------------------|--------------------------------------------------|
+//! |      0 |    4 | kind             | 1 `META`, 2 segment, 3 checkpoint                |
+//! |      4 |    4 | `crc`            | CRC-32C of the file                              |
+//! |      8 |    8 | number           | in the file's name; 0 for `META`                 |
+//! |     16 |    8 | `len`            | of the file                                      |
+//! |     24 |    8 | `sequence`       | of a segment; 0 otherwise                        |
+//! |     32 |    8 | `salt`           | of this use of a segment's file, or of the image |
+//! |     40 |    8 | zero             | refused otherwise                                |
 //!
-//! Integers are little-endian. Invariant: `crc` alone says what a file holds. In one life of a store files with the
-//! same name, sequence, salt and length have the same content, because a segment is only ever appended to and an
-//! image is written once. A store that was copied and continued twice has two lives, which write different frames
-//! into the same use of a segment: there an [`Identity`] names two contents.
-//! It names a second one, too, where a copy ends with a witness of its own.
+//! Integers are little-endian. Invariant: `crc` alone identifies the content of a file. In one life
+//! of a store, files with the same name, sequence, salt and length have the same content, because a
+//! segment is only ever appended to and an image is written once. A store that was copied and
+//! continued twice has two lives. They write different frames into the same use of a segment, so
+//! there an [`Identity`] names two contents. It also does where a copy ends with a durable mark of
+//! its own.
 
 use crate::block::Lsn;
 use crate::checksum;
@@ -45,7 +46,7 @@ pub(crate) struct Row {
     pub(crate) crc: u32,
 }
 
-/// Names a file of one life of a store; what it holds only the checksum of its bytes says.
+/// Names a file of one life of a store. Only the checksum of its bytes identifies its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) name: FileName,
@@ -54,7 +55,7 @@ pub(crate) struct Identity {
     pub(crate) salt: u64,
 }
 
-/// What a backup holds.
+/// The files of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) store_id: [u8; 16],
@@ -69,13 +70,13 @@ impl Manifest {
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.store_id);
-        put(&mut out, &[self.lsn.0, self.rows.len() as u64]);
+        append_words(&mut out, &[self.lsn.0, self.rows.len() as u64]);
         for Row { file, crc } in &self.rows {
-            out.extend_from_slice(&kind_of(file.name).to_le_bytes());
+            out.extend_from_slice(&file_kind_code(file.name).to_le_bytes());
             out.extend_from_slice(&crc.to_le_bytes());
-            put(&mut out, &[file.name.number(), file.len, file.sequence, file.salt, 0]);
+            append_words(&mut out, &[file.name.number(), file.len, file.sequence, file.salt, 0]);
         }
-        let crc = checksum(&out);
+        let crc = manifest_checksum(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
     }
@@ -83,7 +84,7 @@ impl Manifest {
     /// Reads a manifest back; refuses anything that [`Manifest::encode`] did not write.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Manifest, Unreadable> {
         let right = bytes.len() >= HEADER_LEN && bytes[..8] == MAGIC;
-        if !right || le::u32(bytes, 12) != checksum(bytes) {
+        if !right || le::u32(bytes, 12) != manifest_checksum(bytes) {
             return Err(Unreadable::Damaged);
         }
         match le::u32(bytes, 8) {
@@ -106,7 +107,7 @@ impl Manifest {
     }
 
     /// The row of a file of this identity: of this very file, or of another life's.
-    pub(crate) fn find(&self, file: &Identity) -> Option<&Row> {
+    pub(crate) fn find_row(&self, file: &Identity) -> Option<&Row> {
         self.rows.iter().find(|row| row.file == *file)
     }
 
@@ -130,7 +131,7 @@ fn decode_row(row: &[u8; ROW_LEN]) -> Option<Row> {
     is_sane.then_some(Row { file, crc: le::u32(row, 4) })
 }
 
-fn kind_of(name: FileName) -> u32 {
+fn file_kind_code(name: FileName) -> u32 {
     match name {
         FileName::Meta => 1,
         FileName::Segment(_) => 2,
@@ -141,11 +142,11 @@ fn kind_of(name: FileName) -> u32 {
     }
 }
 
-fn put(out: &mut Vec<u8>, words: &[u64]) {
+fn append_words(out: &mut Vec<u8>, words: &[u64]) {
     words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+fn manifest_checksum(bytes: &[u8]) -> u32 {
     checksum::crc32c_append(checksum::crc32c(&bytes[..12]), &bytes[16..])
 }
 
@@ -191,13 +192,13 @@ mod tests {
         for (at, value) in [(48, 4), (48, 0), (56, 1), (88, 1), (72 + 47, 1), (40, 2), (8, 0)] {
             let mut bytes = manifest().encode();
             bytes[at] = value;
-            let crc = checksum(&bytes);
+            let crc = manifest_checksum(&bytes);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
             assert_eq!(Manifest::decode(&bytes), Err(Unreadable::Damaged), "{value} at {at}");
         }
         let mut newer = manifest().encode();
         newer[8] = 9;
-        let crc = checksum(&newer);
+        let crc = manifest_checksum(&newer);
         newer[12..16].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Manifest::decode(&newer), Err(Unreadable::Newer(9)));
     }

@@ -1,4 +1,4 @@
-//! A small record that stands twice in its page, so that no damage to one sector loses it.
+//! A small record that is stored twice in its page, so that no damage to one sector loses it.
 //!
 //! | offset | size | field                                                     |
 //! |-------:|-----:|-----------------------------------------------------------|
@@ -25,12 +25,12 @@ pub(crate) enum Unreadable {
     Damaged,
 }
 
-pub(crate) fn encode(magic: [u8; 8], fields: &[u8; FIELDS_LEN]) -> Vec<u8> {
+pub(crate) fn encode_record(magic: [u8; 8], fields: &[u8; FIELDS_LEN]) -> Vec<u8> {
     let mut record = [0u8; RECORD_LEN];
     record[..8].copy_from_slice(&magic);
     record[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     record[16..].copy_from_slice(fields);
-    let crc = checksum(&record);
+    let crc = record_checksum(&record);
     record[12..16].copy_from_slice(&crc.to_le_bytes());
     let mut page = vec![0; PAGE_LEN];
     for at in COPIES {
@@ -39,7 +39,7 @@ pub(crate) fn encode(magic: [u8; 8], fields: &[u8; FIELDS_LEN]) -> Vec<u8> {
     page
 }
 
-pub(crate) fn decode(magic: [u8; 8], page: &[u8]) -> Result<[u8; FIELDS_LEN], Unreadable> {
+pub(crate) fn decode_record(magic: [u8; 8], page: &[u8]) -> Result<[u8; FIELDS_LEN], Unreadable> {
     let mut newer = [None; 2];
     for (at, newer) in COPIES.into_iter().zip(&mut newer) {
         let Some(record) = page.get(at..at + RECORD_LEN) else { continue };
@@ -49,7 +49,7 @@ pub(crate) fn decode(magic: [u8; 8], page: &[u8]) -> Result<[u8; FIELDS_LEN], Un
         let version = u32::from_le_bytes([record[8], record[9], record[10], record[11]]);
         let crc = u32::from_le_bytes([record[12], record[13], record[14], record[15]]);
         let version_fits = version == FORMAT_VERSION;
-        if version_fits && crc == checksum(record) {
+        if version_fits && crc == record_checksum(record) {
             let mut fields = [0; FIELDS_LEN];
             fields.copy_from_slice(&record[16..]);
             return Ok(fields);
@@ -62,6 +62,6 @@ pub(crate) fn decode(magic: [u8; 8], page: &[u8]) -> Result<[u8; FIELDS_LEN], Un
     }
 }
 
-fn checksum(record: &[u8]) -> u32 {
+fn record_checksum(record: &[u8]) -> u32 {
     checksum::crc32c_append(checksum::crc32c(&record[..12]), &record[16..RECORD_LEN])
 }

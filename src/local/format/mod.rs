@@ -2,13 +2,13 @@
 //!
 //! A store is one flat directory:
 //!
-//! | file            | layout                                                                      |
-//! |-----------------|-----------------------------------------------------------------------------|
-//! | `META`          | one page, [`description`]: written once                                     |
-//! | `LOCK`          | empty                                                                       |
-//! | `SEG-<16 hex>`  | one page with the [`segment`] header, then groups of [`frame`]s             |
-//! | `CKPT-<16 hex>` | an image of the index, `local::checkpoint`                                 |
-//! | `TMP-<16 hex>`  | unfinished; removed at open                                                 |
+//! | file            | layout                                                          |
+//! |-----------------|-----------------------------------------------------------------|
+//! | `META`          | one page, [`description`]: written once                         |
+//! | `LOCK`          | empty                                                           |
+//! | `SEG-<16 hex>`  | one page with the [`segment`] header, then groups of [`frame`]s |
+//! | `CKPT-<16 hex>` | an image of the index, `local::checkpoint`                      |
+//! | `TMP-<16 hex>`  | unfinished; removed at open                                     |
 //!
 //! A *group* is what one write puts into a segment. It starts on a page boundary, holds frames one
 //! behind the other, and is padded with zeros to the next page: so a page that holds acknowledged
@@ -47,11 +47,11 @@ mod tests {
     #[test]
     fn mirrored_record_survives_damage_anywhere_in_one_sector() {
         let fields = std::array::from_fn(|n| n as u8);
-        let page = mirrored::encode(MAGIC, &fields);
+        let page = mirrored::encode_record(MAGIC, &fields);
         for sector in 0..page.len() / 512 {
             let mut damaged = page.clone();
             damaged[sector * 512..][..512].fill(0xFF);
-            assert_eq!(mirrored::decode(MAGIC, &damaged), Ok(fields));
+            assert_eq!(mirrored::decode_record(MAGIC, &damaged), Ok(fields));
         }
         for at in 0..64 {
             let mut damaged = page.clone();
@@ -63,11 +63,12 @@ mod tests {
             } else {
                 Unreadable::Damaged
             };
-            let got = mirrored::decode(MAGIC, &damaged).expect_err("both copies are damaged");
+            let got =
+                mirrored::decode_record(MAGIC, &damaged).expect_err("both copies are damaged");
             assert!(got == want || (at == 8 && got == Unreadable::Damaged), "byte {at}: {got:?}");
         }
-        assert_eq!(mirrored::decode(MAGIC, &page[..100]), Ok(fields));
-        assert_eq!(mirrored::decode(MAGIC, &page[..63]), Err(Unreadable::Damaged));
-        assert_eq!(mirrored::decode(MAGIC, &[0; 4096]), Err(Unreadable::Damaged));
+        assert_eq!(mirrored::decode_record(MAGIC, &page[..100]), Ok(fields));
+        assert_eq!(mirrored::decode_record(MAGIC, &page[..63]), Err(Unreadable::Damaged));
+        assert_eq!(mirrored::decode_record(MAGIC, &[0; 4096]), Err(Unreadable::Damaged));
     }
 }

@@ -2,30 +2,30 @@
 //!
 //! Every page has 4 KiB and this header:
 //!
-//! | offset | size | field     | meaning                                                            |
-//! |-------:|-----:|-----------|--------------------------------------------------------------------|
-//! |      0 |    4 | `crc`     | of the file's seed, the page's number, bytes `4..4096`             |
-//! |      4 |    2 | `count`   | entries in the page, at least 1                                    |
-//! |      6 |    1 | `level`   | 0 for a leaf, else the height above the leaves                     |
-//! |      7 |    1 | `id_len`  | leaf: bytes of each id in the page; 0 where ids are consecutive    |
-//! |      8 |    8 | `first`   | leaf: its first id; else the page number of its first child        |
+//! | offset | size | field    | meaning                                                         |
+//! |-------:|-----:|----------|-----------------------------------------------------------------|
+//! |      0 |    4 | `crc`    | of the file's seed, the page's number, bytes `4..4096`          |
+//! |      4 |    2 | `count`  | entries in the page, at least 1                                 |
+//! |      6 |    1 | `level`  | 0 for a leaf, else the height above the leaves                  |
+//! |      7 |    1 | `id_len` | leaf: bytes of each id in the page; 0 where ids are consecutive |
+//! |      8 |    8 | `first`  | leaf: its first id; else the page number of its first child     |
 //!
-//! A leaf goes on with `count` ids as distances from `first` (`id_len` 4) or whole (`id_len` 8),
+//! Then a leaf has `count` ids as distances from `first` (`id_len` 4) or whole (`id_len` 8),
 //! ascending, then as many records, in the same order:
 //!
-//! | offset | size | field      | meaning                                                           |
-//! |-------:|-----:|------------|-------------------------------------------------------------------|
-//! |      0 |    8 | `lsn`      | the commit that made this version                                 |
-//! |      8 |    4 | `segment`  | sequence of the segment                                           |
-//! |     12 |    4 | `offset`   | of the payload                                                    |
-//! |     16 |    4 | `len`      | of the payload                                                    |
-//! |     20 |    4 | `checksum` | of the payload                                                    |
-//! |     24 |    4 | `version`, `flags` | the user's own                                            |
-//! |     28 |    1 | type       | permanent code; 0 marks a deletion, with zeros from `segment` on  |
-//! |     29 |    1 | codes      | compression in the low half, encryption in the high half          |
+//! | offset | size | field              | meaning                                             |
+//! |-------:|-----:|--------------------|-----------------------------------------------------|
+//! |      0 |    8 | `lsn`              | the commit that made this version                   |
+//! |      8 |    4 | `segment`          | sequence of the segment                             |
+//! |     12 |    4 | `offset`           | of the payload                                      |
+//! |     16 |    4 | `len`              | of the payload                                      |
+//! |     20 |    4 | `checksum`         | of the payload                                      |
+//! |     24 |    4 | `version`, `flags` | the user's own                                      |
+//! |     28 |    1 | type               | permanent code; 0 for a deletion, zeros after `lsn` |
+//! |     29 |    1 | codes              | low half: compression, high half: encryption        |
 //!
-//! A page above the leaves goes on with the first id of each child; its children have consecutive
-//! page numbers. So a look-up reads one page a level and nothing is built in memory.
+//! Then a page above the leaves has the first id of each child. Its children have consecutive page
+//! numbers. So a lookup reads one page a level and nothing is built in memory.
 
 use crate::block::{BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::checksum;
@@ -39,38 +39,39 @@ const RECORD_LEN: usize = 30;
 /// Children of a page above the leaves.
 pub(crate) const CHILDREN_MAX: usize = (PAGE_LEN - HEADER_LEN) / 8;
 /// Records of a leaf whose ids are consecutive.
-pub(crate) const DENSE_MAX: usize = capacity(0);
+pub(crate) const DENSE_MAX: usize = leaf_capacity(0);
 
 /// A version, or the mark of a deletion.
 pub(crate) type Record = Versioned<Option<Location>>;
 
-pub(crate) const fn capacity(id_len: usize) -> usize {
+pub(crate) const fn leaf_capacity(id_len: usize) -> usize {
     (PAGE_LEN - HEADER_LEN) / (RECORD_LEN + id_len)
 }
 
-/// A page whose checksum and counts were found right.
+/// A page whose checksum and counts are right.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ImagePage<'a>(&'a [u8]);
 
 impl<'a> ImagePage<'a> {
     /// Checks a page; `None` when it is not what was written for this place.
-    pub(crate) fn check(bytes: &'a [u8], seed: u32, number: u64) -> Option<ImagePage<'a>> {
+    pub(crate) fn check_page(bytes: &'a [u8], seed: u32, number: u64) -> Option<ImagePage<'a>> {
         let page = ImagePage(bytes);
-        let right = bytes.len() == PAGE_LEN && le::u32(bytes, 0) == checksum(bytes, seed, number);
+        let right =
+            bytes.len() == PAGE_LEN && le::u32(bytes, 0) == page_checksum(bytes, seed, number);
         let capacity = match (right, bytes[6], bytes[7]) {
-            (true, 0, id_len @ (0 | 4 | 8)) => capacity(usize::from(id_len)),
+            (true, 0, id_len @ (0 | 4 | 8)) => leaf_capacity(usize::from(id_len)),
             (true, 1.., _) => CHILDREN_MAX,
             _ => 0,
         };
-        (1..=capacity).contains(&page.count()).then_some(page)
+        (1..=capacity).contains(&page.entry_count()).then_some(page)
     }
 
     /// A page that was checked before.
-    pub(crate) fn checked(bytes: &'a [u8]) -> ImagePage<'a> {
+    pub(crate) fn from_checked(bytes: &'a [u8]) -> ImagePage<'a> {
         ImagePage(bytes)
     }
 
-    pub(crate) fn count(self) -> usize {
+    pub(crate) fn entry_count(self) -> usize {
         usize::from(le::u16(self.0, 4))
     }
 
@@ -78,44 +79,45 @@ impl<'a> ImagePage<'a> {
         self.0[6]
     }
 
-    /// The child that holds an id, if one does: its place among the children, and its page number.
-    pub(crate) fn child(self, id: BlockId) -> Option<u64> {
+    /// The page number of the child that may hold an id, if one does.
+    pub(crate) fn child_page_of(self, id: BlockId) -> Option<u64> {
         let key = |at| le::u64(self.0, HEADER_LEN + at * 8);
-        let after = partition(self.count(), |at| key(at) <= id.0);
+        let after = partition_point(self.entry_count(), |at| key(at) <= id.0);
         (after > 0).then(|| le::u64(self.0, 8) + after as u64 - 1)
     }
 
-    /// Where in a leaf the first id at or behind `id` is.
-    pub(crate) fn seek(self, id: BlockId) -> usize {
+    /// The index in a leaf of the first id at or behind `id`.
+    pub(crate) fn seek_at_or_behind(self, id: BlockId) -> usize {
         match self.id_len() {
-            0 => id.0.saturating_sub(self.first()).min(self.count() as u64) as usize,
-            _ => partition(self.count(), |at| self.id(at) < id),
+            0 => id.0.saturating_sub(self.first_word()).min(self.entry_count() as u64) as usize,
+            _ => partition_point(self.entry_count(), |at| self.id_at(at) < id),
         }
     }
 
-    /// Where in a leaf the first id behind `id` is.
+    /// The index in a leaf of the first id behind `id`.
     pub(crate) fn seek_behind(self, id: BlockId) -> usize {
-        id.0.checked_add(1).map_or(self.count(), |behind| self.seek(BlockId(behind)))
+        id.0.checked_add(1)
+            .map_or(self.entry_count(), |behind| self.seek_at_or_behind(BlockId(behind)))
     }
 
     /// The id of a leaf's record.
-    pub(crate) fn id(self, at: usize) -> BlockId {
+    pub(crate) fn id_at(self, at: usize) -> BlockId {
         let start = HEADER_LEN + at * self.id_len();
         BlockId(match self.id_len() {
-            0 => self.first().wrapping_add(at as u64),
-            4 => self.first().wrapping_add(u64::from(le::u32(self.0, start))),
+            0 => self.first_word().wrapping_add(at as u64),
+            4 => self.first_word().wrapping_add(u64::from(le::u32(self.0, start))),
             _ => le::u64(self.0, start),
         })
     }
 
     /// The last id of a leaf.
-    pub(crate) fn last(self) -> BlockId {
-        self.id(self.count() - 1)
+    pub(crate) fn last_id(self) -> BlockId {
+        self.id_at(self.entry_count() - 1)
     }
 
     /// A leaf's record; `None` when a code in it is unknown.
-    pub(crate) fn record(self, at: usize) -> Option<Record> {
-        let start = HEADER_LEN + self.count() * self.id_len() + at * RECORD_LEN;
+    pub(crate) fn record_at(self, at: usize) -> Option<Record> {
+        let start = HEADER_LEN + self.entry_count() * self.id_len() + at * RECORD_LEN;
         let bytes = &self.0[start..start + RECORD_LEN];
         let lsn = Lsn(le::u64(bytes, 0));
         if bytes[28] == 0 {
@@ -135,7 +137,7 @@ impl<'a> ImagePage<'a> {
         Some(Record { lsn, value: Some(location) })
     }
 
-    fn first(self) -> u64 {
+    fn first_word(self) -> u64 {
         le::u64(self.0, 8)
     }
 
@@ -144,8 +146,8 @@ impl<'a> ImagePage<'a> {
     }
 }
 
-/// How many of `0..count` satisfy `holds`, which does so up to some place only.
-fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
+/// How many of `0..count` satisfy `holds`, which is true up to some place only.
+fn partition_point(count: usize, holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
         let middle = (low + high) / 2;
@@ -154,19 +156,20 @@ fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// How many of these ascending entries go into the next leaf, and with how long ids.
-pub(crate) fn leaf_share(entries: &[(BlockId, Record)]) -> (usize, u8) {
+/// The shape of the next leaf: how many of these ascending entries it takes, and the bytes of each
+/// id.
+pub(crate) fn next_leaf_shape(entries: &[(BlockId, Record)]) -> (usize, u8) {
     let first = entries[0].0.0;
     let run = entries.iter().zip(first..=u64::MAX).take_while(|((id, _), next)| id.0 == *next);
     let run = run.take(DENSE_MAX).count();
-    // A leaf of consecutive ids wastes what it leaves empty.
-    if run == entries.len() || run >= capacity(4) {
+    // A leaf of consecutive ids wastes the space that it leaves empty.
+    if run == entries.len() || run >= leaf_capacity(4) {
         return (run, 0);
     }
-    let near = entries.iter().take(capacity(4)).take_while(|(id, _)| id.0 - first < 1 << 32);
+    let near = entries.iter().take(leaf_capacity(4)).take_while(|(id, _)| id.0 - first < 1 << 32);
     match near.count() {
-        near if near >= capacity(8).min(entries.len()) => (near, 4),
-        _ => (entries.len().min(capacity(8)), 8),
+        near if near >= leaf_capacity(8).min(entries.len()) => (near, 4),
+        _ => (entries.len().min(leaf_capacity(8)), 8),
     }
 }
 
@@ -206,7 +209,7 @@ pub(crate) fn encode_leaf(
 }
 
 /// Encodes a page above the leaves from the first ids of its children.
-pub(crate) fn encode_inner(
+pub(crate) fn encode_inner_page(
     firsts: &[BlockId],
     level: u8,
     first_child: u64,
@@ -230,12 +233,12 @@ fn start_page(count: usize, level: u8, id_len: u8, first: u64) -> Vec<u8> {
 fn seal_page(mut out: Vec<u8>, seed: u32, number: u64) -> Vec<u8> {
     assert!(out.len() <= PAGE_LEN, "a page takes no more than it has room for");
     out.resize(PAGE_LEN, 0);
-    let crc = checksum(&out, seed, number);
+    let crc = page_checksum(&out, seed, number);
     out[..4].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-fn checksum(page: &[u8], seed: u32, number: u64) -> u32 {
+fn page_checksum(page: &[u8], seed: u32, number: u64) -> u32 {
     checksum::crc32c_append(checksum::crc32c_append(seed, &number.to_le_bytes()), &page[4..])
 }
 
@@ -258,24 +261,24 @@ mod tests {
     fn leaves_of_every_shape_give_back_what_went_in() {
         let shapes = [
             (entries(5..500), DENSE_MAX, 0),
-            (entries((0..500).map(|n| n * 3)), capacity(4), 4),
-            (entries((0..500).map(|n| n << 40)), capacity(8), 8),
+            (entries((0..500).map(|n| n * 3)), leaf_capacity(4), 4),
+            (entries((0..500).map(|n| n << 40)), leaf_capacity(8), 8),
             (entries(u64::MAX - 9..=u64::MAX), 10, 0),
             (entries([1, u64::MAX].into_iter()), 2, 8),
             (entries((9..10).chain(20..25)), 6, 4),
         ];
         for (entries, count, id_len) in shapes {
-            assert_eq!(leaf_share(&entries), (count, id_len));
+            assert_eq!(next_leaf_shape(&entries), (count, id_len));
             let bytes = encode_leaf(&entries[..count], id_len, 7, 3);
-            let page = ImagePage::check(&bytes, 7, 3).expect("as it was written");
-            assert_eq!((page.count(), page.level()), (count, 0));
+            let page = ImagePage::check_page(&bytes, 7, 3).expect("as it was written");
+            assert_eq!((page.entry_count(), page.level()), (count, 0));
             for (at, (id, record)) in entries[..count].iter().enumerate() {
-                assert_eq!((page.id(at), page.record(at)), (*id, Some(*record)));
-                assert_eq!((page.seek(*id), page.seek_behind(*id)), (at, at + 1));
+                assert_eq!((page.id_at(at), page.record_at(at)), (*id, Some(*record)));
+                assert_eq!((page.seek_at_or_behind(*id), page.seek_behind(*id)), (at, at + 1));
             }
             assert!(
-                ImagePage::check(&bytes, 7, 4).is_none()
-                    && ImagePage::check(&bytes, 8, 3).is_none()
+                ImagePage::check_page(&bytes, 7, 4).is_none()
+                    && ImagePage::check_page(&bytes, 8, 3).is_none()
             );
         }
     }
@@ -283,12 +286,12 @@ mod tests {
     #[test]
     fn child_is_the_last_one_that_begins_at_or_before_the_id() {
         let firsts: Vec<BlockId> = (0..CHILDREN_MAX as u64).map(|n| BlockId(10 + n * 5)).collect();
-        let bytes = encode_inner(&firsts, 1, 42, 7, 3);
-        let page = ImagePage::check(&bytes, 7, 3).expect("as it was written");
-        assert_eq!(page.child(BlockId(9)), None);
+        let bytes = encode_inner_page(&firsts, 1, 42, 7, 3);
+        let page = ImagePage::check_page(&bytes, 7, 3).expect("as it was written");
+        assert_eq!(page.child_page_of(BlockId(9)), None);
         for (at, first) in firsts.iter().enumerate() {
-            assert_eq!(page.child(*first), Some(42 + at as u64));
-            assert_eq!(page.child(BlockId(first.0 + 4)), Some(42 + at as u64));
+            assert_eq!(page.child_page_of(*first), Some(42 + at as u64));
+            assert_eq!(page.child_page_of(BlockId(first.0 + 4)), Some(42 + at as u64));
         }
     }
 
@@ -298,7 +301,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(ImagePage::check(&damaged, 7, 3).is_none(), "bit {bit}");
+            assert!(ImagePage::check_page(&damaged, 7, 3).is_none(), "bit {bit}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! SlotList: where in a store's files damage or a failure is, for errors.
+//! Places: where in a store's files damage or a failure is, for errors.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub(crate) fn place(file: FileName, offset: u64) -> Place {
 }
 
 impl Place {
-    pub(crate) fn of_block(mut self, id: BlockId) -> Place {
+    pub(crate) fn with_block(mut self, id: BlockId) -> Place {
         self.block = Some(id);
         self
     }
@@ -38,8 +38,8 @@ pub(crate) fn path_of(directory: &Path, name: FileName) -> PathBuf {
     directory.join(name.to_string())
 }
 
-/// The damage that an error tells of; any other error stays one.
-pub(crate) fn to_damage(error: Error) -> Result<Damage> {
+/// The damage that an error reports; any other error stays one.
+pub(crate) fn damage_of_error(error: Error) -> Result<Damage> {
     match error {
         Error::Corrupt { defect, place } => Ok(Damage { defect, place }),
         other => Err(other),

@@ -19,12 +19,12 @@ use crate::local::format::{le, mirrored};
 
 const MAGIC: [u8; 8] = *b"AEGISSEG";
 
-/// The last place in log order: 2^32 segments hold more than any disk.
+/// The highest sequence: 2^32 segments hold more than any disk.
 pub(crate) const SEQUENCE_MAX: u64 = u32::MAX as u64;
 /// No segment is longer: offsets and lengths in a frame are 32 bits.
 pub(crate) const LEN_MAX: u64 = 1 << 32;
 
-/// What a segment's first page says.
+/// The content of a segment's first page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) store_id: [u8; 16],
@@ -38,11 +38,11 @@ impl SegmentHeader {
         fields[..16].copy_from_slice(&self.store_id);
         fields[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         fields[24..32].copy_from_slice(&self.salt.to_le_bytes());
-        mirrored::encode(MAGIC, &fields)
+        mirrored::encode_record(MAGIC, &fields)
     }
 
     pub(crate) fn decode(page: &[u8]) -> Result<SegmentHeader, mirrored::Unreadable> {
-        let fields = mirrored::decode(MAGIC, page)?;
+        let fields = mirrored::decode_record(MAGIC, page)?;
         if fields[32..] != [0; 16] {
             return Err(mirrored::Unreadable::Damaged);
         }
@@ -52,8 +52,8 @@ impl SegmentHeader {
         Ok(SegmentHeader { store_id, sequence, salt })
     }
 
-    /// The seed of every frame checksum in this segment: binds frames to store, place in log order
-    /// and use of the file.
+    /// The seed of every frame checksum in this segment. It binds frames to the store, the sequence
+    /// and the use of the file.
     pub(crate) fn frame_seed(&self, store: &Description) -> u32 {
         let seed = checksum::crc32c(&store.salt.to_le_bytes());
         let seed = checksum::crc32c_append(seed, &store.store_id);

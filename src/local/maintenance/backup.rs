@@ -34,7 +34,7 @@
 //! Opening refuses a directory with a manifest, since opening would change it. Restoring copies it,
 //! `META` last, and compares every file.
 
-use crate::local::read::backup::check_empty;
+use crate::local::read::backup::check_directory_empty;
 use crate::local::read::backup::read_manifest;
 use crate::local::read::copy::Watch;
 
@@ -113,7 +113,7 @@ impl<D: Disk> Maintenance<D> {
         watch: Watch<'_>,
         check_open: &dyn Fn() -> Result<()>,
     ) -> Result<BackupReport> {
-        check_empty(target)?;
+        check_directory_empty(target)?;
         let earlier = match since {
             Some(since) => Some((since, read_manifest(since)?)),
             None => None,
@@ -126,10 +126,10 @@ impl<D: Disk> Maintenance<D> {
         let total_len = plan.files.iter().map(|file| file.len).sum();
         let throttle = Throttle::new(&self.shared);
         let rest = || throttle.pause_if_others_commit();
-        let mut copying = Copying::start(target, watch, Some(&rest), total_len);
+        let mut copying = Copying::start_copying(target, watch, Some(&rest), total_len);
         let done = self.copy_and_publish(&mut copying, &plan, earlier.as_ref(), check_open);
         if done.is_err() {
-            copying.take_back();
+            copying.remove_made_files();
         }
         done
     }
@@ -150,16 +150,16 @@ impl<D: Disk> Maintenance<D> {
             let end_mark = plan.durable_mark_of(file.name);
             assert!(end_mark.len() as u64 <= file.len, "a file's length includes its mark");
             let len = file.len - end_mark.len() as u64;
-            let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find(file)?)));
+            let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find_row(file)?)));
             if let Some((since, row)) = listed
-                && copying.checksum(&*self.disk, file.name, len, end_mark)? == row.crc
-                && copying.take_over(since, row)?
+                && copying.checksum_source(&*self.disk, file.name, len, end_mark)? == row.crc
+                && copying.link_or_copy_earlier(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy(&*self.disk, file.name, len, end_mark)?;
+            let (crc, is_cloned) = copying.copy_file(&*self.disk, file.name, len, end_mark)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -171,7 +171,7 @@ impl<D: Disk> Maintenance<D> {
         // After a close, another session may have changed the files during the copy.
         check_open()?;
         let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
-        copying.publish(FileName::Manifest, &manifest.encode())?;
+        copying.publish_file(FileName::Manifest, &manifest.encode())?;
         Ok(report)
     }
 
@@ -206,7 +206,7 @@ impl<D: Disk> Maintenance<D> {
         let end = log_end.position;
         let covered = chain.summary().map_or(Lsn(0), |summary| summary.lsn);
         assert!(covered <= log_end.lsn, "the log holds all of the checkpoint");
-        for (sequence, number) in listed.chain(self.views.within(start..=end.sequence)) {
+        for (sequence, number) in listed.chain(self.views.segments_within(start..=end.sequence)) {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
             files.push(self.identify_segment(sequence, number, len)?);
         }
@@ -228,7 +228,7 @@ impl<D: Disk> Maintenance<D> {
     /// Identifies a segment up to `len`, or to the end of its last frame.
     fn identify_segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
         let name = FileName::Segment(number);
-        let mut scanner = Scanner::open(&*self.disk, &self.store, number)?;
+        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, number)?;
         if scanner.sequence != sequence {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
@@ -237,11 +237,15 @@ impl<D: Disk> Maintenance<D> {
             return Ok(Identity { name, len, sequence, salt });
         }
         // Usage counts commits. Marks may follow them.
-        let known =
-            self.shared.usage.all().into_iter().find(|segment| segment.sequence == sequence);
+        let known = self
+            .shared
+            .usage
+            .all_segments()
+            .into_iter()
+            .find(|segment| segment.sequence == sequence);
         let mut end = page_up(known.map_or(PAGE, |segment| segment.used_len.max(PAGE)));
-        while let Found::Frame(frame) = scanner.frame_at(end)? {
-            end = frame.header.next_offset(frame.offset);
+        while let Found::Frame(frame) = scanner.read_frame_at(end)? {
+            end = frame.header.next_frame_offset(frame.offset);
         }
         Ok(Identity { name, len: end.min(scanner.len), sequence, salt })
     }
@@ -250,8 +254,8 @@ impl<D: Disk> Maintenance<D> {
 /// Encodes a durable mark behind the end of a log, padded to the next page.
 fn durable_mark_behind(ending: &Ending) -> Vec<u8> {
     let Ending { position, seed, lsn, .. } = *ending;
-    let mark = FrameHeader::mark(Kind::Witness, lsn, lsn, position.chain);
-    let next = mark.next_offset(position.offset);
+    let mark = FrameHeader::control_record(Kind::Witness, lsn, lsn, position.chain);
+    let next = mark.next_frame_offset(position.offset);
     assert!(next.is_multiple_of(PAGE) && next > position.offset, "a mark ends its page");
     let mut bytes = mark.encode(seed, position.offset).0.to_vec();
     bytes.resize((next - position.offset) as usize, 0);

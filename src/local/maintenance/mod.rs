@@ -51,7 +51,7 @@ use crate::local::maintenance::memory::MemoryBudget;
 use crate::local::read::segment::Views;
 use crate::local::space::Space;
 use crate::local::space::alarm::Alarm;
-use crate::local::space::reserve::{SpaceClass, StoreLoad, is_full};
+use crate::local::space::reserve::{SpaceClass, StoreLoad, is_out_of_space};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::unheard::unheard;
 
@@ -291,7 +291,7 @@ impl<D: Disk> Maintenance<D> {
         if self.alarm.is_set()
             && let Ok(left) = self.disk.free_space()
         {
-            self.alarm.look(left);
+            self.alarm.ring_if_low(left);
         }
         // From here on, user code may run here when the last handle of a payload is dropped.
         let _duty = callback::begin(Duty::Working);
@@ -304,7 +304,7 @@ impl<D: Disk> Maintenance<D> {
             None => Ok(()),
         };
         let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
-        self.shared.recent.limit(self.options.memory_budget.recent_len_beside(index_len));
+        self.shared.recent.set_len_max(self.options.memory_budget.recent_len_beside(index_len));
         made?;
         let suited = self.space.reserve.resize_for(self.store_load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
@@ -350,7 +350,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives prepared space back: `all`, or what no caller asked for. Runs between two groups,
     /// because a file must not be shortened while the log writes to it.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
-        self.driver.between_groups(|| self.space.shrink(all))
+        self.driver.between_groups(|| self.space.shrink_ahead(all))
     }
 
     /// Makes a checkpoint, unless nothing was committed since the last one.
@@ -387,7 +387,7 @@ impl<D: Disk> Maintenance<D> {
     /// The size of the store, from which the length of the reserve follows.
     pub(crate) fn store_load(&self) -> StoreLoad {
         StoreLoad {
-            block_count: self.shared.mvcc.totals().0,
+            block_count: self.shared.mvcc.block_totals().0,
             log_len: self.usage_totals().used_len,
             checkpoint_len: self.checkpoint_len(),
         }
@@ -448,7 +448,7 @@ impl<D: Disk> Maintenance<D> {
         };
         let lets_go = haste == Haste::Space && newest.as_ref().is_some_and(is_sealed);
         if last_lsn == summary.lsn && !lets_go {
-            index.thaw();
+            index.thaw_entries();
             // The release of the last checkpoint may have failed, and may succeed now.
             return match newest {
                 Some(newest) => self.confirm_and_release(state, &newest, &segments),
@@ -458,9 +458,9 @@ impl<D: Disk> Maintenance<D> {
         let start = summary.position.sequence;
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
-        let (disk, number) = (&*self.disk, self.space.take_number());
+        let (disk, number) = (&*self.disk, self.space.take_file_number());
         let (reserve, is_short_of_space) =
-            (&self.space.reserve, self.space.is_full() || state.is_reclaiming);
+            (&self.space.reserve, self.space.is_disk_or_quota_full() || state.is_reclaiming);
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
@@ -473,8 +473,8 @@ impl<D: Disk> Maintenance<D> {
             match state.chain.write_image(disk, &self.store, index, &order) {
                 Err(ImageNotMade::Disk(e))
                     if !e.names_unknown
-                        && is_full(&e.source)
-                        && reserve.draw_again(SpaceClass::Reserved, &mut more) =>
+                        && is_out_of_space(&e.source)
+                        && reserve.draw_doubled_step(SpaceClass::Reserved, &mut more) =>
                 {
                     let removed = disk.remove(FileName::Temporary(number));
                     unheard(removed, "the next try writes over it");
@@ -483,10 +483,10 @@ impl<D: Disk> Maintenance<D> {
             }
         };
         let chain = made.map_err(|not_made| {
-            index.thaw();
+            index.thaw_entries();
             self.discard_image(number, not_made)
         })?;
-        index.install(|| Arc::new(chain.clone()));
+        index.install_base(|| Arc::new(chain.clone()));
         state.entries_seen = None;
         self.covered_len.store(written_len, Ordering::Relaxed);
         self.replayed_len.store(0, Ordering::Relaxed);

@@ -34,7 +34,7 @@ impl<D: Disk> Maintenance<D> {
     /// Reclaims space if the reserve is low or a write found no space.
     pub(super) fn reclaim_if_low(&self, state: &mut MaintenanceState) -> Result<()> {
         let reserve = &self.space.reserve;
-        let is_low = reserve.is_low() && reserve.refill().is_err();
+        let is_low = reserve.should_reclaim() && reserve.refill().is_err();
         let is_wanted = self.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
         // While a backup reads files, no segment can be released.
         if !(is_low || is_wanted) || state.hold_count > 0 {
@@ -49,7 +49,7 @@ impl<D: Disk> Maintenance<D> {
         state.is_reclaiming = false;
         let (log_len, at) = (self.written_len(), self.disk.now());
         state.reclaimed = Some(SpaceReclaimed { log_len, at, was_paused });
-        reserve.try_refill();
+        reserve.refill_best_effort();
         made
     }
 
@@ -67,7 +67,7 @@ impl<D: Disk> Maintenance<D> {
         self.shrink_prepared(true)?;
         self.make_checkpoint(state, Haste::Space)?;
         // Segments that are begun from here on hold relocated blocks, and are dense.
-        let newest = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let newest = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         let mut run = self.begin_run(Cause::Need);
         while let Some(victim) = self.victim_to_reclaim(state, &run, newest) {
             if self.must_stop(Cause::Need) || (until_room && self.has_space_for_segment()) {
@@ -82,7 +82,7 @@ impl<D: Disk> Maintenance<D> {
     /// Whether there is space for the next segment without drawing on the reserve.
     fn has_space_for_segment(&self) -> bool {
         let reserve = &self.space.reserve;
-        let wanted_len = self.space.segment_room() + PAGE;
+        let wanted_len = self.space.segment_capacity() + PAGE;
         reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("opens");
         let reserve = &store.inner.space.reserve;
         let (before, mut step, mut count) = (reserve.len(), PAGE, 0);
-        while reserve.draw_again(SpaceClass::Reserved, &mut step) {
+        while reserve.draw_doubled_step(SpaceClass::Reserved, &mut step) {
             assert!(reserve.len() < before, "something was given back");
             reserve.refill().expect("there is space");
             count += 1;
@@ -148,7 +148,10 @@ mod tests {
             (&store.inner.maintenance, store.inner.maintenance.checkpoint_len());
         for id in 1..=20 {
             store.delete_block(BlockId(id)).expect("a delete");
-            assert!(store.inner.space.reserve.draw(SpaceClass::Reserved, PAGE), "nothing is kept");
+            assert!(
+                store.inner.space.reserve.draw_space(SpaceClass::Reserved, PAGE),
+                "nothing is kept"
+            );
             store.checkpoint().expect("a checkpoint");
             let len = maintenance.checkpoint_len();
             assert!(len <= base_len * 3 / 2, "{len} bytes for {base_len}");

@@ -73,20 +73,20 @@ impl<D: Disk> Maintenance<D> {
         let mut pinned = BTreeSet::new();
         self.driver.between_groups(|| {
             let index = &self.shared.mvcc.index;
-            index.each_undo(|version| {
+            index.for_each_undo(|version| {
                 pinned.insert(u64::from(version.segment));
             });
         });
         for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
-            self.shared.usage.remove(segment.sequence);
+            self.shared.usage.remove_segment(segment.sequence);
             // Overwriting bytes that a backup shares would take new space for each page.
             let is_cloned = state.cloned.remove(&segment.sequence);
             let is_unseen =
-                self.views.remove(segment.sequence) && segment.sequence >= self.own_from;
+                self.views.remove_segment(segment.sequence) && segment.sequence >= self.own_from;
             let is_ours = is_unseen && !is_cloned;
-            match is_ours && !self.space.is_full() && self.wants_free_segment() {
-                true => self.space.keep(segment.number),
-                false => self.space.give_back(segment.number)?,
+            match is_ours && !self.space.is_disk_or_quota_full() && self.wants_free_segment() {
+                true => self.space.keep_for_reuse(segment.number),
+                false => self.space.remove_segment_file(segment.number)?,
             }
         }
         Ok(())
@@ -97,7 +97,7 @@ impl<D: Disk> Maintenance<D> {
     fn wants_free_segment(&self) -> bool {
         let (totals, free_len) = (self.usage_totals(), self.space.free_len());
         let excess = 2.3 * (self.options.amplification_max - 1.0);
-        let all_len = totals.used_len + free_len + self.space.segment_room();
+        let all_len = totals.used_len + free_len + self.space.segment_capacity();
         all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
     }
 
@@ -131,7 +131,7 @@ mod tests {
     /// Overwrites all blocks and returns how many earlier segments are kept for reuse.
     fn kept_count(store: &LocalBackend<SimDisk>, disk: &SimDisk) -> usize {
         let maintenance = &store.inner.maintenance;
-        let used = store.inner.shared.usage.all();
+        let used = store.inner.shared.usage.all_segments();
         maintenance.state.lock().hold_count += 1;
         put_all(store);
         maintenance.state.lock().hold_count -= 1;
@@ -148,7 +148,8 @@ mod tests {
             let disk = SimDisk::new(1);
             let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
             put_all(&store);
-            let (maintenance, used) = (&store.inner.maintenance, store.inner.shared.usage.all());
+            let (maintenance, used) =
+                (&store.inner.maintenance, store.inner.shared.usage.all_segments());
             if is_cloned {
                 maintenance.state.lock().cloned.extend(used.iter().map(|segment| segment.sequence));
             }

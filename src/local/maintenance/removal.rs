@@ -36,7 +36,7 @@ impl<D: Disk> Maintenance<D> {
     }
 
     fn shrink_in_steps(&self, name: FileName) -> std::io::Result<()> {
-        let step_len = (self.space.segment_room() / STEP_COUNT).max(PAGE);
+        let step_len = (self.space.segment_capacity() / STEP_COUNT).max(PAGE);
         let file = self.disk.open(name, How::ReadWrite)?;
         // A reader of an earlier session may still use it.
         if file.is_mapped_elsewhere() {

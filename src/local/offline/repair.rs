@@ -10,7 +10,7 @@
 //! 4. Rename the damaged store to `<store>.before-repair-<n>`. Its files were never written.
 //!
 //! A repair interrupted before step 3 leaves the unfinished copy as `.repairing-<n>`; between 3 and
-//! 4, that name is the damaged store's. No later repair uses either name again.
+//! 4, that name is the damaged store's. No later repair takes either name.
 //!
 //! A store behind a symbolic link is repaired and kept in its own directory, and the link is
 //! unchanged.

@@ -6,10 +6,10 @@ use crate::block::Lsn;
 use crate::error::Result;
 use crate::io::{Disk, FileName};
 use crate::local::format::manifest::Manifest;
-use crate::local::format::place::{Damage, to_damage};
+use crate::local::format::place::{Damage, damage_of_error};
 use crate::local::maintenance::backup::BackupReport;
-use crate::local::read::backup::{check_empty, read_manifest};
-use crate::local::read::copy::{Copying, Watch, compare, same};
+use crate::local::read::backup::{check_directory_empty, read_manifest};
+use crate::local::read::copy::{Copying, Watch, check_against_row, compare_with_row};
 
 /// The outcome of comparing a backup with its manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,17 +35,17 @@ pub(crate) fn restore_backup<S: Disk, T: Disk>(
     watch: Watch<'_>,
 ) -> Result<BackupReport> {
     let manifest = read_manifest(backup)?;
-    check_empty(target)?;
-    let mut copying = Copying::start(target, watch, None, manifest.total_len());
+    check_directory_empty(target)?;
+    let mut copying = Copying::start_copying(target, watch, None, manifest.total_len());
     // Until the restore is done, the manifest keeps an open from creating a store in the directory.
-    let marked = copying.publish(FileName::Manifest, &manifest.encode());
+    let marked = copying.publish_file(FileName::Manifest, &manifest.encode());
     let done = marked.and_then(|()| {
         let cloned_bytes = copy_files(backup, &manifest, &mut copying)?;
-        copying.remove(FileName::Manifest)?;
+        copying.remove_durably(FileName::Manifest)?;
         Ok(cloned_bytes)
     });
     if done.is_err() {
-        copying.take_back();
+        copying.remove_made_files();
     }
     done.map(|cloned_bytes| BackupReport {
         lsn: manifest.lsn,
@@ -68,8 +68,8 @@ fn copy_files<S: Disk, T: Disk>(
         if row.file.name == FileName::Meta {
             copying.sync_names()?;
         }
-        let (crc, is_cloned) = copying.copy(backup, row.file.name, row.file.len, &[])?;
-        same(backup, row, crc)?;
+        let (crc, is_cloned) = copying.copy_file(backup, row.file.name, row.file.len, &[])?;
+        check_against_row(backup, row, crc)?;
         cloned_len += if is_cloned { row.file.len } else { 0 };
     }
     copying.sync_names().map(|()| cloned_len)
@@ -84,9 +84,9 @@ pub(crate) fn check_backup<S: Disk>(backup: &S) -> Result<BackupCheck> {
     let (files, bytes) = (manifest.rows.len() as u64, manifest.total_len());
     let mut check = BackupCheck { lsn: manifest.lsn, files, bytes, damage: Vec::new() };
     for row in &manifest.rows {
-        match compare(backup, row) {
+        match compare_with_row(backup, row) {
             Ok(()) => {}
-            Err(error) => check.damage.push(to_damage(error)?),
+            Err(error) => check.damage.push(damage_of_error(error)?),
         }
     }
     Ok(check)

@@ -148,7 +148,7 @@ impl<F: DiskFile> Salvage<F> {
             self.report.bytes += data.len() as u64;
             batch_len += data.len() as u64;
             highest = id;
-            batch.write(Block { header: location.header(id), data: data.into() });
+            batch.write(Block { header: location.block_header(id), data: data.into() });
             if batch.len() >= BATCH_COUNT_MAX || batch_len >= BATCH_LEN_MAX {
                 store.apply(std::mem::take(&mut batch))?;
                 batch_len = 0;
@@ -169,11 +169,11 @@ impl<F: DiskFile> Salvage<F> {
         let scanner = self.evidence.scanners.get_mut(&u64::from(location.segment));
         let scanner = scanner.ok_or_else(gone)?;
         let offset = u64::from(location.offset);
-        let payload = scanner.payload(offset, location.len)?.to_vec();
+        let payload = scanner.read_payload(offset, location.len)?.to_vec();
         // The damaged store may change between two reads.
         match checksum::crc32c(&payload) == location.checksum {
             true => Ok(payload),
-            false => Err(scanner.damage(Defect::PayloadChecksum, offset, Lsn(0))),
+            false => Err(scanner.damage_at(Defect::PayloadChecksum, offset, Lsn(0))),
         }
     }
 }

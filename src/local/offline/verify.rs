@@ -13,7 +13,7 @@
 //! Unused segments and checkpoints, which a crash may leave, are not read.
 
 use crate::local::format::place::Damage;
-use crate::local::format::place::to_damage;
+use crate::local::format::place::damage_of_error;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -180,7 +180,7 @@ pub(crate) fn open_segments<D: Disk>(
     let start = images.summary().map_or(0, |summary| summary.position.sequence);
     let (mut scanners, mut errors) = (BTreeMap::new(), Vec::new());
     for number in listing.segments.keys() {
-        let scanner = match Scanner::open(disk, store, *number) {
+        let scanner = match Scanner::open_segment(disk, store, *number) {
             Ok(scanner) => scanner,
             Err(error @ Error::Corrupt { .. }) => {
                 errors.push(error);
@@ -208,7 +208,8 @@ pub(crate) fn find_segment_ends<F: DiskFile>(
     for (sequence, scanner) in scanners.iter_mut() {
         // In ascending order: the last record for a segment holds all that counted for earlier
         // ones.
-        if let Some(cut) = scanner.cut()?.filter(|cut| cut.sequence < *sequence) {
+        if let Some(cut) = scanner.read_truncation_record()?.filter(|cut| cut.sequence < *sequence)
+        {
             cuts.insert(cut.sequence, (cut.offset, *sequence));
         }
     }
@@ -279,10 +280,10 @@ impl Verification {
         self.report.report.segments += 1;
         let mut offset = PAGE;
         while offset < end {
-            let defect = match scanner.frame_at(offset)? {
+            let defect = match scanner.read_frame_at(offset)? {
                 Found::Frame(frame) => {
                     self.check_frame(scanner, &frame)?;
-                    offset = frame.header.next_offset(frame.offset);
+                    offset = frame.header.next_frame_offset(frame.offset);
                     continue;
                 }
                 Found::BadTable(header) => {
@@ -292,8 +293,8 @@ impl Verification {
                 Found::Nothing => Defect::FrameHeader,
             };
             if self.gap.is_none() {
-                let lost = scanner.damage(defect, offset, self.first_lost_lsn());
-                self.gap = Some(to_damage(lost)?);
+                let lost = scanner.damage_at(defect, offset, self.first_lost_lsn());
+                self.gap = Some(damage_of_error(lost)?);
             }
             offset = page_up(offset + 1);
         }
@@ -311,11 +312,12 @@ impl Verification {
         self.durable = self.durable.max(frame.header.durable);
         self.last = frame.header.lsn;
         if let Some((at, entry)) = scanner.first_bad_payload(frame)? {
-            let mut damage = to_damage(scanner.damage(Defect::PayloadChecksum, at, self.last))?;
-            damage.place.block = Some(entry.id());
+            let mut damage =
+                damage_of_error(scanner.damage_at(Defect::PayloadChecksum, at, self.last))?;
+            damage.place.block = Some(entry.block_id());
             self.suspects.push((self.last, damage));
         }
-        for entry in frame.entries.iter().filter(|entry| entry.written().is_some()) {
+        for entry in frame.entries.iter().filter(|entry| entry.written_header().is_some()) {
             self.report.report.blocks += 1;
             self.report.report.bytes += u64::from(entry.payload_len());
         }
@@ -348,7 +350,7 @@ struct Findings {
 
 impl Findings {
     fn add_error(&mut self, error: Error) -> Result<()> {
-        self.add_damage(to_damage(error)?);
+        self.add_damage(damage_of_error(error)?);
         Ok(())
     }
 
@@ -376,14 +378,14 @@ impl Findings {
     ) -> Result<()> {
         let mut first = Some(BlockId(0));
         while let Some(from) = first {
-            let ids = match mvcc.index.ids(from, BlockId(u64::MAX), ID_COUNT) {
+            let ids = match mvcc.index.newest_ids(from, BlockId(u64::MAX), ID_COUNT) {
                 Ok(ids) => ids,
                 // The first pass has reported this page.
                 Err(error) => return self.add_error(error),
             };
             first = ids.last().and_then(|last| last.0.checked_add(1)).map(BlockId);
             for id in ids {
-                match mvcc.index.read(id) {
+                match mvcc.index.read_newest(id) {
                     Ok(Some(version)) => self.verify_block(id, &version.value, scanners)?,
                     Ok(None) => {}
                     Err(error) => self.add_error(error)?,
@@ -405,10 +407,10 @@ impl Findings {
             None => damaged(FileName::Segment(0), offset, Defect::MissingSegment),
             Some(scanner) => match is_payload_intact(scanner, location)? {
                 true => return Ok(()),
-                false => scanner.damage(Defect::PayloadChecksum, offset, Lsn(0)),
+                false => scanner.damage_at(Defect::PayloadChecksum, offset, Lsn(0)),
             },
         };
-        let mut damage = to_damage(error)?;
+        let mut damage = damage_of_error(error)?;
         (damage.place.lsn, damage.place.block) = (None, Some(id));
         self.add_damage(damage);
         Ok(())
@@ -420,6 +422,6 @@ pub(crate) fn is_payload_intact<F: DiskFile>(
     scanner: &mut Scanner<F>,
     location: &Location,
 ) -> Result<bool> {
-    let payload = scanner.payload(u64::from(location.offset), location.len)?;
+    let payload = scanner.read_payload(u64::from(location.offset), location.len)?;
     Ok(payload.len() == location.len as usize && checksum::crc32c(payload) == location.checksum)
 }

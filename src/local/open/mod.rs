@@ -33,7 +33,7 @@ use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
 use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
-use crate::local::space::{SegmentMaker, Source, SpaceOptions, Tail, take_back};
+use crate::local::space::{SegmentMaker, Source, SpaceOptions, Tail, remove_durably};
 use crate::mvcc::Mvcc;
 use start::Opened;
 
@@ -135,15 +135,15 @@ fn create_store<D: Disk>(
     let store = Description { store_id, salt: u64::from_le_bytes(salt) };
     let number = listing.next_number;
     let maker = SegmentMaker { disk, store: &store, options };
-    let header = maker.new_header(1).map_err(io(IoOp::Open))?;
-    let made = maker.make(number, &header, Source::New(&[]));
+    let header = maker.new_segment_header(1).map_err(io(IoOp::Open))?;
+    let made = maker.make_segment(number, &header, Source::New(&[]));
     let (segment, _) = made.map_err(|not_made| io(IoOp::Write)(not_made.source))?;
     // If the name may not be durable, remove it: no session may use a store that a power cut would
     // remove.
     write_description(disk, &store, number + 1).inspect_err(|_| {
-        take_back(disk, FileName::Meta);
+        remove_durably(disk, FileName::Meta);
     })?;
-    views.insert(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
+    views.insert_mapped(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
     let first = crate::local::format::PAGE;
     let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
     let report = crate::local::recovery::RecoveryReport { clean: true, ..Default::default() };
@@ -152,7 +152,7 @@ fn create_store<D: Disk>(
         chain: 0,
         ready: Vec::new(),
         next_number: number + 2,
-        chain_of_images: Chain::empty(views.mode()),
+        chain_of_images: Chain::empty(views.read_mode()),
         report,
     };
     Ok((store, recovered))

@@ -67,7 +67,7 @@ impl<D: Disk> Opened<D> {
     pub(super) fn start_store(self) -> Result<OpenStore<Quota<D>>> {
         let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
         let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
-        views.give_way(tail.segment.sequence);
+        views.close_sealed_maps(tail.segment.sequence);
         let memory_budget = MemoryBudget::from_options(&options);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
         let shared = new_shared(self.mvcc, self.usage, clock, &options, &memory_budget);
@@ -147,7 +147,7 @@ fn new_shared(
     memory_budget: &MemoryBudget,
 ) -> Arc<Shared> {
     Arc::new(Shared {
-        durable: AtomicU64::new(mvcc.index.visible().0),
+        durable: AtomicU64::new(mvcc.index.visible_lsn().0),
         mvcc,
         poison: Arc::default(),
         presence: Presence::default(),
@@ -208,8 +208,8 @@ fn start_maintenance<D: Disk>(inner: &OpenStore<Quota<D>>, has_threads: bool) ->
     if !inner.is_read_only {
         let suited = inner.space.reserve.resize_for(inner.maintenance.store_load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
-        inner.disk.enforce();
-        inner.space.start();
+        inner.disk.start_enforcing();
+        inner.space.start_zeroing();
     }
     Ok(())
 }

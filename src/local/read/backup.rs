@@ -1,4 +1,4 @@
-//! The directory of a backup: the manifest of one that is there, or room for a new one.
+//! The directory of a backup: reads a manifest, or makes an empty directory for a new backup.
 
 use std::path::Path;
 
@@ -17,7 +17,8 @@ const MANIFEST_LEN_MAX: u64 = 256 << 20;
 /// Reads the list of a backup's files.
 ///
 /// # Errors
-/// [`Error::NotAStore`]: there is none. [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Io`].
+/// [`Error::NotAStore`]: there is none. [`Error::Corrupt`], [`Error::UnsupportedFormat`],
+/// [`Error::Io`].
 pub(crate) fn read_manifest<S: Disk>(backup: &S) -> Result<Manifest> {
     let path = path_of(backup.path(), FileName::Manifest);
     let file = match backup.open(FileName::Manifest, How::Read) {
@@ -47,13 +48,13 @@ pub(crate) fn read_manifest<S: Disk>(backup: &S) -> Result<Manifest> {
 ///
 /// # Errors
 /// [`Error::NotEmpty`], [`Error::NotAStore`] when it is no directory, [`Error::Io`].
-pub(crate) fn empty_directory(path: &Path) -> Result<OsDisk> {
+pub(crate) fn open_empty_directory(path: &Path) -> Result<OsDisk> {
     let disk = OsDisk::open_or_create(path).map_err(|source| open_error(path, source))?;
-    check_empty(&disk)?;
+    check_directory_empty(&disk)?;
     Ok(disk)
 }
 
-pub(crate) fn check_empty<T: Disk>(target: &T) -> Result<()> {
+pub(crate) fn check_directory_empty<T: Disk>(target: &T) -> Result<()> {
     let listed: Vec<Entry> = target.list().map_err(|e| Error::io(IoOp::List, target.path(), e))?;
     match listed.is_empty() {
         true => Ok(()),

@@ -1,8 +1,8 @@
 //! Copying files between two directories, and comparing them with what a manifest says.
 //!
-//! Owns the list of files made so far: a copy that fails takes them away again. Every file is durable
-//! when its copying returns, under a name that is durable after the target's `sync_dir`. Knows nothing of
-//! what the files mean.
+//! Owns the list of files made so far: a copy that fails removes them again. Every file is durable
+//! when its copying returns; its name is durable after the target's `sync_dir`. Does not know what
+//! the files mean.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -28,23 +28,23 @@ pub struct CopyProgress {
 
 pub(crate) type Watch<'a> = &'a dyn Fn(CopyProgress) -> ControlFlow<()>;
 
-/// Read and written at once.
+/// Bytes read and written at once.
 const CHUNK_LEN: usize = 1 << 20;
-/// The same beside commits: they wait behind no more than two of these.
+/// The same beside commits, which wait behind at most two of these.
 const SHORT_CHUNK_LEN: usize = 128 << 10;
 
 /// Files on their way into a directory.
 pub(crate) struct Copying<'a, T: Disk> {
     target: &'a T,
     watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
-    /// Gives way to others between two chunks, where there are any.
+    /// Throttles between two chunks, where others use the disk.
     rest: Option<&'a dyn Fn()>,
     progress: CopyProgress,
     made: Vec<FileName>,
 }
 
 impl<'a, T: Disk> Copying<'a, T> {
-    pub(crate) fn start(
+    pub(crate) fn start_copying(
         target: &'a T,
         watch: &'a dyn Fn(CopyProgress) -> ControlFlow<()>,
         rest: Option<&'a dyn Fn()>,
@@ -54,34 +54,34 @@ impl<'a, T: Disk> Copying<'a, T> {
         Copying { target, watch, rest, progress, made: Vec::new() }
     }
 
-    /// Copies the first `len` bytes of a file, with others behind them, and returns the checksum of all, and
-    /// whether the file system made those of the file a reflink: no bytes of their own.
+    /// Copies the first `len` bytes of a file, with other bytes behind them. Returns the checksum
+    /// of all, and whether the file system made a reflink, which takes no space of its own.
     ///
     /// # Errors
     /// [`Error::Corrupt`]: the source is missing or ends before; [`Error::Aborted`], [`Error::Io`],
     /// [`Error::StorageFull`].
-    pub(crate) fn copy<S: Disk>(
+    pub(crate) fn copy_file<S: Disk>(
         &mut self,
         source: &S,
         name: FileName,
         len: u64,
         behind: &[u8],
     ) -> Result<(u32, bool)> {
-        let file = self.create(name)?;
+        let file = self.create_file(name)?;
         let path = path_of(self.target.path(), name);
-        let is_cloned = is_cloned(source, name, &file, len);
+        let is_cloned = try_clone_file(source, name, &file, len);
         let crc = if is_cloned {
-            self.read(name, len)?
+            self.checksum_target(name, len)?
         } else {
             let before = self.progress.bytes_done;
             let gives_way = self.rest.is_some();
-            let crc = each_chunk(source, name, len, gives_way, &mut |offset, chunk| {
+            let crc = for_each_chunk(source, name, len, gives_way, &mut |offset, chunk| {
                 self.progress.bytes_done = before + offset;
-                self.tell()?;
+                self.report_progress()?;
                 let written = write_all_at(&file, offset, chunk);
                 written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))?;
                 if gives_way {
-                    // Left to the sync, all of it would go at once.
+                    // Left to the sync, all bytes would go to the disk at once.
                     file.begin_write_back(offset, chunk.len() as u64);
                 }
                 Ok(())
@@ -93,16 +93,16 @@ impl<'a, T: Disk> Copying<'a, T> {
         written.map_err(|e| Error::space(IoOp::Write, self.target.path(), len, e))?;
         self.progress.bytes_done += behind.len() as u64;
         file.sync_data().map_err(|e| Error::io(IoOp::Sync, path, e))?;
-        self.tell()?;
+        self.report_progress()?;
         Ok((checksum::crc32c_append(crc, behind), is_cloned))
     }
 
-    /// Reads what [`Copying::copy`] would copy, and returns the checksum that it would. It is no progress, but
-    /// gives way and may be ended.
+    /// Reads the bytes that [`Copying::copy_file`] would copy, and returns their checksum. Counts
+    /// as no progress, but throttles and may be aborted.
     ///
     /// # Errors
-    /// As [`Copying::copy`].
-    pub(crate) fn checksum<S: Disk>(
+    /// As [`Copying::copy_file`].
+    pub(crate) fn checksum_source<S: Disk>(
         &self,
         source: &S,
         name: FileName,
@@ -110,35 +110,35 @@ impl<'a, T: Disk> Copying<'a, T> {
         behind: &[u8],
     ) -> Result<u32> {
         let gives_way = self.rest.is_some();
-        let crc = each_chunk(source, name, len, gives_way, &mut |_, _| self.tell())?;
+        let crc = for_each_chunk(source, name, len, gives_way, &mut |_, _| self.report_progress())?;
         Ok(checksum::crc32c_append(crc, behind))
     }
 
-    /// Reads what a file of the target holds that was not written here, and returns its checksum.
-    fn read(&mut self, name: FileName, len: u64) -> Result<u32> {
+    /// Reads a file of the target that was not written here, and returns its checksum.
+    fn checksum_target(&mut self, name: FileName, len: u64) -> Result<u32> {
         let before = self.progress.bytes_done;
-        let read = each_chunk(self.target, name, len, self.rest.is_some(), &mut |offset, _| {
+        let read = for_each_chunk(self.target, name, len, self.rest.is_some(), &mut |offset, _| {
             self.progress.bytes_done = before + offset;
-            self.tell()
+            self.report_progress()
         });
         self.progress.bytes_done = before + len;
         read
     }
 
-    /// Takes a file from an earlier backup, under a second name where that is possible. False when the
-    /// earlier backup has lost it or it is damaged there: then there is no such file here.
+    /// Takes a file from an earlier backup: a hard link where that is possible, else a copy. False
+    /// when the earlier backup has lost it or it is damaged there; then no such file is here.
     ///
     /// # Errors
-    /// As [`Copying::copy`], but for the damage.
-    pub(crate) fn take_over(&mut self, earlier: &T, row: &Row) -> Result<bool> {
+    /// As [`Copying::copy_file`], but for the damage.
+    pub(crate) fn link_or_copy_earlier(&mut self, earlier: &T, row: &Row) -> Result<bool> {
         let (name, before) = (row.file.name, self.progress.bytes_done);
         let taken = match self.target.link_from(earlier, name) {
             Ok(()) => {
                 self.made.push(name);
-                self.read(name, row.file.len)
+                self.checksum_target(name, row.file.len)
             }
             Err(_no_second_names_here) => {
-                self.copy(earlier, name, row.file.len, &[]).map(|(crc, _)| crc)
+                self.copy_file(earlier, name, row.file.len, &[]).map(|(crc, _)| crc)
             }
         };
         match taken {
@@ -155,15 +155,15 @@ impl<'a, T: Disk> Copying<'a, T> {
         Ok(false)
     }
 
-    /// Writes a file of these bytes under a temporary name, and then gives it its own.
+    /// Writes a file of these bytes under a temporary name, and then renames it to its own.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::StorageFull`].
-    pub(crate) fn publish(&mut self, name: FileName, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn publish_file(&mut self, name: FileName, bytes: &[u8]) -> Result<()> {
         let unfinished = FileName::Temporary(1);
         let target = self.target;
         let io = |op| move |e| Error::space(op, target.path(), bytes.len() as u64, e);
-        let file = self.create(unfinished)?;
+        let file = self.create_file(unfinished)?;
         write_all_at(&file, 0, bytes).map_err(io(IoOp::Write))?;
         file.sync_data().map_err(io(IoOp::Sync))?;
         self.made.push(name);
@@ -175,7 +175,7 @@ impl<'a, T: Disk> Copying<'a, T> {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn remove(&self, name: FileName) -> Result<()> {
+    pub(crate) fn remove_durably(&self, name: FileName) -> Result<()> {
         let removed = self.target.remove(name);
         removed.map_err(|e| Error::io(IoOp::Remove, path_of(self.target.path(), name), e))?;
         self.sync_names()
@@ -186,9 +186,9 @@ impl<'a, T: Disk> Copying<'a, T> {
         self.target.sync_dir().map_err(|e| Error::io(IoOp::Sync, self.target.path(), e))
     }
 
-    /// Takes what was made away again, if that is still possible.
-    pub(crate) fn take_back(self) {
-        // The manifest goes first, for good: what is half gone must not look like a backup.
+    /// Removes the files made so far, if that is still possible.
+    pub(crate) fn remove_made_files(self) {
+        // The manifest goes first, durably: a half-removed backup must not look like a backup.
         for name in self.made.into_iter().rev() {
             unheard(self.target.remove(name), "the first error is the caller's answer");
             if name == FileName::Manifest {
@@ -198,7 +198,7 @@ impl<'a, T: Disk> Copying<'a, T> {
         unheard(self.target.sync_dir(), "the first error is the caller's answer");
     }
 
-    fn create(&mut self, name: FileName) -> Result<T::File> {
+    fn create_file(&mut self, name: FileName) -> Result<T::File> {
         let created = self.target.open(name, How::CreateNew);
         let path = self.target.path();
         let file = created.map_err(|e| Error::space(IoOp::Open, path, CHUNK_LEN as u64, e))?;
@@ -206,8 +206,8 @@ impl<'a, T: Disk> Copying<'a, T> {
         Ok(file)
     }
 
-    /// Gives way, and tells how far it is.
-    fn tell(&self) -> Result<()> {
+    /// Throttles, and reports the progress.
+    fn report_progress(&self) -> Result<()> {
         self.rest.iter().for_each(|rest| rest());
         let process = Process::current();
         let wish = (self.watch)(self.progress);
@@ -219,9 +219,10 @@ impl<'a, T: Disk> Copying<'a, T> {
     }
 }
 
-/// Makes an empty file a reflink of the first `len` bytes of another one, where the file system can.
-fn is_cloned<S: Disk>(source: &S, name: FileName, empty: &impl DiskFile, len: u64) -> bool {
-    // What is wrong with the source, the copying names.
+/// Makes an empty file a reflink of the first `len` bytes of another one, where the file system
+/// can.
+fn try_clone_file<S: Disk>(source: &S, name: FileName, empty: &impl DiskFile, len: u64) -> bool {
+    // The copying reports an error of the source.
     let Ok(original) = source.open(name, How::Read) else { return false };
     let is_whole = original.len().is_ok_and(|found| found >= len);
     let original = original.system_file().filter(|_| is_whole && len > 0);
@@ -232,13 +233,13 @@ fn is_cloned<S: Disk>(source: &S, name: FileName, empty: &impl DiskFile, len: u6
 ///
 /// # Errors
 /// [`Error::Corrupt`]: it is another one; [`Error::Io`].
-pub(crate) fn compare<S: Disk>(source: &S, row: &Row) -> Result<()> {
-    let crc = each_chunk(source, row.file.name, row.file.len, false, &mut |_, _| Ok(()))?;
-    same(source, row, crc)
+pub(crate) fn compare_with_row<S: Disk>(source: &S, row: &Row) -> Result<()> {
+    let crc = for_each_chunk(source, row.file.name, row.file.len, false, &mut |_, _| Ok(()))?;
+    check_against_row(source, row, crc)
 }
 
-/// Says what it means when a file with this checksum stands where a row says another.
-pub(crate) fn same<S: Disk>(source: &S, row: &Row, crc: u32) -> Result<()> {
+/// Checks a file's checksum and length against its row.
+pub(crate) fn check_against_row<S: Disk>(source: &S, row: &Row, crc: u32) -> Result<()> {
     let (name, len) = (row.file.name, row.file.len);
     if crc != row.crc {
         return Err(damaged(name, 0, Defect::BackupChecksum));
@@ -251,9 +252,9 @@ pub(crate) fn same<S: Disk>(source: &S, row: &Row, crc: u32) -> Result<()> {
     }
 }
 
-/// Reads the first `len` bytes of a file, piece by piece, and returns their checksum. What `gives_way` reads
-/// little at once, for the sake of others.
-fn each_chunk<S: Disk>(
+/// Reads the first `len` bytes of a file, chunk by chunk, and returns their checksum. With
+/// `gives_way` it reads little at once.
+fn for_each_chunk<S: Disk>(
     source: &S,
     name: FileName,
     len: u64,
@@ -271,7 +272,7 @@ fn each_chunk<S: Disk>(
     }
     let chunk_len = if gives_way { SHORT_CHUNK_LEN } else { CHUNK_LEN };
     if gives_way {
-        // What the system reads ahead by itself may be megabytes.
+        // The system's own read-ahead may be megabytes.
         file.expect_random();
     }
     let mut buffer = vec![0; chunk_len.min(len as usize)];

@@ -1,16 +1,16 @@
-//! Reading: what a [`ReadMode`] makes of an open file.
+//! Reading: the view of an open file in each [`ReadMode`].
 //!
-//! Owns the views that are not a map as it is. In each mode bytes are verified by whoever asked for
-//! them, after [`View::bytes`] has returned:
+//! Owns the views that are not a plain map. In each mode the caller verifies the bytes after
+//! [`View::bytes`] has returned:
 //!
-//! | mode     | what is verified and handed out    | when the disk fails under a read                  |
-//! |----------|------------------------------------|---------------------------------------------------|
-//! | `Copied` | a copy out of the map              | `SIGBUS` while it is copied, never later          |
-//! | `Mapped` | the map itself                     | `SIGBUS`, then or whenever the bytes are looked at |
-//! | `Pread`  | a buffer that the system filled    | an error of that read                             |
+//! | mode     | what is verified and handed out | when the disk fails under a read              |
+//! |----------|---------------------------------|-----------------------------------------------|
+//! | `Copied` | a copy out of the map           | `SIGBUS` while it is copied, never later      |
+//! | `Mapped` | the map itself                  | `SIGBUS`, then or at a later use of the bytes |
+//! | `Pread`  | a buffer that the system filled | an error of that read                         |
 //!
-//! Invariant: bytes of all but `Mapped` are the caller's own, so nobody holds such a view once its call has
-//! returned, and the segment below it may be written to again.
+//! Invariant: bytes of all modes but `Mapped` are the caller's own. So no reader holds such a view
+//! once its call has returned, and the segment below it may be written to again.
 
 use std::borrow::Cow;
 use std::io;
@@ -20,10 +20,14 @@ use bytes::Bytes;
 use crate::io::{DiskFile, View, read_exact_at};
 use crate::local::options::ReadMode;
 
-/// Shows bytes `0..len` of a file that is kept for nothing else.
-pub(crate) fn view_of<F: DiskFile>(file: F, len: u64, mode: ReadMode) -> io::Result<Box<dyn View>> {
+/// Shows bytes `0..len` of a file that the view owns.
+pub(crate) fn view_of_file<F: DiskFile>(
+    file: F,
+    len: u64,
+    mode: ReadMode,
+) -> io::Result<Box<dyn View>> {
     match mode {
-        ReadMode::Mapped | ReadMode::Copied => map_of(&file, len, mode),
+        ReadMode::Mapped | ReadMode::Copied => map_of_file(&file, len, mode),
         ReadMode::Pread => {
             file.expect_random();
             Ok(Box::new(Asked { file }))
@@ -32,7 +36,11 @@ pub(crate) fn view_of<F: DiskFile>(file: F, len: u64, mode: ReadMode) -> io::Res
 }
 
 /// Maps bytes `0..len` of a file.
-pub(crate) fn map_of<F: DiskFile>(file: &F, len: u64, mode: ReadMode) -> io::Result<Box<dyn View>> {
+pub(crate) fn map_of_file<F: DiskFile>(
+    file: &F,
+    len: u64,
+    mode: ReadMode,
+) -> io::Result<Box<dyn View>> {
     let map = file.map(len as usize)?;
     Ok(if mode == ReadMode::Copied { Box::new(Copied { map }) } else { map })
 }
@@ -63,13 +71,13 @@ impl View for Copied {
     }
 }
 
-/// A file of which the system is asked for the bytes of each call. Where the file ends is looked at then.
+/// A file that the system reads for each call. Each read checks where the file ends.
 struct Asked<F> {
     file: F,
 }
 
 impl<F: DiskFile> Asked<F> {
-    fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    fn read_from_file(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         read_exact_at(&self.file, offset, &mut bytes)?;
         Ok(bytes)
@@ -78,11 +86,11 @@ impl<F: DiskFile> Asked<F> {
 
 impl<F: DiskFile> View for Asked<F> {
     fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        self.read(offset, len).map(Bytes::from)
+        self.read_from_file(offset, len).map(Bytes::from)
     }
 
     fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
-        self.read(offset, len).map(Cow::Owned)
+        self.read_from_file(offset, len).map(Cow::Owned)
     }
 
     fn is_shared(&mut self) -> bool {

@@ -2,8 +2,8 @@
 //!
 //! In direct mode the log bypasses the page cache, so a block that was just written would be read
 //! back from the disk. Owns the last bytes written, span by span in log order, up to a limit; the
-//! oldest span goes first. A span is what was staged for one write, or the caller's own payload. A
-//! span that a reader still holds lives until the reader lets go.
+//! oldest span goes first. A span is the staged bytes of one write, or the caller's own payload. A
+//! span that a reader holds lives until the reader drops it. `len` is the sum of the spans.
 
 use std::collections::VecDeque;
 
@@ -39,14 +39,14 @@ impl Recent {
     }
 
     /// Whether anything is kept at all.
-    pub(crate) fn is_on(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.len_max.load(Ordering::Relaxed) > 0
     }
 
-    /// Keeps up to so many bytes from now on.
-    pub(crate) fn limit(&self, len_max: u64) {
+    /// Keeps up to `len_max` bytes from now on.
+    pub(crate) fn set_len_max(&self, len_max: u64) {
         if self.len_max.swap(len_max, Ordering::Relaxed) > len_max {
-            self.trim();
+            self.drop_oldest_spans();
         }
     }
 
@@ -55,23 +55,24 @@ impl Recent {
         self.spans.read().len
     }
 
-    /// Adds bytes that were written behind all others.
-    pub(crate) fn push(&self, segment: u64, offset: u64, bytes: Bytes) {
+    /// Adds bytes that were written after all others.
+    pub(crate) fn push_written(&self, segment: u64, offset: u64, bytes: Bytes) {
         let mut spans = self.spans.write();
         spans.len += bytes.len() as u64;
         spans.queue.push_back(Span { place: (segment, offset), bytes });
         let is_over = spans.len > self.len_max.load(Ordering::Relaxed);
         drop(spans);
         if is_over {
-            self.trim();
+            self.drop_oldest_spans();
         }
     }
 
-    /// Forgets the oldest spans until no more bytes are left than are to be kept. Each is dropped without the
-    /// lock: its bytes may be the caller's own, and their owner may read the store when it is dropped.
-    fn trim(&self) {
+    /// Drops the oldest spans until at most the limit is left. Each is dropped without the lock:
+    /// its bytes may be the caller's own, and their owner may read the store when it is dropped.
+    fn drop_oldest_spans(&self) {
         loop {
-            let oldest = self.spans.write().take_beyond(self.len_max.load(Ordering::Relaxed));
+            let oldest =
+                self.spans.write().take_oldest_beyond(self.len_max.load(Ordering::Relaxed));
             if oldest.is_none() {
                 return;
             }
@@ -79,8 +80,8 @@ impl Recent {
     }
 
     /// The payload at a place, if it is kept.
-    pub(crate) fn get(&self, location: &Location) -> Option<Bytes> {
-        if !self.is_on() {
+    pub(crate) fn find_payload(&self, location: &Location) -> Option<Bytes> {
+        if !self.is_enabled() {
             return None;
         }
         let place = (u64::from(location.segment), u64::from(location.offset));
@@ -95,8 +96,8 @@ impl Recent {
 }
 
 impl Spans {
-    /// Takes the oldest span out where more bytes than that are kept.
-    fn take_beyond(&mut self, len_max: u64) -> Option<Span> {
+    /// Takes the oldest span out where more than `len_max` bytes are kept.
+    fn take_oldest_beyond(&mut self, len_max: u64) -> Option<Span> {
         if self.len <= len_max {
             return None;
         }
@@ -118,7 +119,7 @@ mod tests {
         Location::new(&block.header, segment, offset)
     }
 
-    /// Bytes whose end is told.
+    /// Bytes that call back when they are dropped.
     struct Told(Box<dyn FnMut() + Send>);
 
     impl AsRef<[u8]> for Told {
@@ -137,51 +138,52 @@ mod tests {
     fn owner_of_bytes_that_are_forgotten_may_read() {
         let (recent, (sender, read)) = (Arc::new(Recent::new(20)), std::sync::mpsc::channel());
         let within = Arc::clone(&recent);
-        let tell = move || sender.send(within.get(&at(2, 50, 10))).expect("the test waits");
-        recent.push(1, 100, Bytes::from_owner(Told(Box::new(tell))));
-        recent.push(2, 50, Bytes::from_static(b"abcdefghij"));
-        recent.push(3, 10, Bytes::from_static(b"-"));
+        let tell =
+            move || sender.send(within.find_payload(&at(2, 50, 10))).expect("the test waits");
+        recent.push_written(1, 100, Bytes::from_owner(Told(Box::new(tell))));
+        recent.push_written(2, 50, Bytes::from_static(b"abcdefghij"));
+        recent.push_written(3, 10, Bytes::from_static(b"-"));
         assert_eq!(read.recv().expect("told").as_deref(), Some(&b"abcdefghij"[..]));
-        recent.limit(0);
+        recent.set_len_max(0);
         assert_eq!(recent.len(), 0);
     }
 
     #[test]
     fn finds_what_is_kept_and_forgets_the_oldest() {
         let recent = Recent::new(20);
-        recent.push(1, 100, Bytes::from_static(b"0123456789"));
-        recent.push(2, 50, Bytes::from_static(b"abcdefghij"));
-        assert_eq!(recent.get(&at(1, 102, 3)).as_deref(), Some(&b"234"[..]));
-        assert_eq!(recent.get(&at(2, 59, 1)).as_deref(), Some(&b"j"[..]));
+        recent.push_written(1, 100, Bytes::from_static(b"0123456789"));
+        recent.push_written(2, 50, Bytes::from_static(b"abcdefghij"));
+        assert_eq!(recent.find_payload(&at(1, 102, 3)).as_deref(), Some(&b"234"[..]));
+        assert_eq!(recent.find_payload(&at(2, 59, 1)).as_deref(), Some(&b"j"[..]));
         for (segment, offset, len) in [(1, 99, 1), (1, 108, 3), (1, 110, 1), (2, 49, 1), (3, 50, 1)]
         {
-            assert_eq!(recent.get(&at(segment, offset, len)), None);
+            assert_eq!(recent.find_payload(&at(segment, offset, len)), None);
         }
-        recent.push(2, 60, Bytes::from_static(b"k"));
-        assert_eq!(recent.get(&at(1, 102, 3)), None);
-        assert_eq!(recent.get(&at(2, 60, 1)).as_deref(), Some(&b"k"[..]));
+        recent.push_written(2, 60, Bytes::from_static(b"k"));
+        assert_eq!(recent.find_payload(&at(1, 102, 3)), None);
+        assert_eq!(recent.find_payload(&at(2, 60, 1)).as_deref(), Some(&b"k"[..]));
     }
 
     #[test]
     fn lower_limit_holds_at_once_and_a_higher_one_from_the_next_bytes_on() {
         let recent = Recent::new(20);
-        recent.push(1, 100, Bytes::from_static(b"0123456789"));
-        recent.push(1, 110, Bytes::from_static(b"abcdefghij"));
-        recent.limit(19);
-        assert_eq!((recent.get(&at(1, 100, 3)), recent.len()), (None, 10));
-        recent.limit(0);
-        assert!(!recent.is_on() && recent.len() == 0);
-        recent.limit(20);
-        assert_eq!(recent.get(&at(1, 110, 3)), None);
-        recent.push(1, 120, Bytes::from_static(b"k"));
-        assert_eq!(recent.get(&at(1, 120, 1)).as_deref(), Some(&b"k"[..]));
+        recent.push_written(1, 100, Bytes::from_static(b"0123456789"));
+        recent.push_written(1, 110, Bytes::from_static(b"abcdefghij"));
+        recent.set_len_max(19);
+        assert_eq!((recent.find_payload(&at(1, 100, 3)), recent.len()), (None, 10));
+        recent.set_len_max(0);
+        assert!(!recent.is_enabled() && recent.len() == 0);
+        recent.set_len_max(20);
+        assert_eq!(recent.find_payload(&at(1, 110, 3)), None);
+        recent.push_written(1, 120, Bytes::from_static(b"k"));
+        assert_eq!(recent.find_payload(&at(1, 120, 1)).as_deref(), Some(&b"k"[..]));
     }
 
     #[test]
     fn empty_payload_at_a_spans_end_is_found_or_absent_but_never_wrong() {
         let recent = Recent::new(20);
-        recent.push(1, 100, Bytes::from_static(b"0123"));
-        assert_eq!(recent.get(&at(1, 104, 0)).as_deref(), Some(&b""[..]));
-        assert_eq!(Recent::new(0).get(&at(1, 100, 1)), None);
+        recent.push_written(1, 100, Bytes::from_static(b"0123"));
+        assert_eq!(recent.find_payload(&at(1, 104, 0)).as_deref(), Some(&b""[..]));
+        assert_eq!(Recent::new(0).find_payload(&at(1, 100, 1)), None);
     }
 }

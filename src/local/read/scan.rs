@@ -1,9 +1,9 @@
 //! Reading segments front to back, for recovery and verification.
 //!
-//! Owns [`Scanner`], which reports what stands at a place and changes nothing. One of them may read past the
-//! page cache, and so see what the disk holds. What it means, and
-//! what is to be done about it, is decided elsewhere. Every length is checked against the file's own
-//! before it is used; a read error is an error, never an end.
+//! Owns [`Scanner`], which reports the frame at a place and changes nothing. One opened by
+//! [`Scanner::reopen_past_cache`] sees the bytes on the disk. Recovery and verification decide what
+//! a report means. Every length is checked against the file's own before it is used; a read error
+//! is an error, never an end.
 
 use std::io;
 
@@ -20,11 +20,11 @@ use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::format::{FORMAT_VERSION, PAGE, page_up};
 use crate::local::read::segment::Views;
 
-/// Read at once.
+/// Bytes read at once.
 const WINDOW_LEN: usize = 256 << 10;
-/// Asked for in advance by somebody who gives way to others: two windows.
+/// Bytes asked for in advance by a throttled scanner: two windows.
 const AHEAD_LEN: u64 = 512 << 10;
-/// Read at once by somebody who has just left out this much: payloads that are not looked at.
+/// Bytes read at once after a skip of at least [`SKIPPED_LEN`], over payloads that are not read.
 const GLANCE_LEN: usize = 16 << 10;
 const SKIPPED_LEN: u64 = 128 << 10;
 
@@ -33,7 +33,7 @@ pub(crate) struct Scanner<F> {
     pub(crate) number: u64,
     pub(crate) sequence: u64,
     pub(crate) len: u64,
-    /// Of this use of the file.
+    /// The salt of this use of the file.
     pub(crate) salt: u64,
     seed: u32,
     path: std::path::PathBuf,
@@ -42,11 +42,11 @@ pub(crate) struct Scanner<F> {
     direct: bool,
     window: AlignedBuf,
     window_at: u64,
-    /// Up to where reads were begun by somebody who gives way to others.
+    /// End of the reads begun in advance; `None` unless throttled.
     begun_to: Option<u64>,
 }
 
-/// A frame whose header and table are as they were written.
+/// A frame whose header and table match their checksums.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) offset: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Each entry with the offset of its payload.
-    pub(crate) fn placed(&self) -> impl Iterator<Item = (u64, &TableRow)> {
+    pub(crate) fn rows_with_offsets(&self) -> impl Iterator<Item = (u64, &TableRow)> {
         let mut next = self.offset + (HEADER_LEN + self.header.table_len()) as u64;
         self.entries.iter().map(move |entry| {
             let at = next;
@@ -68,7 +68,7 @@ impl Frame {
     }
 }
 
-/// What stands at a place.
+/// The result of a look at a place.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A frame of this segment.
@@ -84,7 +84,7 @@ impl<F: DiskFile> Scanner<F> {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Io`].
-    pub(crate) fn open<D: Disk<File = F>>(
+    pub(crate) fn open_segment<D: Disk<File = F>>(
         disk: &D,
         store: &Description,
         number: u64,
@@ -134,12 +134,15 @@ impl<F: DiskFile> Scanner<F> {
         })
     }
 
-    /// Another reader of the same segment, that sees what the disk holds; `None` where the file system shows
-    /// nobody that.
+    /// Another scanner of the same segment that bypasses the page cache; `None` where the file
+    /// system does not support that.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn past_the_cache<D: Disk<File = F>>(&self, disk: &D) -> Result<Option<Scanner<F>>> {
+    pub(crate) fn reopen_past_cache<D: Disk<File = F>>(
+        &self,
+        disk: &D,
+    ) -> Result<Option<Scanner<F>>> {
         let opened = disk.open(FileName::Segment(self.number), How::ReadDirect);
         let is_unsupported = |e: &io::Error| e.kind() == io::ErrorKind::Unsupported;
         let file = match opened {
@@ -156,46 +159,46 @@ impl<F: DiskFile> Scanner<F> {
         }
     }
 
-    /// Reads little at once from here on. What the system reads ahead by itself may be megabytes, and commits
-    /// that write meanwhile wait behind them.
+    /// Reads little at once from here on. The system's own read-ahead may be megabytes, and
+    /// concurrent commits would wait behind it.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn give_way(&mut self) -> Result<()> {
+    pub(crate) fn read_little_at_once(&mut self) -> Result<()> {
         self.file.expect_random();
         self.begun_to = Some(0);
         Ok(())
     }
 
     /// Checksum seed of the frames.
-    pub(crate) fn seed(&self) -> u32 {
+    pub(crate) fn frame_seed(&self) -> u32 {
         self.seed
     }
 
     /// Shows the first `len` bytes of the segment to readers.
-    pub(crate) fn show(&self, views: &Views, len: u64) -> Result<()> {
-        let shown = views.insert(self.sequence, self.number, &self.file, len);
+    pub(crate) fn show_to_readers(&self, views: &Views, len: u64) -> Result<()> {
+        let shown = views.insert_mapped(self.sequence, self.number, &self.file, len);
         shown.map_err(|e| Error::io(IoOp::Map, &self.path, e))
     }
 
-    /// Reports what stands at `offset`.
+    /// Reports the frame at `offset`.
     ///
     /// # Errors
     /// [`Error::Io`] only.
-    pub(crate) fn frame_at(&mut self, offset: u64) -> Result<Found> {
+    pub(crate) fn read_frame_at(&mut self, offset: u64) -> Result<Found> {
         let seed = self.seed;
-        let decoded = FrameHeader::decode(self.bytes(offset, HEADER_LEN)?, seed, offset);
+        let decoded = FrameHeader::decode(self.bytes_at(offset, HEADER_LEN)?, seed, offset);
         let Some((header, crc)) = decoded else { return Ok(Found::Nothing) };
         if offset + u64::from(header.frame_len) > self.len {
             return Ok(Found::BadTable(header));
         }
-        let table = self.bytes(offset + HEADER_LEN as u64, header.table_len())?;
+        let table = self.bytes_at(offset + HEADER_LEN as u64, header.table_len())?;
         if table.len() != header.table_len() || checksum::crc32c(table) != header.table_crc {
             return Ok(Found::BadTable(header));
         }
         let entries = match header.kind {
             Kind::Cut | Kind::Checkpoint => Some(Vec::new()),
-            _ => TableRow::decode_table(table, &header),
+            _ => TableRow::decode_whole_table(table, &header),
         };
         Ok(match entries {
             Some(entries) => Found::Frame(Frame { offset, header, crc, entries }),
@@ -203,49 +206,49 @@ impl<F: DiskFile> Scanner<F> {
         })
     }
 
-    /// The cut that opens this segment, if one does.
-    pub(crate) fn cut(&mut self) -> Result<Option<Cut>> {
+    /// The truncation record at the begin of this segment, if there is one.
+    pub(crate) fn read_truncation_record(&mut self) -> Result<Option<Cut>> {
         let seed = self.seed;
-        // The table of a long commit is not read for it.
-        let first = FrameHeader::decode(self.bytes(PAGE, HEADER_LEN)?, seed, PAGE);
+        // The table of a long commit need not be read.
+        let first = FrameHeader::decode(self.bytes_at(PAGE, HEADER_LEN)?, seed, PAGE);
         if first.is_none_or(|(header, _)| header.kind != Kind::Cut) {
             return Ok(None);
         }
-        match self.frame_at(PAGE)? {
+        match self.read_frame_at(PAGE)? {
             Found::Frame(frame) if frame.header.kind == Kind::Cut => {
                 let len = frame.header.table_len();
-                Ok(Cut::decode(self.bytes(PAGE + HEADER_LEN as u64, len)?))
+                Ok(Cut::decode(self.bytes_at(PAGE + HEADER_LEN as u64, len)?))
             }
             _ => Ok(None),
         }
     }
 
-    /// Gives the window's memory back: this segment is not read for now.
-    pub(crate) fn rest(&mut self) {
+    /// Frees the window's memory: this segment is not read for now.
+    pub(crate) fn free_window(&mut self) {
         self.window = AlignedBuf::with_capacity(0);
     }
 
-    /// Whether a frame stands there, whole, that another reader of the segment has found.
+    /// Whether this segment holds, whole, a frame that another scanner of it has found.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn holds(&mut self, frame: &Frame) -> Result<bool> {
+    pub(crate) fn holds_whole_frame(&mut self, frame: &Frame) -> Result<bool> {
         let seed = self.seed;
         let decoded =
-            FrameHeader::decode(self.bytes(frame.offset, HEADER_LEN)?, seed, frame.offset);
+            FrameHeader::decode(self.bytes_at(frame.offset, HEADER_LEN)?, seed, frame.offset);
         let Some((header, _)) = decoded.filter(|(_, crc)| *crc == frame.crc) else {
             return Ok(false);
         };
         let table_at = frame.offset + HEADER_LEN as u64;
-        let table_crc = self.crc_of(table_at, header.table_len())?;
+        let table_crc = self.checksum_of_range(table_at, header.table_len())?;
         Ok(table_crc == Some(header.table_crc) && self.first_bad_payload(frame)?.is_none())
     }
 
     /// The checksum of bytes at a place; `None` where the file ends before.
-    fn crc_of(&mut self, offset: u64, len: usize) -> Result<Option<u32>> {
+    fn checksum_of_range(&mut self, offset: u64, len: usize) -> Result<Option<u32>> {
         let (mut crc, mut done) = (checksum::crc32c(&[]), 0);
         while done < len {
-            let part = self.bytes(offset + done as u64, (len - done).min(WINDOW_LEN))?;
+            let part = self.bytes_at(offset + done as u64, (len - done).min(WINDOW_LEN))?;
             if part.is_empty() {
                 return Ok(None);
             }
@@ -255,12 +258,12 @@ impl<F: DiskFile> Scanner<F> {
         Ok(Some(crc))
     }
 
-    /// The image whose name a frame says is durable, if it says so of one.
-    pub(crate) fn confirmed(&mut self, frame: &Frame) -> Result<Option<ImageName>> {
+    /// The image whose name a frame confirms as durable, if it confirms one.
+    pub(crate) fn confirmed_image_name(&mut self, frame: &Frame) -> Result<Option<ImageName>> {
         match frame.header.kind {
             Kind::Checkpoint => {
                 let body =
-                    self.bytes(frame.offset + HEADER_LEN as u64, frame.header.table_len())?;
+                    self.bytes_at(frame.offset + HEADER_LEN as u64, frame.header.table_len())?;
                 Ok(ImageName::decode(body))
             }
             _ => Ok(None),
@@ -268,15 +271,15 @@ impl<F: DiskFile> Scanner<F> {
     }
 
     /// Reads a payload.
-    pub(crate) fn payload(&mut self, offset: u64, len: u32) -> Result<&[u8]> {
-        self.bytes(offset, len as usize)
+    pub(crate) fn read_payload(&mut self, offset: u64, len: u32) -> Result<&[u8]> {
+        self.bytes_at(offset, len as usize)
     }
 
     /// The offset and entry of the first payload of a frame that does not match its checksum.
     pub(crate) fn first_bad_payload(&mut self, frame: &Frame) -> Result<Option<(u64, TableRow)>> {
-        for (offset, entry) in frame.placed() {
-            if let Some(header) = entry.written() {
-                let payload = self.payload(offset, header.data_size)?;
+        for (offset, entry) in frame.rows_with_offsets() {
+            if let Some(header) = entry.written_header() {
+                let payload = self.read_payload(offset, header.data_size)?;
                 if payload.len() != header.data_size as usize
                     || checksum::crc32c(payload) != header.checksum
                 {
@@ -287,16 +290,20 @@ impl<F: DiskFile> Scanner<F> {
         Ok(None)
     }
 
-    /// Looks for what later groups say of earlier ones: the newest LSN that a frame at a page
-    /// boundary from `offset` on knows durable, and how many bytes of pages there are not all zero.
-    /// Looks no further than `zeros_max` bytes of zeros.
-    pub(crate) fn evidence(&mut self, offset: u64, zeros_max: u64) -> Result<(Lsn, u64)> {
+    /// Searches the pages from `offset` on for evidence of durable commits. Returns the newest LSN
+    /// that a frame at a page boundary knows durable, and the length of pages that are not all
+    /// zero. Stops after `zeros_max` bytes of zeros.
+    pub(crate) fn find_durable_evidence(
+        &mut self,
+        offset: u64,
+        zeros_max: u64,
+    ) -> Result<(Lsn, u64)> {
         let (mut durable, mut torn_len) = (Lsn(0), 0);
         let (mut at, mut used) = (offset, offset);
         while at < self.len && at - used <= zeros_max {
             let page_len = (page_up(at + 1) - at).min(self.len - at) as usize;
             let seed = self.seed;
-            let page = self.bytes(at, page_len)?;
+            let page = self.bytes_at(at, page_len)?;
             if page.iter().any(|byte| *byte != 0) {
                 torn_len += page_len as u64;
                 used = at;
@@ -311,15 +318,15 @@ impl<F: DiskFile> Scanner<F> {
         Ok((durable, torn_len))
     }
 
-    /// Damage at a place of this segment.
-    pub(crate) fn damage(&self, defect: Defect, offset: u64, lsn: Lsn) -> Error {
+    /// The error of damage at a place of this segment.
+    pub(crate) fn damage_at(&self, defect: Defect, offset: u64, lsn: Lsn) -> Error {
         let mut place = place(FileName::Segment(self.number), offset);
         place.lsn = Some(lsn);
         Error::Corrupt { defect, place }
     }
 
-    /// Begins to read what comes behind the window, for somebody who gives way.
-    fn read_ahead(&mut self) {
+    /// Begins to read the bytes behind the window, if throttled.
+    fn begin_read_ahead(&mut self) {
         let Some(begun_to) = &mut self.begun_to else { return };
         let window_end = self.window_at + self.window.len() as u64;
         *begun_to = window_end.max(*begun_to);
@@ -330,7 +337,7 @@ impl<F: DiskFile> Scanner<F> {
     }
 
     /// Up to `len` bytes at a place; fewer at the end of the file.
-    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+    fn bytes_at(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
         let len = (len as u64).min(self.len.saturating_sub(offset)) as usize;
         let held = self.window_at + self.window.len() as u64;
         if offset < self.window_at || offset + len as u64 > held {
@@ -338,14 +345,14 @@ impl<F: DiskFile> Scanner<F> {
             let window_len = if skips { GLANCE_LEN } else { WINDOW_LEN };
             let fill = len.max(window_len).min(self.len.saturating_sub(offset) as usize);
             if fill <= WINDOW_LEN && self.window.capacity() > 2 * WINDOW_LEN {
-                // Of a long table or payload, which is not held beside what comes behind it.
+                // The window held a long table or payload; its memory is not kept.
                 self.window = AlignedBuf::with_capacity(WINDOW_LEN);
             }
             self.window.clear();
             let read = self.fill_window(offset, fill);
             read.map_err(|e| Error::io(IoOp::Read, &self.path, e))?;
             if !skips {
-                self.read_ahead();
+                self.begin_read_ahead();
             }
         }
         let from = (offset - self.window_at) as usize;
@@ -362,7 +369,8 @@ impl<F: DiskFile> Scanner<F> {
         let wanted = (offset - self.window_at) as usize + len;
         self.window.resize_zeroed(page_up(wanted as u64) as usize);
         let mut done = 0;
-        // The end of the file may lie in the last page. What the disk has nothing of reads as zeros.
+        // The end of the file may lie in the last page. Bytes that the disk does not have read as
+        // zeros.
         while done < wanted && done.is_multiple_of(PAGE_LEN) {
             let rest = &mut self.window.as_mut_slice()[done..];
             match self.file.read_at(self.window_at + done as u64, rest) {

@@ -1,12 +1,12 @@
 //! Segments: log files, as the writer holds them and as readers see them.
 //!
-//! Owns [`Segment`] (what it takes to write one), [`Views`] (what it takes to read them) and
-//! [`Location`], the place of a block. Making and zeroing segments is the business of `space`.
+//! Owns [`Segment`], for the writer, and [`Views`], for readers. The space (`space`) makes and
+//! zeroes segments.
 
 use crate::local::format::location::Location;
 use crate::local::format::place::place;
 use crate::local::options::ShownMax;
-use crate::local::read::mapping::view_of;
+use crate::local::read::mapping::view_of_file;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -21,7 +21,7 @@ use crate::error::{IoOp, Place, Resource, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, View};
 use crate::local::format::segment::LEN_MAX;
 use crate::local::options::ReadMode;
-use crate::local::read::mapping::map_of;
+use crate::local::read::mapping::map_of_file;
 use crate::mvcc::unpublished::IdHasher;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
@@ -35,8 +35,8 @@ pub(crate) struct Segment<F> {
     /// Seed of its frame checksums.
     pub(crate) seed: u32,
     len_max: AtomicU64,
-    /// For whoever carries the log alone. Zeroing uses a descriptor of its own: the kernel reports a failed
-    /// writeback once to each, so nobody's sync swallows the error that another one must see.
+    /// For the leader alone. Zeroing uses a descriptor of its own: the kernel reports a failed
+    /// writeback once to each descriptor, so no sync takes an error that another one must see.
     pub(crate) file: F,
 }
 
@@ -45,13 +45,13 @@ impl<F> Segment<F> {
         Segment { number, sequence, seed, len_max: AtomicU64::new(len_max), file }
     }
 
-    /// Bytes it may grow to.
+    /// Length that the segment may grow to.
     pub(crate) fn len_max(&self) -> u64 {
         self.len_max.load(Ordering::Relaxed)
     }
 
     /// Lets a segment that holds no frame yet grow further than the others of this session.
-    pub(crate) fn lengthen(&self, len_max: u64) {
+    pub(crate) fn raise_len_max(&self, len_max: u64) {
         assert!(len_max <= LEN_MAX, "a place in a segment is 32 bits wide");
         self.len_max.fetch_max(len_max, Ordering::Relaxed);
     }
@@ -63,16 +63,16 @@ pub(crate) type ShowSegment =
 
 type Table = HashMap<u64, Readable, BuildHasherDefault<IdHasher>>;
 
-/// Every segment's file, as readers see it. Files without a view yet are mapped or opened by their first
-/// reader. A file that the system refuses to map, or that is shorter than its map would be, is read like one of
-/// [`ReadMode::Pread`]. When too many are mapped or open, those shown first are closed again.
+/// Every segment's file, as readers see it. The first reader of a file without a view maps or opens
+/// it. A file that the system refuses to map, or that is shorter than its map would be, is read as
+/// in [`ReadMode::Pread`]. When too many are mapped or open, those shown first are closed again.
 pub(crate) struct Views {
     mode: ReadMode,
     show: ShowSegment,
     table: RwLock<Table>,
     /// Locked after the table.
     shown: Mutex<ShownOrder>,
-    /// Segments that were taken away while readers held bytes of their maps.
+    /// Segments that were removed while readers held bytes of their maps.
     held: Mutex<Vec<Held>>,
     /// The system has refused a map.
     refused: AtomicBool,
@@ -95,7 +95,7 @@ struct Readable {
     view: OnceLock<Arc<Shown>>,
 }
 
-/// A segment that is gone for the store, and stays on the disk as long as its map lives.
+/// A segment that the store has removed. It stays on the disk as long as its map lives.
 struct Held {
     len: u64,
     life: Weak<dyn Any + Send + Sync>,
@@ -106,7 +106,7 @@ struct Shown(Box<dyn View>);
 
 impl std::fmt::Debug for Views {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Views({})", self.count())
+        write!(f, "Views({})", self.segment_count())
     }
 }
 
@@ -124,13 +124,13 @@ impl Views {
     }
 
     /// How files are read.
-    pub(crate) fn mode(&self) -> ReadMode {
+    pub(crate) fn read_mode(&self) -> ReadMode {
         self.mode
     }
 
-    /// Adds a segment that may grow up to `len`. It is mapped by way of `file`, the writer's own. Where
-    /// nothing is mapped, or the system refuses, its first reader opens it.
-    pub(crate) fn insert<F: DiskFile>(
+    /// Adds a segment that may grow up to `len`. It is mapped by way of `file`, the writer's own.
+    /// Where nothing is mapped, or the system refuses, its first reader opens it.
+    pub(crate) fn insert_mapped<F: DiskFile>(
         &self,
         sequence: u64,
         number: u64,
@@ -140,7 +140,7 @@ impl Views {
         let view = OnceLock::default();
         let mut mode = self.mode;
         if mode != ReadMode::Pread {
-            match map_of(file, len, mode) {
+            match map_of_file(file, len, mode) {
                 Ok(map) => {
                     view.get_or_init(|| Arc::new(Shown(map)));
                 }
@@ -155,7 +155,7 @@ impl Views {
         self.table.write().insert(sequence, Readable { number, len, mode, view });
         if is_mapped {
             self.shown.lock().maps.push_back(sequence);
-            self.close_down_to(self.max);
+            self.close_views_down_to(self.max);
         }
         Ok(())
     }
@@ -166,15 +166,15 @@ impl Views {
         self.table.write().insert(sequence, Readable { number, len, mode: self.mode, view });
     }
 
-    /// Says that nobody writes to these segments any more.
-    pub(crate) fn settle(&self, sequences: Range<u64>) {
+    /// Tells the views that these segments are written and no thread writes to them any more.
+    pub(crate) fn mark_segments_written(&self, sequences: Range<u64>) {
         let table = self.table.read();
         let views = sequences.filter_map(|sequence| table.get(&sequence)?.view.get());
         views.for_each(|view| view.0.settle());
     }
 
-    /// Takes a segment away. True when nobody can look at its bytes any more.
-    pub(crate) fn remove(&self, sequence: u64) -> bool {
+    /// Removes a segment. True when no reader can look at its bytes any more.
+    pub(crate) fn remove_segment(&self, sequence: u64) -> bool {
         let Some(readable) = self.table.write().remove(&sequence) else { return true };
         let Some(view) = readable.view.get().cloned() else { return true };
         let held = Held { len: readable.len, life: view.0.life() };
@@ -189,15 +189,15 @@ impl Views {
         is_unseen
     }
 
-    /// Lengths of the segments that are gone for the store, and on the disk because readers hold bytes of them.
-    pub(crate) fn held_len(&self) -> u64 {
+    /// Lengths of the removed segments that are on the disk because readers hold bytes of them.
+    pub(crate) fn held_by_readers_len(&self) -> u64 {
         let mut all = self.held.lock();
         all.retain(Held::is_alive);
         all.iter().map(|held| held.len).sum()
     }
 
     /// Sequence and file number of the segments with these places in log order.
-    pub(crate) fn within(&self, sequences: RangeInclusive<u64>) -> Vec<(u64, u64)> {
+    pub(crate) fn segments_within(&self, sequences: RangeInclusive<u64>) -> Vec<(u64, u64)> {
         let table = self.table.read();
         let within = table.iter().filter(|(sequence, _)| sequences.contains(sequence));
         let mut found: Vec<_> = within.map(|(sequence, file)| (*sequence, file.number)).collect();
@@ -206,72 +206,75 @@ impl Views {
     }
 
     /// The number in the name of a segment's file.
-    pub(crate) fn number(&self, sequence: u64) -> Option<u64> {
+    pub(crate) fn file_number_of(&self, sequence: u64) -> Option<u64> {
         self.table.read().get(&sequence).map(|readable| readable.number)
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn segment_count(&self) -> usize {
         self.table.read().len()
     }
 
     /// The payload at a place, not yet verified; `None` when its segment is gone.
-    pub(crate) fn bytes(&self, location: &Location) -> io::Result<Option<Bytes>> {
+    pub(crate) fn payload_bytes(&self, location: &Location) -> io::Result<Option<Bytes>> {
         let sequence = u64::from(location.segment);
-        let view = match self.view(sequence) {
+        let view = match self.view_of_segment(sequence) {
             // Descriptors and maps of other files are given back for this one.
-            Err(error) if is_shortage(&error) && self.close_down_to(ShownMax::NONE) > 0 => {
-                self.view(sequence)?
+            Err(error)
+                if is_map_shortage(&error) && self.close_views_down_to(ShownMax::NONE) > 0 =>
+            {
+                self.view_of_segment(sequence)?
             }
             view => view?,
         };
         let Some((view, is_new)) = view else { return Ok(None) };
         if is_new {
-            self.close_down_to(self.max);
+            self.close_views_down_to(self.max);
         }
         view.0.bytes(u64::from(location.offset), location.len as usize).map(Some)
     }
 
     /// The view of a segment, and whether it was made now; `None` when the segment is gone.
-    fn view(&self, sequence: u64) -> io::Result<Option<(Arc<Shown>, bool)>> {
+    fn view_of_segment(&self, sequence: u64) -> io::Result<Option<(Arc<Shown>, bool)>> {
         let table = self.table.read();
         let Some(readable) = table.get(&sequence) else { return Ok(None) };
         Ok(Some(match readable.view.get() {
             Some(view) => (Arc::clone(view), false),
-            None => (self.show_now(sequence, readable)?, true),
+            None => (self.open_view(sequence, readable)?, true),
         }))
     }
 
-    /// Maps or opens every segment that is not yet, as far as the system grants it. Fails with the file.
-    pub(crate) fn show_all(&self) -> std::result::Result<(), (FileName, io::Error)> {
+    /// Maps or opens every segment without a view, as far as the system grants it. An error names
+    /// the file.
+    pub(crate) fn open_all_views(&self) -> std::result::Result<(), (FileName, io::Error)> {
         let table = self.table.read();
         for (sequence, readable) in table.iter().filter(|(_, r)| r.view.get().is_none()) {
-            match self.show_now(*sequence, readable) {
+            match self.open_view(*sequence, readable) {
                 Ok(_) => {}
-                Err(error) if is_shortage(&error) => return Ok(()),
+                Err(error) if is_map_shortage(&error) => return Ok(()),
                 Err(error) => return Err((FileName::Segment(readable.number), error)),
             }
         }
         drop(table);
-        self.close_down_to(self.max);
+        self.close_views_down_to(self.max);
         Ok(())
     }
 
-    /// Where the system has refused a map, takes away those of segments before this one that nobody reads from:
-    /// threads that are to be started need address space, too. Readers map again what they need; one that is
-    /// shorter yet than its map would be read without.
-    pub(crate) fn give_way(&self, tail: u64) {
+    /// Where the system has refused a map, closes the unread maps of segments before the tail,
+    /// because threads to be started need address space, too. Readers map again what they need. A
+    /// segment that is shorter than its map is then read without one.
+    pub(crate) fn close_sealed_maps(&self, tail: u64) {
         if self.refused.swap(false, Ordering::Relaxed) {
             let mut table = self.table.write();
             let mut order = self.shown.lock();
             let (mut sealed, others): (VecDeque<_>, VecDeque<_>) =
                 order.maps.drain(..).partition(|sequence| *sequence < tail);
-            close_first(&mut table, &mut sealed, 0);
+            close_oldest_views(&mut table, &mut sealed, 0);
             sealed.extend(others);
             order.maps = sealed;
         }
     }
 
-    fn show_now(&self, sequence: u64, readable: &Readable) -> io::Result<Arc<Shown>> {
+    fn open_view(&self, sequence: u64, readable: &Readable) -> io::Result<Arc<Shown>> {
         let Readable { number, len, mut mode, .. } = *readable;
         let view = match (self.show)(number, len, mode) {
             Err(error) if mode != ReadMode::Pread && is_map_refused(&error) => {
@@ -279,7 +282,8 @@ impl Views {
                 mode = ReadMode::Pread;
                 (self.show)(number, len, mode)?
             }
-            // Shorter than a map of it: the log is still written there, or somebody cut it.
+            // The file is shorter than its map: the log is still written there, or another program
+            // cut it.
             Err(error)
                 if mode != ReadMode::Pread && error.kind() == io::ErrorKind::UnexpectedEof =>
             {
@@ -297,9 +301,10 @@ impl Views {
         Ok(shown)
     }
 
-    /// Closes files and maps until few enough are left, and returns how many it closed. A segment that is
-    /// taken away must see all its readers: a view stays while it is read from or its bytes are held.
-    fn close_down_to(&self, max: ShownMax) -> usize {
+    /// Closes files and maps until few enough are left, and returns how many it closed. A removed
+    /// segment must see all its readers, so a view stays while it is read from or its bytes are
+    /// held.
+    fn close_views_down_to(&self, max: ShownMax) -> usize {
         {
             let order = self.shown.lock();
             if order.files.len() <= max.files && order.maps.len() <= max.maps {
@@ -308,27 +313,26 @@ impl Views {
         }
         let mut table = self.table.write();
         let mut order = self.shown.lock();
-        let closed = close_first(&mut table, &mut order.files, max.files);
-        closed + close_first(&mut table, &mut order.maps, max.maps)
+        let closed = close_oldest_views(&mut table, &mut order.files, max.files);
+        closed + close_oldest_views(&mut table, &mut order.maps, max.maps)
     }
 
     /// Names a place for messages.
-    pub(crate) fn place(&self, id: BlockId, location: &Location) -> Place {
+    pub(crate) fn place_for_errors(&self, id: BlockId, location: &Location) -> Place {
         let table = self.table.read();
         let number = table.get(&u64::from(location.segment)).map_or(0, |r| r.number);
-        place(FileName::Segment(number), u64::from(location.offset)).of_block(id)
+        place(FileName::Segment(number), u64::from(location.offset)).with_block(id)
     }
 }
 
-/// Names a place for messages.
 impl Held {
     fn is_alive(&self) -> bool {
         self.life.strong_count() > 0
     }
 }
 
-/// Takes views away, those shown first before others, until `count_max` are left of this kind.
-fn close_first(table: &mut Table, order: &mut VecDeque<u64>, count_max: usize) -> usize {
+/// Closes views, those shown first before others, until `count_max` are left of this kind.
+fn close_oldest_views(table: &mut Table, order: &mut VecDeque<u64>, count_max: usize) -> usize {
     let mut closed = 0;
     for _ in 0..order.len() {
         if order.len() <= count_max {
@@ -351,11 +355,11 @@ fn is_map_refused(error: &io::Error) -> bool {
     shortage(error, IoOp::Map) == Some(Resource::Memory)
 }
 
-fn is_shortage(error: &io::Error) -> bool {
+fn is_map_shortage(error: &io::Error) -> bool {
     shortage(error, IoOp::Map).is_some()
 }
 
-/// How segments are shown that are read for the first time.
+/// Opens the views of segments at their first read.
 pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>) -> ShowSegment {
     let disk = Arc::clone(disk);
     Box::new(move |number, len, mode| {
@@ -363,7 +367,7 @@ pub(crate) fn show_segments<D: Disk>(disk: &Arc<D>) -> ShowSegment {
         if mode != ReadMode::Pread && file.len()? < len {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        view_of(file, len, mode)
+        view_of_file(file, len, mode)
     })
 }
 
@@ -389,12 +393,13 @@ mod tests {
                 let name = FileName::Segment(sequence);
                 let file = disk.open(name, How::CreateNew).expect("a file");
                 write_all_at(&file, 4096, &[sequence as u8; 4096]).expect("a write");
-                views.insert(sequence, sequence, &file, 8192).expect("a view");
-                let read = views.bytes(&place_of(sequence as u32)).expect("reads").expect("there");
+                views.insert_mapped(sequence, sequence, &file, 8192).expect("a view");
+                let read =
+                    views.payload_bytes(&place_of(sequence as u32)).expect("reads").expect("there");
                 held.extend((sequence <= 5).then_some(read));
             }
             for sequence in (1..=20).chain(1..=20) {
-                let read = views.bytes(&place_of(sequence)).expect("reads").expect("there");
+                let read = views.payload_bytes(&place_of(sequence)).expect("reads").expect("there");
                 assert_eq!(read, [sequence as u8; 9][..]);
             }
             let shown = |views: &Views| {
@@ -413,7 +418,8 @@ mod tests {
         }
     }
 
-    /// The segment that the log is in may be shorter than its map, which is closed in a shortage like others.
+    /// The segment that the log is in may be shorter than its map, which is closed in a shortage
+    /// like others.
     #[test]
     fn segment_that_is_shorter_than_its_map_was_is_read_again() {
         for mode in [ReadMode::Copied, ReadMode::Mapped, ReadMode::Pread] {
@@ -421,12 +427,12 @@ mod tests {
             let views = Views::new(mode, ShownMax::default(), show_segments(&disk));
             let file = disk.open(FileName::Segment(1), How::CreateNew).expect("a file");
             write_all_at(&file, 4096, &[7; 4096]).expect("a write");
-            views.insert(1, 1, &file, 64 << 10).expect("a view");
+            views.insert_mapped(1, 1, &file, 64 << 10).expect("a view");
             for _ in 0..2 {
-                let read = views.bytes(&place_of(1)).expect("reads").expect("there");
+                let read = views.payload_bytes(&place_of(1)).expect("reads").expect("there");
                 assert_eq!(read, [7; 9][..], "{mode:?}");
                 drop(read);
-                assert_eq!(views.close_down_to(ShownMax::NONE), 1, "{mode:?}");
+                assert_eq!(views.close_views_down_to(ShownMax::NONE), 1, "{mode:?}");
             }
         }
     }

@@ -49,7 +49,7 @@ pub(super) struct CountedFrames {
 
 impl CountedFrames {
     fn count_frame(&mut self, sequence: u64, frame: &Frame) {
-        let offset = frame.header.next_offset(frame.offset);
+        let offset = frame.header.next_frame_offset(frame.offset);
         let end = LogPosition { sequence, offset, chain: frame.crc };
         self.frame_count += 1;
         self.len += u64::from(frame.header.frame_len);
@@ -89,13 +89,13 @@ struct OnDisk<F> {
 
 impl<F: DiskFile> OnDisk<F> {
     fn open_past_cache<D: Disk<File = F>>(disk: &D, segment: &Scanner<F>) -> Result<OnDisk<F>> {
-        Ok(OnDisk { sequence: segment.sequence, scanner: segment.past_the_cache(disk)? })
+        Ok(OnDisk { sequence: segment.sequence, scanner: segment.reopen_past_cache(disk)? })
     }
 
     /// Whether the disk holds all of a frame that `cached` has found.
     fn holds_whole(&mut self, cached: &mut Scanner<F>, frame: &Frame) -> Result<bool> {
         match &mut self.scanner {
-            Some(scanner) => scanner.holds(frame),
+            Some(scanner) => scanner.holds_whole_frame(frame),
             None => Ok(cached.first_bad_payload(frame)?.is_none()),
         }
     }
@@ -116,7 +116,7 @@ impl<D: Disk> Recovery<'_, D> {
             let is_tail = *sequence == walk.at.sequence;
             let (from, zeros_max) =
                 if is_tail { (walk.at.offset, u64::MAX) } else { (PAGE, UNUSED_LEN) };
-            let (stated, torn) = segment.evidence(from, zeros_max)?;
+            let (stated, torn) = segment.find_durable_evidence(from, zeros_max)?;
             durable = durable.max(stated);
             torn_len += torn;
         }
@@ -124,13 +124,13 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
         };
         if durable > walk.at.last_complete_lsn() {
-            let defect = match segment.frame_at(walk.at.offset)? {
+            let defect = match segment.read_frame_at(walk.at.offset)? {
                 Found::BadTable(_) => Defect::OpTable,
                 Found::Frame(_) => Defect::BrokenChain,
                 Found::Nothing => Defect::FrameHeader,
             };
             let lsn = Lsn(walk.at.last_complete_lsn().0 + 1);
-            return Err(segment.damage(defect, walk.at.offset, lsn));
+            return Err(segment.damage_at(defect, walk.at.offset, lsn));
         }
         if let Some(witness) = witness {
             let end = walk.at.last_complete_lsn();
@@ -197,13 +197,13 @@ impl<D: Disk> Recovery<'_, D> {
         let (index, mut ids) = (&self.mvcc.index, Vec::new());
         visit_counted(segments, cuts, walk, &mut |_, frame| {
             for entries in frame.entries.chunks(TOUCH_COUNT) {
-                ids.extend(entries.iter().map(TableRow::id));
+                ids.extend(entries.iter().map(TableRow::block_id));
                 if ids.len() >= TOUCH_COUNT {
-                    index.touch_all(std::mem::take(&mut ids))?;
+                    index.check_base_readable_for(std::mem::take(&mut ids))?;
                 }
             }
             Ok(())
         })?;
-        index.touch_all(ids)
+        index.check_base_readable_for(ids)
     }
 }

@@ -194,15 +194,15 @@ impl<D: Disk> Recovery<'_, D> {
         self.remove_files(void.into_iter().map(FileName::Segment))?;
         self.remove_files(unused.map(|number| FileName::Checkpoint(*number)))?;
         self.sync_directory()?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         for segment in segments.values().filter(|s| s.sequence < recovered.tail.segment.sequence) {
-            segment.show(self.views, segment.len)?;
-            self.usage.used(segment.sequence, segment.number, segment.len);
+            segment.show_to_readers(self.views, segment.len)?;
+            self.usage.set_used_len(segment.sequence, segment.number, segment.len);
         }
         let tail = &recovered.tail;
         assert_eq!(tail.written, tail.offset, "recovery leaves no append half written");
         assert!(recovered.next_number >= self.next_number, "file numbers grow");
-        self.usage.used(tail.segment.sequence, tail.segment.number, tail.offset);
+        self.usage.set_used_len(tail.segment.sequence, tail.segment.number, tail.offset);
         recovered.chain_of_images = images;
         recovered.report.checkpoint_lsn = start.lsn;
         recovered.report.checkpoint_damaged = damage.is_some();
@@ -221,7 +221,7 @@ impl<D: Disk> Recovery<'_, D> {
         let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
         let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
         self.load_counted(&mut segments, &cuts, &mut walk)?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         let checkpoint_damaged = damage.is_some();
         let checkpoint_lsn = start.lsn;
         Ok((RecoveryReport { clean, checkpoint_lsn, checkpoint_damaged, ..walk.report }, damage))
@@ -253,7 +253,7 @@ impl<D: Disk> Recovery<'_, D> {
         match sealed.len() <= MAPPED_COUNT_MAX {
             true => self
                 .views
-                .show_all()
+                .open_all_views()
                 .map_err(|(name, e)| Error::io(IoOp::Open, path_of(self.disk.path(), name), e)),
             false => Ok(()),
         }
@@ -263,10 +263,14 @@ impl<D: Disk> Recovery<'_, D> {
         if images.summary().is_none() {
             return;
         }
-        self.mvcc.index.install(|| Arc::new(images.clone()));
-        self.mvcc.load_totals(start.total_blocks, start.total_bytes, BlockId(start.id_max));
+        self.mvcc.index.install_base(|| Arc::new(images.clone()));
+        self.mvcc.load_checkpoint_totals(
+            start.total_blocks,
+            start.total_bytes,
+            BlockId(start.id_max),
+        );
         for segment in images.segments() {
-            self.usage.add(*segment);
+            self.usage.add_segment(*segment);
         }
     }
 

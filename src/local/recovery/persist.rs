@@ -63,9 +63,9 @@ impl<D: Disk> Recovery<'_, D> {
             let file = self.disk.open(name, self.options.how);
             let file = file.map_err(|e| Error::io(IoOp::Open, &path, e))?;
             let len_max = self.options.segment_len.max(page_up(segment.len));
-            let (number, seed) = (segment.number, segment.seed());
+            let (number, seed) = (segment.number, segment.frame_seed());
             let opened = Segment::new(number, segment.sequence, seed, len_max, file);
-            segment.show(self.views, len_max)?;
+            segment.show_to_readers(self.views, len_max)?;
             if segment.sequence == walk.at.sequence {
                 self.rewrite_end_mark(&opened, walk)?;
                 let (segment, offset) = (Arc::new(opened), walk.at.offset);
@@ -87,7 +87,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain: walk.at.chain,
             ready,
             next_number: self.next_number,
-            chain_of_images: Chain::empty(self.views.mode()),
+            chain_of_images: Chain::empty(self.views.read_mode()),
             report,
         })
     }
@@ -98,7 +98,8 @@ impl<D: Disk> Recovery<'_, D> {
         let (end, previous) = (walk.at.offset, walk.at.last_previous);
         assert!(end.is_multiple_of(PAGE), "an end mark has its page alone");
         let at = end - PAGE;
-        let mark = FrameHeader::mark(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
+        let mark =
+            FrameHeader::control_record(Kind::End, walk.at.last_lsn, walk.at.last_lsn, previous);
         let (header, crc) = mark.encode(segment.seed, at);
         if crc != walk.at.chain {
             return Err(damaged(FileName::Segment(segment.number), at, Defect::BrokenChain));
@@ -138,10 +139,10 @@ impl<D: Disk> Recovery<'_, D> {
         let cut_in = walk.committed_end().0.sequence;
         assert!(cut_in < sequence, "a truncation record names an earlier segment");
         let io = |e| Error::space(IoOp::Write, self.disk.path(), self.options.segment_len, e);
-        let header = self.segment_maker().new_header(sequence).map_err(io)?;
+        let header = self.segment_maker().new_segment_header(sequence).map_err(io)?;
         let (first, chain) = encode_first_marks(walk, header.frame_seed(self.store), image);
         let (segment, _) = self.make_truncating_segment(number, &header, &first).map_err(io)?;
-        let shown = self.views.insert(sequence, number, &segment.file, segment.len_max());
+        let shown = self.views.insert_mapped(sequence, number, &segment.file, segment.len_max());
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
         self.load_counted(segments, cuts, walk)?;
         self.remove_truncated(segments, walk)?;
@@ -153,7 +154,7 @@ impl<D: Disk> Recovery<'_, D> {
             chain,
             ready: Vec::new(),
             next_number: number + 1,
-            chain_of_images: Chain::empty(self.views.mode()),
+            chain_of_images: Chain::empty(self.views.read_mode()),
             report,
         })
     }
@@ -199,7 +200,7 @@ impl<D: Disk> Recovery<'_, D> {
             let end = page_up(frame.offset + u64::from(frame.header.frame_len));
             let mut at = done.offset.max(frame.offset / PAGE * PAGE);
             while at < end {
-                let bytes = segment.payload(at, (end - at).min(AGAIN_LEN) as u32)?;
+                let bytes = segment.read_payload(at, (end - at).min(AGAIN_LEN) as u32)?;
                 if bytes.is_empty() {
                     break;
                 }
@@ -230,11 +231,11 @@ impl<D: Disk> Recovery<'_, D> {
         first: &[u8],
     ) -> std::io::Result<(Segment<D::File>, u64)> {
         let make = || {
-            let made = self.segment_maker().make(number, header, Source::New(first));
+            let made = self.segment_maker().make_segment(number, header, Source::New(first));
             made.map_err(|not_made| not_made.source)
         };
         match self.reserve {
-            Some(reserve) => reserve.spend(SpaceClass::Recovery, make),
+            Some(reserve) => reserve.retry_with_reserve(SpaceClass::Recovery, make),
             None => make(),
         }
     }
@@ -273,7 +274,7 @@ fn resync_len<F: DiskFile>(file: &F, len: u64) -> std::io::Result<()> {
 fn encode_first_marks(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<u8>, u32) {
     let (end, lsn) = walk.committed_end();
     let cut = Cut { sequence: end.sequence, offset: end.offset }.encode();
-    let mut header = FrameHeader::mark_with(Kind::Cut, lsn, lsn, &cut);
+    let mut header = FrameHeader::control_record_with_body(Kind::Cut, lsn, lsn, &cut);
     header.previous = end.chain;
     let (bytes, mut chain) = header.encode(seed, PAGE);
     let mut out = [&bytes[..], &cut].concat();
@@ -281,7 +282,7 @@ fn encode_first_marks(walk: &Walk, seed: u32, image: Option<ImageName>) -> (Vec<
     if let Some(image) = image {
         // The frame that confirmed the checkpoint may be void now.
         let body = image.encode();
-        let mut header = FrameHeader::mark_with(Kind::Checkpoint, lsn, lsn, &body);
+        let mut header = FrameHeader::control_record_with_body(Kind::Checkpoint, lsn, lsn, &body);
         header.previous = chain;
         let (bytes, crc) = header.encode(seed, PAGE + out.len() as u64);
         out.extend_from_slice(&[&bytes[..], &body].concat());

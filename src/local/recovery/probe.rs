@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::{Disk, FileName, How};
 use crate::local::format::PAGE;
 use crate::local::format::place::damaged;
-use crate::local::format::place::{Damage, to_damage};
+use crate::local::format::place::{Damage, damage_of_error};
 use crate::local::options::ReadMode;
 use crate::local::options::ShownMax;
 use crate::local::read::segment::Views;
@@ -57,7 +57,7 @@ pub(crate) fn probe_store<D: Disk>(disk: D) -> Result<Probe> {
     let _lock = lock_store_shared(&disk)?;
     let disk = Arc::new(disk);
     match examine_store(&disk) {
-        Err(error @ Error::Corrupt { .. }) => to_damage(error).map(Probe::Damaged),
+        Err(error @ Error::Corrupt { .. }) => damage_of_error(error).map(Probe::Damaged),
         examined => examined,
     }
 }

@@ -40,12 +40,12 @@ impl<D: Disk> Recovery<'_, D> {
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
         self.report_progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
         self.load_counted(&mut segments, &cuts, &mut walk)?;
-        self.mvcc.index.finish_load(walk.at.last_lsn);
+        self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         let end = walk.counted_end();
         for segment in segments.range(..=end.sequence).map(|(_, segment)| segment) {
-            segment.show(self.views, segment.len)?;
+            segment.show_to_readers(self.views, segment.len)?;
             let len = if segment.sequence == end.sequence { end.offset } else { segment.len };
-            self.usage.used(segment.sequence, segment.number, len);
+            self.usage.set_used_len(segment.sequence, segment.number, len);
         }
         let (tail, seed) = self.open_tail_to_read(&segments, end)?;
         let ending =
@@ -91,7 +91,7 @@ impl<D: Disk> Recovery<'_, D> {
         let name = FileName::Segment(last.number);
         let file = self.disk.open(name, How::Read);
         let file = file.map_err(|e| Error::io(IoOp::Open, path_of(self.disk.path(), name), e))?;
-        let (seed, len) = (last.seed(), page_up(last.len));
+        let (seed, len) = (last.frame_seed(), page_up(last.len));
         let segment = Arc::new(Segment::new(last.number, last.sequence, seed, len, file));
         Ok((Tail { segment, offset: end.offset, written: end.offset }, seed))
     }

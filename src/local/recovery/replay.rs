@@ -70,8 +70,8 @@ pub(super) struct ReplayBatch {
 impl ReplayBatch {
     /// Adds the entries of a frame of this segment.
     pub(super) fn push_frame(&mut self, sequence: u64, frame: &Frame) {
-        for (offset, entry) in frame.placed() {
-            let (id, lsn) = (entry.id(), frame.header.lsn);
+        for (offset, entry) in frame.rows_with_offsets() {
+            let (id, lsn) = (entry.block_id(), frame.header.lsn);
             let place = |header| Location::new(header, sequence, offset);
             self.steps.push(match entry {
                 TableRow::Write(header) => IdChange { id, lsn, deed: Deed::Write(place(header)) },
@@ -102,8 +102,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// Part of the checkpoint is damaged or cannot be read.
     pub(super) fn load_batch(&self, batch: &mut ReplayBatch) -> Result<()> {
         assert!(u32::try_from(batch.steps.len()).is_ok(), "the index counts entries in 32 bits");
-        let tallies = self.mvcc.load(&batch.steps, self.replay.spread, Tally::count)?;
-        tallies.iter().for_each(|tally| self.usage.settle(tally));
+        let tallies =
+            self.mvcc.load_log_batch(&batch.steps, self.replay.spread, Tally::count_replacement)?;
+        tallies.iter().for_each(|tally| self.usage.apply_tally(tally));
         batch.steps.clear();
         Ok(())
     }
@@ -125,7 +126,8 @@ mod tests {
         let mut segments = BTreeMap::new();
         for id in store.blocks(..).expect("a walk") {
             let id = id.expect("readable").header.block_id;
-            let found = store.inner.shared.mvcc.index.read(id).expect("readable").expect("listed");
+            let found =
+                store.inner.shared.mvcc.index.read_newest(id).expect("readable").expect("listed");
             let (len, count) = segments.entry(u64::from(found.value.segment)).or_default();
             *len += u64::from(found.value.len);
             *count += 1;
@@ -171,7 +173,7 @@ mod tests {
             let stats = store.stats();
             let totals = (stats.total_blocks, stats.total_bytes);
             assert_eq!(totals, (model.len() as u64, len as u64));
-            let counted = store.inner.shared.usage.all().into_iter();
+            let counted = store.inner.shared.usage.all_segments().into_iter();
             let counted = counted.filter(|segment| segment.live_count > 0);
             let counted = counted.map(|s: SegmentUse| (s.sequence, (s.live_len, s.live_count)));
             assert_eq!(counted.collect::<BTreeMap<_, _>>(), live_by_segment(&store));

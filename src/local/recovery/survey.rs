@@ -43,7 +43,7 @@ impl<D: Disk> Recovery<'_, D> {
     pub(super) fn survey_files(&self, listing: &Listing) -> Result<Survey<D::File>> {
         let (mut first_error, mut in_part) = (None, None);
         for number in listing.checkpoints.iter().rev() {
-            let opened = Chain::open(self.disk, self.store, *number, self.views.mode());
+            let opened = Chain::open(self.disk, self.store, *number, self.views.read_mode());
             let error = match opened.and_then(|images| self.survey_from_checkpoint(listing, images))
             {
                 Ok(survey) => match survey.images.first_damage(CHECKED_LEN_MAX)? {
@@ -59,7 +59,7 @@ impl<D: Disk> Recovery<'_, D> {
             first_error.get_or_insert(error);
         }
         // Without a checkpoint, the log must reach back to its beginning.
-        let whole = self.survey_from_checkpoint(listing, Chain::empty(self.views.mode()));
+        let whole = self.survey_from_checkpoint(listing, Chain::empty(self.views.read_mode()));
         match (whole, in_part, first_error) {
             (Err(Error::Corrupt { .. }), Some(in_part), _) => Ok(in_part),
             (Err(Error::Corrupt { .. }), None, Some(first)) => Err(first),
@@ -87,7 +87,7 @@ impl<D: Disk> Recovery<'_, D> {
                 continue;
             }
             self.report_progress(OpenPhase::Survey, 0, 0, 0)?;
-            let scanner = Scanner::open(self.disk, self.store, *number)?;
+            let scanner = Scanner::open_segment(self.disk, self.store, *number)?;
             if scanner.sequence < start.position.sequence {
                 void.push(*number);
                 continue;
@@ -150,7 +150,7 @@ impl<D: Disk> Recovery<'_, D> {
         let (mut walk, mut found) = (Walk::from_checkpoint(start), false);
         follow_chain(segments, cuts, &mut walk, &mut |segment, walk| {
             if let Some((_, frame)) = walk.unwitnessed.pop_back() {
-                found = segment.confirmed(&frame)? == Some(image);
+                found = segment.confirmed_image_name(&frame)? == Some(image);
             }
             Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -166,15 +166,15 @@ impl<D: Disk> Recovery<'_, D> {
 fn find_truncations<F: DiskFile>(segments: &mut Segments<F>, start: LogPosition) -> Result<Cuts> {
     let mut cuts = BTreeMap::new();
     for (sequence, scanner) in segments {
-        let Some(cut) = scanner.cut()? else { continue };
+        let Some(cut) = scanner.read_truncation_record()? else { continue };
         // A record names an earlier segment. Otherwise the walk would not end.
         if cut.sequence >= *sequence {
-            return Err(scanner.damage(Defect::BrokenChain, PAGE, Lsn(0)));
+            return Err(scanner.damage_at(Defect::BrokenChain, PAGE, Lsn(0)));
         }
         let place = (cut.sequence, cut.offset);
         if place < (start.sequence, start.offset) {
             if start.sequence < *sequence {
-                return Err(scanner.damage(Defect::Unconfirmed, PAGE, Lsn(0)));
+                return Err(scanner.damage_at(Defect::Unconfirmed, PAGE, Lsn(0)));
             }
             continue;
         }

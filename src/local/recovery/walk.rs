@@ -126,7 +126,7 @@ impl<D: Disk> Recovery<'_, D> {
             let Some((sequence, frame)) = walk.unwitnessed.pop_front() else { return Ok(()) };
             // As in `count_frame`: the next truncation record names the place behind a commit.
             if frame.header.kind == Kind::Commit {
-                let offset = frame.header.next_offset(frame.offset);
+                let offset = frame.header.next_frame_offset(frame.offset);
                 let place = LogPosition { sequence, offset, chain: frame.crc };
                 walk.witnessed = (place, frame.header.lsn);
             }
@@ -151,7 +151,7 @@ pub(super) fn follow_chain<F: DiskFile>(
         let cut_at = cut;
         let end = cut_at.map_or(segment.len, |(offset, _)| offset);
         while walk.at.offset < end
-            && let Found::Frame(frame) = segment.frame_at(walk.at.offset)?
+            && let Found::Frame(frame) = segment.read_frame_at(walk.at.offset)?
             && walk.at.is_continued_by(&frame)
         {
             walk.take_frame(frame);
@@ -163,14 +163,14 @@ pub(super) fn follow_chain<F: DiskFile>(
             // All before the place of a truncation record was durable when the record was made.
             Some((offset, _)) if walk.at.offset != offset => {
                 let lsn = walk.at.next_lsn();
-                return Err(segment.damage(Defect::FrameHeader, walk.at.offset, lsn));
+                return Err(segment.damage_at(Defect::FrameHeader, walk.at.offset, lsn));
             }
             Some((_, next)) => next,
             None => walk.at.sequence + 1,
         };
-        segment.rest();
+        segment.free_window();
         let Some(segment) = segments.get_mut(&next) else { return Ok(()) };
-        match segment.frame_at(PAGE)? {
+        match segment.read_frame_at(PAGE)? {
             Found::Frame(frame) if walk.at.is_continued_by(&frame) => {
                 (walk.at.sequence, walk.at.offset) = (next, PAGE);
             }
@@ -252,6 +252,6 @@ impl ChainEnd {
         self.last_lsn = header.lsn;
         self.last_kind = header.kind;
         self.parts_open = !header.last_part;
-        self.offset = header.next_offset(frame.offset);
+        self.offset = header.next_frame_offset(frame.offset);
     }
 }

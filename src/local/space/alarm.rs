@@ -1,14 +1,15 @@
-//! The alarm: tells that space is running out, before it has.
+//! The alarm: calls back when space runs low, before it has run out.
 //!
-//! Owns whether it has rung. It rings once when less is left than the threshold, and again only after more
-//! than an eighth above that was left in between, so that what is zeroed ahead and given back does not
-//! make it ring for ever. Does not look by itself: the upkeep does.
+//! Owns whether the alarm has rung. It rings once when less is left than the threshold. It can ring
+//! again only after more than an eighth above the threshold was left in between. So space that is
+//! zeroed ahead and given back does not make it ring again and again. The maintenance thread
+//! measures the space and calls it.
 
 use crate::callback::{self, Duty};
 use crate::local::options::OnSpaceLow;
 use crate::sync::{AtomicBool, Ordering};
 
-/// Tells whoever wants to know, if anybody does.
+/// Calls the callback of [`OnSpaceLow`], if one is set.
 pub(crate) struct Alarm {
     on: Option<OnSpaceLow>,
     rung: AtomicBool,
@@ -19,13 +20,14 @@ impl Alarm {
         Alarm { on, rung: AtomicBool::new(false) }
     }
 
-    /// Whether anybody wants to know.
+    /// Whether a callback is set.
     pub(crate) fn is_set(&self) -> bool {
         self.on.is_some()
     }
 
-    /// So much is left. Call it without locks and with nothing of the store begun: who is told may use the store.
-    pub(crate) fn look(&self, left: u64) {
+    /// Rings if `left` bytes are below the threshold. Called without locks and with nothing of the
+    /// store begun, because the callback may use the store.
+    pub(crate) fn ring_if_low(&self, left: u64) {
         let Some(OnSpaceLow { threshold, tell }) = &self.on else { return };
         if left >= threshold.saturating_add(threshold / 8) {
             self.rung.store(false, Ordering::Relaxed);
@@ -52,7 +54,9 @@ mod tests {
             move |left| heard.lock().push(left)
         };
         let alarm = Alarm::new(Some(OnSpaceLow { threshold: 800, tell: Arc::new(tell) }));
-        [1000, 800, 799, 500, 850, 700, 900, 750, 10].into_iter().for_each(|left| alarm.look(left));
+        [1000, 800, 799, 500, 850, 700, 900, 750, 10]
+            .into_iter()
+            .for_each(|left| alarm.ring_if_low(left));
         assert_eq!(*heard.lock(), [799, 750]);
     }
 
@@ -60,7 +64,7 @@ mod tests {
     fn panic_of_who_is_told_ends_there() {
         let tell = Arc::new(|left| panic!("{left} bytes are left"));
         let alarm = Alarm::new(Some(OnSpaceLow { threshold: 800, tell }));
-        alarm.look(10);
+        alarm.ring_if_low(10);
         assert!(alarm.rung.load(Ordering::Relaxed));
     }
 }

@@ -1,7 +1,8 @@
-//! Making segments: from nothing, or from the file of one that nobody needs any more.
+//! Making segments: from a new file, or from the file of a segment kept for reuse.
 //!
-//! Owns the order of steps that makes a segment complete and durable under a `TMP-` name before it gets its
-//! `SEG-` name, and what is left when one of them fails: nothing, or a name that may come back ([`SegmentNotMade`]).
+//! Owns the order of steps: a segment is complete and durable under a `TMP-` name before it gets
+//! its `SEG-` name. Owns also the state after a failed step: no file, or a name that may come back
+//! ([`SegmentNotMade`]).
 
 use std::io;
 
@@ -14,12 +15,12 @@ use crate::local::format::segment::{LEN_MAX, SEQUENCE_MAX, SegmentHeader};
 use crate::local::read::segment::Segment;
 use crate::unheard::unheard;
 
-/// What a new segment is made of.
+/// The source of a new segment's file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source<'a> {
     /// A new file, with these bytes behind its header.
     New(&'a [u8]),
-    /// The file of a segment out of use, with this number.
+    /// The file of a segment kept for reuse, with this number.
     Spare(u64),
 }
 
@@ -27,8 +28,8 @@ pub(crate) enum Source<'a> {
 #[derive(Debug)]
 pub(crate) struct SegmentNotMade {
     pub(crate) source: io::Error,
-    /// The segment's name may come back after a power cut. Another segment with its place in the row
-    /// would make the store unreadable: none may be made in this session.
+    /// The segment's name may come back after a power cut. Another segment with its sequence would
+    /// make the store unreadable, so none may be made in this session.
     pub(super) left: Option<PoisonCause>,
 }
 
@@ -38,8 +39,9 @@ impl From<io::Error> for SegmentNotMade {
     }
 }
 
-/// Removes a file that did not come to be used, for good. Otherwise says what stands in the way.
-pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
+/// Removes an unused file durably. Otherwise returns the cause for which the store must be
+/// poisoned.
+pub(crate) fn remove_durably<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause> {
     match disk.remove(name) {
         Ok(()) => disk.sync_dir().err().map(|_| PoisonCause::SyncFailed),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -47,7 +49,7 @@ pub(crate) fn take_back<D: Disk>(disk: &D, name: FileName) -> Option<PoisonCause
     }
 }
 
-/// What it takes to make segments of one store.
+/// Makes the segments of one store.
 pub(crate) struct SegmentMaker<'a, D: Disk> {
     pub(crate) disk: &'a D,
     pub(crate) store: &'a Description,
@@ -55,15 +57,15 @@ pub(crate) struct SegmentMaker<'a, D: Disk> {
 }
 
 impl<D: Disk> SegmentMaker<'_, D> {
-    /// Makes a segment, and says how far it is written. It is durable when this returns, and gone when
-    /// it fails, unless [`SegmentNotMade`] says otherwise.
-    pub(crate) fn make(
+    /// Makes a segment, and returns how far it is written. On success it is durable. On failure it
+    /// is gone, unless [`SegmentNotMade`] says otherwise.
+    pub(crate) fn make_segment(
         &self,
         number: u64,
         header: &SegmentHeader,
         source: Source<'_>,
     ) -> std::result::Result<(Segment<D::File>, u64), SegmentNotMade> {
-        let made = self.try_to_make(number, header, source);
+        let made = self.try_make_segment(number, header, source);
         if made.is_err() {
             let removed = self.disk.remove(FileName::Temporary(number));
             unheard(removed, "the next open removes it, and it only takes space");
@@ -71,7 +73,7 @@ impl<D: Disk> SegmentMaker<'_, D> {
         made
     }
 
-    fn try_to_make(
+    fn try_make_segment(
         &self,
         number: u64,
         header: &SegmentHeader,
@@ -82,6 +84,8 @@ impl<D: Disk> SegmentMaker<'_, D> {
             Source::New(first) => first.len() as u64,
             Source::Spare(_) => 0,
         };
+        assert!(header.store_id == self.store.store_id, "a segment belongs to its store");
+        debug_assert!(header.sequence > 0, "sequences start at 1");
         assert!(PAGE + first_len <= LEN_MAX, "a segment begins with marks");
         if header.sequence > SEQUENCE_MAX {
             return Err(SegmentNotMade::from(io::Error::from(io::ErrorKind::StorageFull)));
@@ -99,17 +103,17 @@ impl<D: Disk> SegmentMaker<'_, D> {
         write_all_at(&file, 0, &header.encode())?;
         write_all_at(&file, PAGE, first)?;
         if matches!(source, Source::Spare(_)) && file.len()? > options.segment_len {
-            // It held a block longer than the segments of this session.
+            // Its former use held a block longer than the segments of this session.
             file.set_len(options.segment_len)?;
         }
         file.sync_data()?;
         let written = file.len()?.min(options.segment_len) / PAGE * PAGE;
         drop(file);
-        let not_made = |source| SegmentNotMade { source, left: take_back(disk, finished) };
-        // It may have taken effect all the same.
+        let not_made = |source| SegmentNotMade { source, left: remove_durably(disk, finished) };
+        // A rename that failed may have taken effect all the same.
         disk.rename(unfinished, finished).map_err(not_made)?;
         if let Err(source) = disk.sync_dir() {
-            take_back(disk, finished);
+            remove_durably(disk, finished);
             return Err(not_synced(source));
         }
         let file = disk.open(finished, options.how).map_err(not_made)?;
@@ -119,7 +123,7 @@ impl<D: Disk> SegmentMaker<'_, D> {
     }
 
     /// A header for a new use of a file.
-    pub(crate) fn new_header(&self, sequence: u64) -> io::Result<SegmentHeader> {
+    pub(crate) fn new_segment_header(&self, sequence: u64) -> io::Result<SegmentHeader> {
         let mut salt = [0; 8];
         self.disk.random(&mut salt)?;
         Ok(SegmentHeader {

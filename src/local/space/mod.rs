@@ -4,27 +4,27 @@
 //! zeros or by frames). A sync is cheap where nothing but bytes changes: no length, no extents. So
 //! the tail moves through space that was zeroed and synced before. Invariants:
 //!
-//! 1. Whoever carries the log writes below `written` of the active segment only, and raises it by
-//!    [`Space::reserve`]; a worker zeroes at or above it only. Nobody zeroes what the log wrote.
-//! 2. A segment is complete (header, first zeros) and durable under a `TMP-` name before it gets its
-//!    `SEG-` name, and its name is durable before the log uses it.
-//! 3. No two segments with the same place in the row exist, whatever a power cut leaves: one that was
-//!    named and then not used is removed, durably, before another is made.
-//! 4. Whatever may run short, space, length of the file, descriptors and memory for another segment, is taken
-//!    before the first byte of a group is written: a shortage refuses a group as a whole, and leaves nothing of
-//!    it.
+//! 1. The leader writes below `written` of the active segment only, and raises it by
+//!    [`Space::extend_active`]. A worker zeroes at or above it only, so it never zeroes a frame.
+//! 2. A segment is complete (header, first zeros) and durable under a `TMP-` name before it gets
+//!    its `SEG-` name. That name is durable before the log uses the segment.
+//! 3. No two segments have the same sequence, whatever a power cut leaves. A segment that was named
+//!    and then not used is removed, durably, before another is made.
+//! 4. Space, file length, descriptors and memory for another segment are taken before the first
+//!    byte of a group is written. A shortage refuses the group as a whole and leaves nothing of it.
 //!
-//! A segment takes `segment_len` of this session. A block of an earlier one may be longer than that: the
-//! empty segment that it is moved to grows as far as this block needs ([`Space::lengthen`]).
+//! A segment takes `segment_len` of this session. A block of an earlier session may be longer. The
+//! empty segment that it is relocated to grows as far as this block needs
+//! ([`Space::lengthen_segment`]).
 //!
-//! A segment that nobody needs any more ([`Space::give_back`]) becomes the next one, under a header,
-//! salt and name of its own: its space was written once and needs no zeros. First it loses its name,
-//! durably, so that its header is never changed under it. Those that the log will not need soon go
-//! back to the file system.
+//! A segment that holds no live block becomes the next one ([`Space::keep_for_reuse`]), under a new
+//! header, salt and name. Its space was written once and needs no zeros. It loses its old name,
+//! durably, before its header changes. Segments that the log will not need soon go back to the file
+//! system ([`Space::remove_segment_file`]).
 //!
-//! How much is zeroed ahead grows with what is written, so that a new store stays small. When the
-//! tail catches up with large groups (a bulk load), zeroing would only take bandwidth from it: the
-//! log then reserves unwritten space for itself, and zeroing pauses.
+//! The length zeroed ahead grows with the length written, so a new store stays small. When the tail
+//! catches up with large groups (a bulk load), zeroing would only take bandwidth from it. The log
+//! then reserves unwritten space for itself, and zeroing pauses.
 
 pub(crate) mod alarm;
 mod make;
@@ -39,7 +39,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub(crate) use make::{SegmentMaker, Source, take_back};
+pub(crate) use make::{SegmentMaker, Source, remove_durably};
 
 use crate::error::{Error, IoOp, OverQuota, Resource, Result, SpaceLimit, shortage};
 use crate::io::pool::IoPool;
@@ -49,27 +49,31 @@ use crate::local::format::{PAGE, page_up};
 use crate::local::poison::Poison;
 use crate::local::read::segment::{Segment, Views};
 use crate::local::space::quota::Ledger;
-use crate::local::space::reserve::{Fit, Reserve, SpaceClass, is_full};
+use crate::local::space::reserve::{Fit, Reserve, SpaceClass, is_out_of_space};
 use crate::local::stall::StallLog;
 use crate::mvcc::counters::Counter;
 use crate::stats::StallCause;
 use crate::sync::{Condvar, Mutex};
 
-/// Zeroed ahead in a new store, and by one step of a worker at least.
+/// Zeroed ahead in a new store, and by one step of a worker, at least.
 const AHEAD_LEN_MIN: u64 = 1 << 20;
-/// Zeroed by one step of a worker at most: the tail may have to wait for one.
+/// Zeroed by one step of a worker at most, because the tail may have to wait for it.
 const STEP_LEN_MAX: u64 = 8 << 20;
 /// Reserved at once when the tail has caught up.
 const RESERVE_LEN: u64 = 1 << 20;
 /// A group of this length that catches up with zeroing is a bulk load.
 const BULK_LEN: u64 = 256 << 10;
 
+// Direct writes take whole pages.
+const _: () = assert!(AHEAD_LEN_MIN.is_multiple_of(PAGE) && STEP_LEN_MAX.is_multiple_of(PAGE));
+const _: () = assert!(RESERVE_LEN.is_multiple_of(PAGE) && AHEAD_LEN_MIN <= STEP_LEN_MAX);
+
 /// How to make segments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpaceOptions {
     pub(crate) segment_len: u64,
     pub(crate) ahead_len_max: u64,
-    /// How log files are opened: to be written, or to be read in a session that writes nothing.
+    /// How log files are opened: for writing, or for reading in a read-only session.
     pub(crate) how: How,
 }
 
@@ -80,7 +84,7 @@ pub(crate) struct Space<D: Disk> {
     options: SpaceOptions,
     views: Arc<Views>,
     poison: Arc<Poison>,
-    /// `None` in single-threaded mode: whoever needs space makes it.
+    /// `None` in single-threaded mode: the thread that needs space makes it.
     pool: Option<Arc<IoPool>>,
     pub(crate) reserve: Reserve<D>,
     quota: Option<Arc<Ledger>>,
@@ -90,7 +94,7 @@ pub(crate) struct Space<D: Disk> {
     zeroed: Counter,
 }
 
-/// What a [`Space`] is made of and works with.
+/// The parts of a [`Space`].
 pub(crate) struct SpaceParts<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) store: Description,
@@ -114,19 +118,20 @@ struct SpaceState<F> {
     next_sequence: u64,
     /// Bytes written by the log since open.
     appended: u64,
-    /// Asked for by [`Space::prepare`].
+    /// Bytes that [`Space::await_zeroed_ahead`] asks for.
     wanted: u64,
-    /// What is left of that.
+    /// Bytes zeroed on request and not written yet.
     prepared: u64,
     bulk: bool,
-    /// A worker has been told to work, and which segment it is changing.
+    /// A worker runs, or is about to.
     working: bool,
     zeroing: Option<u64>,
     failure: Option<Arc<io::Error>>,
     closed: bool,
 }
 
-/// A segment and how far it is written.
+/// A segment and how far it is written. `written` is whole pages, at least the header's page, and
+/// at most `len_max` of the segment.
 struct Ahead<F> {
     segment: Arc<Segment<F>>,
     /// The zeroing descriptor.
@@ -135,12 +140,16 @@ struct Ahead<F> {
 }
 
 impl<F> Ahead<F> {
-    fn room(&self) -> u64 {
+    fn unwritten_len(&self) -> u64 {
+        debug_assert!(
+            self.written <= self.segment.len_max(),
+            "a segment is written inside its length"
+        );
         self.segment.len_max() - self.written
     }
 }
 
-/// Where the log goes on.
+/// Where the log continues.
 pub(crate) struct Tail<F> {
     pub(crate) segment: Arc<Segment<F>>,
     pub(crate) offset: u64,
@@ -149,7 +158,8 @@ pub(crate) struct Tail<F> {
 }
 
 impl<D: Disk> Space<D> {
-    /// Takes over behind the tail that recovery found.
+    /// Continues behind the tail that recovery found. `ready` are the segments behind it, in log
+    /// order.
     pub(crate) fn new(
         parts: SpaceParts<D>,
         tail: Tail<D::File>,
@@ -205,56 +215,61 @@ impl<D: Disk> Space<D> {
         self.zeroed.sum()
     }
 
-    /// Bytes of frames that any segment still to come has room for.
-    pub(crate) fn segment_room(&self) -> u64 {
+    /// Bytes of frames that fit into any segment still to come.
+    pub(crate) fn segment_capacity(&self) -> u64 {
         self.options.segment_len - PAGE
     }
 
-    /// Lets ordinary writes to a store of so many blocks in, which have no business with the reserve: while
-    /// that is short, space that returns goes there first. Says whether the reserve should grow soon.
+    /// Admits ordinary writes to a store of so many blocks; they may not use the reserve. While the
+    /// reserve is short, space that returns goes there first. True where the reserve should grow
+    /// soon.
     ///
     /// # Errors
     /// [`Error::StorageFull`] and the disk's own.
-    pub(crate) fn admit(&self, block_count: u64) -> Result<bool> {
-        let fit = self.reserve.fit(block_count);
+    pub(crate) fn admit_ordinary_write(&self, block_count: u64) -> Result<bool> {
+        let fit = self.reserve.level_for_blocks(block_count);
         if fit == Fit::TooSmall || self.reserve.is_short() {
-            let suit = || self.reserve.suit_blocks(block_count);
+            let suit = || self.reserve.resize_for_blocks(block_count);
             let suited = self.stalls.wait(StallCause::Full, suit);
-            suited.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+            suited.map_err(|source| self.allocation_error(source, self.reserve.missing_len()))?;
         }
         Ok(fit == Fit::Tight)
     }
 
-    /// Whether nothing may be taken but by what makes space.
-    pub(crate) fn is_full(&self) -> bool {
-        self.reserve.is_short() || self.quota.as_ref().is_some_and(|quota| quota.is_over())
+    /// Whether only operations that reclaim space may take any.
+    pub(crate) fn is_disk_or_quota_full(&self) -> bool {
+        self.reserve.is_short() || self.quota.as_ref().is_some_and(|quota| quota.is_over_quota())
     }
 
-    /// The error of what may not have so many bytes.
-    pub(crate) fn full(&self, needed: u64) -> Error {
-        let ends = self.quota.as_ref().filter(|quota| quota.left() < needed);
-        let limit = ends.map_or(SpaceLimit::Disk, |quota| SpaceLimit::MaxBytes(quota.max()));
+    /// The error for a request of `needed` bytes that is refused.
+    pub(crate) fn storage_full_error(&self, needed: u64) -> Error {
+        let ends = self.quota.as_ref().filter(|quota| quota.remaining_len() < needed);
+        let limit =
+            ends.map_or(SpaceLimit::Disk, |quota| SpaceLimit::MaxBytes(quota.quota_len_max()));
         Error::StorageFull { needed, path: self.disk.path().to_path_buf(), limit }
     }
 
     /// Lets the log write the active segment up to `end`.
-    pub(crate) fn reserve(&self, end: u64, claim: SpaceClass) -> Result<()> {
+    pub(crate) fn extend_active(&self, end: u64, class: SpaceClass) -> Result<()> {
         let state = self.state.lock();
-        self.check_end(&state.active, end)?;
+        debug_assert!(end.is_multiple_of(PAGE), "a group ends on a page boundary");
+        assert!(end <= state.active.segment.len_max(), "a group ends inside its segment");
+        self.check_file_may_reach(&state.active, end)?;
         if end <= state.active.written {
             return Ok(());
         }
         drop(state);
-        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up(end, claim))
+        self.stalls.wait(StallCause::SpaceAhead, || self.allocate_active(end, class))
     }
 
-    /// Refuses what the process may not write, though there are zeros already: its limit may have been lowered.
-    fn check_end(&self, ahead: &Ahead<D::File>, end: u64) -> Result<()> {
+    /// Refuses an end that the process may not write up to, even over zeros that exist: its file
+    /// length limit may have been lowered.
+    fn check_file_may_reach(&self, ahead: &Ahead<D::File>, end: u64) -> Result<()> {
         let allowed = ahead.zeroer.may_reach(end);
-        allowed.map_err(|source| self.refused(source, end - ahead.written.min(end)))
+        allowed.map_err(|source| self.allocation_error(source, end - ahead.written.min(end)))
     }
 
-    fn catch_up(&self, end: u64, claim: SpaceClass) -> Result<()> {
+    fn allocate_active(&self, end: u64, class: SpaceClass) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.active.segment.sequence;
         while state.active.written < end && state.zeroing == Some(sequence) {
@@ -264,44 +279,49 @@ impl<D: Disk> Space<D> {
         if end <= written {
             return Ok(());
         }
-        // The tail has caught up. Zeroing does not touch the active segment while we hold the lock.
+        // The tail has caught up. No worker zeroes the active segment while this thread holds the
+        // lock.
         state.bulk = end - state.tail >= BULK_LEN;
         let to = end.max(written + RESERVE_LEN).min(state.active.segment.len_max());
         let zeroer = &state.active.zeroer;
-        let more = (!self.is_full()).then(|| zeroer.reserve(written, to - written));
+        let more = (!self.is_disk_or_quota_full()).then(|| zeroer.reserve(written, to - written));
         let to = match more {
             Some(Ok(())) => to,
-            Some(Err(source)) if !is_full(&source) && !is_too_long(&source) => {
-                return Err(self.refused(source, to - written));
+            Some(Err(source)) if !is_out_of_space(&source) && !is_file_length_limit(&source) => {
+                return Err(self.allocation_error(source, to - written));
             }
-            // No more than has to be.
+            // No more than this group needs.
             Some(Err(_)) | None => {
-                let reserved = self.reserve.spend(claim, || zeroer.reserve(written, end - written));
-                reserved.map_err(|source| self.refused(source, end - written))?;
+                let reserved = self
+                    .reserve
+                    .retry_with_reserve(class, || zeroer.reserve(written, end - written));
+                reserved.map_err(|source| self.allocation_error(source, end - written))?;
                 end
             }
         };
+        debug_assert!(end <= to, "the whole group is allocated");
         state.active.written = to;
         Ok(())
     }
 
-    /// The `count`-th segment behind the active one, made if it is not there yet. The log goes on
-    /// with it after [`Space::activate`].
-    pub(crate) fn upcoming(
+    /// The `count`-th segment behind the active one, made if it is not there yet. The log continues
+    /// in it after [`Space::advance_tail`].
+    pub(crate) fn upcoming_segment(
         self: &Arc<Self>,
         count: usize,
-        claim: SpaceClass,
+        class: SpaceClass,
     ) -> Result<Arc<Segment<D::File>>> {
+        debug_assert!(count > 0, "the active segment is not an upcoming one");
         if let Some(ahead) = self.state.lock().ready.get(count - 1) {
             return Ok(Arc::clone(&ahead.segment));
         }
-        self.stalls.wait(StallCause::NextSegment, || self.await_upcoming(count, claim))
+        self.stalls.wait(StallCause::NextSegment, || self.await_upcoming_segment(count, class))
     }
 
-    fn await_upcoming(
+    fn await_upcoming_segment(
         self: &Arc<Self>,
         count: usize,
-        claim: SpaceClass,
+        class: SpaceClass,
     ) -> Result<Arc<Segment<D::File>>> {
         let mut state = self.state.lock();
         state.failure = None;
@@ -311,29 +331,34 @@ impl<D: Disk> Space<D> {
                 return Ok(Arc::clone(&ahead.segment));
             }
             if let Some(failure) = state.failure.take() {
-                let drawn = is_full(&failure) && self.reserve.draw_again(claim, &mut step);
+                let drawn =
+                    is_out_of_space(&failure) && self.reserve.draw_doubled_step(class, &mut step);
                 if !drawn {
-                    return Err(self.failed(&failure));
+                    return Err(self.worker_failure_error(&failure));
                 }
             }
             self.poison.check()?;
             if state.closed {
                 return Err(Error::Closed);
             }
-            self.start_work(&mut state, true);
+            self.start_worker(&mut state, true);
             if state.working {
                 self.changed.wait(&mut state);
             }
         }
     }
 
-    /// Has a segment hold a frame of that length, however short the segments of this session are: the active
-    /// one, or the `count`-th behind it. No frame is in it yet, so no reader looks at it.
+    /// Lengthens a segment until it can hold a frame of that length: the active one, or the
+    /// `count`-th behind it. No frame is in it yet, so no reader looks at it.
     ///
     /// # Errors
     /// [`Error::Io`]: the system refuses a longer map; the segment is as long as it was.
-    pub(crate) fn lengthen(&self, count: usize, frame_len: u64) -> Result<()> {
+    pub(crate) fn lengthen_segment(&self, count: usize, frame_len: u64) -> Result<()> {
         let state = self.state.lock();
+        debug_assert!(
+            count > 0 || state.tail == PAGE,
+            "no frame is in a segment that is lengthened"
+        );
         let segment = match count {
             0 => &state.active.segment,
             count => &state.ready[count - 1].segment,
@@ -342,25 +367,27 @@ impl<D: Disk> Space<D> {
         if len <= segment.len_max() {
             return Ok(());
         }
-        let shown = self.views.insert(segment.sequence, segment.number, &segment.file, len);
+        let shown = self.views.insert_mapped(segment.sequence, segment.number, &segment.file, len);
         shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
-        segment.lengthen(len);
+        segment.raise_len_max(len);
         Ok(())
     }
 
     /// Lets the log write an upcoming segment up to `end`.
-    pub(crate) fn reserve_upcoming(&self, count: usize, end: u64, claim: SpaceClass) -> Result<()> {
+    pub(crate) fn extend_upcoming(&self, count: usize, end: u64, class: SpaceClass) -> Result<()> {
         let state = self.state.lock();
         let ahead = &state.ready[count - 1];
-        self.check_end(ahead, end)?;
+        debug_assert!(end.is_multiple_of(PAGE), "a group ends on a page boundary");
+        assert!(end <= ahead.segment.len_max(), "a group ends inside its segment");
+        self.check_file_may_reach(ahead, end)?;
         if end <= ahead.written {
             return Ok(());
         }
         drop(state);
-        self.stalls.wait(StallCause::SpaceAhead, || self.catch_up_upcoming(count, end, claim))
+        self.stalls.wait(StallCause::SpaceAhead, || self.allocate_upcoming(count, end, class))
     }
 
-    fn catch_up_upcoming(&self, count: usize, end: u64, claim: SpaceClass) -> Result<()> {
+    fn allocate_upcoming(&self, count: usize, end: u64, class: SpaceClass) -> Result<()> {
         let mut state = self.state.lock();
         let sequence = state.ready[count - 1].segment.sequence;
         while state.ready[count - 1].written < end && state.zeroing == Some(sequence) {
@@ -369,113 +396,124 @@ impl<D: Disk> Space<D> {
         let ahead = &mut state.ready[count - 1];
         if ahead.written < end {
             let (from, len) = (ahead.written, end - ahead.written);
-            let reserved = self.reserve.spend(claim, || ahead.zeroer.reserve(from, len));
-            reserved.map_err(|source| self.refused(source, len))?;
+            let reserved =
+                self.reserve.retry_with_reserve(class, || ahead.zeroer.reserve(from, len));
+            reserved.map_err(|source| self.allocation_error(source, len))?;
             ahead.written = end;
         }
         Ok(())
     }
 
-    /// Says where the tail is now: `rolled` segments further, at `offset`, after `len` bytes.
-    pub(crate) fn advance(self: &Arc<Self>, rolled: usize, offset: u64, len: u64) {
+    /// Moves the tail `rolled` segments further, to `offset`, after `len` bytes of frames.
+    pub(crate) fn advance_tail(self: &Arc<Self>, rolled: usize, offset: u64, len: u64) {
         let mut state = self.state.lock();
+        assert!(rolled <= state.ready.len(), "the log rolls into segments that were made");
         for _ in 0..rolled {
             if let Some(next) = state.ready.pop_front() {
                 state.active = next;
             }
         }
+        assert!(offset <= state.active.written, "the tail moves inside prepared space");
         state.tail = offset;
         state.appended += len;
         state.prepared = state.prepared.saturating_sub(len);
         state.bulk &= len >= BULK_LEN;
-        self.start_work(&mut state, false);
+        self.start_worker(&mut state, false);
     }
 
-    /// Says that the log has left these segments, and all of it there is written.
-    pub(crate) fn settle(&self, sequences: Range<u64>) {
-        self.views.settle(sequences);
+    /// Tells the views that the log has left these segments and all their bytes are written.
+    pub(crate) fn mark_segments_written(&self, sequences: Range<u64>) {
+        self.views.mark_segments_written(sequences);
     }
 
     /// Cuts a segment that the log has left at its end.
     ///
     /// # Errors
     /// [`Error::Io`]: the file keeps its length, which does no harm.
-    pub(crate) fn cut_sealed(&self, sequence: u64, end: u64) -> Result<()> {
+    pub(crate) fn cut_sealed_segment(&self, sequence: u64, end: u64) -> Result<()> {
         let mut state = self.state.lock();
+        assert!(sequence < state.active.segment.sequence, "the log has left a segment that is cut");
         while state.zeroing == Some(sequence) {
             self.changed.wait(&mut state);
         }
         drop(state);
         let io = |e| Error::io(IoOp::Resize, self.disk.path(), e);
-        let Some(number) = self.views.number(sequence) else { return Ok(()) };
+        let Some(number) = self.views.file_number_of(sequence) else { return Ok(()) };
         let file = self.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
         file.set_len(end).map_err(io)
     }
 
     /// Waits until `len` bytes behind the tail are zeroed.
-    pub(crate) fn prepare(self: &Arc<Self>, len: u64) -> Result<()> {
+    pub(crate) fn await_zeroed_ahead(self: &Arc<Self>, len: u64) -> Result<()> {
         let mut state = self.state.lock();
-        // A closed store's reserve is no longer ours.
-        if self.is_full() && !state.closed {
+        // A closed store no longer owns its reserve.
+        if self.is_disk_or_quota_full() && !state.closed {
             let refilled = self.reserve.refill();
-            refilled.map_err(|source| self.refused(source, self.reserve.missing_len()))?;
+            refilled.map_err(|source| self.allocation_error(source, self.reserve.missing_len()))?;
         }
         state.failure = None;
         let prepared = loop {
             if state.closed {
                 break Err(Error::Closed);
             }
-            if state.ahead_len() >= len {
+            if state.zeroed_ahead_len() >= len {
                 state.prepared = state.prepared.max(len);
                 break Ok(());
             }
             if let Some(failure) = state.failure.take() {
-                break Err(self.failed(&failure));
+                break Err(self.worker_failure_error(&failure));
             }
             if let Err(poisoned) = self.poison.check() {
                 break Err(poisoned);
             }
-            // Who asks for zeros is not in the middle of a bulk load any more. Each time: somebody else may have
-            // got as much as he wanted.
+            // A caller that asks for zeros is not in a bulk load. Set in each round: another caller
+            // may have got its zeros meanwhile and ended its request.
             state.bulk = false;
             state.wanted = state.wanted.max(len);
-            self.start_work(&mut state, false);
+            self.start_worker(&mut state, false);
             if state.working {
                 self.changed.wait(&mut state);
             }
         };
-        // Others who wait say again what they want.
+        // Other callers that wait set it again.
         state.wanted = 0;
         prepared
     }
 
     /// A file number that no file has.
-    pub(crate) fn take_number(&self) -> u64 {
+    pub(crate) fn take_file_number(&self) -> u64 {
         let mut state = self.state.lock();
         state.next_number += 1;
         state.next_number - 1
     }
 
-    /// Takes a segment that nobody needs any more, whose bytes no reader looks at, to be the next one.
-    pub(crate) fn keep(&self, number: u64) {
-        self.state.lock().spare.push_back(number);
+    /// Keeps a segment without live blocks for reuse. No reader looks at its bytes any more.
+    pub(crate) fn keep_for_reuse(&self, number: u64) {
+        let mut state = self.state.lock();
+        let mut used = std::iter::once(&state.active).chain(&state.ready);
+        assert!(
+            used.all(|ahead| ahead.segment.number != number),
+            "the log has left a kept segment"
+        );
+        debug_assert!(!state.spare.contains(&number), "a segment is kept once");
+        state.spare.push_back(number);
     }
 
-    /// Gives a segment that nobody needs any more back to the file system.
+    /// Removes the file of a segment without live blocks.
     ///
     /// # Errors
     /// [`Error::Io`]: the file is left to the next open, which removes it.
-    pub(crate) fn give_back(&self, number: u64) -> Result<()> {
+    pub(crate) fn remove_segment_file(&self, number: u64) -> Result<()> {
         let removed = self.disk.remove(FileName::Segment(number));
         removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
     }
 
-    /// Gives what was made ahead back to the file system, but for a little: nobody writes at the moment. What
-    /// somebody had prepared stays until it is used, unless `all` is wanted.
+    /// Gives space made ahead back to the file system, all but a little, while the store is idle.
+    /// Space zeroed on request stays until it is used, unless `all` is set.
     ///
     /// # Errors
     /// [`Error::Io`]: the file system refused to cut or remove a file, which does no harm.
-    pub(crate) fn shrink(&self, all: bool) -> Result<()> {
+    pub(crate) fn shrink_ahead(&self, all: bool) -> Result<()> {
         let mut state = self.state.lock();
         let spare = std::mem::take(&mut state.spare);
         let tail = state.tail;
@@ -484,7 +522,7 @@ impl<D: Disk> Space<D> {
             let SpaceState { active, ready, appended, .. } = &mut *state;
             let active = (active, tail + AHEAD_LEN_MIN);
             for (ahead, end) in std::iter::once(active).chain(ready.iter_mut().map(|a| (a, PAGE))) {
-                // A failed attempt to zero may have made the file longer than it counts for.
+                // A failed attempt to zero may have made the file longer than `written` says.
                 let is_longer =
                     self.reserve.is_short() && ahead.zeroer.len().is_ok_and(|l| l > end);
                 if ahead.written > end || (is_longer && ahead.written == end) {
@@ -493,38 +531,39 @@ impl<D: Disk> Space<D> {
                     ahead.written = end;
                 }
             }
-            // Growth begins anew.
+            // The length zeroed ahead grows from its minimum again.
             *appended = 0;
         }
         drop(state);
-        spare.into_iter().try_for_each(|number| self.give_back(number))
+        spare.into_iter().try_for_each(|number| self.remove_segment_file(number))
     }
 
-    /// Bytes that are kept for what is still to be written: ahead of the tail, and of segments out of
-    /// use.
+    /// Bytes kept for later writes: zeroed ahead of the tail, and in segments kept for reuse.
     pub(crate) fn free_len(&self) -> u64 {
         let state = self.state.lock();
-        state.ahead_len() + state.spare.len() as u64 * self.options.segment_len
+        state.zeroed_ahead_len() + state.spare.len() as u64 * self.options.segment_len
     }
 
-    /// Begins to make and zero what a new session needs.
-    pub(crate) fn start(self: &Arc<Self>) {
-        self.start_work(&mut self.state.lock(), false);
+    /// Starts to make and zero what a new session needs.
+    pub(crate) fn start_zeroing(self: &Arc<Self>) {
+        self.start_worker(&mut self.state.lock(), false);
     }
 
-    /// Lets the worker that is under way end after its step.
-    pub(crate) fn stop(&self) {
+    /// Closes the space, and waits until the running worker has ended its step.
+    pub(crate) fn stop_worker(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         while state.working {
             self.changed.wait(&mut state);
         }
+        debug_assert!(state.zeroing.is_none(), "only a running worker zeroes");
     }
 
-    /// Gives back what was made ahead, after [`Space::stop`] and the end mark: a closed store is as
-    /// small as its data, and opens without reading zeros.
-    pub(crate) fn trim(&self) -> Result<()> {
+    /// Gives back the space made ahead, after [`Space::stop_worker`] and the end record. A closed
+    /// store is as small as its data, and opens without reading zeros.
+    pub(crate) fn cut_unused_ahead(&self) -> Result<()> {
         let state = self.state.lock();
+        assert!(state.closed && !state.working, "no worker zeroes what is cut");
         let active = (&state.active, state.tail);
         for (ahead, end) in std::iter::once(active).chain(state.ready.iter().map(|a| (a, PAGE))) {
             if ahead.written > end {
@@ -535,36 +574,39 @@ impl<D: Disk> Space<D> {
         Ok(())
     }
 
-    fn failed(&self, source: &io::Error) -> Error {
+    fn worker_failure_error(&self, source: &io::Error) -> Error {
         let over = source.get_ref().and_then(|inner| inner.downcast_ref::<OverQuota>());
         let again = match (source.raw_os_error(), over) {
             (Some(code), _) => io::Error::from_raw_os_error(code),
             (None, Some(over)) => io::Error::new(source.kind(), *over),
             (None, None) => source.kind().into(),
         };
-        self.refused(again, self.options.segment_len)
+        self.allocation_error(again, self.options.segment_len)
     }
 
-    fn refused(&self, source: io::Error, needed: u64) -> Error {
+    fn allocation_error(&self, source: io::Error, needed: u64) -> Error {
         Error::space(IoOp::Allocate, self.disk.path(), needed, source)
     }
 }
 
-/// Whether the process may not make a file so long.
-fn is_too_long(error: &io::Error) -> bool {
+/// Whether the file length limit of the process was met.
+fn is_file_length_limit(error: &io::Error) -> bool {
     shortage(error, IoOp::Allocate) == Some(Resource::FileLength)
 }
 
 impl<F> SpaceState<F> {
     /// Zeroed bytes behind the tail.
-    fn ahead_len(&self) -> u64 {
+    fn zeroed_ahead_len(&self) -> u64 {
+        debug_assert!(self.tail <= self.active.written, "the tail is inside prepared space");
         let ready: u64 = self.ready.iter().map(|ahead| ahead.written - PAGE).sum();
         self.active.written - self.tail + ready
     }
 
-    fn written_to(&mut self, sequence: u64, offset: u64) {
+    fn set_written_offset(&mut self, sequence: u64, offset: u64) {
         let mut all = std::iter::once(&mut self.active).chain(&mut self.ready);
         if let Some(ahead) = all.find(|ahead| ahead.segment.sequence == sequence) {
+            debug_assert!(ahead.written <= offset, "zeroing only lengthens what is written");
+            debug_assert!(offset <= ahead.segment.len_max(), "zeroing stays inside its segment");
             ahead.written = offset;
         }
     }

@@ -1,16 +1,17 @@
 //! Presence: whether the files that commits are written to still have their names.
 //!
-//! A file that was removed takes writes and syncs as ever, and what they made durable goes when the store lets
-//! go of it. So a sync alone proves nothing. Owns the rule when names are looked at:
+//! A removed file still takes writes and syncs, but its bytes are lost when the store closes it. So
+//! a sync alone proves nothing. Owns the rule for when the names are checked:
 //!
-//! 1. When a group has landed and the last look is [`LOOK_EVERY`] old. So no commit is acknowledged that was
-//!    handed in later than that after `META` or the segment it was written to had lost its name.
-//! 2. When a group or mark could not be laid out for an error other than a lack of space: no segment can be made
-//!    in a directory that is gone.
+//! 1. When a group write has completed and the last check is [`LOOK_EVERY`] old. So no commit is
+//!    acknowledged that was submitted later than that after `META` or its segment lost its name.
+//! 2. When a group or control record could not be laid out for an error other than a lack of space:
+//!    no segment can be made in a directory that is gone.
 //! 3. When the store is closed.
 //!
-//! A directory is empty before it can be removed, so `META` stands for it; one that is renamed keeps its names.
-//! A look that the system refuses says nothing, and the next group looks again.
+//! A directory is empty before it can be removed, so `META` stands for it. A renamed directory
+//! keeps its names. A check that the system refuses proves nothing, and the next group checks
+//! again.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::error::{Error, PoisonCause, Result};
 use crate::io::{Disk, FileName};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A commit is acknowledged without a look if the last one is not older than this.
+/// A commit is acknowledged without a check if the last one is not older than this.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// When the store's names were last seen.
@@ -29,11 +30,12 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Looks if the last look is too old to acknowledge a group that has landed `now` in this segment.
+    /// Checks the names if the last check is too old to acknowledge a group whose write to this
+    /// segment completed at `now`.
     ///
     /// # Errors
     /// [`Error::Poisoned`] with [`PoisonCause::Removed`].
-    pub(crate) fn look_now_and_then(
+    pub(crate) fn check_names_if_due(
         &self,
         disk: &impl Disk,
         now: Duration,
@@ -44,18 +46,18 @@ impl Presence {
         if now.saturating_sub(self.seen_at.load(Ordering::Relaxed)) < every {
             return Ok(());
         }
-        if look(disk, segment)? {
+        if check_names_exist(disk, segment)? {
             self.seen_at.store(now, Ordering::Relaxed);
         }
         Ok(())
     }
 }
 
-/// Looks at `META` and a segment. False where the system does not tell.
+/// Checks that `META` and a segment have their names. False where the system does not tell.
 ///
 /// # Errors
 /// [`Error::Poisoned`] with [`PoisonCause::Removed`].
-pub(crate) fn look(disk: &impl Disk, segment: Option<u64>) -> Result<bool> {
+pub(crate) fn check_names_exist(disk: &impl Disk, segment: Option<u64>) -> Result<bool> {
     let names = [Some(FileName::Meta), segment.map(FileName::Segment)];
     let mut is_told = true;
     for name in names.into_iter().flatten() {

@@ -1,19 +1,22 @@
-//! The quota: a disk that is full earlier than the one below it.
+//! The quota: a disk that is full earlier than the disk below it.
 //!
-//! Owns the count of what the files of one store take, by their lengths, and refuses what would take more
-//! than the limit, as a full disk refuses it; so the rest of the store needs to know of one kind of full
-//! only. Without a limit every call is passed on, and nothing is counted. Invariants:
+//! Owns the sum of the lengths of one store's files. It refuses growth over the limit as a full
+//! disk does, so the rest of the store knows one kind of full disk only. Without a limit every call
+//! is passed on, and nothing is counted. Invariants:
 //!
-//! 1. Nothing is refused before [`Quota::enforce`]: a store that takes more than the limit opens.
-//! 2. What was there then may stay, with its reserve. So the limit in force is the larger one of the quota
-//!    and the least that the store has taken since, reserve included: deletes draw from the reserve as on a
-//!    full disk, and what is once given back below that is not taken again.
-//! 3. A write into what a file takes already costs one load of its length.
+//! 1. Nothing is refused before [`Quota::start_enforcing`]: a store that takes more than the limit
+//!    opens.
+//! 2. Files that were there then may stay, with the reserve. So the limit that applies is the
+//!    larger of two: the quota, and the least that the store has taken since, reserve included.
+//!    Deletes draw from the reserve as on a full disk. Space given back below that is not taken
+//!    again.
+//! 3. A write inside a file's length costs one load of that length.
 //!
-//! The same layer keeps a session that only reads from changing anything ([`Quota::read_only`]): whatever makes,
-//! changes, renames or removes a file is refused as on a read-only file system, and so is the lock of a writer.
+//! The same layer keeps a read-only session from changing anything ([`Quota::read_only`]). A call
+//! that makes, changes, renames or removes a file is refused as on a read-only file system. So is
+//! the lock of a writer.
 //!
-//! A file that was removed counts no more, though a reader may hold it. Files of others do not count.
+//! A removed file does not count, though a reader may hold it. Files of others do not count.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -26,7 +29,7 @@ use crate::io::{Disk, DiskFile, Entry, Env, FileName, How, LockError, Thread, Vi
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::unheard::unheard;
 
-/// A disk of which a store takes so much and no more, or nothing.
+/// A disk with a limit on what one store takes of it, or of which nothing may be changed.
 pub(crate) struct Quota<D> {
     disk: D,
     access: Access,
@@ -34,19 +37,20 @@ pub(crate) struct Quota<D> {
 
 /// What a session may take of its disk.
 enum Access {
-    /// What there is.
+    /// All of it.
     Whole,
-    /// What its quota leaves.
+    /// Up to its quota.
     Limited(Arc<Ledger>),
     /// Nothing: no file is changed.
     ReadOnly,
 }
 
-fn read_only() -> io::Error {
+fn read_only_error() -> io::Error {
     io::ErrorKind::ReadOnlyFilesystem.into()
 }
 
-/// What the files of a store take.
+/// What the files of a store take. The book's `used` is the sum of all `lens` but the reserve's,
+/// and `reserve_len` is the reserve's.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     max: u64,
@@ -62,7 +66,7 @@ struct Book {
     enforced: Option<Enforced>,
 }
 
-/// Since the limit is enforced.
+/// State since the limit is enforced.
 #[derive(Debug, Clone, Copy)]
 struct Enforced {
     used_least: u64,
@@ -70,15 +74,15 @@ struct Enforced {
 }
 
 impl Book {
-    fn total(&self) -> u64 {
+    fn total_len(&self) -> u64 {
         self.used + self.reserve_len
     }
 
-    fn part(&mut self, is_reserve: bool) -> &mut u64 {
+    fn counted_len_mut(&mut self, is_reserve: bool) -> &mut u64 {
         if is_reserve { &mut self.reserve_len } else { &mut self.used }
     }
 
-    fn note_least(&mut self) {
+    fn record_least_used(&mut self) {
         if let Some(enforced) = &mut self.enforced {
             enforced.used_least = enforced.used_least.min(self.used);
         }
@@ -87,44 +91,45 @@ impl Book {
 
 impl Ledger {
     /// The quota in bytes.
-    pub(crate) fn max(&self) -> u64 {
+    pub(crate) fn quota_len_max(&self) -> u64 {
         self.max
     }
 
     /// Whether the store takes more than the quota.
-    pub(crate) fn is_over(&self) -> bool {
-        self.book.lock().total() > self.max
+    pub(crate) fn is_over_quota(&self) -> bool {
+        self.book.lock().total_len() > self.max
     }
 
     /// Bytes that may still be taken.
-    pub(crate) fn left(&self) -> u64 {
-        self.max.saturating_sub(self.book.lock().total())
+    pub(crate) fn remaining_len(&self) -> u64 {
+        self.max.saturating_sub(self.book.lock().total_len())
     }
 
-    fn error(&self) -> io::Error {
+    fn over_quota_error(&self) -> io::Error {
         io::Error::new(io::ErrorKind::QuotaExceeded, OverQuota { max: self.max })
     }
 
-    /// Changes a file's length in the book.
-    fn resize(&self, len: &AtomicU64, is_reserve: bool, new: u64) -> io::Result<()> {
+    /// Sets a file's length in the book. Refuses growth over the limit.
+    fn record_file_len(&self, len: &AtomicU64, is_reserve: bool, new: u64) -> io::Result<()> {
         let mut book = self.book.lock();
         let old = len.load(Ordering::Acquire);
         if let Some(enforced) = book.enforced.filter(|_| new > old) {
             let most = self.max.max(enforced.used_least + enforced.reserve_len);
-            if book.total() + (new - old) > most {
-                return Err(self.error());
+            if book.total_len() + (new - old) > most {
+                return Err(self.over_quota_error());
             }
         }
         len.store(new, Ordering::Release);
-        let part = book.part(is_reserve);
+        let part = book.counted_len_mut(is_reserve);
         *part = *part + new - old;
-        book.note_least();
+        book.record_least_used();
+        debug_assert!(book.enforced.is_none_or(|enforced| enforced.used_least <= book.used));
         Ok(())
     }
 }
 
 impl<D: Disk> Quota<D> {
-    /// Counts what is there. Nothing is refused yet.
+    /// Counts the files that are there. Nothing is refused yet.
     ///
     /// # Errors
     /// The disk's own: the files could not be listed.
@@ -134,7 +139,7 @@ impl<D: Disk> Quota<D> {
             None => Access::Whole,
         };
         let quota = Quota { disk, access };
-        quota.count().map(|()| quota)
+        quota.recount_files().map(|()| quota)
     }
 
     /// Refuses every change.
@@ -143,13 +148,14 @@ impl<D: Disk> Quota<D> {
     }
 
     fn check_writable(&self) -> io::Result<()> {
-        if matches!(self.access, Access::ReadOnly) { Err(read_only()) } else { Ok(()) }
+        if matches!(self.access, Access::ReadOnly) { Err(read_only_error()) } else { Ok(()) }
     }
 
-    /// From here on the limit holds.
-    pub(crate) fn enforce(&self) {
+    /// Enforces the limit from here on.
+    pub(crate) fn start_enforcing(&self) {
         if let Some(ledger) = self.ledger() {
             let mut book = ledger.book.lock();
+            debug_assert!(book.enforced.is_none(), "the limit is enforced once");
             let (used_least, reserve_len) = (book.used, book.reserve_len);
             book.enforced = Some(Enforced { used_least, reserve_len });
         }
@@ -162,8 +168,8 @@ impl<D: Disk> Quota<D> {
         }
     }
 
-    /// Counts anew: at the start, and after an error that may have taken effect.
-    fn count(&self) -> io::Result<()> {
+    /// Counts all files again: at the start, and after an error that may have taken effect.
+    fn recount_files(&self) -> io::Result<()> {
         let Some(ledger) = self.ledger() else { return Ok(()) };
         let listed = self.disk.list()?;
         let mut book = ledger.book.lock();
@@ -173,29 +179,35 @@ impl<D: Disk> Quota<D> {
             let Entry::File { name, len } = entry else { continue };
             let meter = before.remove(&name).unwrap_or_default();
             meter.store(len, Ordering::Release);
-            *book.part(name == FileName::Reserve) += len;
+            *book.counted_len_mut(name == FileName::Reserve) += len;
             book.lens.insert(name, meter);
         }
         before.values().for_each(|gone| gone.store(0, Ordering::Release));
-        book.note_least();
+        debug_assert!(
+            book.total_len() == book.lens.values().map(|len| len.load(Ordering::Acquire)).sum(),
+            "the book is the sum of its files"
+        );
+        book.record_least_used();
         Ok(())
     }
 
-    /// Passes a result on; after an error what is there is counted anew.
-    fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    /// Passes a result on. After an error all files are counted again.
+    fn recount_after_error<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
-            unheard(self.count(), "the count is then as it was before the error");
+            unheard(self.recount_files(), "the count is then as it was before the error");
         }
         result
     }
 
-    fn forget(&self, name: FileName) {
+    fn forget_file(&self, name: FileName) {
         if let Some(ledger) = self.ledger() {
             let mut book = ledger.book.lock();
             if let Some(meter) = book.lens.remove(&name) {
                 let len = meter.swap(0, Ordering::AcqRel);
-                *book.part(name == FileName::Reserve) -= len;
-                book.note_least();
+                let counted = book.counted_len_mut(name == FileName::Reserve);
+                debug_assert!(len <= *counted, "a file counts until it is forgotten");
+                *counted -= len;
+                book.record_least_used();
             }
         }
     }
@@ -210,7 +222,7 @@ impl<D: Disk> Disk for Quota<D> {
             self.check_writable()?;
         }
         let opened = self.disk.open(name, how);
-        let file = if how == How::CreateNew { self.counted(opened) } else { opened }?;
+        let file = if how == How::CreateNew { self.recount_after_error(opened) } else { opened }?;
         let ledger = match &self.access {
             Access::Whole => return Ok(QuotaFile { file, growth: Growth::Free }),
             Access::ReadOnly => return Ok(QuotaFile { file, growth: Growth::ReadOnly }),
@@ -223,9 +235,9 @@ impl<D: Disk> Disk for Quota<D> {
 
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
         self.check_writable()?;
-        self.counted(self.disk.rename(from, to))?;
+        self.recount_after_error(self.disk.rename(from, to))?;
         if from != to {
-            self.forget(to);
+            self.forget_file(to);
             if let Some(ledger) = self.ledger() {
                 let mut book = ledger.book.lock();
                 if let Some(meter) = book.lens.remove(&from) {
@@ -240,16 +252,16 @@ impl<D: Disk> Disk for Quota<D> {
         self.check_writable()?;
         match self.disk.remove(name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
-            removed => self.counted(removed)?,
+            removed => self.recount_after_error(removed)?,
         }
-        self.forget(name);
+        self.forget_file(name);
         Ok(())
     }
 
     fn link_from(&self, other: &Self, name: FileName) -> io::Result<()> {
         self.check_writable()?;
-        self.counted(self.disk.link_from(&other.disk, name))?;
-        self.count()
+        self.recount_after_error(self.disk.link_from(&other.disk, name))?;
+        self.recount_files()
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -276,7 +288,7 @@ impl<D: Disk> Disk for Quota<D> {
 
     fn free_space(&self) -> io::Result<u64> {
         let free = self.disk.free_space()?;
-        Ok(self.ledger().map_or(free, |ledger| free.min(ledger.left())))
+        Ok(self.ledger().map_or(free, |ledger| free.min(ledger.remaining_len())))
     }
 
     fn modes_are_refused(&self) -> bool {
@@ -316,10 +328,10 @@ pub(crate) struct QuotaFile<F> {
     growth: Growth,
 }
 
-/// What stands in the way of changing a file.
+/// What limits changes of a file.
 enum Growth {
     Free,
-    /// The quota, once it grows.
+    /// The quota limits its growth.
     Metered(Meter),
     /// The session only reads.
     ReadOnly,
@@ -332,26 +344,26 @@ struct Meter {
 }
 
 impl Meter {
-    /// Takes what a file needs that is to reach up to `end`.
-    fn grow(&self, end: u64) -> io::Result<()> {
+    /// Counts the growth of a file that is to reach up to `end`.
+    fn record_growth(&self, end: u64) -> io::Result<()> {
         match end > self.len.load(Ordering::Acquire) {
-            true => self.ledger.resize(&self.len, self.is_reserve, end),
+            true => self.ledger.record_file_len(&self.len, self.is_reserve, end),
             false => Ok(()),
         }
     }
 
-    /// The length is this, whatever was taken for it.
-    fn settle(&self, len: u64) {
+    /// Sets the counted length to the length that was found, if that is less.
+    fn record_found_len(&self, len: u64) {
         if len < self.len.load(Ordering::Acquire) {
-            let resized = self.ledger.resize(&self.len, self.is_reserve, len);
+            let resized = self.ledger.record_file_len(&self.len, self.is_reserve, len);
             unheard(resized, "less is never refused");
         }
     }
 }
 
 impl<F: DiskFile> QuotaFile<F> {
-    /// Takes the space, changes the file, and gives back what was not used.
-    fn growing<T>(
+    /// Counts the growth, changes the file, and gives back what was not used.
+    fn change_within_quota<T>(
         &self,
         end: u64,
         change: impl FnOnce(&F) -> io::Result<T>,
@@ -359,18 +371,18 @@ impl<F: DiskFile> QuotaFile<F> {
     ) -> io::Result<T> {
         let meter = match &self.growth {
             Growth::Free => return change(&self.file),
-            Growth::ReadOnly => return Err(read_only()),
+            Growth::ReadOnly => return Err(read_only_error()),
             Growth::Metered(meter) => meter,
         };
         if end <= meter.len.load(Ordering::Acquire) {
             return change(&self.file);
         }
-        meter.grow(end)?;
+        meter.record_growth(end)?;
         let changed = change(&self.file);
         if !changed.as_ref().is_ok_and(is_whole)
             && let Ok(len) = self.file.len()
         {
-            meter.settle(len);
+            meter.record_found_len(len);
         }
         changed
     }
@@ -379,13 +391,13 @@ impl<F: DiskFile> QuotaFile<F> {
 impl<F: DiskFile> DiskFile for QuotaFile<F> {
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         let write = |file: &F| file.write_at(offset, buf);
-        self.growing(offset + buf.len() as u64, write, |len| *len == buf.len())
+        self.change_within_quota(offset + buf.len() as u64, write, |len| *len == buf.len())
     }
 
     fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let all: usize = bufs.iter().map(|buf| buf.len()).sum();
         let write = |file: &F| file.write_vectored_at(offset, bufs);
-        self.growing(offset + all as u64, write, |len| *len == all)
+        self.change_within_quota(offset + all as u64, write, |len| *len == all)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -410,19 +422,19 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
 
     fn sync_data(&self) -> io::Result<()> {
         match self.growth {
-            Growth::ReadOnly => Err(read_only()),
+            Growth::ReadOnly => Err(read_only_error()),
             _ => self.file.sync_data(),
         }
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.growing(offset + len, |file| file.zero(offset, len), |()| true)
+        self.change_within_quota(offset + len, |file| file.zero(offset, len), |()| true)
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        // A file system that reserves nothing does not make the file longer either.
+        // A file system that reserves nothing does not lengthen the file either.
         let reserve = |file: &F| file.reserve(offset, len);
-        self.growing(offset + len, reserve, |()| {
+        self.change_within_quota(offset + len, reserve, |()| {
             self.file.len().is_ok_and(|found| found >= offset + len)
         })
     }
@@ -436,15 +448,15 @@ impl<F: DiskFile> DiskFile for QuotaFile<F> {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.growing(len, |file| file.set_len(len), |()| true)?;
+        self.change_within_quota(len, |file| file.set_len(len), |()| true)?;
         if let Growth::Metered(meter) = &self.growth {
-            meter.settle(len);
+            meter.record_found_len(len);
         }
         Ok(())
     }
 
     fn reflink_from(&self, original: &std::fs::File, len: u64) -> io::Result<()> {
-        self.growing(len, |file| file.reflink_from(original, len), |()| true)
+        self.change_within_quota(len, |file| file.reflink_from(original, len), |()| true)
     }
 
     fn system_file(&self) -> Option<&std::fs::File> {

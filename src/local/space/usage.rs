@@ -1,8 +1,8 @@
-//! Usage: how much of each segment is still in force.
+//! Usage: how much of each segment is live.
 //!
 //! Owns one [`SegmentUse`] for every segment that holds frames, the active one included. The log
-//! counts each version that it publishes or replaces; so a segment whose live bytes are 0 holds
-//! nothing that a reader of the newest state can see. What snapshots see is the index's business.
+//! counts each version that it publishes or replaces. So a segment whose live bytes are 0 holds
+//! nothing that a reader of the newest state can see. The index knows what snapshots see.
 
 use crate::local::format::checkpoint::SegmentUse;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::local::format::location::Location;
 use crate::sync::Mutex;
 
-/// What a batch of versions that take others' places adds to segments and takes from them.
+/// What a batch of replaced versions adds to segments and takes from them.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     segments: BTreeMap<u32, Turnover>,
@@ -26,7 +26,7 @@ struct Turnover {
 
 impl Tally {
     /// Counts a version that takes another one's place.
-    pub(crate) fn count(&mut self, old: Option<&Location>, new: Option<&Location>) {
+    pub(crate) fn count_replacement(&mut self, old: Option<&Location>, new: Option<&Location>) {
         if let Some(old) = old {
             let segment = self.segments.entry(old.segment).or_default();
             segment.removed_len += u64::from(old.len);
@@ -47,43 +47,48 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Takes a segment in.
-    pub(crate) fn add(&self, segment: SegmentUse) {
+    /// Adds a segment.
+    pub(crate) fn add_segment(&self, segment: SegmentUse) {
         self.segments.lock().insert(segment.sequence, segment);
     }
 
-    /// Says how far a segment is written, and takes it in where it is new.
-    pub(crate) fn used(&self, sequence: u64, number: u64, used_len: u64) {
+    /// Sets how far a segment is written, and adds the segment where it is new.
+    pub(crate) fn set_used_len(&self, sequence: u64, number: u64, used_len: u64) {
         let mut segments = self.segments.lock();
         let segment = segments.entry(sequence).or_default();
         (segment.sequence, segment.number, segment.used_len) = (sequence, number, used_len);
     }
 
     /// Counts a version that takes another one's place.
-    pub(crate) fn count(&self, old: Option<&Location>, new: Option<&Location>) {
+    pub(crate) fn count_replacement(&self, old: Option<&Location>, new: Option<&Location>) {
         let mut segments = self.segments.lock();
         if let Some(old) = old {
-            take_out(&mut segments, old.segment, u64::from(old.len), 1);
+            subtract_live_bytes(&mut segments, old.segment, u64::from(old.len), 1);
         }
         if let Some(new) = new {
-            put_in(&mut segments, new.segment, u64::from(new.len), 1);
+            add_live_bytes(&mut segments, new.segment, u64::from(new.len), 1);
         }
     }
 
-    /// Counts a batch of versions that take others' places. Of each that one of them replaces again, both
-    /// are in the batch, so what is added comes first.
-    pub(crate) fn settle(&self, batch: &Tally) {
+    /// Applies a tally. A batch may replace a version that it added itself, so additions come
+    /// first.
+    pub(crate) fn apply_tally(&self, batch: &Tally) {
         let mut segments = self.segments.lock();
         for (sequence, turnover) in &batch.segments {
             if turnover.added_count > 0 {
-                put_in(&mut segments, *sequence, turnover.added_len, turnover.added_count);
+                add_live_bytes(&mut segments, *sequence, turnover.added_len, turnover.added_count);
             }
-            take_out(&mut segments, *sequence, turnover.removed_len, turnover.removed_count);
+            subtract_live_bytes(
+                &mut segments,
+                *sequence,
+                turnover.removed_len,
+                turnover.removed_count,
+            );
         }
     }
 
-    /// Forgets a segment that is gone.
-    pub(crate) fn remove(&self, sequence: u64) {
+    /// Removes a segment that is gone.
+    pub(crate) fn remove_segment(&self, sequence: u64) {
         self.segments.lock().remove(&sequence);
     }
 
@@ -93,12 +98,12 @@ impl Usage {
     }
 
     /// All segments, in log order.
-    pub(crate) fn all(&self) -> Vec<SegmentUse> {
+    pub(crate) fn all_segments(&self) -> Vec<SegmentUse> {
         self.segments.lock().values().copied().collect()
     }
 }
 
-fn put_in(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, count: u64) {
+fn add_live_bytes(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, count: u64) {
     let sequence = u64::from(sequence);
     let fresh = || SegmentUse { sequence, ..Default::default() };
     let segment = segments.entry(sequence).or_insert_with(fresh);
@@ -106,11 +111,17 @@ fn put_in(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, cou
     segment.live_count += count;
 }
 
-fn take_out(segments: &mut BTreeMap<u64, SegmentUse>, sequence: u32, len: u64, count: u64) {
+fn subtract_live_bytes(
+    segments: &mut BTreeMap<u64, SegmentUse>,
+    sequence: u32,
+    len: u64,
+    count: u64,
+) {
     let Some(segment) = segments.get_mut(&u64::from(sequence)) else { return };
-    // Too few would let a segment go that somebody still needs.
+    // Too few would free a segment that still holds a live block.
     let rest = segment.live_len.checked_sub(len);
     segment.live_len = rest.expect("a version is counted once in and once out");
+    debug_assert!(count <= segment.live_count, "a version is counted once in and once out");
     segment.live_count -= count;
 }
 
@@ -127,15 +138,16 @@ mod tests {
     #[test]
     fn live_bytes_follow_what_is_in_force() {
         let usage = Usage::default();
-        usage.used(1, 8, 4096);
-        usage.count(None, Some(&at(1, 10)));
-        usage.count(None, Some(&at(1, 20)));
-        usage.count(Some(&at(1, 10)), Some(&at(2, 5)));
-        usage.count(Some(&at(1, 20)), None);
-        let live: Vec<_> = usage.all().iter().map(|s| (s.live_len, s.live_count)).collect();
+        usage.set_used_len(1, 8, 4096);
+        usage.count_replacement(None, Some(&at(1, 10)));
+        usage.count_replacement(None, Some(&at(1, 20)));
+        usage.count_replacement(Some(&at(1, 10)), Some(&at(2, 5)));
+        usage.count_replacement(Some(&at(1, 20)), None);
+        let live: Vec<_> =
+            usage.all_segments().iter().map(|s| (s.live_len, s.live_count)).collect();
         assert_eq!(live, [(0, 0), (5, 1)]);
-        usage.remove(1);
-        assert_eq!(usage.all().len(), 1);
+        usage.remove_segment(1);
+        assert_eq!(usage.all_segments().len(), 1);
     }
 
     #[test]
@@ -144,10 +156,10 @@ mod tests {
             [(None, Some(at(1, 10))), (Some(at(1, 10)), Some(at(2, 20))), (Some(at(2, 20)), None)];
         let (single, batch, mut tally) = (Usage::default(), Usage::default(), Tally::default());
         for (old, new) in &versions {
-            single.count(old.as_ref(), new.as_ref());
-            tally.count(old.as_ref(), new.as_ref());
+            single.count_replacement(old.as_ref(), new.as_ref());
+            tally.count_replacement(old.as_ref(), new.as_ref());
         }
-        batch.settle(&tally);
-        assert_eq!(batch.all(), single.all());
+        batch.apply_tally(&tally);
+        assert_eq!(batch.all_segments(), single.all_segments());
     }
 }

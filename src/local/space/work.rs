@@ -1,41 +1,43 @@
-//! The worker of [`Space`]: makes and zeroes segments, one step at a time, until enough is there.
+//! The worker of [`Space`]: makes and zeroes segments, one task at a time, until enough is there.
 //!
-//! Owns the choice of the next step, and that nobody waits for a worker that has ended.
+//! Owns the choice of the next task. No thread waits for a worker that has ended.
 
 use std::sync::Arc;
 
-use super::make::{SegmentMaker, SegmentNotMade, Source, take_back};
+use super::make::{SegmentMaker, SegmentNotMade, Source, remove_durably};
 use super::{AHEAD_LEN_MIN, Ahead, STEP_LEN_MAX, Space, SpaceState};
 use crate::error::PoisonCause;
 use crate::io::pool::Command;
 use crate::io::{Disk, DiskFile, FileName};
-use crate::local::format::page_up;
+use crate::local::format::{PAGE, page_up};
 use crate::sync::MutexGuard;
 
-/// Zeroed at once where the tail is far: whoever commits waits behind it.
+/// Zeroed at once where the tail is far, because commits wait behind it.
 const PIECE_LEN: u64 = 256 << 10;
-/// With less than this share of its goal ahead of the tail, a worker takes what it gets.
+/// With less than this share of its goal ahead of the tail, a worker zeroes the whole task at once.
 const HURRY_SHARE: u64 = 4;
 
-/// What a worker does next.
+const _: () = assert!(PIECE_LEN.is_multiple_of(PAGE));
+
+/// The next task of a worker.
 enum SpaceTask<F> {
     Zero { sequence: u64, file: Arc<F>, offset: u64, len: u64, piece_len: u64 },
     Make { number: u64, sequence: u64, spare: Option<u64> },
 }
 
 impl<D: Disk> Space<D> {
-    /// Sends a worker off, unless one is at work or nothing is to be done.
-    pub(super) fn start_work(
+    /// Starts a worker, unless one runs or nothing is to be done.
+    pub(super) fn start_worker(
         self: &Arc<Self>,
         state: &mut MutexGuard<'_, SpaceState<D::File>>,
         make: bool,
     ) {
-        if state.working || state.closed || self.next_step(state, make).is_none() {
+        if state.working || state.closed || self.choose_next_task(state, make).is_none() {
             return;
         }
         state.working = true;
         let space = Arc::clone(self);
-        let work = Command::new("space", move || space.work(make));
+        let work = Command::new("space", move || space.run_worker_steps(make));
         let Some(pool) = &self.pool else {
             return MutexGuard::unlocked(state, || work.run());
         };
@@ -45,12 +47,12 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Runs on a worker: steps until enough is there.
-    fn work(self: Arc<Self>, mut make: bool) {
+    /// Runs on a worker: performs tasks until enough is there.
+    fn run_worker_steps(self: Arc<Self>, mut make: bool) {
         let _ends = EndOfWork(&self);
         loop {
             let mut state = self.state.lock();
-            let step = if state.closed { None } else { self.next_step(&state, make) };
+            let step = if state.closed { None } else { self.choose_next_task(&state, make) };
             let Some(step) = step else { return };
             make = false;
             if let SpaceTask::Zero { sequence, .. } = &step {
@@ -61,7 +63,7 @@ impl<D: Disk> Space<D> {
                 state.spare.retain(|other| Some(*other) != *spare);
             }
             drop(state);
-            let done = self.carry_out(&step).map_err(|SegmentNotMade { source, left }| {
+            let done = self.perform_task(&step).map_err(|SegmentNotMade { source, left }| {
                 left.inspect(|cause| self.poison.set(*cause));
                 source
             });
@@ -69,9 +71,13 @@ impl<D: Disk> Space<D> {
             state.zeroing = None;
             match (step, done) {
                 (SpaceTask::Zero { sequence, offset, len, .. }, Ok(_)) => {
-                    state.written_to(sequence, offset + len);
+                    state.set_written_offset(sequence, offset + len);
                 }
                 (SpaceTask::Make { sequence, .. }, Ok(Some(ahead))) => {
+                    assert!(
+                        state.next_sequence == sequence,
+                        "sequences of segments are contiguous"
+                    );
                     state.next_sequence = sequence + 1;
                     state.ready.push_back(ahead);
                 }
@@ -86,7 +92,7 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    fn carry_out(
+    fn perform_task(
         &self,
         step: &SpaceTask<D::File>,
     ) -> std::result::Result<Option<Ahead<D::File>>, SegmentNotMade> {
@@ -104,15 +110,16 @@ impl<D: Disk> Space<D> {
             SpaceTask::Make { number, sequence, spare } => {
                 let disk = &*self.disk;
                 let maker = SegmentMaker { disk, store: &self.store, options: &self.options };
-                let header = maker.new_header(*sequence)?;
+                let header = maker.new_segment_header(*sequence)?;
                 let source = spare.map_or(Source::New(&[]), Source::Spare);
-                let (segment, written) = maker.make(*number, &header, source)?;
+                let (segment, written) = maker.make_segment(*number, &header, source)?;
                 let name = FileName::Segment(*number);
-                let not_made = |source| SegmentNotMade { source, left: take_back(disk, name) };
+                let not_made = |source| SegmentNotMade { source, left: remove_durably(disk, name) };
                 let zeroer = disk.open(name, self.options.how);
                 let zeroer = zeroer.map_err(not_made)?;
                 let (file, len_max) = (&segment.file, segment.len_max());
-                let shown = self.views.insert(segment.sequence, segment.number, file, len_max);
+                let shown =
+                    self.views.insert_mapped(segment.sequence, segment.number, file, len_max);
                 shown.map_err(not_made)?;
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
                 Ok(Some(Ahead { segment, zeroer, written }))
@@ -120,32 +127,42 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    fn next_step(&self, state: &SpaceState<D::File>, make: bool) -> Option<SpaceTask<D::File>> {
+    fn choose_next_task(
+        &self,
+        state: &SpaceState<D::File>,
+        make: bool,
+    ) -> Option<SpaceTask<D::File>> {
         let make_next = SpaceTask::Make {
             number: state.next_number,
             sequence: state.next_sequence,
             spare: state.spare.front().copied(),
         };
-        // There is always one: it is at hand when the tail gets there, and its number in the row of
-        // segments shows when the active one before it is lost.
+        // One segment is always ready: the tail needs it when it gets there, and its sequence shows
+        // when the active segment before it is lost.
         if make || state.ready.is_empty() {
             return Some(make_next);
         }
-        let ahead_len = state.ahead_len();
-        let own = if state.bulk || self.is_full() { 0 } else { self.goal(state) };
+        let ahead_len = state.zeroed_ahead_len();
+        let own = if state.bulk || self.is_disk_or_quota_full() {
+            0
+        } else {
+            self.zeroing_goal_len(state)
+        };
         let goal = own.max(if state.bulk { 0 } else { state.wanted });
         if ahead_len >= goal {
             return None;
         }
-        // Begin again only when half of it is used up, so that steps are long.
+        // Zeroing starts again only when half is used up, so that tasks are long.
         let missing = goal - ahead_len;
         if missing < goal / 2 && state.wanted <= ahead_len {
             return None;
         }
-        let room = std::iter::once(&state.active).chain(&state.ready).find(|a| a.room() > 0);
+        let room =
+            std::iter::once(&state.active).chain(&state.ready).find(|a| a.unwritten_len() > 0);
         let Some(ahead) = room else { return Some(make_next) };
-        // Whole pages, whatever was asked for: direct writes take nothing else.
-        let len = page_up(missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX)).min(ahead.room());
+        // Whole pages, because direct writes take nothing else.
+        let len = page_up(missing.clamp(AHEAD_LEN_MIN, STEP_LEN_MAX)).min(ahead.unwritten_len());
+        debug_assert!(len > 0, "a task makes progress");
         Some(SpaceTask::Zero {
             sequence: ahead.segment.sequence,
             file: Arc::clone(&ahead.zeroer),
@@ -155,13 +172,13 @@ impl<D: Disk> Space<D> {
         })
     }
 
-    fn goal(&self, state: &SpaceState<D::File>) -> u64 {
+    fn zeroing_goal_len(&self, state: &SpaceState<D::File>) -> u64 {
         let max = self.options.ahead_len_max;
         state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
     }
 }
 
-/// Ends a worker's work also when it panics, so that nobody waits for it.
+/// Ends a worker's work also when it panics, so that no thread waits for it.
 struct EndOfWork<'a, D: Disk>(&'a Space<D>);
 
 impl<D: Disk> Drop for EndOfWork<'_, D> {

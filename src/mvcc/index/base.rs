@@ -1,13 +1,16 @@
-//! What lies below the entries of the index: an image of it at an earlier LSN.
+//! The base below the entries of the index: an image of it at an earlier LSN.
 //!
-//! Owns the contract of a [`Base`], and how one gets below the entries while publication goes on above.
-//! Entries in memory then hold what changed since, deletions included:
+//! Owns the contract of a [`Base`], and how one is put below the entries while publication
+//! continues. Entries in memory then hold the changes since, deletions included:
 //!
-//! 1. [`Index::freeze`] puts them aside, in no time, so that an image can be made of them.
-//! 2. [`Index::install`] puts that image below and drops what was frozen, shard by shard: under its lock a
-//!    reader finds either both parts of the old state or the new one. [`Index::thaw`] takes a freeze back.
+//! 1. [`Index::freeze_entries`] puts the entries aside, in no time, so that an image can be made of
+//!    them.
+//! 2. [`Index::install_base`] puts that image below and drops the frozen entries, shard by shard.
+//!    Under a shard's lock a reader finds either both parts of the old state or the new one.
+//!    [`Index::thaw_entries`] undoes a freeze.
 //!
-//! Invariant: one image is made at a time. No base is asked under a shard's lock: it may have to read.
+//! Invariant: one image is made at a time. No base is asked under a shard's lock: it may have to
+//! read.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,13 +29,13 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
     /// The newest commit in the image.
     fn lsn(&self) -> Lsn;
 
-    /// What the image says of an id.
+    /// The image's version of an id.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt): that part of the image is damaged.
     fn get(&self, id: BlockId) -> Result<Option<Newest<V>>>;
 
-    /// What the image says of each of these ids, which ascend.
+    /// The image's version of each of these ids, which ascend.
     ///
     /// # Errors
     /// As [`Base::get`], for one of them.
@@ -40,8 +43,8 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
         ids.iter().map(|id| self.get(*id)).collect()
     }
 
-    /// Calls `each` for the ids from `first` to `last` that the image speaks of, in an order, until it
-    /// breaks. The first of them is found without looking at the others.
+    /// Calls `each` for the image's ids from `first` to `last`, in an order, until it breaks. The
+    /// first of them is found without looking at the others.
     ///
     /// # Errors
     /// As [`Base::get`].
@@ -55,38 +58,38 @@ pub(crate) trait Base<V>: std::fmt::Debug + Send + Sync {
 }
 
 impl<V: VersionLen> Index<V> {
-    /// Looks an id up in the base, so that its bytes are in memory when the log asks for them, and so that a
+    /// Looks an id up in the base. Then its bytes are in memory when the log asks for them, and a
     /// failure is told to the caller whose commit it is.
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn touch(&self, id: BlockId) -> Result<()> {
+    pub(crate) fn check_base_readable(&self, id: BlockId) -> Result<()> {
         if !self.is_layered.load(Ordering::Acquire) {
             return Ok(());
         }
-        let shard = self.shard(id).read();
-        let Some(base) = shard.base.clone().filter(|_| shard.in_memory(id).is_none()) else {
+        let shard = self.shard_of_id(id).read();
+        let Some(base) = shard.base.clone().filter(|_| shard.newest_in_memory(id).is_none()) else {
             return Ok(());
         };
         drop(shard);
         base.get(id).map(|_| ())
     }
 
-    /// As [`Index::touch`], of many ids.
+    /// As [`Index::check_base_readable`], of many ids.
     ///
     /// # Errors
     /// As [`Base::get_all`].
-    pub(crate) fn touch_all(&self, mut ids: Vec<BlockId>) -> Result<()> {
+    pub(crate) fn check_base_readable_for(&self, mut ids: Vec<BlockId>) -> Result<()> {
         ids.sort_unstable();
         ids.dedup();
-        ids.retain(|id| self.shard(*id).read().in_memory(*id).is_none());
+        ids.retain(|id| self.shard_of_id(*id).read().newest_in_memory(*id).is_none());
         let base = self.shards[0].read().base.clone();
         base.map_or(Ok(()), |base| base.get_all(&ids).map(drop))
     }
 
-    /// Puts the entries in memory aside, for an image of the index as it is visible now. Between two
-    /// publications.
-    pub(crate) fn freeze(&self) {
+    /// Puts the entries in memory aside, for an image of the index as it is visible now. Called
+    /// between two publications.
+    pub(crate) fn freeze_entries(&self) {
         self.is_layered.store(true, Ordering::Release);
         for shard in &self.shards {
             let mut shard = shard.write();
@@ -95,8 +98,8 @@ impl<V: VersionLen> Index<V> {
         }
     }
 
-    /// Takes a freeze back: no image was made.
-    pub(crate) fn thaw(&self) {
+    /// Undoes a freeze: no image was made.
+    pub(crate) fn thaw_entries(&self) {
         for shard in &self.shards {
             let mut shard = shard.write();
             for (number, page) in std::mem::take(&mut shard.frozen).by_number {
@@ -130,7 +133,7 @@ impl<V: VersionLen> Index<V> {
 
     /// The entries of a frozen page.
     pub(crate) fn frozen_entries(&self, number: u64) -> Vec<(BlockId, Newest<V>)> {
-        let shard = self.shard(BlockId(number * PAGE_IDS)).read();
+        let shard = self.shard_of_id(BlockId(number * PAGE_IDS)).read();
         let page = shard.frozen.by_number.get(&number);
         let entry = |(slot, entry): (u32, &Newest<V>)| {
             (BlockId(number * PAGE_IDS + u64::from(slot)), entry.clone())
@@ -140,7 +143,7 @@ impl<V: VersionLen> Index<V> {
 
     /// Puts an image below the entries in place of the frozen ones, which are in it. `base` makes a
     /// handle for each shard, so that readers of different shards share no counter.
-    pub(crate) fn install(&self, base: impl Fn() -> Arc<dyn Base<V>>) {
+    pub(crate) fn install_base(&self, base: impl Fn() -> Arc<dyn Base<V>>) {
         self.is_layered.store(true, Ordering::Release);
         for shard in &self.shards {
             let mut shard = shard.write();

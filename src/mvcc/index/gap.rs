@@ -1,7 +1,8 @@
-//! Gaps: ids side by side that no block has.
+//! Gaps: neighbouring ids that no block has.
 //!
-//! Owns the search for one, which reads the ids of a range page by page, from the highest down, and stops where
-//! one is missing. It holds no snapshot from one page to the next: what it finds was free at some moment.
+//! Owns the search for one. It reads the ids of a range page by page, from the highest down, and
+//! stops where one is missing. It holds no snapshot from one page to the next, so a gap that it
+//! finds was free at some moment.
 
 use super::Index;
 use crate::block::BlockId;
@@ -14,8 +15,8 @@ const PAGE_COUNT_MIN: usize = 4;
 const PAGE_COUNT_MAX: usize = 512;
 
 impl<V: VersionLen> Index<V> {
-    /// The highest gap from `first` to `last`, to which it may extend. Costs a look-up where that is at the
-    /// top, and a walk over what is above it elsewhere.
+    /// The highest gap in `first` to `last`, cut to that range. Costs a lookup where it is at the
+    /// top, elsewhere a walk over the ids above it.
     ///
     /// # Errors
     /// As [`Base::get`](super::Base::get).
@@ -29,6 +30,7 @@ impl<V: VersionLen> Index<V> {
         loop {
             let ids = self.scan_newest(first, end, ScanOrder::Descending, count)?;
             for id in &ids {
+                debug_assert!(first <= *id && *id <= end, "a scan stays in its range");
                 if *id < end {
                     return Ok(Some((BlockId(id.0 + 1), end)));
                 }
@@ -55,7 +57,7 @@ mod tests {
         let index = Index::<u32>::default();
         let used = |id: u64| id % 64 < 60 || (1000..2500).contains(&id);
         for id in (1..=3000).filter(|id| used(*id)) {
-            let lsn = Lsn(index.visible().0 + 1);
+            let lsn = Lsn(index.visible_lsn().0 + 1);
             index.publish_alone([(BlockId(id), lsn, Some(1))], lsn);
         }
         for (first, last) in [(1, 3000), (1, 2494), (1000, 2499), (60, 60), (61, 70), (64, 100)] {

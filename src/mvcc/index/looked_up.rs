@@ -1,12 +1,14 @@
-//! What lies below the entries of the ids that a group names, looked up before the group is written.
+//! The versions below the entries, looked up before the group that replaces them is written.
 //!
-//! Owns [`LookedUp`]. The publisher has to know which version a change replaces, and that may stand in an image
-//! on the disk. A disk may fail at any time, and a group whose bytes are in the log cannot be refused any
-//! more. So the image is asked first, while a failure refuses the group and nothing else.
+//! Owns [`LookedUp`]. The publisher must know which version a change replaces, and that may be in
+//! an image on the disk. A disk may fail at any time, and a group whose bytes are in the log cannot
+//! be refused any more. So the image is asked first, while a failure refuses the group and nothing
+//! else.
 //!
-//! Invariant: what was looked up is true until the group is published. A freeze comes between two groups only.
-//! An image that is installed meanwhile says what the frozen entries said, or the image before it. A version
-//! that an earlier group publishes meanwhile is found among the entries, which come first.
+//! Invariant: a looked-up version is right until the group is published. A freeze comes between two
+//! groups only. An image that is installed meanwhile says what the frozen entries said, or the
+//! image before it. A version that an earlier group publishes meanwhile is found among the entries,
+//! which come first.
 
 use super::{Index, Newest};
 use crate::block::BlockId;
@@ -14,7 +16,7 @@ use crate::error::Result;
 use crate::mvcc::version::VersionLen;
 use crate::sync::Ordering;
 
-/// What frozen entries and image say of the ids of a group that have no entry above them.
+/// The versions in frozen entries and image of a group's ids that have no entry above them.
 #[derive(Debug)]
 pub(crate) struct LookedUp<V> {
     /// Ascending by id.
@@ -35,8 +37,8 @@ impl<V> Default for LookedUp<V> {
 }
 
 impl<V: VersionLen> Index<V> {
-    /// Looks up what lies below the entries of the ids that a group changes or moves. Called with the log in
-    /// hand: between this and the publication no freeze may come.
+    /// Looks up below the entries the ids that a group changes or relocates. Called by the leader:
+    /// no freeze may come between this and the publication.
     ///
     /// # Errors
     /// As [`Base::get`](super::Base::get).
@@ -53,7 +55,7 @@ impl<V: VersionLen> Index<V> {
     fn look_up_all_below(&self, ids: impl Iterator<Item = BlockId>) -> Result<LookedUp<V>> {
         let mut below = LookedUp::default();
         for id in ids {
-            let shard = self.shard(id).read();
+            let shard = self.shard_of_id(id).read();
             if shard.pages.get(id).is_some() {
                 continue;
             }
@@ -71,7 +73,7 @@ impl<V: VersionLen> Index<V> {
         Ok(below)
     }
 
-    /// Looks up and publishes at once, as a group by itself does that nothing else follows.
+    /// Looks up and publishes at once, as a group that stands alone.
     #[cfg(test)]
     pub(crate) fn publish_alone(
         &self,
@@ -80,6 +82,6 @@ impl<V: VersionLen> Index<V> {
     ) {
         let changes: Vec<_> = changes.into_iter().collect();
         let below = self.look_up_below(changes.iter().map(|(id, ..)| *id)).expect("readable");
-        self.publish(changes, &below, lsn, |_, _| {});
+        self.publish_changes(changes, &below, lsn, |_, _| {});
     }
 }

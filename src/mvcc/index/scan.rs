@@ -1,25 +1,26 @@
 //! Scans: the ids of a range that a snapshot sees, a page of them at a time, from either end.
 //!
-//! Owns [`Index::scan`]. It keeps nothing between two pages: where one ended, the next begins, under the
-//! same pin. A page takes these steps:
+//! Owns [`Index::scan_snapshot`]. It keeps nothing between two pages: the next page begins where
+//! one ended, under the same pin. A page takes these steps:
 //!
 //! 1. The base of the first shard is noted.
-//! 2. The base is walked from the begin of the range, for as many records as are wanted. Where that ends,
-//!    the page ends at the latest.
-//! 3. Each shard names its nearest page of entries, frozen entries or older versions. The nearest of all is
-//!    viewed under the lock of its shard, which then names its next one; and so on, until as many ids are
-//!    seen as are wanted.
-//! 4. The base of the first shard must still be the one that was noted. If another image was installed, all
-//!    of this is done again.
-//! 5. What is seen in memory, and what the base says of ids that memory does not know, is the page.
+//! 2. The base is walked from the begin of the range, for as many records as are wanted. The page
+//!    ends where the walk ends, at the latest.
+//! 3. Each shard names its nearest page of entries, frozen entries or older versions. The nearest
+//!    of all is viewed under the lock of its shard, which then names its next one. This repeats
+//!    until as many ids are seen as are wanted.
+//! 4. The base of the first shard must still be the one that was noted. If another image was
+//!    installed, all steps are done again.
+//! 5. The page is what is seen in memory, and what the base says of ids that are not in memory.
 //!
-//! Invariant: a block that the snapshot sees is found in step 2 or in step 3. An image is installed in the
-//! first shard before any other shard drops what was frozen. So while the first shard keeps its base, what
-//! another shard dropped is in that base. A version that is replaced meanwhile is in the base, or in memory
-//! as an older version, because the pin of the snapshot keeps it.
+//! Invariant: a block that the snapshot sees is found in step 2 or in step 3. An image is installed
+//! in the first shard before any other shard drops its frozen entries. So while the first shard
+//! keeps its base, the entries that another shard dropped are in that base. A version that is
+//! replaced meanwhile is in the base, or in memory as an older version, because the pin of the
+//! snapshot keeps it.
 //!
-//! The first id costs a look-up in each shard and in each image, a page at most [`PAGE_COUNT_MAX`] records
-//! and as many views. No I/O under a lock.
+//! The first id costs a lookup in each shard and in each image. A page costs at most
+//! [`PAGE_COUNT_MAX`] records and as many views. No I/O under a lock.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,14 +29,14 @@ use super::{Base, Index, SHARD_COUNT};
 use crate::block::{BlockId, Lsn};
 use crate::error::Result;
 use crate::mvcc::page::PAGE_IDS;
-use crate::mvcc::shard::{PageView, last_id, slot_of};
+use crate::mvcc::shard::{PageView, bit_in_page, last_id_of_page};
 use crate::mvcc::version::VersionLen;
 use crate::order::ScanOrder;
 
-/// Ids that are looked for in one go; what a scan holds is bounded by this.
+/// Ids that one page looks for; bounds the memory of a scan.
 const PAGE_COUNT_MAX: usize = 512;
 
-/// What is left of a range; `None` where nothing is.
+/// The rest of a range; `None` where nothing is left.
 type Rest = Option<(BlockId, BlockId)>;
 
 impl<V: VersionLen> Index<V> {
@@ -43,7 +44,7 @@ impl<V: VersionLen> Index<V> {
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn ids(
+    pub(crate) fn newest_ids(
         &self,
         first: BlockId,
         last: BlockId,
@@ -52,7 +53,7 @@ impl<V: VersionLen> Index<V> {
         self.scan_newest(first, last, ScanOrder::Ascending, count_max)
     }
 
-    /// As [`Index::scan`], of what is visible now.
+    /// As [`Index::scan_snapshot`], of what is visible now.
     ///
     /// # Errors
     /// As [`Base::get`].
@@ -63,18 +64,18 @@ impl<V: VersionLen> Index<V> {
         order: ScanOrder,
         count_max: usize,
     ) -> Result<Vec<BlockId>> {
-        let pin = self.pin();
-        let ids = self.scan(first, last, order, count_max, pin.lsn());
-        self.unpin(pin);
+        let pin = self.pin_snapshot();
+        let ids = self.scan_snapshot(first, last, order, count_max, pin.lsn());
+        self.unpin_snapshot(pin);
         ids
     }
 
-    /// The ids that a pinned snapshot sees from `first` to `last`: in an order, the first `count_max` of
-    /// them. Fewer only where there are no more.
+    /// The ids that a pinned snapshot sees from `first` to `last`: in an order, the first
+    /// `count_max` of them. Fewer only where there are no more.
     ///
     /// # Errors
     /// As [`Base::get`].
-    pub(crate) fn scan(
+    pub(crate) fn scan_snapshot(
         &self,
         first: BlockId,
         last: BlockId,
@@ -91,6 +92,7 @@ impl<V: VersionLen> Index<V> {
             rest = self.scan_page(range, order, wanted, snapshot, &mut ids)?;
         }
         ids.truncate(count_max);
+        debug_assert!(ids.iter().all(|id| first <= *id && *id <= last), "ids are of the range");
         Ok(ids)
     }
 
@@ -104,24 +106,25 @@ impl<V: VersionLen> Index<V> {
         ids: &mut Vec<BlockId>,
     ) -> Result<Rest> {
         loop {
-            let noted = self.first_base();
-            let below = below(noted.as_deref(), range, order, wanted, snapshot)?;
-            let memory = self.gather(below.covered, order, wanted, snapshot);
-            if !is_same(noted.as_ref(), self.first_base().as_ref()) {
+            let noted = self.first_shard_base();
+            let below = walk_base(noted.as_deref(), range, order, wanted, snapshot)?;
+            let memory = self.gather_views(below.covered, order, wanted, snapshot);
+            if !is_same_base(noted.as_ref(), self.first_shard_base().as_ref()) {
                 continue;
             }
-            combine(&below.ids, &memory, order, ids);
-            return Ok(behind(range, memory.covered, order));
+            combine_memory_and_base(&below.ids, &memory, order, ids);
+            return Ok(remaining_range(range, memory.covered, order));
         }
     }
 
     /// The base of the first shard, which is the first to get a new one.
-    fn first_base(&self) -> Option<Arc<dyn Base<V>>> {
+    fn first_shard_base(&self) -> Option<Arc<dyn Base<V>>> {
         self.shards[0].read().base.clone()
     }
 
-    /// Views the pages of memory in a range, nearest first, until they have as many ids as are wanted.
-    fn gather(
+    /// Views the pages of memory in a range, nearest first, until they have as many ids as are
+    /// wanted.
+    fn gather_views(
         &self,
         range: (BlockId, BlockId),
         order: ScanOrder,
@@ -132,17 +135,17 @@ impl<V: VersionLen> Index<V> {
         let pages = (range.0.0 / PAGE_IDS, range.1.0 / PAGE_IDS);
         let mut nearest: [Option<u64>; SHARD_COUNT] =
             std::array::from_fn(|at| self.shards[at].read().nearest_page(pages.0, pages.1, order));
-        while let Some((at, number)) = first_of(&nearest, order) {
+        while let Some((at, number)) = nearest_of_shards(&nearest, order) {
             let shard = self.shards[at].read();
-            let view = shard.view(number, snapshot);
-            nearest[at] = page_behind(number, pages, order)
+            let view = shard.view_page(number, snapshot);
+            nearest[at] = remaining_pages(number, pages, order)
                 .and_then(|(first, last)| shard.nearest_page(first, last, order));
             drop(shard);
             seen_count += view.seen.count_ones() as usize;
             views.push(view);
             if seen_count >= wanted || views.len() == PAGE_COUNT_MAX {
                 covered = match order {
-                    ScanOrder::Ascending => (range.0, last_id(number).min(range.1)),
+                    ScanOrder::Ascending => (range.0, last_id_of_page(number).min(range.1)),
                     ScanOrder::Descending => (BlockId(number * PAGE_IDS).max(range.0), range.1),
                 };
                 break;
@@ -152,14 +155,14 @@ impl<V: VersionLen> Index<V> {
     }
 }
 
-/// What memory knows of a part of a range.
+/// The views of a part of a range in memory.
 struct Gathered {
     /// In the order of the scan.
     views: Vec<PageView>,
     covered: (BlockId, BlockId),
 }
 
-/// What an image says of a part of a range.
+/// The part of a range that an image covers.
 struct Below {
     /// Blocks that the snapshot sees in it, in the order of the scan.
     ids: Vec<BlockId>,
@@ -167,7 +170,7 @@ struct Below {
 }
 
 /// Walks an image for up to `wanted` records of a range.
-fn below<V>(
+fn walk_base<V>(
     base: Option<&dyn Base<V>>,
     range: (BlockId, BlockId),
     order: ScanOrder,
@@ -193,8 +196,13 @@ fn below<V>(
     Ok(Below { ids, covered })
 }
 
-/// Appends what is seen in memory and what an image says of ids that memory does not know.
-fn combine(below: &[BlockId], memory: &Gathered, order: ScanOrder, ids: &mut Vec<BlockId>) {
+/// Appends the ids seen in memory, and those of an image that memory does not know.
+fn combine_memory_and_base(
+    below: &[BlockId],
+    memory: &Gathered,
+    order: ScanOrder,
+    ids: &mut Vec<BlockId>,
+) {
     let start = ids.len();
     let covered = |id: &BlockId| memory.covered.0 <= *id && *id <= memory.covered.1;
     for view in &memory.views {
@@ -210,7 +218,7 @@ fn combine(below: &[BlockId], memory: &Gathered, order: ScanOrder, ids: &mut Vec
         let number = id.0 / PAGE_IDS;
         while views.next_if(|view| order.is_before(view.number, number)).is_some() {}
         let view = views.peek().filter(|view| view.number == number);
-        if view.is_none_or(|view| (view.known | view.seen) & slot_of(*id) == 0) {
+        if view.is_none_or(|view| (view.known | view.seen) & bit_in_page(*id) == 0) {
             ids.push(*id);
         }
     }
@@ -218,10 +226,18 @@ fn combine(below: &[BlockId], memory: &Gathered, order: ScanOrder, ids: &mut Vec
         ScanOrder::Ascending => ids[start..].sort_unstable(),
         ScanOrder::Descending => ids[start..].sort_unstable_by(|a, b| b.cmp(a)),
     }
+    debug_assert!(
+        ids[start..].windows(2).all(|pair| order.is_before(pair[0], pair[1])),
+        "a scan names an id once"
+    );
 }
 
-/// What is left of a range behind the part that was covered.
-fn behind(range: (BlockId, BlockId), covered: (BlockId, BlockId), order: ScanOrder) -> Rest {
+/// The rest of a range behind the covered part.
+fn remaining_range(
+    range: (BlockId, BlockId),
+    covered: (BlockId, BlockId),
+    order: ScanOrder,
+) -> Rest {
     let left = match order {
         ScanOrder::Ascending => (BlockId(covered.1.0.checked_add(1)?), range.1),
         ScanOrder::Descending => (range.0, BlockId(covered.0.0.checked_sub(1)?)),
@@ -230,7 +246,7 @@ fn behind(range: (BlockId, BlockId), covered: (BlockId, BlockId), order: ScanOrd
 }
 
 /// The pages behind one.
-fn page_behind(number: u64, pages: (u64, u64), order: ScanOrder) -> Option<(u64, u64)> {
+fn remaining_pages(number: u64, pages: (u64, u64), order: ScanOrder) -> Option<(u64, u64)> {
     let left = match order {
         ScanOrder::Ascending => (number.checked_add(1)?, pages.1),
         ScanOrder::Descending => (pages.0, number.checked_sub(1)?),
@@ -238,8 +254,11 @@ fn page_behind(number: u64, pages: (u64, u64), order: ScanOrder) -> Option<(u64,
     Some(left).filter(|(first, last)| first <= last)
 }
 
-/// The page that a scan comes to first, and its shard.
-fn first_of(nearest: &[Option<u64>; SHARD_COUNT], order: ScanOrder) -> Option<(usize, u64)> {
+/// The page that a scan meets first, and its shard.
+fn nearest_of_shards(
+    nearest: &[Option<u64>; SHARD_COUNT],
+    order: ScanOrder,
+) -> Option<(usize, u64)> {
     let all = nearest.iter().enumerate().filter_map(|(at, page)| page.map(|page| (at, page)));
     match order {
         ScanOrder::Ascending => all.min_by_key(|(_, page)| *page),
@@ -247,7 +266,7 @@ fn first_of(nearest: &[Option<u64>; SHARD_COUNT], order: ScanOrder) -> Option<(u
     }
 }
 
-fn is_same<V>(a: Option<&Arc<dyn Base<V>>>, b: Option<&Arc<dyn Base<V>>>) -> bool {
+fn is_same_base<V>(a: Option<&Arc<dyn Base<V>>>, b: Option<&Arc<dyn Base<V>>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (a, b) => a.is_none() && b.is_none(),

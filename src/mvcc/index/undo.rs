@@ -1,11 +1,12 @@
-//! Undo versions: what a change replaced, for as long as somebody can see it.
+//! Undo versions: replaced versions, kept while a snapshot sees them.
 //!
-//! Owns step 3 of a publication (see [`index`](super)): which undo versions are kept, under which pin they
-//! are filed, and what that costs. Invariants:
+//! Owns step 3 of a publication (see [`index`](super)): which undo versions are kept, under which
+//! pin they are filed, and their cost. Invariants:
 //!
-//! - a filed version is under the newest pin that can see it, and is dropped with the last such pin;
-//! - a deletion leaves a marker until no pin is older than it, so that a conflict check finds the deletion
-//!   of a block that was created after the snapshot.
+//! - a filed version is under the newest pin that can see it, and is dropped with the last such
+//!   pin;
+//! - a deletion leaves a marker until no pin is older than it, so that a conflict check finds the
+//!   deletion of a block that was created after the snapshot.
 
 use std::collections::BTreeMap;
 
@@ -23,20 +24,20 @@ impl<V: VersionLen> Index<V> {
         + size_of::<Filed>()
         + 1) as u64;
 
-    /// Drops the versions that only a snapshot could see which was released; `was_last` says whether
-    /// nobody of its slot holds it any more.
-    pub(crate) fn released(&self, lsn: Lsn, was_last: bool) {
+    /// Drops the versions that only a released snapshot could see. `was_last` says that its thread
+    /// slot holds it no more.
+    pub(crate) fn drop_undo_of_released(&self, lsn: Lsn, was_last: bool) {
         if !was_last || self.undo_count.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut filed = self.filed.lock();
         if let Some(orphans) = filed.remove(&lsn) {
-            self.file(&mut filed, orphans);
+            self.file_undo_versions(&mut filed, orphans);
         }
     }
 
     /// Keeps the version that a change at `until` replaced, until it is filed.
-    pub(super) fn keep(
+    pub(super) fn keep_undo_version(
         &self,
         shard: &mut Shard<V>,
         id: BlockId,
@@ -44,6 +45,7 @@ impl<V: VersionLen> Index<V> {
         until: Lsn,
         deleted: bool,
     ) -> Filed {
+        debug_assert!(old.lsn < until, "a version is replaced by a later commit");
         let (from, payload_len) = (old.lsn, old.value.payload_len());
         let versions = shard.undo.entry(id).or_default();
         versions.push(Undo { from, until, value: Some(old.value) });
@@ -52,8 +54,12 @@ impl<V: VersionLen> Index<V> {
     }
 
     /// Files undo versions under the newest pin that sees them, or drops them.
-    pub(super) fn file(&self, filed: &mut BTreeMap<Lsn, Vec<Filed>>, versions: Vec<Filed>) {
-        let held = self.pins.held();
+    pub(super) fn file_undo_versions(
+        &self,
+        filed: &mut BTreeMap<Lsn, Vec<Filed>>,
+        versions: Vec<Filed>,
+    ) {
+        let held = self.pins.held_lsns();
         let (mut added, mut removed) = (0, 0);
         for mut version in versions {
             removed += if version.counted { Self::UNDO_LEN + version.payload_len } else { 0 };
@@ -64,26 +70,30 @@ impl<V: VersionLen> Index<V> {
                     added += Self::UNDO_LEN + version.payload_len;
                     filed.entry(*pin).or_default().push(version);
                 }
-                // Nobody sees the value, but an older pin must still find the deletion.
+                // No snapshot sees the value, but an older pin must still find the deletion.
                 Some(pin) if version.deleted => {
-                    self.shard(version.id).write().strip(version);
+                    self.shard_of_id(version.id).write().drop_undo_value(version);
                     version.payload_len = 0;
                     added += Self::UNDO_LEN;
                     filed.entry(*pin).or_default().push(version);
                 }
                 _ => {
-                    self.shard(version.id).write().forget(version);
-                    self.undo_count.fetch_sub(1, Ordering::SeqCst);
+                    self.shard_of_id(version.id).write().remove_undo_version(version);
+                    let before = self.undo_count.fetch_sub(1, Ordering::SeqCst);
+                    debug_assert!(before > 0, "an undo version counts until it is dropped");
                 }
             }
         }
-        // In one step: nobody sees too much. Only here, under the lock of `filed`, does it change.
-        let pinned = self.pinned_len() + added - removed;
+        // Stored in one step, so that no reader sees too much. It changes only here, under the lock
+        // of `filed`.
+        let counted = self.pinned_len() + added;
+        debug_assert!(removed <= counted, "a filed version is counted");
+        let pinned = counted - removed;
         self.pinned_len.store(pinned, Ordering::SeqCst);
     }
 
-    /// Calls `each` for every older version that somebody can see.
-    pub(crate) fn each_undo(&self, mut each: impl FnMut(&V)) {
+    /// Calls `each` for every older version that is kept.
+    pub(crate) fn for_each_undo(&self, mut each: impl FnMut(&V)) {
         for shard in &self.shards {
             let shard = shard.read();
             shard
@@ -95,18 +105,18 @@ impl<V: VersionLen> Index<V> {
         }
     }
 
-    /// The older version of a block that somebody can see, and that lies at a place.
-    pub(crate) fn undone_at(&self, id: BlockId, place: u64) -> Option<Versioned<V>> {
-        let shard = self.shard(id).read();
+    /// The older version of a block that is kept and lies at a place.
+    pub(crate) fn undo_version_at_place(&self, id: BlockId, place: u64) -> Option<Versioned<V>> {
+        let shard = self.shard_of_id(id).read();
         let mut kept = shard.undo.get(&id)?.iter();
         let found = kept.find(|undo| undo.value.as_ref().is_some_and(|v| v.place() == place))?;
         found.value.clone().map(|value| Versioned { lsn: found.from, value })
     }
 
-    /// Gives the older version of a block that lies at a place a new value, which means the same. False when
-    /// nobody can see that version any more.
-    pub(crate) fn relocate_undone(&self, id: BlockId, place: u64, value: V) -> bool {
-        let mut shard = self.shard(id).write();
+    /// Gives the older version of a block at a place a new value with the same meaning. False when
+    /// that version is not kept any more.
+    pub(crate) fn relocate_undo_version(&self, id: BlockId, place: u64, value: V) -> bool {
+        let mut shard = self.shard_of_id(id).write();
         let mut kept = shard.undo.get_mut(&id).into_iter().flatten();
         let found = kept.find(|undo| undo.value.as_ref().is_some_and(|v| v.place() == place));
         let Some(undo) = found else { return false };
@@ -124,17 +134,17 @@ impl<V: VersionLen> Index<V> {
         self.undo_count() * Self::UNDO_LEN
     }
 
-    /// What keeping them costs in bytes, payloads included. Versions of a publication under way do
-    /// not count before it is clear who can see them.
+    /// Bytes that keeping them costs, payloads included. Versions of a publication under way do not
+    /// count before it is known which pins see them.
     pub(crate) fn pinned_len(&self) -> u64 {
         self.pinned_len.load(Ordering::SeqCst)
     }
 
-    /// Whether more bytes than that are pinned while `oldest` is the oldest snapshot. Not while a
-    /// snapshot is being released: what it alone saw is still counted then, and is nobody's fault.
+    /// Whether more bytes than that are pinned while `oldest` is the oldest snapshot. False while a
+    /// snapshot is being released: the versions that it alone saw are still counted then.
     pub(crate) fn pins_more_than(&self, len: u64, oldest: Lsn) -> bool {
         let filed = self.filed.lock();
-        let held = self.pins.held();
+        let held = self.pins.held_lsns();
         let is_settled = filed.keys().all(|pin| held.binary_search(pin).is_ok());
         self.pinned_len() > len && held.first() == Some(&oldest) && is_settled
     }

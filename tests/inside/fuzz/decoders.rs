@@ -65,7 +65,7 @@ pub(super) fn frame_header(data: &[u8]) -> bool {
     let Some((decoded, crc)) = FrameHeader::decode(header, seed, offset) else { return false };
     assert_eq!(decoded.encode(seed, offset), (header[..HEADER_LEN].try_into().expect("64"), crc));
     let frame_len = u64::from(decoded.frame_len);
-    let next = decoded.next_offset(offset);
+    let next = decoded.next_frame_offset(offset);
     assert!(next >= offset + frame_len && next < offset + frame_len + PAGE, "{next}");
     let body_len = decoded.table_len() as u64 + decoded.payload_len;
     assert_eq!(frame_len, HEADER_LEN as u64 + body_len);
@@ -74,18 +74,18 @@ pub(super) fn frame_header(data: &[u8]) -> bool {
 
 /// Input: any number of entries.
 pub(super) fn op_table(data: &[u8]) -> bool {
-    let Some(entries) = TableRow::decode_rows(data) else { return false };
+    let Some(entries) = TableRow::decode_all_rows(data) else { return false };
     let mut again = Vec::new();
-    entries.iter().for_each(|entry| entry.encode(&mut again));
+    entries.iter().for_each(|entry| entry.append_rows(&mut again));
     assert_eq!(again, data, "a table that is written otherwise");
     let header = FrameHeader {
         op_count: (data.len() / ENTRY_LEN) as u32,
         payload_len: entries.iter().map(|entry| u64::from(entry.payload_len())).sum(),
-        ..FrameHeader::mark(Kind::Commit, Default::default(), Default::default(), 0)
+        ..FrameHeader::control_record(Kind::Commit, Default::default(), Default::default(), 0)
     };
-    assert_eq!(TableRow::decode_table(data, &header), Some(entries));
+    assert_eq!(TableRow::decode_whole_table(data, &header), Some(entries));
     let longer = FrameHeader { payload_len: header.payload_len + 1, ..header };
-    assert_eq!(TableRow::decode_table(data, &longer), None);
+    assert_eq!(TableRow::decode_whole_table(data, &longer), None);
     true
 }
 

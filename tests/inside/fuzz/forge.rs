@@ -59,7 +59,7 @@ impl Forger {
         let mut header = Block::new(BlockId(id), BlockType::TableData, data).header;
         (header.data_size, header.uncompressed_size) = (len, len);
         let mut table = Vec::new();
-        TableRow::Write(header).encode(&mut table);
+        TableRow::Write(header).append_rows(&mut table);
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len = (HEADER_LEN + table.len()) as u32 + len;
@@ -71,7 +71,7 @@ impl Forger {
     pub fn commit_empty(&mut self, ids: impl Iterator<Item = u64>) {
         let entry = |id| TableRow::Write(Block::empty(BlockId(id), BlockType::TableData).header);
         let mut table = Vec::new();
-        ids.for_each(|id| entry(id).encode(&mut table));
+        ids.for_each(|id| entry(id).append_rows(&mut table));
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len += table.len() as u32;
@@ -112,13 +112,13 @@ impl Forger {
     }
 
     fn mark(&self, kind: Kind, lsn: u64, durable: u64) -> FrameHeader {
-        FrameHeader::mark(kind, Lsn(lsn), Lsn(durable), self.chain)
+        FrameHeader::control_record(kind, Lsn(lsn), Lsn(durable), self.chain)
     }
 
     fn frame(&mut self, mut frame: FrameHeader, table: &[u8], data: &[u8]) {
         frame.table_crc = checksum::crc32c(table);
         let (header, crc) = frame.encode(self.seed, self.offset);
-        let next = frame.next_offset(self.offset);
+        let next = frame.next_frame_offset(self.offset);
         self.disk.overwrite(self.file(), self.offset, &[&header[..], table, data].concat());
         self.disk.truncate(self.file(), next);
         (self.offset, self.chain) = (next, crc);

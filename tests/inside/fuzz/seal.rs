@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::checksum;
 use crate::io::FileName;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN, Kind, aligned};
+use crate::local::format::frame::{ENTRY_LEN, HEADER_LEN, Kind, align_frame_offset};
 use crate::local::format::segment::SegmentHeader;
 use crate::local::format::{PAGE, le, page_up};
 use crate::local::fuzz::decoders::{COPY_AT, FRAME_AT, RECORD_LEN};
@@ -107,7 +107,7 @@ fn seal_frames(
         let group_end = frame[9] & 1 != 0;
         let frame_len = (le::u32(frame, 12) as usize).clamp(HEADER_LEN, frame.len()) as u64;
         let end = at as u64 + frame_len;
-        at = if group_end { page_up(end) } else { aligned(end) } as usize;
+        at = if group_end { page_up(end) } else { align_frame_offset(end) } as usize;
         chains.insert((sequence, at as u64), chain);
     }
     chain

@@ -52,7 +52,7 @@ pub(super) fn segment_headers() -> Seeds {
 }
 
 pub(super) fn frame_headers() -> Seeds {
-    let mark = |kind| FrameHeader::mark(kind, Lsn(9), Lsn(8), 0xAABB);
+    let mark = |kind| FrameHeader::control_record(kind, Lsn(9), Lsn(8), 0xAABB);
     let commit = FrameHeader {
         frame_len: (HEADER_LEN + 2 * 32 + 77) as u32,
         op_count: 2,
@@ -80,7 +80,7 @@ pub(super) fn frame_headers() -> Seeds {
 pub(super) fn op_tables() -> Seeds {
     let rows = |entry: TableRow| {
         let mut rows = Vec::new();
-        entry.encode(&mut rows);
+        entry.append_rows(&mut rows);
         rows
     };
     let write = rows(TableRow::Write(sample(u64::MAX, "payload").header));

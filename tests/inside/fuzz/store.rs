@@ -40,32 +40,32 @@ pub(super) fn segment(data: &[u8]) -> bool {
     let mut frame_count = 0;
     for name in image.files.keys() {
         let FileName::Segment(number) = *name else { continue };
-        let Ok(mut scanner) = Scanner::open(&disk, &store, number) else { continue };
-        scanner.cut().expect("an answer");
+        let Ok(mut scanner) = Scanner::open_segment(&disk, &store, number) else { continue };
+        scanner.read_truncation_record().expect("an answer");
         let (mut at, mut steps) = (PAGE, 0);
         while at < scanner.len {
             steps += 1;
             assert!(steps <= (scanner.len / PAGE + 1) * STEPS_PER_PAGE, "a scan without end");
-            match scanner.frame_at(at).expect("only the disk can fail") {
+            match scanner.read_frame_at(at).expect("only the disk can fail") {
                 Found::Frame(frame) => {
                     frame_count += 1;
-                    for (offset, entry) in frame.placed() {
+                    for (offset, entry) in frame.rows_with_offsets() {
                         let end = offset + u64::from(entry.payload_len());
                         assert!(
                             end <= at + u64::from(frame.header.frame_len),
                             "{offset} is outside"
                         );
-                        let payload = scanner.payload(offset, entry.payload_len());
+                        let payload = scanner.read_payload(offset, entry.payload_len());
                         assert_eq!(payload.expect("read").len(), entry.payload_len() as usize);
                     }
-                    let next = frame.header.next_offset(at);
+                    let next = frame.header.next_frame_offset(at);
                     assert!(next > at, "a frame behind itself");
                     at = next;
                 }
                 Found::BadTable(_) | Found::Nothing => at = page_up(at + 1),
             }
         }
-        let (_, torn_len) = scanner.evidence(PAGE, u64::MAX).expect("an answer");
+        let (_, torn_len) = scanner.find_durable_evidence(PAGE, u64::MAX).expect("an answer");
         assert!(torn_len <= scanner.len, "{torn_len} torn bytes of {}", scanner.len);
     }
     frame_count > 0

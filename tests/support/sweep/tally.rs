@@ -67,7 +67,7 @@ impl Tally {
         self.add(what, 1);
     }
 
-    /// As [`Tally::count`], for several at once, or none: a figure that is zero is printed too.
+    /// As [`Tally::count_replacement`], for several at once, or none: a figure that is zero is printed too.
     pub fn add(&mut self, what: &'static str, count: u64) {
         *self.counts.entry(what).or_default() += count;
     }

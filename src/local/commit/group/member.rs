@@ -65,7 +65,7 @@ impl<T> Group<T> {
     /// needs no space.
     pub(crate) fn frees(&self) -> bool {
         let mut written = self.members.iter().filter(|member| member.commit_lsn().is_some());
-        written.all(|member| member.submission.batch.frees())
+        written.all(|member| member.submission.batch.takes_no_space())
     }
 
     /// Commits of users with something to write.

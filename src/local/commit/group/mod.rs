@@ -342,7 +342,7 @@ impl<T> CommitCore<T> {
             let verdict = self.judge(&mut submission, published);
             let is_written = verdict.is_ok() && !submission.batch.operations.is_empty();
             group.commit_count += usize::from(is_written);
-            group.move_count += usize::from(is_written && submission.batch.is_move());
+            group.move_count += usize::from(is_written && submission.batch.is_relocation_batch());
             group.members.push(Member { submission, verdict });
         }
         self.put_back_count = self.put_back_count.saturating_sub(group.members.len());
@@ -358,13 +358,13 @@ impl<T> CommitCore<T> {
     }
 
     fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
-        self.unpublished.keep_current(&mut submission.batch, published)?;
+        self.unpublished.keep_current_moves(&mut submission.batch, published)?;
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
         }
-        self.unpublished.check(&submission.batch, published)?;
+        self.unpublished.check_batch(&submission.batch, published)?;
         self.last_lsn = Lsn(self.last_lsn.0 + 1);
-        self.unpublished.add(&submission.batch, self.last_lsn);
+        self.unpublished.add_batch(&submission.batch, self.last_lsn);
         Ok(self.last_lsn)
     }
 
@@ -428,7 +428,7 @@ impl<T> CommitCore<T> {
                 let batch = &member.submission.batch;
                 let is_put_back = match &member.verdict {
                     // A request to sync needs no space, whatever was in its group.
-                    Ok(_) => batch.operations.is_empty() || (batch.frees() && !was_alone),
+                    Ok(_) => batch.operations.is_empty() || (batch.takes_no_space() && !was_alone),
                     Err(error) => is_relative(error),
                 };
                 if is_put_back && may_differ {
@@ -458,7 +458,7 @@ impl<T> CommitCore<T> {
     fn forget(&mut self, group: &Group<T>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
-                self.unpublished.remove(&member.submission.batch, lsn);
+                self.unpublished.remove_batch(&member.submission.batch, lsn);
             }
         }
     }

@@ -22,11 +22,11 @@ impl Published for Empty {
         Ok(false)
     }
 
-    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_undo_at_place(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         false
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+    fn is_newest_at_place(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
         Ok(false)
     }
 }
@@ -45,7 +45,7 @@ fn core(flight_count_max: usize) -> CommitCore<u32> {
 }
 
 fn write(tag: u32, id: u64) -> Submission<u32> {
-    let batch = Batch::write(Block::empty(BlockId(id), BlockType::TableData));
+    let batch = Batch::of_single_write(Block::empty(BlockId(id), BlockType::TableData));
     Submission { batch, durable: true, log_len: 100, tag }
 }
 
@@ -156,7 +156,7 @@ fn refusal_is_told_with_the_group_whose_member_caused_it() {
     assert_eq!(formed.members[0].commit_lsn(), Some(Lsn(11)));
     let found = formed.members[1].verdict.as_ref().map(|lsn| *lsn);
     assert!(matches!(found, Err(Error::Conflict { found: Lsn(11), .. })));
-    assert!(core.unpublished.check(&late(3).batch, &Empty).is_err(), "in flight counts");
+    assert!(core.unpublished.check_batch(&late(3).batch, &Empty).is_err(), "in flight counts");
 }
 
 #[test]
@@ -289,7 +289,8 @@ fn group_without_writes_is_done_when_those_before_it_are() {
     let mut core = core(2);
     (1..3).for_each(|tag| submit(&mut core, Duration::ZERO, write(tag, u64::from(tag))));
     let first = group(&mut core, Duration::ZERO);
-    let request = |tag| Submission { batch: Batch::empty(), durable: true, log_len: 0, tag };
+    let request =
+        |tag| Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag };
     (3..5).for_each(|tag| submit(&mut core, Duration::ZERO, request(tag)));
     let actions = tick(&mut core, Duration::ZERO);
     assert!(actions.write.is_none() && actions.publish.is_empty());
@@ -320,10 +321,11 @@ fn request_to_sync_is_not_refused_with_deletes_that_found_no_space() {
     let formed = group(&mut core, Duration::ZERO);
     land(&mut core, FLIGHT, formed, Outcome::Done);
     let mut delete = write(2, 2);
-    delete.batch = Batch::delete(BlockId(2));
+    delete.batch = Batch::of_single_delete(BlockId(2));
     delete.batch.precondition = Precondition::None;
     submit(&mut core, FLIGHT, delete);
-    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 3 };
+    let request =
+        Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag: 3 };
     submit(&mut core, FLIGHT, request);
     let formed = group(&mut core, FLIGHT * 3);
     let path = "store".into();
@@ -395,11 +397,11 @@ impl Published for One {
         Ok(id == BlockId(1))
     }
 
-    fn is_kept_at(&self, _: BlockId, _: Lsn, _: u64) -> bool {
+    fn is_undo_at_place(&self, _: BlockId, _: Lsn, _: u64) -> bool {
         false
     }
 
-    fn is_at(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
+    fn is_newest_at_place(&self, _: BlockId, _: Lsn, _: u64) -> Result<bool> {
         Ok(false)
     }
 }
@@ -407,9 +409,9 @@ impl Published for One {
 #[test]
 fn refusal_for_the_sake_of_a_group_that_was_taken_back_is_judged_again() {
     let mut core = core(1);
-    let delete = |tag| Submission { batch: Batch::delete(BlockId(1)), ..write(tag, 1) };
+    let delete = |tag| Submission { batch: Batch::of_single_delete(BlockId(1)), ..write(tag, 1) };
     let mut swap = late(1, 2);
-    swap.batch.operations.extend(Batch::delete(BlockId(1)).operations);
+    swap.batch.operations.extend(Batch::of_single_delete(BlockId(1)).operations);
     for submission in [swap, delete(2), late(3, 2)] {
         core.step(Duration::ZERO, Event::Submit(submission), &One);
     }
@@ -429,7 +431,7 @@ fn refusal_for_the_sake_of_a_group_that_was_taken_back_is_judged_again() {
 fn refusal_that_holds_without_the_group_that_was_taken_back_is_told() {
     let mut core = core(1);
     submit(&mut core, Duration::ZERO, write(1, 1));
-    let delete = Submission { batch: Batch::delete(BlockId(7)), ..write(2, 7) };
+    let delete = Submission { batch: Batch::of_single_delete(BlockId(7)), ..write(2, 7) };
     submit(&mut core, Duration::ZERO, delete);
     let formed = group(&mut core, Duration::ZERO);
     let refused = land(&mut core, FLIGHT, formed, full()).refuse;
@@ -474,7 +476,8 @@ fn refusal_for_the_sake_of_a_commit_that_is_in_doubt_says_poisoned() {
 #[test]
 fn sync_request_writes_only_when_something_is_not_durable() {
     let mut core = core(1);
-    let request = |tag| Submission { batch: Batch::empty(), durable: true, log_len: 0, tag };
+    let request =
+        |tag| Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag };
     submit(&mut core, Duration::ZERO, request(1));
     let actions = tick(&mut core, Duration::ZERO);
     assert!(actions.write.is_none());

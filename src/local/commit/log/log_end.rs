@@ -58,9 +58,9 @@ impl<D: Disk> Log<D> {
             return None;
         }
         let mvcc = &self.shared.mvcc;
-        assert_eq!(mvcc.index.visible(), self.core.last_lsn(), "every group is published");
-        mvcc.index.freeze();
-        let (total_blocks, total_bytes) = mvcc.totals();
+        assert_eq!(mvcc.index.visible_lsn(), self.core.last_lsn(), "every group is published");
+        mvcc.index.freeze_entries();
+        let (total_blocks, total_bytes) = mvcc.block_totals();
         let summary = Summary {
             lsn: self.core.last_lsn(),
             position: self.appender.position(),
@@ -68,7 +68,7 @@ impl<D: Disk> Log<D> {
             total_blocks,
             total_bytes,
         };
-        Some(Frozen { summary, segments: self.shared.usage.all() })
+        Some(Frozen { summary, segments: self.shared.usage.all_segments() })
     }
 
     /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
@@ -130,7 +130,9 @@ impl<D: Disk> Log<D> {
     pub(super) fn end(&mut self) -> Result<Lsn> {
         debug_assert!(self.core.is_idle(), "every commit is answered before the end");
         self.shared.poison.check()?;
-        if let Err(removed) = presence::look(&*self.disk, Some(self.appender.segment_number())) {
+        if let Err(removed) =
+            presence::check_names_exist(&*self.disk, Some(self.appender.segment_number()))
+        {
             self.shared.poison.set(PoisonCause::Removed);
             return Err(removed);
         }
@@ -163,7 +165,7 @@ impl<D: Disk> Log<D> {
         mark.write(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         mark.sync(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
         for (sequence, number, end) in mark.ends() {
-            self.shared.usage.used(sequence, number, end);
+            self.shared.usage.set_used_len(sequence, number, end);
         }
         self.written_len += mark.len();
         self.shared.written_len.store(self.written_len, Ordering::Relaxed);

@@ -12,14 +12,14 @@ use crate::block::BlockId;
 use crate::error::{Defect, Error, IoOp, Resource, Result, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
 use crate::local::format::checkpoint::SegmentUse;
-use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_table};
+use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_segment_table};
 use crate::local::format::description::Description;
 use crate::local::format::page::{ImagePage, Record};
 use crate::local::format::place::damaged;
 use crate::local::format::place::path_of;
 use crate::local::format::{FORMAT_VERSION, PAGE};
 use crate::local::options::ReadMode;
-use crate::local::read::mapping::{map_of, view_of};
+use crate::local::read::mapping::{map_of_file, view_of_file};
 use crate::order::ScanOrder;
 
 /// An open image.
@@ -67,13 +67,13 @@ impl Image {
         let mut rows = vec![0; layout.segment_count as usize * ROW_LEN];
         let table_at = layout.table_page * PAGE;
         read_exact_at(&file, table_at, &mut rows).map_err(io(IoOp::Read))?;
-        let segments = decode_table(&rows, layout);
+        let segments = decode_segment_table(&rows, layout);
         let segments = segments.ok_or_else(|| damaged(name, table_at, Defect::Checkpoint))?;
         let words = layout.page_count.div_ceil(64) as usize;
         let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        let seed = header.seed(store);
+        let seed = header.image_page_seed(store);
         // Pages are used within one call, so copies of them would not be used twice.
-        let map = (mode != ReadMode::Pread).then(|| map_of(&file, len, ReadMode::Mapped));
+        let map = (mode != ReadMode::Pread).then(|| map_of_file(&file, len, ReadMode::Mapped));
         let (view, is_read) = match map {
             Some(Err(error)) if shortage(&error, IoOp::Map) != Some(Resource::Memory) => {
                 return Err(io(IoOp::Map)(error));
@@ -81,7 +81,7 @@ impl Image {
             Some(Ok(map)) => (map, false),
             // Without a map, each page is read when it is needed.
             Some(Err(_)) | None => {
-                (view_of(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
+                (view_of_file(file, len, ReadMode::Pread).map_err(io(IoOp::Map))?, true)
             }
         };
         Ok((Image { header, seed, view, is_read, path, verified }, segments))
@@ -103,12 +103,12 @@ impl Image {
     pub(crate) fn find_record(&self, id: BlockId) -> Result<Option<Record>> {
         let Some(number) = self.leaf_for(id)? else { return Ok(None) };
         let bytes = self.verified_page(number)?;
-        let page = ImagePage::checked(&bytes);
-        let at = page.seek(id);
-        if at == page.count() || page.id(at) != id {
+        let page = ImagePage::from_checked(&bytes);
+        let at = page.seek_at_or_behind(id);
+        if at == page.entry_count() || page.id_at(at) != id {
             return Ok(None);
         }
-        page.record(at).map(Some).ok_or_else(|| self.page_damage(number))
+        page.record_at(at).map(Some).ok_or_else(|| self.page_damage(number))
     }
 
     /// Adds the records of those ascending ids for which none is found yet. Visits each leaf once.
@@ -116,14 +116,14 @@ impl Image {
         debug_assert_eq!(ids.len(), found.len(), "each id has a place for its record");
         let (mut number, mut bytes): (u64, Cow<'_, [u8]>) = (0, Cow::Borrowed(&[]));
         for (id, found) in ids.iter().zip(found).filter(|(_, found)| found.is_none()) {
-            if bytes.is_empty() || ImagePage::checked(&bytes).last() < *id {
+            if bytes.is_empty() || ImagePage::from_checked(&bytes).last_id() < *id {
                 let Some(leaf) = self.leaf_for(*id)? else { continue };
                 (number, bytes) = (leaf, self.verified_page(leaf)?);
             }
-            let page = ImagePage::checked(&bytes);
-            let at = page.seek(*id);
-            if at < page.count() && page.id(at) == *id {
-                *found = Some(page.record(at).ok_or_else(|| self.page_damage(number))?);
+            let page = ImagePage::from_checked(&bytes);
+            let at = page.seek_at_or_behind(*id);
+            if at < page.entry_count() && page.id_at(at) == *id {
+                *found = Some(page.record_at(at).ok_or_else(|| self.page_damage(number))?);
             }
         }
         Ok(())
@@ -147,9 +147,9 @@ impl Image {
             ImageCursor { image: self, order, number, bytes: Cow::Borrowed(&[]), at: 0 };
         cursor.load_leaf()?;
         if !cursor.bytes.is_empty() {
-            let page = ImagePage::checked(&cursor.bytes);
+            let page = ImagePage::from_checked(&cursor.bytes);
             cursor.at = match order {
-                ScanOrder::Ascending => page.seek(first),
+                ScanOrder::Ascending => page.seek_at_or_behind(first),
                 ScanOrder::Descending => page.seek_behind(last),
             };
         }
@@ -184,12 +184,15 @@ impl Image {
     /// [`Error::Corrupt`], [`Error::Io`].
     pub(crate) fn leaf_records(&self, number: u64) -> Result<Vec<(BlockId, Record)>> {
         let bytes = self.verified_page(number)?;
-        let page = ImagePage::checked(&bytes);
+        let page = ImagePage::from_checked(&bytes);
         if page.level() != 0 {
             return Err(self.page_damage(number));
         }
-        let record = |at| page.record(at).map(|record| (page.id(at), record));
-        (0..page.count()).map(record).collect::<Option<_>>().ok_or_else(|| self.page_damage(number))
+        let record = |at| page.record_at(at).map(|record| (page.id_at(at), record));
+        (0..page.entry_count())
+            .map(record)
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.page_damage(number))
     }
 
     /// The leaf that holds an id, if one does.
@@ -198,9 +201,9 @@ impl Image {
         let (mut number, mut above) = (layout.root, u8::MAX);
         while number > layout.leaf_count {
             let bytes = self.verified_page(number)?;
-            let page = ImagePage::checked(&bytes);
+            let page = ImagePage::from_checked(&bytes);
             let level = page.level();
-            let Some(child) = page.child(id) else { return Ok(None) };
+            let Some(child) = page.child_page_of(id) else { return Ok(None) };
             // The search must descend, whatever the file holds.
             if level == 0 || level >= above || child == 0 || child >= number {
                 return Err(self.page_damage(number));
@@ -210,7 +213,7 @@ impl Image {
         if number == 0 {
             return Ok(None);
         }
-        match ImagePage::checked(&self.verified_page(number)?).level() {
+        match ImagePage::from_checked(&self.verified_page(number)?).level() {
             0 => Ok(Some(number)),
             _ => Err(self.page_damage(number)),
         }
@@ -228,7 +231,7 @@ impl Image {
 
     fn verify_page(&self, number: u64) -> Result<Cow<'_, [u8]>> {
         let bytes = self.page_bytes(number)?;
-        match ImagePage::check(&bytes, self.seed, number) {
+        match ImagePage::check_page(&bytes, self.seed, number) {
             Some(_) => Ok(bytes),
             None => Err(self.page_damage(number)),
         }
@@ -289,7 +292,7 @@ fn read_header<F: DiskFile>(
         if let Some(header) = Header::decode(&page) {
             return Ok(Ok(header));
         }
-        *newer = Header::newer(&page);
+        *newer = Header::newer_version(&page);
     }
     Ok(Err(newer[0].filter(|_| newer[0] == newer[1])))
 }
@@ -309,17 +312,18 @@ impl ImageCursor<'_> {
     /// The next record.
     pub(crate) fn next_record(&mut self) -> Result<Option<(BlockId, Record)>> {
         while !self.bytes.is_empty() {
-            let page = ImagePage::checked(&self.bytes);
+            let page = ImagePage::from_checked(&self.bytes);
             let (next, behind) = match self.order {
                 ScanOrder::Ascending => {
-                    (Some(self.at).filter(|at| *at < page.count()), self.at + 1)
+                    (Some(self.at).filter(|at| *at < page.entry_count()), self.at + 1)
                 }
                 ScanOrder::Descending => (self.at.checked_sub(1), self.at.saturating_sub(1)),
             };
             if let Some(at) = next {
-                let record = page.record(at).ok_or_else(|| self.image.page_damage(self.number))?;
+                let record =
+                    page.record_at(at).ok_or_else(|| self.image.page_damage(self.number))?;
                 self.at = behind;
-                return Ok(Some((page.id(at), record)));
+                return Ok(Some((page.id_at(at), record)));
             }
             self.load_next_leaf()?;
         }
@@ -335,7 +339,7 @@ impl ImageCursor<'_> {
         self.load_leaf()?;
         self.at = match self.order {
             ScanOrder::Descending if !self.bytes.is_empty() => {
-                ImagePage::checked(&self.bytes).count()
+                ImagePage::from_checked(&self.bytes).entry_count()
             }
             _ => 0,
         };
@@ -346,7 +350,7 @@ impl ImageCursor<'_> {
         let in_leaves = (1..=self.image.header.layout.leaf_count).contains(&self.number);
         self.bytes =
             if in_leaves { self.image.verified_page(self.number)? } else { Cow::Borrowed(&[]) };
-        if in_leaves && ImagePage::checked(&self.bytes).level() != 0 {
+        if in_leaves && ImagePage::from_checked(&self.bytes).level() != 0 {
             return Err(self.image.page_damage(self.number));
         }
         Ok(())

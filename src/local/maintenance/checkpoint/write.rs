@@ -12,11 +12,11 @@ use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    Header, ImageLayout, ImageName, Summary, encode_table, page_seed,
+    Header, ImageLayout, ImageName, Summary, encode_segment_table, seed_of_image_pages,
 };
 use crate::local::format::description::Description;
 use crate::local::format::page::{
-    CHILDREN_MAX, DENSE_MAX, Record, encode_inner, encode_leaf, leaf_share,
+    CHILDREN_MAX, DENSE_MAX, Record, encode_inner_page, encode_leaf, next_leaf_shape,
 };
 use crate::local::maintenance::checkpoint::schedule::{CHUNK_LEN, ImageSchedule};
 
@@ -59,7 +59,7 @@ impl<'a, D: Disk> Writer<'a, D> {
             disk,
             store,
             name,
-            seed: page_seed(store, name),
+            seed: seed_of_image_pages(store, name),
             file,
             // The place of the header.
             gathered: vec![0; PAGE_LEN],
@@ -99,7 +99,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         let leaf_count = self.firsts.len() as u64;
         let root = self.write_levels()?;
         let table_page = self.next_page_number();
-        let rows = encode_table(segments);
+        let rows = encode_segment_table(segments);
         let layout = ImageLayout {
             entry_count: self.entry_count,
             leaf_count,
@@ -132,7 +132,7 @@ impl<'a, D: Disk> Writer<'a, D> {
 
     fn write_leaf(&mut self) -> io::Result<()> {
         debug_assert!(!self.waiting.is_empty(), "a leaf has a record");
-        let (count, id_len) = leaf_share(&self.waiting);
+        let (count, id_len) = next_leaf_shape(&self.waiting);
         let leaf = &self.waiting[..count];
         let bytes = encode_leaf(leaf, id_len, self.seed, self.next_page_number());
         self.firsts.push(leaf[0].0);
@@ -148,7 +148,7 @@ impl<'a, D: Disk> Writer<'a, D> {
             let next_level = self.next_page_number();
             for children in below.chunks(CHILDREN_MAX) {
                 let number = self.next_page_number();
-                let bytes = encode_inner(children, level, first_child, self.seed, number);
+                let bytes = encode_inner_page(children, level, first_child, self.seed, number);
                 first_child += children.len() as u64;
                 self.firsts.push(children[0]);
                 self.write_page(&bytes)?;

@@ -162,7 +162,7 @@ impl<D: Disk> Maintenance<D> {
     pub(in crate::local::maintenance) fn pinned_by_segment(&self) -> PinnedBySegment {
         let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
-            index.each_undo(|version| {
+            index.for_each_undo(|version| {
                 let segment = kept.entry(u64::from(version.segment)).or_default();
                 segment.len += u64::from(version.len);
                 segment.count += 1;
@@ -173,7 +173,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// Sums the log bytes as this run counts them.
     pub(super) fn log_totals(&self, run: &Run) -> LogTotals {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = LogTotals::default();
         for segment in segments {
@@ -197,7 +197,7 @@ impl<D: Disk> Maintenance<D> {
         if !self.log_totals(run).is_beyond_goal(&goal) {
             return None;
         }
-        let newest = self.shared.usage.all().last()?.sequence;
+        let newest = self.shared.usage.all_segments().last()?.sequence;
         let victims = self.worthwhile_victims(state, run, goal).into_iter();
         let victims = victims.filter(|victim| victim.needed_len() <= goal.fits_len);
         victims.max_by(|a, b| a.benefit_for_cost(newest).total_cmp(&b.benefit_for_cost(newest)))
@@ -210,7 +210,7 @@ impl<D: Disk> Maintenance<D> {
         run: &Run,
         goal: Goal,
     ) -> Vec<Victim> {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let newest = segments.last().map_or(0, |segment| segment.sequence);
         let victims = segments.into_iter().map(|segment| run.victim_of(segment));
         let victims = victims.filter(|victim| {
@@ -244,7 +244,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// Bytes by which the compaction of a segment shortens the log.
     pub(super) fn gain_of_victim(&self, victim: &Victim) -> u64 {
-        let (batch_len, room_len) = (self.move_batch_len(), self.space.segment_room());
+        let (batch_len, room_len) = (self.move_batch_len(), self.space.segment_capacity());
         victim.log_len_gained(Packing { batch_len, room_len })
     }
 
@@ -267,7 +267,7 @@ impl<D: Disk> Maintenance<D> {
     pub(super) fn check_move_space(&self) -> Result<()> {
         let reserve = &self.space.reserve;
         match reserve.is_short() && reserve.len() < RECLAIM_LEN_MIN {
-            true => Err(self.space.full(reserve.missing_len())),
+            true => Err(self.space.storage_full_error(reserve.missing_len())),
             false => Ok(()),
         }
     }
@@ -279,7 +279,7 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll). On a full disk, nothing is
     /// sealed and there is no error.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
-        let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
+        let Some(active) = self.shared.usage.all_segments().last().copied() else { return Ok(()) };
         let gain_len = self.gain_of_victim(&run.victim_of(active));
         if active.sequence > self.last_user_segment()
             || gain_len < gain_len_min.max(active.used_len / NEED_SHARE)

@@ -109,9 +109,9 @@ fn idle_amplification_max(amplification_max: f64) -> f64 {
 }
 
 impl<D: Disk> Maintenance<D> {
-    /// Sums the use of all segments.
+    /// Sums the use of all_segments segments.
     pub(crate) fn usage_totals(&self) -> Totals {
-        let segments = self.shared.usage.all();
+        let segments = self.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = Totals::default();
         for segment in &segments {
@@ -151,7 +151,7 @@ impl<D: Disk> Maintenance<D> {
             self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
         }
         // Segments that are begun from here on hold relocated blocks, and are dense.
-        goal.before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        goal.before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             self.release_dead_segments(state, false)?;
             let victim = self.best_victim(state, &run, goal).and_then(|_| {
@@ -190,7 +190,7 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Maintenance::empty_segment`].
     pub(super) fn relocate_snapshot_versions(&self, state: &mut MaintenanceState) -> Result<()> {
         let mut run = self.begin_run(Cause::Idle);
-        let before = self.shared.usage.all().last().map_or(0, |segment| segment.sequence);
+        let before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             let fits_len = self.space_for_moves();
             let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
@@ -212,13 +212,13 @@ impl<D: Disk> Maintenance<D> {
         let totals = self.usage_totals();
         let share =
             totals.live_len as f64 * (idle_amplification_max(self.options.amplification_max) - 1.0);
-        let dead_len_max = (share as u64).max(self.space.segment_room() / 2);
+        let dead_len_max = (share as u64).max(self.space.segment_capacity() / 2);
         let dead_len_max = if is_idle { 0 } else { dead_len_max };
         if totals.dead_len <= dead_len_max {
             return Ok(());
         }
         // Segments that snapshots see outlast every checkpoint until one of the snapshots ends.
-        let pins = self.shared.mvcc.index.pins().held();
+        let pins = self.shared.mvcc.index.pins().held_lsns();
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
         if totals.dead_len.saturating_sub(stays_len) > dead_len_max {
@@ -235,9 +235,9 @@ impl<D: Disk> Maintenance<D> {
 
     /// Releases a compacted segment at once if the next one needs the reserve.
     pub(super) fn release_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
-        if self.space.is_full() {
+        if self.space.is_disk_or_quota_full() {
             self.make_checkpoint(state, Haste::Space)?;
-            self.space.reserve.try_refill();
+            self.space.reserve.refill_best_effort();
         }
         Ok(())
     }

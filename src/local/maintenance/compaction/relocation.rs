@@ -54,7 +54,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// The length of a commit of moves: whole pages, filled as far as blocks allow.
     pub(super) fn move_batch_len(&self) -> u64 {
-        page_up(BATCH_LEN_MAX.min(self.space.segment_room() / BATCH_SHARE))
+        page_up(BATCH_LEN_MAX.min(self.space.segment_capacity() / BATCH_SHARE))
     }
 
     fn relocate_live_blocks(
@@ -64,19 +64,19 @@ impl<D: Disk> Maintenance<D> {
         victim: Victim,
     ) -> Result<()> {
         let Victim { segment: victim, kept } = victim;
-        let mut scanner = Scanner::open(&*self.disk, &self.store, victim.number)?;
+        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
         let mut schedule = self.plan_schedule(state, &victim, run.cause);
         if !schedule.as_ref().is_some_and(MoveSchedule::is_pressed) {
-            scanner.give_way()?;
+            scanner.read_little_at_once()?;
         }
         let batch_len = self.move_batch_len();
         let (mut offset, mut moves, mut moves_len) = (PAGE, Vec::new(), HEADER_LEN as u64);
         let mut is_damaged = false;
-        while let Found::Frame(frame) = scanner.frame_at(offset)? {
-            offset = frame.header.next_offset(frame.offset);
+        while let Found::Frame(frame) = scanner.read_frame_at(offset)? {
+            offset = frame.header.next_frame_offset(frame.offset);
             for (at, id) in written_blocks(&frame) {
                 self.pause_if_due(&mut schedule, at);
                 let operation = match self.movable_at(&mut scanner, id, at)? {
@@ -112,7 +112,7 @@ impl<D: Disk> Maintenance<D> {
         self.check_move_space()?;
         self.commit_moves(moves)?;
         let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
-        if kept.count > 0 || self.shared.usage.all().iter().any(is_left) {
+        if kept.count > 0 || self.shared.usage.all_segments().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
                 true => state.stuck.insert(victim.sequence),
                 // A move was dropped for a commit of the same block that failed later.
@@ -160,14 +160,14 @@ impl<D: Disk> Maintenance<D> {
         let index = &self.shared.mvcc.index;
         debug_assert!(u32::try_from(offset).is_ok(), "a place has 32 bits for the offset");
         let from = scanner.sequence << 32 | offset;
-        let newest = index.read(id)?.filter(|version| version.value.place() == from);
+        let newest = index.read_newest(id)?.filter(|version| version.value.place() == from);
         let is_old = newest.is_none();
-        let Some(version) = newest.or_else(|| index.undone_at(id, from)) else {
+        let Some(version) = newest.or_else(|| index.undo_version_at_place(id, from)) else {
             return Ok(Movable::Dead);
         };
-        let payload = scanner.payload(offset, version.value.len)?;
+        let payload = scanner.read_payload(offset, version.value.len)?;
         let block =
-            Block { header: version.value.header(id), data: Bytes::copy_from_slice(payload) };
+            Block { header: version.value.block_header(id), data: Bytes::copy_from_slice(payload) };
         if !block.verify_checksum() {
             return Ok(Movable::Damaged);
         }
@@ -183,7 +183,7 @@ impl<D: Disk> Maintenance<D> {
         let log_len = frame_len(&moves);
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
         let (tag, waiter) = ticket(Some(self.driver.clone()));
-        let batch = Batch::moves(moves);
+        let batch = Batch::of_relocations(moves);
         // No commit waits for this thread here.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers use the new place: if the sync fails, the old place is intact.
@@ -210,6 +210,6 @@ fn is_of_one_place(error: &Error) -> bool {
 
 /// The blocks that a frame writes: offset of the payload, and id.
 fn written_blocks(frame: &Frame) -> Vec<(u64, BlockId)> {
-    let placed = frame.placed().filter(|(_, entry)| entry.written().is_some());
-    placed.map(|(offset, entry)| (offset, entry.id())).collect()
+    let placed = frame.rows_with_offsets().filter(|(_, entry)| entry.written_header().is_some());
+    placed.map(|(offset, entry)| (offset, entry.block_id())).collect()
 }

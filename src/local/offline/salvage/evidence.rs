@@ -21,10 +21,10 @@ use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, DiskFile, FileName};
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
-use crate::local::format::frame::{Kind, TableRow, aligned};
+use crate::local::format::frame::{Kind, TableRow, align_frame_offset};
 use crate::local::format::location::Location;
+use crate::local::format::place::damage_of_error;
 use crate::local::format::place::damaged;
-use crate::local::format::place::to_damage;
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::offline::salvage::Loss;
 use crate::local::offline::verify::{
@@ -169,7 +169,7 @@ impl<F: DiskFile> Evidence<F> {
 
     fn read_frame(&mut self, sequence: u64, frame: &Frame) {
         let place = |header, offset| Some(Location::new(header, sequence, offset));
-        for (offset, entry) in frame.placed() {
+        for (offset, entry) in frame.rows_with_offsets() {
             let event = match entry {
                 TableRow::Write(header) => {
                     KnownVersion { lsn: frame.header.lsn, value: place(header, offset) }
@@ -179,14 +179,14 @@ impl<F: DiskFile> Evidence<F> {
                 }
                 TableRow::Delete(_) => KnownVersion { lsn: frame.header.lsn, value: None },
             };
-            self.add_event(entry.id(), event);
+            self.add_event(entry.block_id(), event);
         }
     }
 }
 
 /// Damage, with the commits that it costs.
 fn to_loss(error: Error, lsns: Option<(Lsn, Lsn)>) -> Result<Loss> {
-    let damage = to_damage(error)?;
+    let damage = damage_of_error(error)?;
     Ok(Loss { defect: damage.defect, place: damage.place, lsns })
 }
 
@@ -238,24 +238,24 @@ impl Search {
         }
         let (mut offset, mut is_first) = (PAGE, true);
         while offset < end {
-            match scanner.frame_at(offset)? {
+            match scanner.read_frame_at(offset)? {
                 Found::Frame(frame) => {
                     if is_first && (in_log || follows) && self.gap.is_none() {
                         self.check_link(scanner, &frame, follows);
                     }
                     is_first = false;
-                    offset = frame.header.next_offset(offset);
+                    offset = frame.header.next_frame_offset(offset);
                     self.add_frame(scanner.sequence, frame)?;
                 }
                 Found::BadTable(header) => {
                     is_first = false;
                     self.durable = self.durable.max(header.durable);
                     self.note_gap(scanner, Defect::OpTable, offset);
-                    offset = header.next_offset(offset);
+                    offset = header.next_frame_offset(offset);
                 }
                 Found::Nothing => {
                     self.note_gap(scanner, Defect::FrameHeader, offset);
-                    offset = aligned(offset + 1);
+                    offset = align_frame_offset(offset + 1);
                 }
             }
         }
@@ -278,7 +278,7 @@ impl Search {
 
     fn note_gap<F: DiskFile>(&mut self, scanner: &Scanner<F>, defect: Defect, offset: u64) {
         let lsn = self.first_lost_lsn();
-        self.gap.get_or_insert_with(|| scanner.damage(defect, offset, lsn));
+        self.gap.get_or_insert_with(|| scanner.damage_at(defect, offset, lsn));
     }
 
     fn add_frame(&mut self, sequence: u64, frame: Frame) -> Result<()> {

@@ -105,8 +105,8 @@ impl Subject {
     /// The next step of making an image, or taking one back.
     fn checkpoint(&mut self) {
         match (self.is_frozen, self.below(3)) {
-            (false, _) => self.index.freeze(),
-            (true, 0) => self.index.thaw(),
+            (false, _) => self.index.freeze_entries(),
+            (true, 0) => self.index.thaw_entries(),
             (true, _) => {
                 for page in self.index.frozen_pages() {
                     self.records.extend(self.index.frozen_entries(page));
@@ -116,7 +116,7 @@ impl Subject {
                     self.records.retain(|_, record| record.value.is_some());
                 }
                 let (lsn, records) = (Lsn(self.lsn), self.records.clone());
-                self.index.install(|| {
+                self.index.install_base(|| {
                     let meddle = Mutex::default();
                     Arc::new(Image { lsn, records: records.clone(), meddle })
                 });
@@ -142,7 +142,13 @@ impl Walk {
         let range = if all { (0, u64::MAX) } else { (a.min(b), a.max(b)) };
         let expected = subject.ids.range(range.0..=range.1).map(|(id, ())| *id).collect();
         let rest = Some((BlockId(range.0), BlockId(range.1)));
-        Walk { pin: subject.index.pin(), expected, rest, front: Vec::new(), back: Vec::new() }
+        Walk {
+            pin: subject.index.pin_snapshot(),
+            expected,
+            rest,
+            front: Vec::new(),
+            back: Vec::new(),
+        }
     }
 
     fn step(&mut self, subject: &mut Subject) {
@@ -152,10 +158,10 @@ impl Walk {
             0 => ScanOrder::Ascending,
             _ => ScanOrder::Descending,
         };
-        let ids = subject.index.scan(first, last, order, count_max, self.pin.lsn());
+        let ids = subject.index.scan_snapshot(first, last, order, count_max, self.pin.lsn());
         let ids = ids.expect("readable");
         let end = ids.last().filter(|_| ids.len() == count_max);
-        self.rest = end.and_then(|end| behind((first, last), (*end, *end), order));
+        self.rest = end.and_then(|end| remaining_range((first, last), (*end, *end), order));
         match order {
             ScanOrder::Ascending => self.front.extend(ids.iter().map(|id| id.0)),
             ScanOrder::Descending => self.back.extend(ids.iter().map(|id| id.0)),
@@ -168,7 +174,7 @@ impl Walk {
         }
         self.front.extend(self.back.iter().rev());
         assert_eq!(self.front, self.expected, "seed {seed}");
-        subject.index.unpin(self.pin);
+        subject.index.unpin_snapshot(self.pin);
     }
 }
 
@@ -216,22 +222,22 @@ fn image_that_is_installed_in_the_middle_of_a_page_hides_nothing() {
             Arc::new(Image { lsn: Lsn(lsn), records, meddle: Mutex::default() })
         };
         write(1, 1);
-        index.freeze();
+        index.freeze_entries();
         let first = image(1, &[(1, 1)]);
-        index.install(|| Arc::clone(&first) as Arc<dyn Base<u32>>);
+        index.install_base(|| Arc::clone(&first) as Arc<dyn Base<u32>>);
         write(2, 500);
-        index.freeze();
+        index.freeze_entries();
         // While the first image is walked, the second one takes in what is frozen.
         let (second, meddled) = (image(2, &[(1, 1), (500, 2)]), Arc::clone(&index));
         *first.meddle.lock().expect("no panic") = Some(Box::new(move || {
-            meddled.install(|| Arc::clone(&second) as Arc<dyn Base<u32>>);
+            meddled.install_base(|| Arc::clone(&second) as Arc<dyn Base<u32>>);
         }));
-        let pin = index.pin();
-        let ids = index.scan(BlockId(0), BlockId(u64::MAX), order, 9, pin.lsn());
+        let pin = index.pin_snapshot();
+        let ids = index.scan_snapshot(BlockId(0), BlockId(u64::MAX), order, 9, pin.lsn());
         let mut ids = ids.expect("readable");
         ids.sort_unstable();
         assert_eq!(ids, [BlockId(1), BlockId(500)], "{order:?}");
-        index.unpin(pin);
+        index.unpin_snapshot(pin);
     }
 }
 
@@ -248,12 +254,13 @@ fn scans_beside_commits_and_images_see_one_moment() {
             let (index, ended) = (&index, &ended);
             scope.spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
-                    let pin = index.pin();
-                    let ids = index.scan(BlockId(0), BlockId(5000), order, 9000, pin.lsn());
+                    let pin = index.pin_snapshot();
+                    let ids =
+                        index.scan_snapshot(BlockId(0), BlockId(5000), order, 9000, pin.lsn());
                     let ids = ids.expect("readable");
                     assert!(ids.windows(2).all(|pair| order.is_before(pair[0], pair[1])));
                     assert_eq!(ids.len() as u64, BLOCKS, "at {:?}", pin.lsn());
-                    index.unpin(pin);
+                    index.unpin_snapshot(pin);
                 }
             });
         }
@@ -270,7 +277,7 @@ fn scans_beside_commits_and_images_see_one_moment() {
                 index.publish_alone(changes, Lsn(lsn));
                 at[slot] = to;
             }
-            index.freeze();
+            index.freeze_entries();
             for page in index.frozen_pages() {
                 records.extend(index.frozen_entries(page));
             }
@@ -280,7 +287,7 @@ fn scans_beside_commits_and_images_see_one_moment() {
                 Arc::new(Image { lsn, records, meddle: Mutex::default() }) as Arc<dyn Base<u32>>
             };
             let image = image();
-            index.install(|| Arc::clone(&image));
+            index.install_base(|| Arc::clone(&image));
         }
         ended.store(true, Ordering::Relaxed);
     });

@@ -5,7 +5,7 @@ use super::*;
 /// A delete of a block that is there for all the core knows.
 fn delete(tag: u32, id: u64) -> Submission<u32> {
     let mut submission = write(tag, id);
-    submission.batch = Batch::delete(BlockId(id));
+    submission.batch = Batch::of_single_delete(BlockId(id));
     submission.batch.precondition = Precondition::None;
     submission
 }
@@ -63,7 +63,8 @@ fn each_taking_back_refuses_a_member() {
     submit(&mut core, Duration::ZERO, Submission { durable: false, ..write(0, 9) });
     let first = group(&mut core, Duration::ZERO);
     land(&mut core, Duration::ZERO, first, Outcome::Done);
-    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 3 };
+    let request =
+        Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag: 3 };
     for submission in [delete(1, 1), too_late(2, 2), request, write(4, 4), late(5, 4)] {
         submit(&mut core, Duration::ZERO, submission);
     }
@@ -90,7 +91,8 @@ fn group_that_writes_nothing_and_is_refused_is_not_formed_again() {
     submit(&mut core, Duration::ZERO, Submission { durable: false, ..write(0, 9) });
     let first = group(&mut core, Duration::ZERO);
     land(&mut core, Duration::ZERO, first, Outcome::Done);
-    let request = Submission { batch: Batch::empty(), durable: true, log_len: 0, tag: 1 };
+    let request =
+        Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag: 1 };
     submit(&mut core, FLIGHT, request);
     submit(&mut core, FLIGHT, too_late(2, 2));
     let told = turns_on_a_full_disk(&mut core, false, |_, _| {});
