@@ -325,8 +325,8 @@ impl<D: Disk> LocalBackend<D> {
     }
 
     /// Compacts the log to little more than its live blocks, now: moves them out of partly dead
-    /// segments and returns these to the file system. Commits continue meanwhile. Within
-    /// [`Options::space_amplification_max`], this happens automatically. On a full disk, the
+    /// segments and returns these to the file system. Commits continue meanwhile. Down to the limit
+    /// of [`Options::space_amplification_max`], this happens automatically. On a full disk, the
     /// segments with the fewest live bytes are released first, each at once. While a backup reads
     /// the store, nothing is moved, because no file could be released before its end
     /// ([`CompactionEnd::Backup`]).

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The signal to the maintenance thread. Protocol: the thread alone waits, any thread calls or
-/// pauses.
+/// The signal to the maintenance thread. One thread waits; any thread calls or pauses.
 #[derive(Debug, Default)]
 pub(crate) struct WakeUp {
     state: Mutex<Called>,

@@ -170,6 +170,7 @@ impl<D: Disk> Maintenance<D> {
         copying.sync_names()?;
         // After a close, another session may have changed the files during the copy.
         check_open()?;
+        assert_eq!(rows.len(), plan.files.len(), "the manifest lists every file");
         let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
         copying.publish_file(FileName::Manifest, &manifest.encode())?;
         Ok(report)

@@ -10,8 +10,8 @@
 //! 4. **Confirm** in the log that the image's name is durable. Recovery uses confirmed images only:
 //!    after a failed directory sync, a visible name may not be durable.
 //! 5. **Release.** Remove the files of the old chain, and each dead segment. A segment is dead if
-//!    it had no live block at the freeze, lies before the noted position, and no snapshot sees a
-//!    version in it. `space` decides whether its file is reused or removed.
+//!    it had no live block at the freeze, lies before the noted position, and holds nothing for
+//!    snapshots. `space` decides whether its file is reused or removed.
 //!
 //! A failure before step 3 changes nothing: the index is thawed, and the next call tries again.
 

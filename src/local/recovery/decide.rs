@@ -30,7 +30,7 @@ const UNUSED_LEN: u64 = 1 << 20;
 /// Blocks of which the checkpoint's pages are read at once.
 const TOUCH_COUNT: usize = 1 << 14;
 
-/// The unwitnessed frames that count: a prefix of them, which ends with a whole commit.
+/// The unwitnessed frames that count: a prefix of them, of whole commits and marks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CountedFrames {
     /// Length of the prefix.

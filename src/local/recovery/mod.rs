@@ -185,9 +185,8 @@ impl<D: Disk> Recovery<'_, D> {
         let mut recovered = if clean {
             self.resume_log(&segments, &walk)?
         } else {
-            let number = self.make_store_name_durable(&walk)?;
             let image = images.image_names().first().copied();
-            self.truncate_log(&mut segments, &cuts, &mut walk, image, number)?
+            self.truncate_log(&mut segments, &cuts, &mut walk, image)?
         };
         let used = images.image_names();
         let unused = listing.checkpoints.iter().filter(|n| used.iter().all(|u| u.number != **n));

@@ -117,7 +117,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// Makes the name `META` durable before the first write to an empty log: its creator may have
     /// been killed before. Without `META`, a log with commits cannot be told from an unfinished
     /// creation. Returns the next file number.
-    pub(super) fn make_store_name_durable(&self, walk: &Walk) -> Result<u64> {
+    fn make_store_name_durable(&self, walk: &Walk) -> Result<u64> {
         if walk.at.last_lsn > Lsn(0) {
             return Ok(self.next_number);
         }
@@ -132,8 +132,8 @@ impl<D: Disk> Recovery<'_, D> {
         cuts: &Cuts,
         walk: &mut Walk,
         image: Option<ImageName>,
-        number: u64,
     ) -> Result<Recovered<D::File>> {
+        let number = self.make_store_name_durable(walk)?;
         self.sync_counted_frames(segments, cuts, walk)?;
         let sequence = segments.keys().last().map_or(1, |last| last + 1);
         let cut_in = walk.committed_end().0.sequence;
