@@ -64,7 +64,7 @@ use crate::local::space::quota::Quota;
 use crate::mvcc::Engine;
 use crate::mvcc::handles::Handles;
 use crate::sync::ProcessBound;
-use crate::transaction::inclusive;
+use crate::transaction::inclusive_bounds;
 
 /// A durable store in one directory: a cheap-to-clone handle that any number of threads share.
 ///
@@ -286,7 +286,7 @@ impl<D: Disk> LocalBackend<D> {
     /// - [`Error::InvalidArgument`]: the range ends before it starts.
     pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Vec<BlockId>> {
         self.check_open()?;
-        let Some((first, last)) = inclusive(range)? else { return Ok(Vec::new()) };
+        let Some((first, last)) = inclusive_bounds(range)? else { return Ok(Vec::new()) };
         self.mvcc().index.newest_ids(first, last, usize::MAX)
     }
 

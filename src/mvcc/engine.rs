@@ -441,7 +441,7 @@ fn apply_write_batch<E: Engine>(
     if !batch.is_empty() {
         check_commit_may_wait(engine)?;
     }
-    if batch.allocates() {
+    if batch.allocates_ids() {
         return retry_until_id_is_free(|| apply_named_batch(engine, batch.clone(), durability));
     }
     apply_named_batch(engine, batch, durability)

@@ -227,7 +227,7 @@ impl<V: VersionLen> Mvcc<V> {
     /// Assigns the ids of a batch's blocks, and lists the ids that its deletes need.
     pub(super) fn assign_batch_ids(&self, batch: WriteBatch) -> Result<(Vec<BlockId>, Batch)> {
         let (mut ids, mut operations, mut needed) = (Vec::new(), BTreeMap::new(), Vec::new());
-        let named = batch.allocates().then(|| batch.named().collect::<HashSet<_>>());
+        let named = batch.allocates_ids().then(|| batch.named_ids().collect::<HashSet<_>>());
         let is_named = |id: BlockId| named.as_ref().is_some_and(|named| named.contains(&id));
         let mut allocated = Vec::new();
         let mut len = 0;

@@ -80,12 +80,12 @@ impl WriteBatch {
     }
 
     /// Whether a write asks for an id.
-    pub(crate) fn allocates(&self) -> bool {
+    pub(crate) fn allocates_ids(&self) -> bool {
         self.operations.iter().any(|operation| operation.id() == BlockId(0))
     }
 
     /// The ids that it names.
-    pub(crate) fn named(&self) -> impl Iterator<Item = BlockId> {
+    pub(crate) fn named_ids(&self) -> impl Iterator<Item = BlockId> {
         self.operations.iter().map(BatchOperation::id).filter(|id| *id != BlockId(0))
     }
 }

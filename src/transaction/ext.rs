@@ -90,7 +90,7 @@ pub trait StorageExt {
     /// # Ok::<(), aegis_blocks::Error>(())
     /// ```
     fn blocks(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'static>> {
-        Ok(Blocks::of(self.ids_in(range)?))
+        Ok(Blocks::over_ids(self.ids_in(range)?))
     }
 
     /// Walks the ids in a range as of now, from either end, while writers go on. Otherwise as
@@ -99,7 +99,7 @@ pub trait StorageExt {
     /// # Errors
     /// As [`StorageExt::begin`] and [`Transaction::ids`].
     fn ids_in(&self, range: impl RangeBounds<BlockId>) -> Result<Ids<'static>> {
-        Ids::owning(self.begin()?, range)
+        Ids::over_owned_view(self.begin()?, range)
     }
 
     /// The lowest id in a range as of now. Costs a look-up, however many blocks there are.
@@ -161,10 +161,12 @@ pub trait StorageExt {
         let mut rival = Rival::new(store.turns());
         loop {
             let transaction = Transaction::begin(Arc::clone(&store), isolation, BEGIN_WAIT_MAX)?;
-            rival.tries(transaction.id());
+            rival.note_try_begins(transaction.id());
             let result = body(&transaction).and_then(|result| transaction.commit().map(|_| result));
             match result {
-                Err(Error::Conflict { id, .. }) if rival.may_try_again() => rival.lost_to(id),
+                Err(Error::Conflict { id, .. }) if rival.may_try_again() => {
+                    rival.wait_after_loss(id)
+                }
                 other => return other,
             }
         }

@@ -15,7 +15,7 @@ mod view;
 pub use batch::{BatchOperation, WriteBatch};
 pub use ext::{BEGIN_WAIT_MAX, StorageExt};
 pub use rival::TRANSACT_TRIES_MAX;
-pub(crate) use scan::inclusive;
+pub(crate) use scan::inclusive_bounds;
 pub use scan::{Ids, ScanMark, ScanPage};
 pub use view::{Blocks, Snapshot};
 
@@ -167,7 +167,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::ids`].
     pub fn range(&self, range: impl RangeBounds<BlockId>) -> Result<Blocks<'_>> {
-        Ok(Blocks::of(self.ids(range)?))
+        Ok(Blocks::over_ids(self.ids(range)?))
     }
 
     /// Walks the ids of a range that this transaction sees, from either end. Ids are looked up page
@@ -203,7 +203,7 @@ impl Transaction {
     /// # Ok::<(), aegis_blocks::Error>(())
     /// ```
     pub fn ids(&self, range: impl RangeBounds<BlockId>) -> Result<Ids<'_>> {
-        Ids::of(self, range)
+        Ids::over_borrowed_view(self, range)
     }
 
     /// The lowest id of a range that this transaction sees. Costs a look-up, however many there
@@ -251,7 +251,7 @@ impl Transaction {
     /// # Errors
     /// As [`StorageBackend::commit_transaction`]; in every case the transaction has ended.
     pub fn commit(self) -> Result<Option<Lsn>> {
-        self.commit_as(None)
+        self.commit_with_durability(None)
     }
 
     /// Commits with a durability of its own.
@@ -259,7 +259,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::commit`].
     pub fn commit_with(self, durability: Durability) -> Result<Option<Lsn>> {
-        self.commit_as(Some(durability))
+        self.commit_with_durability(Some(durability))
     }
 
     /// Submits the commit and returns a ticket for it.
@@ -267,7 +267,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::commit`], for what is known at once; the rest comes with the ticket.
     pub fn submit(self) -> Result<CommitTicket> {
-        self.submit_as(None).map(CommitTicket::announced)
+        self.submit_with_durability(None).map(CommitTicket::announced)
     }
 
     /// Submits the commit, with a durability of its own, and returns a ticket for it.
@@ -275,7 +275,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::submit`].
     pub fn submit_with(self, durability: Durability) -> Result<CommitTicket> {
-        self.submit_as(Some(durability)).map(CommitTicket::announced)
+        self.submit_with_durability(Some(durability)).map(CommitTicket::announced)
     }
 
     /// Ends the transaction without a trace.
@@ -288,14 +288,14 @@ impl Transaction {
         self.store.rollback_transaction(self.id)
     }
 
-    fn commit_as(mut self, durability: Option<Durability>) -> Result<Option<Lsn>> {
+    fn commit_with_durability(mut self, durability: Option<Durability>) -> Result<Option<Lsn>> {
         let committed = self.store.commit_transaction_with(self.id, durability);
         // A transaction that must not wait is still open, and is rolled back.
         self.open = matches!(committed, Err(Error::InCallback));
         committed
     }
 
-    fn submit_as(mut self, durability: Option<Durability>) -> Result<CommitTicket> {
+    fn submit_with_durability(mut self, durability: Option<Durability>) -> Result<CommitTicket> {
         let submitted = self.store.submit_transaction(self.id, durability);
         // As above, by a backend that waits in there.
         self.open = matches!(submitted, Err(Error::InCallback));

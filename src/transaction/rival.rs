@@ -41,7 +41,7 @@ impl<'a> Rival<'a> {
     }
 
     /// Notes that a try begins.
-    pub(super) fn tries(&mut self, transaction: TransactionId) {
+    pub(super) fn note_try_begins(&mut self, transaction: TransactionId) {
         self.tries += 1;
         if let Some(loser) = &mut self.loser {
             loser.note_next_try(transaction);
@@ -55,7 +55,7 @@ impl<'a> Rival<'a> {
     }
 
     /// Notes that a try has lost, and waits until it makes sense to try again.
-    pub(super) fn lost_to(&mut self, id: BlockId) {
+    pub(super) fn wait_after_loss(&mut self, id: BlockId) {
         let Some(turns) = self.turns else { return pause_thread() };
         let Some(loser) = &mut self.loser else {
             self.loser = Some(turns.register_loser());

@@ -69,38 +69,38 @@ enum ScanView<'a> {
 }
 
 impl<'a> Ids<'a> {
-    pub(super) fn of(
+    pub(super) fn over_borrowed_view(
         transaction: &'a Transaction,
         range: impl RangeBounds<BlockId>,
     ) -> Result<Ids<'a>> {
-        Ids::start(ScanView::Borrowed(transaction), range)
+        Ids::start_scan(ScanView::Borrowed(transaction), range)
     }
 
-    fn start(view: ScanView<'a>, range: impl RangeBounds<BlockId>) -> Result<Ids<'a>> {
-        let rest = inclusive(range)?;
-        let transaction = view.transaction();
+    fn start_scan(view: ScanView<'a>, range: impl RangeBounds<BlockId>) -> Result<Ids<'a>> {
+        let rest = inclusive_bounds(range)?;
+        let transaction = view.viewed_transaction();
         let mark = transaction.store.scan_mark_in_tx(transaction.id)?;
         let none = || Vec::new().into_iter();
         Ok(Ids { view, mark, front: none(), rest, back: none(), count: 1 })
     }
 
     /// The transaction whose view is walked.
-    pub(super) fn transaction(&self) -> &Transaction {
-        self.view.transaction()
+    pub(super) fn viewed_transaction(&self) -> &Transaction {
+        self.view.viewed_transaction()
     }
 
     /// Goes to the end.
-    pub(super) fn end(&mut self) {
+    pub(super) fn finish_early(&mut self) {
         self.rest = None;
         self.front = Vec::new().into_iter();
         self.back = Vec::new().into_iter();
     }
 
     /// Looks the next page up, from an end.
-    fn look_up(&mut self, order: ScanOrder) -> Result<()> {
+    fn look_up_page(&mut self, order: ScanOrder) -> Result<()> {
         let Some((first, last)) = self.rest.take() else { return Ok(()) };
         let page = ScanPage { first, last, order, count_max: self.count, mark: self.mark };
-        let transaction = self.view.transaction();
+        let transaction = self.view.viewed_transaction();
         let ids = transaction.store.scan_in_tx(transaction.id, &page)?;
         let end = ids.last().filter(|_| ids.len() >= self.count);
         self.rest = match order {
@@ -121,7 +121,7 @@ impl<'a> Ids<'a> {
     }
 
     /// The next id from an end.
-    fn step(&mut self, order: ScanOrder) -> Option<Result<BlockId>> {
+    fn next_from_end(&mut self, order: ScanOrder) -> Option<Result<BlockId>> {
         let (near, far) = match order {
             ScanOrder::Ascending => (&mut self.front, &mut self.back),
             ScanOrder::Descending => (&mut self.back, &mut self.front),
@@ -132,10 +132,10 @@ impl<'a> Ids<'a> {
         if self.rest.is_none() {
             return far.next_back().map(Ok);
         }
-        match self.look_up(order) {
-            Ok(()) => self.step(order),
+        match self.look_up_page(order) {
+            Ok(()) => self.next_from_end(order),
             Err(error) => {
-                self.end();
+                self.finish_early();
                 Some(Err(error))
             }
         }
@@ -144,16 +144,16 @@ impl<'a> Ids<'a> {
 
 impl Ids<'static> {
     /// The ids of a view that the iterator owns.
-    pub(super) fn owning(
+    pub(super) fn over_owned_view(
         transaction: Transaction,
         range: impl RangeBounds<BlockId>,
     ) -> Result<Ids<'static>> {
-        Ids::start(ScanView::Owned(Box::new(transaction)), range)
+        Ids::start_scan(ScanView::Owned(Box::new(transaction)), range)
     }
 }
 
 impl ScanView<'_> {
-    fn transaction(&self) -> &Transaction {
+    fn viewed_transaction(&self) -> &Transaction {
         match self {
             ScanView::Borrowed(transaction) => transaction,
             ScanView::Owned(transaction) => transaction,
@@ -165,7 +165,7 @@ impl Iterator for Ids<'_> {
     type Item = Result<BlockId>;
 
     fn next(&mut self) -> Option<Result<BlockId>> {
-        self.step(ScanOrder::Ascending)
+        self.next_from_end(ScanOrder::Ascending)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -176,14 +176,16 @@ impl Iterator for Ids<'_> {
 
 impl DoubleEndedIterator for Ids<'_> {
     fn next_back(&mut self) -> Option<Result<BlockId>> {
-        self.step(ScanOrder::Descending)
+        self.next_from_end(ScanOrder::Descending)
     }
 }
 
 impl FusedIterator for Ids<'_> {}
 
 /// The first and last id of a range; `None` when it is empty.
-pub(crate) fn inclusive(range: impl RangeBounds<BlockId>) -> Result<Option<(BlockId, BlockId)>> {
+pub(crate) fn inclusive_bounds(
+    range: impl RangeBounds<BlockId>,
+) -> Result<Option<(BlockId, BlockId)>> {
     use Bound::{Excluded, Included, Unbounded};
     let (start, end) = (range.start_bound(), range.end_bound());
     if let (Included(start) | Excluded(start), Included(end) | Excluded(end)) = (start, end)

@@ -17,16 +17,16 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn of(ids: Ids<'a>) -> Blocks<'a> {
+    pub(super) fn over_ids(ids: Ids<'a>) -> Blocks<'a> {
         Blocks { ids }
     }
 
     /// Reads a block; `None` when its own transaction deleted it meanwhile.
-    fn read(&mut self, id: Result<BlockId>) -> Option<Result<Block>> {
-        let block = id.and_then(|id| self.ids.transaction().read(id));
+    fn read_if_present(&mut self, id: Result<BlockId>) -> Option<Result<Block>> {
+        let block = id.and_then(|id| self.ids.viewed_transaction().read(id));
         match &block {
             Err(Error::BlockNotFound { .. }) => return None,
-            Err(_) => self.ids.end(),
+            Err(_) => self.ids.finish_early(),
             Ok(_) => {}
         }
         Some(block)
@@ -39,7 +39,7 @@ impl Iterator for Blocks<'_> {
     fn next(&mut self) -> Option<Result<Block>> {
         loop {
             let id = self.ids.next()?;
-            if let Some(block) = self.read(id) {
+            if let Some(block) = self.read_if_present(id) {
                 return Some(block);
             }
         }
@@ -54,7 +54,7 @@ impl DoubleEndedIterator for Blocks<'_> {
     fn next_back(&mut self) -> Option<Result<Block>> {
         loop {
             let id = self.ids.next_back()?;
-            if let Some(block) = self.read(id) {
+            if let Some(block) = self.read_if_present(id) {
                 return Some(block);
             }
         }
