@@ -144,7 +144,7 @@ struct Trip {
 impl Load for Post {
     type Errand = Trip;
 
-    fn turn(&mut self) -> LogStep<Trip> {
+    fn take_step(&mut self) -> LogStep<Trip> {
         while let Ok(reply) = self.inbox.try_recv() {
             self.taken.push(reply);
         }
@@ -169,14 +169,14 @@ impl Load for Post {
         LogStep::More
     }
 
-    fn run(trip: &mut Trip) {
+    fn run_unlocked(trip: &mut Trip) {
         if trip.panics {
             trip.calls.pop();
             std::panic::panic_any(PLANNED);
         }
     }
 
-    fn back(&mut self, trip: Trip) -> LogStep<Trip> {
+    fn complete_errand(&mut self, trip: Trip) -> LogStep<Trip> {
         self.away_count -= 1;
         for reply in trip.calls {
             self.last += 1;
@@ -185,11 +185,11 @@ impl Load for Post {
         LogStep::More
     }
 
-    fn is_away(&self) -> bool {
+    fn is_write_under_way(&self) -> bool {
         self.away_count > 0
     }
 
-    fn missing(&self) -> usize {
+    fn missing_caller_count(&self) -> usize {
         match (self.away_count, self.trips) {
             (0, _) => 0,
             (1, Trips::Two) => 1,
@@ -197,7 +197,7 @@ impl Load for Post {
         }
     }
 
-    fn rest(&mut self) -> Option<Duration> {
+    fn run_due_work(&mut self) -> Option<Duration> {
         None
     }
 
@@ -205,7 +205,7 @@ impl Load for Post {
         self.taken.is_empty()
     }
 
-    fn give_up(&mut self) {
+    fn fail_after_panic(&mut self) {
         self.taken.clear();
     }
 }
@@ -245,15 +245,15 @@ fn told_lsn(lsn: Option<Lsn>) -> Lsn {
 
 impl Issuer for Office {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.0.carry_until(enough);
+        self.0.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.0.announce();
+        self.0.announce_commit();
     }
 
     fn nudge(&self) {
-        self.0.nudge();
+        self.0.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -300,7 +300,7 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     });
     let others: Vec<_> = calls[1..]
         .iter()
@@ -314,7 +314,7 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     lsns.sort_unstable();
     lsns.dedup();
     assert_eq!(lsns.len(), COUNT, "each commit has an lsn of its own");
-    office.0.dismiss();
+    office.0.stop_flusher();
     if let Some(keeper) = keeper {
         keeper.join().expect("the keeper returns");
     }
@@ -325,13 +325,13 @@ fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
     let office = Office::new(true, false, Trips::None);
     let keeper = {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     };
     let others = calls.map(|calls| {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(calls).expect("answered well"))
     });
-    office.0.dismiss();
+    office.0.stop_flusher();
     for other in others {
         other.join().expect("a caller returns");
     }
@@ -343,20 +343,20 @@ fn pause(with_keeper: bool, trips: Trips) {
     let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     });
     let other = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
     };
     // Somebody may look at the load meanwhile.
-    office.0.between_turns(|post| {
+    office.0.lock_between_steps(|post| {
         assert_eq!(post.away_count, 0);
         thread::yield_now();
         assert_eq!(post.away_count, 0);
     });
     other.join().expect("a caller returns");
-    office.0.dismiss();
+    office.0.stop_flusher();
     if let Some(keeper) = keeper {
         keeper.join().expect("the keeper returns");
     }
@@ -370,7 +370,7 @@ fn panic_between_turns() {
         thread::spawn(move || office.call(Calls::Waits).is_ok())
     };
     let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        office.0.between_turns(|_| std::panic::panic_any(PLANNED));
+        office.0.lock_between_steps(|_| std::panic::panic_any(PLANNED));
     }));
     assert!(held.is_err(), "whoever held it hears of it");
     other.join().expect("a caller returns");
@@ -381,7 +381,7 @@ fn panics(trips: Trips) {
     let office = Office::new(true, true, trips);
     let keeper = {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     };
     let other = {
         let office = Arc::clone(&office);
@@ -389,6 +389,6 @@ fn panics(trips: Trips) {
     };
     let answers = [office.call(Calls::Waits).is_ok(), other.join().expect("a caller returns")];
     assert!(answers != [true; 2], "the one that was lost is not told that it is committed");
-    office.0.dismiss();
+    office.0.stop_flusher();
     keeper.join().expect("the keeper returns");
 }

@@ -72,7 +72,7 @@ impl Writer {
 impl Load for Writer {
     type Errand = ();
 
-    fn turn(&mut self) -> LogStep<()> {
+    fn take_step(&mut self) -> LogStep<()> {
         let Ok(reply) = self.inbox.try_recv() else { return LogStep::Idle };
         if std::mem::take(&mut self.panics) {
             std::panic::panic_any(PLANNED);
@@ -87,21 +87,21 @@ impl Load for Writer {
         LogStep::More
     }
 
-    fn run(_: &mut ()) {}
+    fn run_unlocked(_: &mut ()) {}
 
-    fn back(&mut self, (): ()) -> LogStep<()> {
+    fn complete_errand(&mut self, (): ()) -> LogStep<()> {
         LogStep::More
     }
 
-    fn is_away(&self) -> bool {
+    fn is_write_under_way(&self) -> bool {
         false
     }
 
-    fn missing(&self) -> usize {
+    fn missing_caller_count(&self) -> usize {
         0
     }
 
-    fn rest(&mut self) -> Option<Duration> {
+    fn run_due_work(&mut self) -> Option<Duration> {
         None
     }
 
@@ -109,7 +109,7 @@ impl Load for Writer {
         true
     }
 
-    fn give_up(&mut self) {
+    fn fail_after_panic(&mut self) {
         self.poison.set(PoisonCause::ThreadPanicked);
     }
 }
@@ -148,15 +148,15 @@ impl Store {
 
 impl Issuer for Store {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.carry_until(enough);
+        self.handover.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.handover.announce();
+        self.handover.announce_commit();
     }
 
     fn nudge(&self) {
-        self.handover.nudge();
+        self.handover.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {

@@ -83,21 +83,22 @@ impl<D: Disk> Appender<D> {
     ///
     /// # Errors
     /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
-    pub(crate) fn lay_out<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
-        let claim = if group.frees() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
-        let mut layout = GroupLayout::start(self, group.durable, claim);
+    pub(crate) fn lay_out_group<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
+        let claim =
+            if group.only_frees_space() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
+        let mut layout = GroupLayout::start_at_tail(self, group.durable, claim);
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
-                layout.commit(lsn, &member.submission.batch.operations)?;
+                layout.add_commit(lsn, &member.submission.batch.operations)?;
             }
         }
-        layout.finish()
+        layout.finish_layout()
     }
 
     /// Lays out a mark: a frame without operations in a page of its own.
     ///
     /// # Errors
-    /// As [`Appender::lay_out`].
+    /// As [`Appender::lay_out_group`].
     pub(crate) fn lay_out_mark(
         &mut self,
         kind: Kind,
@@ -106,21 +107,21 @@ impl<D: Disk> Appender<D> {
         body: &[u8],
         claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start(self, durable, claim);
-        layout.frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
-        layout.finish()
+        let mut layout = GroupLayout::start_at_tail(self, durable, claim);
+        layout.add_frame(FrameHeader::mark_with(kind, last, durable, body), body, &[])?;
+        layout.finish_layout()
     }
 
     /// Lays out a mark at the beginning of the next segment, so that the active one can go as soon as it
     /// is out of use.
     ///
     /// # Errors
-    /// As [`Appender::lay_out`].
+    /// As [`Appender::lay_out_group`].
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start(self, durable, SpaceClass::Reserved);
-        layout.roll()?;
-        layout.frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
-        layout.finish()
+        let mut layout = GroupLayout::start_at_tail(self, durable, SpaceClass::Reserved);
+        layout.start_next_segment()?;
+        layout.add_frame(FrameHeader::mark_with(Kind::Witness, last, durable, &[]), &[], &[])?;
+        layout.finish_layout()
     }
 
     /// Lays out nothing: a flight that only syncs.
@@ -132,14 +133,14 @@ impl<D: Disk> Appender<D> {
     }
 
     /// Takes a flight back, in log order: written, and synced if `is_synced`.
-    pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
-        let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
+    pub(crate) fn complete_flight(&mut self, flight: Flight<D::File>, is_synced: bool) {
+        let last = flight.segment_ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
             self.space.settle(self.landed_in..last);
             self.landed_in = last;
         }
         if !is_synced {
-            self.unsynced = flight.touched();
+            self.unsynced = flight.segments_to_sync();
         }
         let mut staging = flight.staging;
         if self.spares.len() < SPARE_COUNT_MAX && staging.capacity() <= SPARE_LEN_MAX {
@@ -166,7 +167,7 @@ impl<D: Disk> Appender<D> {
     }
 
     /// Where the log goes on.
-    pub(crate) fn position(&self) -> LogPosition {
+    pub(crate) fn tail_position(&self) -> LogPosition {
         let Position { segment, offset, chain } = &self.tail;
         LogPosition { sequence: segment.sequence, offset: *offset, chain: *chain }
     }
@@ -198,7 +199,11 @@ struct OpenFrame {
 }
 
 impl<'a, D: Disk> GroupLayout<'a, D> {
-    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: SpaceClass) -> GroupLayout<'a, D> {
+    fn start_at_tail(
+        appender: &'a mut Appender<D>,
+        durable: Lsn,
+        claim: SpaceClass,
+    ) -> GroupLayout<'a, D> {
         let at = appender.tail.clone();
         let staging = appender.spares.pop();
         GroupLayout {
@@ -218,13 +223,13 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 
     /// Adds a commit: one frame where it fits, parts where it is too long for that.
-    fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
+    fn add_commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
         // What no segment holds has to be split, however short it is.
         let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
         let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
         let (mut rest, mut part, mut rolled) = (operations, 0, false);
         loop {
-            let count = self.fitting(rest);
+            let count = self.fitting_count(rest);
             let whole = count == rest.len();
             let split = part > 0 || moves || frame_len(rest) > split_len;
             if count == 0 || !(whole || split) {
@@ -235,7 +240,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             }
             rolled = false;
             let (now, later) = rest.split_at(count);
-            self.part(lsn, now, part, later.is_empty())?;
+            self.add_commit_part(lsn, now, part, later.is_empty())?;
             if later.is_empty() {
                 return Ok(());
             }
@@ -248,14 +253,14 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     /// it is empty.
     fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
         if aligned(self.at.offset) > PAGE {
-            self.roll()?;
+            self.start_next_segment()?;
         }
         assert_eq!(self.at.offset, PAGE, "no frame is in it");
         self.appender.space.lengthen(self.rolled, frame_len)
     }
 
     /// How many of these operations fit into one frame in the rest of the segment.
-    fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
+    fn fitting_count(&self, operations: &[(BlockId, Operation)]) -> usize {
         let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
@@ -265,7 +270,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         operations.iter().take_while(fits).count()
     }
 
-    fn part(
+    fn add_commit_part(
         &mut self,
         lsn: Lsn,
         operations: &[(BlockId, Operation)],
@@ -317,18 +322,18 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             part,
             payload_len,
         };
-        self.frame(header, &table, &payloads)
+        self.add_frame(header, &table, &payloads)
     }
 
     /// Adds a frame behind the last one of the extent.
-    fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
+    fn add_frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
         let len = u64::from(header.frame_len);
         if self.at.segment.len_max() < aligned(self.at.offset) + len {
             self.begin_segment(len)?;
         }
         assert!(aligned(self.at.offset) + len <= self.at.segment.len_max(), "a frame fits");
-        self.close_frame(false);
-        self.pad_to(aligned(self.at.offset));
+        self.write_open_header(false);
+        self.pad_with_zeros(aligned(self.at.offset));
         let offset = self.at.offset;
         let staged_at = self.staging.len();
         self.staging.extend_from_slice(&[0; HEADER_LEN]);
@@ -347,7 +352,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 
     /// Writes the header of the last frame, now that its successor is known.
-    fn close_frame(&mut self, group_end: bool) {
+    fn write_open_header(&mut self, group_end: bool) {
         if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
             header.group_end = group_end;
             header.previous = self.at.chain;
@@ -359,7 +364,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 
     /// Ends the extent and goes on in the next segment.
-    fn roll(&mut self) -> Result<()> {
+    fn start_next_segment(&mut self) -> Result<()> {
         self.close_extent()?;
         debug_assert!(self.pieces.is_empty(), "every piece is in a closed extent");
         self.rolled += 1;
@@ -375,8 +380,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         if self.open.is_none() {
             return Ok(());
         }
-        self.close_frame(true);
-        self.pad_to(page_up(self.at.offset));
+        self.write_open_header(true);
+        self.pad_with_zeros(page_up(self.at.offset));
         self.close_staged();
         let staged = self.staging.len();
         // The next extent starts on a page of the staging buffer too, for direct writes.
@@ -408,7 +413,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.staged_from = staged;
     }
 
-    fn pad_to(&mut self, offset: u64) {
+    fn pad_with_zeros(&mut self, offset: u64) {
         debug_assert!(offset >= self.at.offset, "the log only grows");
         let len = self.staging.len() + (offset - self.at.offset) as usize;
         self.staging.resize_zeroed(len);
@@ -416,7 +421,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 
     /// Moves the tail behind what was laid out.
-    fn finish(mut self) -> Result<Flight<D::File>> {
+    fn finish_layout(mut self) -> Result<Flight<D::File>> {
         self.close_extent()?;
         debug_assert!(self.extents.iter().all(|extent| {
             extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len

@@ -15,7 +15,7 @@ use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::commit::group::Submission;
-use crate::local::commit::handover::{Handover, Load, turn};
+use crate::local::commit::handover::{Handover, Load, run_whole_step};
 use crate::local::commit::log::{Frozen, Log, LogEnd, Message};
 use crate::local::commit::shared::Shared;
 use crate::local::format::checkpoint::ImageName;
@@ -42,76 +42,76 @@ impl<D: Disk> Driver<D> {
 
     /// Hands something in; it takes its share of the budget first. It is carried out once somebody
     /// waits for it, or nudges.
-    pub(crate) fn submit(&self, submission: Submission<Reply>) {
+    pub(crate) fn submit_commit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
         let stalls = &self.shared.stalls;
         if !callback::may_wait() {
             // Whoever would make room waits for this thread.
-            budget.take_beyond(submission.log_len);
-        } else if !handover.has_keeper() {
+            budget.take_over_limit(submission.log_len);
+        } else if !handover.has_flusher() {
             // Nobody else will make room.
-            while handover.inbox.is_full() || !budget.try_take(submission.log_len) {
-                stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
+            while handover.inbox.is_full() || !budget.take_if_free(submission.log_len) {
+                stalls.wait(StallCause::InFlight, || handover.lead_until(|| false));
             }
-        } else if !budget.try_take(submission.log_len) {
-            let take = || budget.take(submission.log_len, || handover.nudge());
+        } else if !budget.take_if_free(submission.log_len) {
+            let take = || budget.take_or_wait(submission.log_len, || handover.ensure_progress());
             stalls.wait(StallCause::InFlight, take);
         }
-        self.send(Message::Submit(submission));
+        self.send_to_queue(Message::Submit(submission));
     }
 
     /// Puts a message in the inbox. Whoever fills it, or has taken bytes that somebody waits for, sees to
     /// it that somebody works, because those who wait for room do not.
-    fn send(&self, message: Message) {
+    fn send_to_queue(&self, message: Message) {
         let (handover, stalls) = (&self.handover, &self.shared.stalls);
         // The inbox is as old as the log: a full one makes room, a closed log answers.
         let sent = match handover.inbox.try_send(message) {
             Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
-                return self.refuse(refused);
+                return self.refuse_in_callback(refused);
             }
             Err(TrySendError::Full(message)) => {
-                handover.nudge();
+                handover.ensure_progress();
                 stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
             }
             sent => sent.is_ok(),
         };
         debug_assert!(sent, "the log outlives its callers");
-        if handover.inbox.is_full() || self.shared.budget.is_waited_for() {
-            handover.nudge();
+        if handover.inbox.is_full() || self.shared.budget.has_waiters() {
+            handover.ensure_progress();
         }
     }
 
     /// Refuses what a callback hands in while there is no room: it would wait for itself.
-    fn refuse(&self, refused: Submission<Reply>) {
-        self.shared.budget.release(refused.log_len);
+    fn refuse_in_callback(&self, refused: Submission<Reply>) {
+        self.shared.budget.release_bytes(refused.log_len);
         let refusal = Err(Error::InCallback);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
     }
 
     /// Writes the end mark; the log refuses everything from here on.
-    pub(crate) fn close(&self) -> Result<()> {
+    pub(crate) fn close_log(&self) -> Result<()> {
         let (reply, waiter) = ticket(None);
-        self.send(Message::Close(reply));
+        self.send_to_queue(Message::Close(reply));
         loop {
-            self.handover.carry_until(|| waiter.is_answered());
-            if waiter.is_answered() || self.handover.has_keeper() {
+            self.handover.lead_until(|| waiter.is_answered());
+            if waiter.is_answered() || self.handover.has_flusher() {
                 break;
             }
         }
         let closed = waiter.wait().map(|_| ());
-        self.handover.dismiss();
+        self.handover.stop_flusher();
         closed
     }
 
     /// What the keeper does until the store is closed.
-    pub(crate) fn keep(&self) {
-        self.handover.keep();
+    pub(crate) fn run_flusher(&self) {
+        self.handover.run_flusher();
     }
 
     /// Takes the log between two groups. What it takes is a stall if somebody came meanwhile.
-    fn hold<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
-        self.handover.between_turns(|log| {
+    fn lock_between_groups<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
+        self.handover.lock_between_steps(|log| {
             let stalls = &self.shared.stalls;
             let (started, result) = (stalls.now(), body(log));
             if !self.handover.inbox.is_empty() {
@@ -123,72 +123,72 @@ impl<D: Disk> Driver<D> {
 
     /// Makes every commit so far durable, and then does what `attempt` does, between two groups. That ends: what is
     /// handed in meanwhile comes behind the request to sync, and after the group of that all is durable.
-    fn hold_still<R>(
+    fn run_when_durable<R>(
         &self,
         mut attempt: impl FnMut(&mut Log<D>) -> Result<Option<R>>,
     ) -> Result<R> {
-        self.hold(|log| {
-            log.settle();
+        self.lock_between_groups(|log| {
+            log.submit_missing_sync();
             loop {
                 self.shared.poison.check()?;
                 if let Some(done) = attempt(log)? {
                     return Ok(done);
                 }
                 assert!(!log.is_idle(), "what is not durable is on its way");
-                turn(log);
+                run_whole_step(log);
             }
         })
     }
 
-    /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
+    /// Makes every commit so far durable and freezes the index (see [`Log::freeze_index`]).
     ///
     /// # Errors
     /// [`Error::Poisoned`]; nothing is frozen.
-    pub(crate) fn freeze(&self) -> Result<Frozen> {
-        self.hold_still(|log| Ok(log.freeze()))
+    pub(crate) fn freeze_index(&self) -> Result<Frozen> {
+        self.run_when_durable(|log| Ok(log.freeze_index()))
     }
 
-    /// Makes every commit so far durable and says where the log ends then (see [`Log::stand_still`]).
+    /// Makes every commit so far durable and says where the log ends then (see [`Log::mark_log_end`]).
     ///
     /// # Errors
-    /// As [`Log::stand_still`].
-    pub(crate) fn stand_still(&self) -> Result<LogEnd> {
-        self.hold_still(Log::stand_still)
+    /// As [`Log::mark_log_end`].
+    pub(crate) fn quiesce_log(&self) -> Result<LogEnd> {
+        self.run_when_durable(Log::mark_log_end)
     }
 
     /// Says in the log that the name of a checkpoint is durable.
     ///
     /// # Errors
-    /// As [`Log::confirm`].
-    pub(crate) fn confirm(&self, image: ImageName) -> Result<()> {
-        self.hold(|log| log.confirm(image))
+    /// As [`Log::confirm_checkpoint`].
+    pub(crate) fn confirm_checkpoint(&self, image: ImageName) -> Result<()> {
+        self.lock_between_groups(|log| log.confirm_checkpoint(image))
     }
 
     /// Goes on in the next segment of the log.
     ///
     /// # Errors
-    /// As [`Log::roll`].
-    pub(crate) fn roll(&self) -> Result<()> {
-        self.hold(Log::roll)
+    /// As [`Log::roll_to_next_segment`].
+    pub(crate) fn roll_to_next_segment(&self) -> Result<()> {
+        self.lock_between_groups(Log::roll_to_next_segment)
     }
 
     /// Runs `body` between two groups: nothing is written or published meanwhile.
-    pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
-        self.hold(|_| body())
+    pub(crate) fn run_between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.lock_between_groups(|_| body())
     }
 }
 
 impl<D: Disk> Issuer for Driver<D> {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.carry_until(enough);
+        self.handover.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.handover.announce();
+        self.handover.announce_commit();
     }
 
     fn nudge(&self) {
-        self.handover.nudge();
+        self.handover.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -232,8 +232,8 @@ mod tests {
         let delete = store.begin().expect("begins");
         delete.delete(BlockId(1)).expect("a pending delete");
         let tickets = [delete.submit().expect("handed in"), late.submit().expect("handed in")];
-        store.inner.driver.hold(|log| {
-            (0..10).for_each(|_| turn(log));
+        store.inner.driver.lock_between_groups(|log| {
+            (0..10).for_each(|_| run_whole_step(log));
         });
         let [delete, late] = tickets.map(|ticket| ticket.is_answered().then(|| ticket.wait()));
         assert!(matches!(delete, Some(Ok(Some(_)))), "{delete:?}");

@@ -56,23 +56,23 @@ pub(crate) struct Landing {
 
 impl<D: Disk> Errand<D> {
     /// Bytes of the budget that the members of its trip hold.
-    pub(crate) fn held_len(&self) -> u64 {
+    pub(crate) fn budget_held_len(&self) -> u64 {
         let members = self.trip.iter().flat_map(|trip| &trip.group.members);
         members.map(|member| member.submission.log_len).sum()
     }
 
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn answer_and_write(&mut self) {
         for answers in std::mem::take(&mut self.answers) {
-            answers.send(&*self.disk, &self.shared);
+            answers.send_to_callers(&*self.disk, &self.shared);
         }
         if let Some(trip) = &mut self.trip {
-            trip.go(&*self.disk, &self.shared);
+            trip.write_and_record(&*self.disk, &self.shared);
         }
     }
 }
 
 impl Answers {
-    pub(crate) fn send(self, env: &impl Env, shared: &Shared) {
+    pub(crate) fn send_to_callers(self, env: &impl Env, shared: &Shared) {
         let commit_count = self.group.user_commit_count();
         for member in self.group.members {
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
@@ -81,13 +81,13 @@ impl Answers {
             member.submission.tag.send(member.verdict);
         }
         let wake = env.now().saturating_sub(self.landed_at);
-        shared.phases.add(commit_count, Took { wake, ..self.took });
+        shared.phases.add_group(commit_count, Took { wake, ..self.took });
     }
 }
 
 impl<D: Disk> Trip<D> {
     /// What its phases took.
-    pub(crate) fn took(&self, landing: &Landing) -> Took {
+    pub(crate) fn phase_times(&self, landing: &Landing) -> Took {
         Took {
             write: landing.written_at.saturating_sub(self.begun_at),
             sync: landing.landed_at.saturating_sub(landing.written_at),
@@ -95,11 +95,11 @@ impl<D: Disk> Trip<D> {
         }
     }
 
-    fn go(&mut self, disk: &D, shared: &Shared) {
+    fn write_and_record(&mut self, disk: &D, shared: &Shared) {
         let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
         let made = self.write_and_sync(disk, shared, &mut written_at, &mut flight_time);
         let landed_at = disk.now();
-        let segment = self.flight.ends().last().map(|(_, number, _)| number);
+        let segment = self.flight.segment_ends().last().map(|(_, number, _)| number);
         // Before anybody is told: in a file without a name it would not be there at the next open.
         let here = made.and_then(|()| {
             let looked = shared.presence.look_now_and_then(disk, landed_at, segment);
@@ -123,11 +123,11 @@ impl<D: Disk> Trip<D> {
         flight_time: &mut Duration,
     ) -> Result<(), (PoisonCause, Error)> {
         let started = disk.now();
-        if let Err(error) = self.flight.write(disk.path()) {
+        if let Err(error) = self.flight.write_extents(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
         if shared.recent.is_on() {
-            self.flight.keep();
+            self.flight.keep_staged_bytes();
         }
         *written_at = disk.now();
         shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
@@ -146,7 +146,7 @@ impl<D: Disk> Trip<D> {
         };
         poisoned()?;
         let begun_at = disk.now();
-        let sync_count = self.flight.sync(disk.path()).map_err(|error| {
+        let sync_count = self.flight.sync_segments(disk.path()).map_err(|error| {
             // While it is still our turn: nobody may sync who does not know.
             shared.poison.set(PoisonCause::SyncFailed);
             (PoisonCause::SyncFailed, error)

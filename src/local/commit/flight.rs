@@ -2,7 +2,7 @@
 //!
 //! Owns the extents, the buffer they were staged in and the list of segments that have to be synced.
 //! The appender makes it and has reserved its space; whoever took it carries it out, without the log.
-//! [`Flight::write`] followed by [`Flight::sync`] is the commit point: with both successful, its bytes
+//! [`Flight::write_extents`] followed by [`Flight::sync_segments`] is the commit point: with both successful, its bytes
 //! and those of every earlier flight that has landed are durable.
 //!
 //! A small payload is copied once, into a staging buffer from which the whole group is written in one
@@ -79,7 +79,7 @@ impl Piece {
         }
     }
 
-    fn bytes<'a>(&'a self, staging: &'a [u8]) -> &'a [u8] {
+    fn resolve_bytes<'a>(&'a self, staging: &'a [u8]) -> &'a [u8] {
         match self {
             Piece::Staged(range) => &staging[range.clone()],
             Piece::Shared(bytes) => bytes,
@@ -89,7 +89,7 @@ impl Piece {
 
 impl<F: DiskFile> Flight<F> {
     /// Sequence, file number and new end of each segment that is written.
-    pub(crate) fn ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+    pub(crate) fn segment_ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         self.extents.iter().map(|extent| {
             let end = extent.offset + extent.len;
             (extent.segment.sequence, extent.segment.number, end)
@@ -104,11 +104,11 @@ impl<F: DiskFile> Flight<F> {
     ///
     /// # Errors
     /// [`Error::Io`]: what the log holds there is unknown; nothing may be appended any more.
-    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+    pub(crate) fn write_extents(&self, dir: &Path) -> Result<()> {
         debug_assert!(self.kept.is_none(), "staged bytes are kept once they are written");
         for extent in &self.extents {
             let written = self.write_extent(extent);
-            written.map_err(|source| failure(IoOp::Write, dir, &extent.segment, source))?;
+            written.map_err(|source| segment_error(IoOp::Write, dir, &extent.segment, source))?;
         }
         Ok(())
     }
@@ -117,17 +117,17 @@ impl<F: DiskFile> Flight<F> {
     ///
     /// # Errors
     /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
-    pub(crate) fn sync(&self, dir: &Path) -> Result<u64> {
-        let segments = self.touched();
+    pub(crate) fn sync_segments(&self, dir: &Path) -> Result<u64> {
+        let segments = self.segments_to_sync();
         for segment in &segments {
             let synced = segment.file.sync_data();
-            synced.map_err(|source| failure(IoOp::Sync, dir, segment, source))?;
+            synced.map_err(|source| segment_error(IoOp::Sync, dir, segment, source))?;
         }
         Ok(segments.len() as u64)
     }
 
     /// The segments that a sync of it has to cover, in log order.
-    pub(crate) fn touched(&self) -> Vec<Arc<Segment<F>>> {
+    pub(crate) fn segments_to_sync(&self) -> Vec<Arc<Segment<F>>> {
         let mut segments = self.unsynced.clone();
         for extent in &self.extents {
             let newest = segments.last();
@@ -140,7 +140,7 @@ impl<F: DiskFile> Flight<F> {
 
     /// Keeps what was staged and written. A long staging buffer is given away for that, a short one is
     /// copied.
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn keep_staged_bytes(&mut self) {
         self.kept = Some(if self.staging.len() >= SHARED_LEN {
             let fresh = AlignedBuf::with_capacity(self.staging.len());
             Bytes::from_owner(std::mem::replace(&mut self.staging, fresh))
@@ -150,7 +150,7 @@ impl<F: DiskFile> Flight<F> {
     }
 
     /// Tells readers what was kept. Flights do so in log order.
-    pub(crate) fn show(&mut self, recent: &Recent) {
+    pub(crate) fn show_recent_bytes(&mut self, recent: &Recent) {
         let Some(staged) = self.kept.take() else { return };
         for extent in &self.extents {
             let mut at = extent.offset;
@@ -176,28 +176,28 @@ impl<F: DiskFile> Flight<F> {
             [Piece::Staged(range)] => write_all_at(file, extent.offset, &staging[range.clone()]),
             pieces if !self.direct => {
                 let mut bufs: Vec<_> =
-                    pieces.iter().map(|piece| IoSlice::new(piece.bytes(staging))).collect();
+                    pieces.iter().map(|piece| IoSlice::new(piece.resolve_bytes(staging))).collect();
                 write_all_vectored_at(file, extent.offset, &mut bufs)
             }
-            _ => write_chunks(extent, staging),
+            _ => write_in_chunks(extent, staging),
         }
     }
 }
 
-fn failure<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> Error {
+fn segment_error<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> Error {
     let name = FileName::Segment(segment.number).to_string();
     Error::io(op, dir.join(name), source)
 }
 
 /// Copies and writes an extent chunk by chunk.
-fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
+fn write_in_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
     let starts: Vec<u64> = (0..extent.len).step_by(CHUNK_LEN).collect();
     let write = |start: u64| {
         let end = extent.len.min(start + CHUNK_LEN as u64);
         let mut chunk = AlignedBuf::with_capacity((end - start) as usize);
         let mut at = 0;
         for piece in &extent.pieces {
-            let bytes = piece.bytes(staging);
+            let bytes = piece.resolve_bytes(staging);
             let from = start.saturating_sub(at).min(bytes.len() as u64);
             let to = end.saturating_sub(at).min(bytes.len() as u64);
             chunk.extend_from_slice(&bytes[from as usize..to as usize]);

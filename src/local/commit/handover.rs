@@ -13,7 +13,7 @@
 //!    deterministic tests), the carrier himself goes on until nothing is left.
 //! 2. Who is on an errand that the load is `away` for takes a turn when he is back, and then 1 holds for
 //!    him. So others may leave what has to wait for that to him.
-//! 3. Who wants the load between turns ([`Handover::between_turns`]) is waited for: nobody begins a turn
+//! 3. Who wants the load between turns ([`Handover::lock_between_steps`]) is waited for: nobody begins a turn
 //!    while he waits or holds it, and he looks at the inbox when he is done.
 //!
 //! Whoever has the load, or is on an errand for it, is waited for: code of users that runs there must not wait
@@ -49,23 +49,23 @@ pub(crate) trait Load {
     type Errand;
 
     /// Takes what the inbox holds and does the next piece of work.
-    fn turn(&mut self) -> LogStep<Self::Errand>;
+    fn take_step(&mut self) -> LogStep<Self::Errand>;
     /// Runs an errand.
-    fn run(errand: &mut Self::Errand);
+    fn run_unlocked(errand: &mut Self::Errand);
     /// Takes an errand back, which a panic may have cut short.
-    fn back(&mut self, errand: Self::Errand) -> LogStep<Self::Errand>;
+    fn complete_errand(&mut self, errand: Self::Errand) -> LogStep<Self::Errand>;
     /// Whether somebody is on an errand that what is left may have to wait for.
-    fn is_away(&self) -> bool;
+    fn is_write_under_way(&self) -> bool;
     /// While somebody is away, how many have to come before a turn is of use: he takes the next one
     /// anyway.
-    fn missing(&self) -> usize;
+    fn missing_caller_count(&self) -> usize;
     /// Does what is due while nothing comes in, and returns how long nothing will be due: `None` for
     /// ever.
-    fn rest(&mut self) -> Option<Duration>;
+    fn run_due_work(&mut self) -> Option<Duration>;
     /// Whether nothing that was taken is unfinished.
     fn is_idle(&self) -> bool;
     /// After a panic in a turn or an errand: refuses everybody who waits.
-    fn give_up(&mut self);
+    fn fail_after_panic(&mut self);
 }
 
 /// A load, its inbox and its keeper.
@@ -107,21 +107,21 @@ impl<L: Load, M> Handover<L, M> {
     }
 
     /// Whether somebody works while no caller does.
-    pub(crate) fn has_keeper(&self) -> bool {
+    pub(crate) fn has_flusher(&self) -> bool {
         self.keeper.is_some()
     }
 
     /// What the keeper does until it is dismissed.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn run_flusher(&self) {
         let Some(keeper) = &self.keeper else { return };
         let _duty = callback::begin(Duty::Working);
         loop {
-            let carried = self.try_carry().map(|mut load| {
+            let carried = self.try_lock_load().map(|mut load| {
                 let mut more = true;
-                while more && !self.is_wanted() {
-                    (load, more) = self.take_turn(load);
+                while more && !self.is_lock_reserved() {
+                    (load, more) = self.run_locked_step(load);
                 }
-                let due = rest(&mut *load);
+                let due = run_due_work_caught(&mut *load);
                 // Set while we hold the load: who carries it next sees it, and calls.
                 keeper.asleep.store(due.is_none(), Ordering::SeqCst);
                 due
@@ -131,7 +131,7 @@ impl<L: Load, M> Handover<L, M> {
                 called.ended = true;
                 drop(called);
                 // Who was too late for our last turn, and called before we ended, relies on us.
-                return self.carry_until(|| false);
+                return self.lead_until(|| false);
             }
             // Of what arrives while somebody else carries the load, that one tells us.
             if !called.work && (carried.is_none() || self.inbox.is_empty()) {
@@ -149,7 +149,7 @@ impl<L: Load, M> Handover<L, M> {
     }
 
     /// Ends the keeper. What is handed in from here on is carried by callers alone.
-    pub(crate) fn dismiss(&self) {
+    pub(crate) fn stop_flusher(&self) {
         if let Some(keeper) = &self.keeper {
             keeper.called.lock().stop = true;
             keeper.changed.notify_all();
@@ -157,20 +157,20 @@ impl<L: Load, M> Handover<L, M> {
     }
 
     /// Carries the load, if it is free, until `enough` or nothing is left to do.
-    pub(crate) fn carry_until(&self, enough: impl Fn() -> bool) {
+    pub(crate) fn lead_until(&self, enough: impl Fn() -> bool) {
         let mut alone = false;
         loop {
-            let Some(mut load) = self.try_carry() else { return };
+            let Some(mut load) = self.try_lock_load() else { return };
             let _duty = callback::begin(Duty::Working);
             let mut more = true;
-            while more && !self.is_wanted() && (alone || !enough()) {
-                (load, more) = self.take_turn(load);
+            while more && !self.is_lock_reserved() && (alone || !enough()) {
+                (load, more) = self.run_locked_step(load);
             }
-            let (idle, away) = (load.is_idle(), load.is_away());
+            let (idle, away) = (load.is_idle(), load.is_write_under_way());
             drop(load);
             let left = !away && (!idle || !self.inbox.is_empty());
             let asleep = self.keeper.as_ref().is_some_and(|k| k.asleep.load(Ordering::SeqCst));
-            let heard = (left || (asleep && !away)) && self.call_keeper();
+            let heard = (left || (asleep && !away)) && self.wake_flusher();
             if !left || heard {
                 return;
             }
@@ -180,112 +180,113 @@ impl<L: Load, M> Handover<L, M> {
     }
 
     /// The load, if nobody has it or is to have it first, and it can be of use.
-    fn try_carry(&self) -> Option<MutexGuard<'_, L>> {
+    fn try_lock_load(&self) -> Option<MutexGuard<'_, L>> {
         let missing = self.missing.load(Ordering::SeqCst);
-        let is_useless = self.is_wanted() || (missing > 0 && (self.inbox.len() as u64) < missing);
+        let is_useless =
+            self.is_lock_reserved() || (missing > 0 && (self.inbox.len() as u64) < missing);
         if is_useless { None } else { self.load.try_lock() }
     }
 
     /// Whether somebody wants the load between turns, who sees to what is left when he is done.
-    fn is_wanted(&self) -> bool {
+    fn is_lock_reserved(&self) -> bool {
         self.holding.load(Ordering::SeqCst) > 0
     }
 
     /// One turn, with the load put down for errands. Says whether to take another one. A panic in it
     /// ends the load's work instead of the caller.
-    fn take_turn<'a>(&'a self, mut load: MutexGuard<'a, L>) -> (MutexGuard<'a, L>, bool) {
-        let mut turn = guarded(&mut *load, Load::turn).unwrap_or(LogStep::Idle);
+    fn run_locked_step<'a>(&'a self, mut load: MutexGuard<'a, L>) -> (MutexGuard<'a, L>, bool) {
+        let mut turn = catch_panic(&mut *load, Load::take_step).unwrap_or(LogStep::Idle);
         while let LogStep::Errand(mut errand) = turn {
-            self.missing.store(load.missing() as u64, Ordering::SeqCst);
+            self.missing.store(load.missing_caller_count() as u64, Ordering::SeqCst);
             drop(load);
-            let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
+            let ran = catch_unwind(AssertUnwindSafe(|| L::run_unlocked(&mut errand)));
             load = self.load.lock();
-            turn = take_back(&mut *load, errand, ran.is_ok());
-            if self.is_wanted() {
+            turn = complete_or_fail(&mut *load, errand, ran.is_ok());
+            if self.is_lock_reserved() {
                 self.landed.notify_all();
             }
         }
-        self.missing.store(load.missing() as u64, Ordering::SeqCst);
+        self.missing.store(load.missing_caller_count() as u64, Ordering::SeqCst);
         (load, matches!(turn, LogStep::More))
     }
 
     /// Takes the load for `body` between two turns, with nobody away from it. A panic of `body` ends the
     /// load's work and goes on to the caller.
-    pub(crate) fn between_turns<R>(&self, body: impl FnOnce(&mut L) -> R) -> R {
+    pub(crate) fn lock_between_steps<R>(&self, body: impl FnOnce(&mut L) -> R) -> R {
         self.holding.fetch_add(1, Ordering::SeqCst);
         let mut load = self.load.lock();
-        while load.is_away() {
+        while load.is_write_under_way() {
             self.landed.wait(&mut load);
         }
         let duty = callback::begin(Duty::Working);
         let result = catch_unwind(AssertUnwindSafe(|| body(&mut load)));
         drop(duty);
         if result.is_err() {
-            load.give_up();
+            load.fail_after_panic();
         }
         self.holding.fetch_sub(1, Ordering::SeqCst);
         drop(load);
         // Somebody may have found it taken, and trusts in us.
-        self.carry_until(|| true);
+        self.lead_until(|| true);
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Says that something was handed in for which nobody waits yet.
-    pub(crate) fn announce(&self) {
+    pub(crate) fn announce_commit(&self) {
         // Whoever carries the load now, or is away from it, looks at the inbox before he leaves it.
-        let is_free = || self.try_carry().is_some_and(|load| !load.is_away());
+        let is_free = || self.try_lock_load().is_some_and(|load| !load.is_write_under_way());
         let free = self.keeper.is_some() && is_free();
-        if free && !self.call_keeper() {
-            self.carry_until(|| false);
+        if free && !self.wake_flusher() {
+            self.lead_until(|| false);
         }
     }
 
     /// Makes sure that somebody works, if need be this thread.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn ensure_progress(&self) {
         match &self.keeper {
-            Some(_) => self.announce(),
-            None => self.carry_until(|| false),
+            Some(_) => self.announce_commit(),
+            None => self.lead_until(|| false),
         }
     }
 
     /// Wakes the keeper; false when there is none.
-    fn call_keeper(&self) -> bool {
-        self.keeper.as_ref().is_some_and(Keeper::call)
+    fn wake_flusher(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::wake_if_running)
     }
 }
 
 /// One turn, errands included, for who has the load between turns.
-pub(crate) fn turn<L: Load>(load: &mut L) {
-    let mut turn = guarded(load, Load::turn).unwrap_or(LogStep::Idle);
+pub(crate) fn run_whole_step<L: Load>(load: &mut L) {
+    let mut turn = catch_panic(load, Load::take_step).unwrap_or(LogStep::Idle);
     while let LogStep::Errand(mut errand) = turn {
-        let ran = catch_unwind(AssertUnwindSafe(|| L::run(&mut errand)));
-        turn = take_back(load, errand, ran.is_ok());
+        let ran = catch_unwind(AssertUnwindSafe(|| L::run_unlocked(&mut errand)));
+        turn = complete_or_fail(load, errand, ran.is_ok());
     }
 }
 
-fn take_back<L: Load>(load: &mut L, errand: L::Errand, is_done: bool) -> LogStep<L::Errand> {
+fn complete_or_fail<L: Load>(load: &mut L, errand: L::Errand, is_done: bool) -> LogStep<L::Errand> {
     if !is_done {
-        load.give_up();
+        load.fail_after_panic();
     }
-    guarded(load, |load| load.back(errand)).unwrap_or(LogStep::Idle)
+    catch_panic(load, |load| load.complete_errand(errand)).unwrap_or(LogStep::Idle)
 }
 
 /// What is due. A panic in it ends the load's work instead of the keeper.
-fn rest<L: Load>(load: &mut L) -> Option<Duration> {
-    guarded(load, Load::rest).flatten()
+fn run_due_work_caught<L: Load>(load: &mut L) -> Option<Duration> {
+    catch_panic(load, Load::run_due_work).flatten()
 }
 
-fn guarded<L: Load, R>(load: &mut L, work: impl FnOnce(&mut L) -> R) -> Option<R> {
+fn catch_panic<L: Load, R>(load: &mut L, work: impl FnOnce(&mut L) -> R) -> Option<R> {
     let done = catch_unwind(AssertUnwindSafe(|| work(load)));
     if done.is_err() {
-        load.give_up();
+        load.fail_after_panic();
     }
     done.ok()
 }
 
 impl Keeper {
     /// False when nobody hears it any more.
-    fn call(&self) -> bool {
+    fn wake_if_running(&self) -> bool {
         let mut called = self.called.lock();
         called.work = true;
         let heard = !called.ended;

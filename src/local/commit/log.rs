@@ -117,7 +117,7 @@ impl<D: Disk> Log<D> {
         let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
         let landed_at = disk.now();
         Log {
-            core: CommitCore::new(options, Pace::of(Duration::ZERO), last),
+            core: CommitCore::new(options, Pace::for_flight_time(Duration::ZERO), last),
             disk,
             shared,
             appender,
@@ -140,68 +140,72 @@ impl<D: Disk> Log<D> {
     }
 
     /// Takes what callers have handed in so far.
-    fn take_waiting(&mut self) {
+    fn take_queued_messages(&mut self) {
         while let Ok(message) = self.inbox.try_recv() {
             if let Message::Submit(taken) = &message {
                 self.held_len += taken.log_len;
             }
             match message {
-                Message::Submit(refused) if self.closed => self.refuse(refused, Error::Closed),
-                Message::Submit(submission) => self.submit(submission),
+                Message::Submit(refused) if self.closed => {
+                    self.refuse_submission(refused, Error::Closed)
+                }
+                Message::Submit(submission) => self.submit_to_core(submission),
                 Message::Close(reply) => self.closing = Some(reply),
             }
         }
     }
 
-    fn submit(&mut self, submission: Submission<Reply>) {
+    fn submit_to_core(&mut self, submission: Submission<Reply>) {
         let now = self.disk.now();
         if let Some(cause) = self.shared.poison.cause() {
-            let actions = self.core.step(now, Event::Poison(cause), &self.shared.mvcc.index);
-            self.settle_all(actions);
+            let actions =
+                self.core.handle_event(now, Event::Poison(cause), &self.shared.mvcc.index);
+            self.publish_and_refuse(actions);
         }
-        let actions = self.core.step(now, Event::Submit(submission), &self.shared.mvcc.index);
-        self.settle_all(actions);
+        let actions =
+            self.core.handle_event(now, Event::Submit(submission), &self.shared.mvcc.index);
+        self.publish_and_refuse(actions);
     }
 
     /// When the sync of a commit that did not ask for one is due.
-    fn sync_due(&self) -> Option<Duration> {
+    fn sync_due_at(&self) -> Option<Duration> {
         // An interval may be as long as never.
         self.unsynced_since.map(|since| since.saturating_add(self.sync_interval))
     }
 
     /// Asks for a sync that nobody waits for.
-    fn submit_sync(&mut self) {
-        self.submit(sync_request(nobody()));
+    fn submit_own_sync(&mut self) {
+        self.submit_to_core(sync_request(nobody()));
     }
 
     /// Publishes and refuses.
-    fn settle_all(&mut self, actions: Actions<Reply>) {
+    fn publish_and_refuse(&mut self, actions: Actions<Reply>) {
         for group in actions.publish {
-            self.publish(group);
+            self.publish_group(group);
         }
         for (reply, error) in actions.refuse {
-            self.refuse(reply, error);
+            self.refuse_submission(reply, error);
         }
     }
 
     /// Prepares a group's trip to the disk, or refuses it.
-    fn take_off(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
+    fn start_group_write(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
         let begun_at = self.disk.now();
-        match self.lay_out(&group) {
+        match self.check_and_lay_out(&group) {
             Ok(flight) => {
                 self.shared.overlapped.fetch_add(u64::from(group.follows), Ordering::Relaxed);
                 Some(Trip { group, flight, begun_at, landing: None })
             }
             Err(error) => {
-                let error = self.look_for(&error).err().unwrap_or(error);
-                self.arrive(group, refusal(&self.shared.poison, error));
+                let error = self.check_files_present(&error).err().unwrap_or(error);
+                self.report_outcome(group, outcome_of_refusal(&self.shared.poison, error));
                 None
             }
         }
     }
 
     /// Looks whether the store's files are gone, where that may be why nothing could be laid out.
-    fn look_for(&self, error: &Error) -> Result<bool> {
+    fn check_files_present(&self, error: &Error) -> Result<bool> {
         match error {
             Error::Io { .. } => presence::look(&*self.disk, None),
             _ => Ok(true),
@@ -210,18 +214,18 @@ impl<D: Disk> Log<D> {
 
     /// Does all that may fail and touches nothing: from the first byte on, a group is published or the store
     /// is poisoned.
-    fn lay_out(&mut self, group: &Group<Reply>) -> Result<Flight<D::File>> {
-        self.admit(group)?;
+    fn check_and_lay_out(&mut self, group: &Group<Reply>) -> Result<Flight<D::File>> {
+        self.check_reserve(group)?;
         let written = group.members.iter().filter(|member| member.commit_lsn().is_some());
         let operations = written.flat_map(|member| &member.submission.batch.operations);
         let below = self.shared.mvcc.index.look_up_below(operations.map(|(id, _)| *id))?;
-        let mut flight = self.appender.lay_out(group)?;
+        let mut flight = self.appender.lay_out_group(group)?;
         flight.changes.below = below;
         Ok(flight)
     }
 
     /// Takes a trip back that has ended.
-    fn land(&mut self, mut trip: Trip<D>) {
+    fn complete_trip(&mut self, mut trip: Trip<D>) {
         let cut_short = || {
             let cause = PoisonCause::ThreadPanicked;
             let outcome = Outcome::Failed(cause, Error::Poisoned { cause });
@@ -230,12 +234,12 @@ impl<D: Disk> Log<D> {
         };
         let landing = trip.landing.take().unwrap_or_else(cut_short);
         if matches!(landing.outcome, Outcome::Done) {
-            let took = trip.took(&landing);
+            let took = trip.phase_times(&landing);
             match trip.group.sync {
                 true => {
                     self.unsynced_since = None;
                     self.flight_time = (self.flight_time * 7 + landing.flight_time) / 8;
-                    self.core.set_pace(Pace::of(self.flight_time));
+                    self.core.set_pace(Pace::for_flight_time(self.flight_time));
                 }
                 false => {
                     self.unsynced_since.get_or_insert(landing.landed_at);
@@ -244,16 +248,16 @@ impl<D: Disk> Log<D> {
             self.written_len += trip.flight.len();
             self.shared.written_len.store(self.written_len, Ordering::Relaxed);
             if trip.group.user_commit_count() > 0 {
-                self.note_user(&trip.flight);
+                self.count_user_bytes(&trip.flight);
             }
             self.landed.push(Landed { number: trip.group.number(), flight: trip.flight, took });
         }
         self.landed_at = landing.landed_at;
-        self.arrive(trip.group, landing.outcome);
+        self.report_outcome(trip.group, landing.outcome);
     }
 
     /// Tells the core what became of a group.
-    fn arrive(&mut self, group: Group<Reply>, outcome: Outcome) {
+    fn report_outcome(&mut self, group: Group<Reply>, outcome: Outcome) {
         match &outcome {
             Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
             Outcome::Refused(Error::StorageFull { .. }) => {
@@ -263,13 +267,13 @@ impl<D: Disk> Log<D> {
             Outcome::Refused(_) | Outcome::Done => {}
         }
         let event = Event::Landed(group, outcome);
-        let actions = self.core.step(self.disk.now(), event, &self.shared.mvcc.index);
-        self.settle_all(actions);
+        let actions = self.core.handle_event(self.disk.now(), event, &self.shared.mvcc.index);
+        self.publish_and_refuse(actions);
     }
 
     /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
     /// can make use of it, else at once.
-    fn answer_and_go_on(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
+    fn answer_and_write_next(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
         if trip.is_none() && self.published.is_empty() {
             return LogStep::More;
         }
@@ -278,24 +282,24 @@ impl<D: Disk> Log<D> {
         // One that follows another must not keep that one's callers waiting.
         let follows = trip.as_ref().is_some_and(|trip| trip.group.follows);
         let mut errand = Errand { disk, shared, answers, trip };
-        if follows || self.core.is_shared_out() {
-            self.held_len -= errand.held_len();
+        if follows || self.core.allows_overlap() {
+            self.held_len -= errand.budget_held_len();
             self.away_count += usize::from(errand.trip.is_some());
             return LogStep::Errand(errand);
         }
-        errand.run();
+        errand.answer_and_write();
         match errand.trip {
             None => LogStep::More,
             Some(trip) => {
-                self.land(trip);
-                self.answer_and_go_on(None)
+                self.complete_trip(trip);
+                self.answer_and_write_next(None)
             }
         }
     }
 
     /// Refuses a group that writes while the reserve is not whole and cannot be made so.
-    fn admit(&self, group: &Group<Reply>) -> Result<()> {
-        if group.frees() {
+    fn check_reserve(&self, group: &Group<Reply>) -> Result<()> {
+        if group.only_frees_space() {
             return Ok(());
         }
         let block_count = self.shared.mvcc.totals().0;
@@ -306,16 +310,16 @@ impl<D: Disk> Log<D> {
     }
 
     /// Puts a group in the index; its callers are to be woken then.
-    fn publish(&mut self, group: Group<Reply>) {
+    fn publish_group(&mut self, group: Group<Reply>) {
         let at = self.landed.iter().position(|landed| landed.number == group.number());
         let (mut changes, mut took) = (Changes::default(), Took::default());
         if let Some(mut landed) = at.map(|at| self.landed.swap_remove(at)) {
-            landed.flight.show(&self.shared.recent);
-            for (sequence, number, end) in landed.flight.ends() {
+            landed.flight.show_recent_bytes(&self.shared.recent);
+            for (sequence, number, end) in landed.flight.segment_ends() {
                 self.shared.usage.used(sequence, number, end);
             }
             (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
-            self.appender.land(landed.flight, group.sync);
+            self.appender.complete_flight(landed.flight, group.sync);
         }
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // What was moved is still the newest: a later operation on it comes later in the group.
@@ -345,21 +349,21 @@ impl<D: Disk> Log<D> {
         self.shared.durable.store(durable.0, Ordering::Release);
         self.shared.groups.fetch_add(u64::from(user_commit_count > 0), Ordering::Relaxed);
         drop(moment);
-        let actions = self.core.step(self.landed_at, Event::Published(group), &mvcc.index);
+        let actions = self.core.handle_event(self.landed_at, Event::Published(group), &mvcc.index);
         if let Some(group) = actions.answer {
             let held_len = group.members.iter().map(|member| member.submission.log_len).sum();
             debug_assert!(held_len <= self.held_len, "what is released was held");
             self.held_len -= held_len;
-            self.shared.budget.release(held_len);
+            self.shared.budget.release_bytes(held_len);
             self.published.push(Answers { group, took, landed_at: self.landed_at });
         }
-        self.note(freed_len);
+        self.count_unseen_bytes(freed_len);
     }
 
-    fn refuse(&mut self, refused: Submission<Reply>, error: Error) {
+    fn refuse_submission(&mut self, refused: Submission<Reply>, error: Error) {
         debug_assert!(refused.log_len <= self.held_len, "what is released was held");
         self.held_len -= refused.log_len;
-        self.shared.budget.release(refused.log_len);
+        self.shared.budget.release_bytes(refused.log_len);
         let refusal = Err(error);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
@@ -367,17 +371,17 @@ impl<D: Disk> Log<D> {
 
     /// Notes what commits of users have written. Moves of blocks are the upkeep's own: were they to call it,
     /// it would go on by itself for ever.
-    fn note_user(&mut self, flight: &Flight<D::File>) {
+    fn count_user_bytes(&mut self, flight: &Flight<D::File>) {
         let (shared, len) = (&self.shared, flight.len());
         shared.user_len.fetch_add(len, Ordering::Relaxed);
-        if let Some((sequence, ..)) = flight.ends().last() {
+        if let Some((sequence, ..)) = flight.segment_ends().last() {
             shared.user_sequence.fetch_max(sequence, Ordering::Relaxed);
         }
-        self.note(len);
+        self.count_unseen_bytes(len);
     }
 
     /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
-    fn note(&mut self, len: u64) {
+    fn count_unseen_bytes(&mut self, len: u64) {
         self.unseen_len += len;
         if self.unseen_len >= self.shared.look_every {
             self.unseen_len = 0;
@@ -390,73 +394,73 @@ impl<D: Disk> Load for Log<D> {
     type Errand = Errand<D>;
 
     /// Takes one turn.
-    fn turn(&mut self) -> LogStep<Errand<D>> {
-        self.take_waiting();
+    fn take_step(&mut self) -> LogStep<Errand<D>> {
+        self.take_queued_messages();
         let now = self.disk.now();
-        if self.sync_due().is_some_and(|due| now >= due) {
+        if self.sync_due_at().is_some_and(|due| now >= due) {
             self.unsynced_since = None;
-            self.submit_sync();
+            self.submit_own_sync();
         }
-        let mut actions = self.core.step(now, Event::Tick, &self.shared.mvcc.index);
+        let mut actions = self.core.handle_event(now, Event::Tick, &self.shared.mvcc.index);
         let (group, waits) = (actions.write.take(), actions.wait_until.is_some());
-        self.settle_all(actions);
+        self.publish_and_refuse(actions);
         let took_off = group.is_some();
-        let trip = group.and_then(|group| self.take_off(group));
+        let trip = group.and_then(|group| self.start_group_write(group));
         if trip.is_some() || !self.published.is_empty() {
-            return self.answer_and_go_on(trip);
+            return self.answer_and_write_next(trip);
         }
         if waits {
             self.disk.pause();
         }
         if self.core.is_idle()
-            && !self.is_away()
+            && !self.is_write_under_way()
             && let Some(reply) = self.closing.take()
         {
             self.closed = true;
-            let ended = self.end();
+            let ended = self.write_end_mark();
             reply.send(ended);
             return LogStep::More;
         }
         // What waits for a landing is the business of whoever is away for it.
-        let goes_on = took_off || waits || !(self.core.is_idle() || self.is_away());
+        let goes_on = took_off || waits || !(self.core.is_idle() || self.is_write_under_way());
         if goes_on { LogStep::More } else { LogStep::Idle }
     }
 
-    fn run(errand: &mut Errand<D>) {
-        errand.run();
+    fn run_unlocked(errand: &mut Errand<D>) {
+        errand.answer_and_write();
     }
 
-    fn back(&mut self, errand: Errand<D>) -> LogStep<Errand<D>> {
-        self.held_len += errand.held_len();
+    fn complete_errand(&mut self, errand: Errand<D>) -> LogStep<Errand<D>> {
+        self.held_len += errand.budget_held_len();
         if let Some(trip) = errand.trip {
             self.away_count -= 1;
-            self.land(trip);
+            self.complete_trip(trip);
         }
-        self.answer_and_go_on(None)
+        self.answer_and_write_next(None)
     }
 
-    fn is_away(&self) -> bool {
+    fn is_write_under_way(&self) -> bool {
         self.away_count > 0
     }
 
-    fn missing(&self) -> usize {
-        self.core.missing()
+    fn missing_caller_count(&self) -> usize {
+        self.core.missing_caller_count()
     }
 
     /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
     /// ever.
-    fn rest(&mut self) -> Option<Duration> {
-        if self.is_away() {
+    fn run_due_work(&mut self) -> Option<Duration> {
+        if self.is_write_under_way() {
             return Some(WITNESS_AFTER);
         }
-        let unwitnessed = self.core.durable() > self.witnessed && !self.closed;
+        let unwitnessed = self.core.durable_lsn() > self.witnessed && !self.closed;
         let witness_due = (unwitnessed && self.shared.poison.cause().is_none())
             .then(|| self.landed_at.saturating_add(WITNESS_AFTER));
         let now = self.disk.now();
-        let mut due = self.sync_due();
+        let mut due = self.sync_due_at();
         if let Some(witness_due) = witness_due {
             if now >= witness_due {
-                self.witness();
+                self.write_durable_mark();
             } else {
                 due = Some(due.map_or(witness_due, |due| due.min(witness_due)));
             }
@@ -470,23 +474,24 @@ impl<D: Disk> Load for Log<D> {
     }
 
     /// After a panic: poisons the store and refuses everybody who waits.
-    fn give_up(&mut self) {
+    fn fail_after_panic(&mut self) {
         let cause = PoisonCause::ThreadPanicked;
         self.shared.poison.set(cause);
-        let actions = self.core.step(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
+        let actions =
+            self.core.handle_event(self.landed_at, Event::Poison(cause), &self.shared.mvcc.index);
         for (submission, error) in actions.refuse {
-            self.refuse(submission, error);
+            self.refuse_submission(submission, error);
         }
         // These are committed, and only have not been told.
         for answers in std::mem::take(&mut self.published) {
-            answers.send(&*self.disk, &self.shared);
+            answers.send_to_callers(&*self.disk, &self.shared);
         }
         // A group that was at hand went down with the panic, and its callers have been told. Those that
         // are on their way are refused when they are back.
-        self.core.forget_flights();
+        self.core.forget_groups_under_way();
         self.landed.clear();
         self.unsynced_since = None;
-        self.shared.budget.release(std::mem::take(&mut self.held_len));
+        self.shared.budget.release_bytes(std::mem::take(&mut self.held_len));
     }
 }
 
@@ -497,7 +502,7 @@ pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
 
 /// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and
 /// nothing else. An error that says that the device or the file system fails is taken for a failed write.
-fn refusal(poison: &Poison, error: Error) -> Outcome {
+fn outcome_of_refusal(poison: &Poison, error: Error) -> Outcome {
     // Its worker knows more of what was touched than the error says.
     if let Some(cause) = poison.cause() {
         return Outcome::Failed(cause, error);

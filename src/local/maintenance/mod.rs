@@ -345,7 +345,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives space that was made ahead back, `all` of it or what nobody had prepared. Between two groups: a
     /// file is not cut while the log may be writing behind the place of the cut.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
-        self.driver.between_groups(|| self.space.shrink(all))
+        self.driver.run_between_groups(|| self.space.shrink(all))
     }
 
     /// Makes a checkpoint of what is committed now, if anything is since the last one.
@@ -428,7 +428,7 @@ impl<D: Disk> Maintenance<D> {
 
     fn make_checkpoint(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
-        let Frozen { summary, segments } = self.driver.freeze()?;
+        let Frozen { summary, segments } = self.driver.freeze_index()?;
         let index = &self.shared.mvcc.index;
         let newest = state.chain.summary().copied();
         // What a roll has sealed without a commit goes with a checkpoint behind it only.

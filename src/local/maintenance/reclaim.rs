@@ -59,7 +59,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// Empties segments: as many as are worth it, or until there is room for the next segment.
     fn reclaim_by_compaction(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
-        self.driver.roll()?;
+        self.driver.roll_to_next_segment()?;
         self.shrink_prepared(true)?;
         self.make_checkpoint(state, Haste::Space)?;
         // What is written from here on is as dense as it gets.

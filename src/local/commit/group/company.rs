@@ -27,7 +27,7 @@ const FAST_FLIGHT: Duration = Duration::from_millis(3);
 impl Pace {
     /// The pace when a group takes `flight_time` to write and sync: always less than the group that is
     /// saved, and never long after the last arrival.
-    pub(crate) fn of(flight_time: Duration) -> Pace {
+    pub(crate) fn for_flight_time(flight_time: Duration) -> Pace {
         Pace {
             flight_count: if flight_time < FAST_FLIGHT { 2 } else { 1 },
             wait_min: (flight_time / 5).min(Duration::from_micros(250)),
@@ -52,20 +52,20 @@ pub(super) struct Company {
 
 impl Company {
     /// A caller has come.
-    pub(super) fn arrived(&mut self, now: Duration) {
+    pub(super) fn count_arrival(&mut self, now: Duration) {
         self.arrived_at = now;
         self.arrival_count += 1;
         self.awaited = self.awaited.saturating_sub(1);
     }
 
     /// So many callers are answered, and may be back soon.
-    pub(super) fn expect(&mut self, now: Duration, count: usize) {
+    pub(super) fn expect_callers(&mut self, now: Duration, count: usize) {
         (self.landed_at, self.arrival_count) = (now, 0);
         self.awaited += count;
     }
 
     /// Until when so many of them, in the queue, are held for the others.
-    pub(super) fn held_until(&self, pace: &Pace, waiting: usize) -> Duration {
+    pub(super) fn hold_deadline(&self, pace: &Pace, waiting: usize) -> Duration {
         // The arrivals so far took `now - landed_at`; the queue waits as long again, as a whole, for
         // as many more. That pays while it is less than a flight.
         let (arrived, waiting) = (self.arrival_count as u32 + 1, waiting as u32);

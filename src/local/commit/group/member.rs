@@ -63,7 +63,7 @@ impl<T> Group<T> {
 
     /// Whether none of the commits that it writes writes a block. What was refused is not written, and
     /// needs no space.
-    pub(crate) fn frees(&self) -> bool {
+    pub(crate) fn only_frees_space(&self) -> bool {
         let mut written = self.members.iter().filter(|member| member.commit_lsn().is_some());
         written.all(|member| member.submission.batch.frees())
     }

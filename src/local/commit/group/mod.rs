@@ -1,6 +1,6 @@
 //! The commit core: which commits form a group, in what order, and what becomes of them.
 //!
-//! A state machine without I/O, clock or threads: [`CommitCore::step`] takes an [`Event`] and returns
+//! A state machine without I/O, clock or threads: [`CommitCore::handle_event`] takes an [`Event`] and returns
 //! [`Actions`] for somebody else to carry out. So the same core runs in the product, under a virtual
 //! clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
 //!
@@ -22,7 +22,7 @@
 //! goes on.
 //!
 //! 1. A group needs space for what it writes. A member that was refused is not written: with it, too, a group
-//!    of deletes and moves [frees](Group::frees), and may draw from the reserve.
+//!    of deletes and moves [frees](Group::only_frees_space), and may draw from the reserve.
 //! 2. A member goes back to the head of the queue if it may fare better without a commit that was taken back:
 //!    what only deletes or moves, if a write was in its group; a request to sync; what was found to conflict,
 //!    or to lack a block, which may be for the sake of such a commit. All others are refused.
@@ -164,7 +164,7 @@ impl<T> CommitCore<T> {
     }
 
     /// The newest LSN known durable.
-    pub(crate) fn durable(&self) -> Lsn {
+    pub(crate) fn durable_lsn(&self) -> Lsn {
         self.durable
     }
 
@@ -179,12 +179,12 @@ impl<T> CommitCore<T> {
     }
 
     /// Whether some group is under way.
-    pub(crate) fn is_flying(&self) -> bool {
+    pub(crate) fn has_group_under_way(&self) -> bool {
         !self.flights.is_empty()
     }
 
     /// Forgets groups that are under way: a group that lands nevertheless is refused.
-    pub(crate) fn forget_flights(&mut self) {
+    pub(crate) fn forget_groups_under_way(&mut self) {
         self.flights.clear();
     }
 
@@ -193,7 +193,7 @@ impl<T> CommitCore<T> {
     }
 
     /// Takes an event at a time and says what to do.
-    pub(crate) fn step(
+    pub(crate) fn handle_event(
         &mut self,
         now: Duration,
         event: Event<T>,
@@ -201,31 +201,41 @@ impl<T> CommitCore<T> {
     ) -> Actions<T> {
         let mut actions = Actions::default();
         match event {
-            Event::Submit(submission) => self.submit(now, submission, &mut actions),
-            Event::Tick => self.tick(now, published, &mut actions),
-            Event::Landed(group, outcome) => self.land(now, group, outcome, &mut actions),
+            Event::Submit(submission) => self.enqueue_or_refuse(now, submission, &mut actions),
+            Event::Tick => self.form_group_if_due(now, published, &mut actions),
+            Event::Landed(group, outcome) => self.record_outcome(now, group, outcome, &mut actions),
             Event::Published(group) => {
-                self.forget(&group);
+                self.forget_unpublished(&group);
                 actions.answer = Some(group);
             }
-            Event::Poison(cause) => self.poison(cause, &mut actions),
+            Event::Poison(cause) => self.poison_and_refuse(cause, &mut actions),
         }
         actions
     }
 
-    fn submit(&mut self, now: Duration, submission: Submission<T>, actions: &mut Actions<T>) {
+    fn enqueue_or_refuse(
+        &mut self,
+        now: Duration,
+        submission: Submission<T>,
+        actions: &mut Actions<T>,
+    ) {
         match self.poison {
             Some(cause) => actions.refuse.push((submission, Error::Poisoned { cause })),
             None => self.queue.push_back(submission),
         }
-        self.company.arrived(now);
+        self.company.count_arrival(now);
     }
 
-    fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
+    fn form_group_if_due(
+        &mut self,
+        now: Duration,
+        published: &impl Published,
+        actions: &mut Actions<T>,
+    ) {
         if self.queue.is_empty() {
             return;
         }
-        match self.start(now) {
+        match self.decide_start(now) {
             Start::Now => {}
             Start::At(until) => {
                 actions.wait_until = Some(until);
@@ -233,8 +243,8 @@ impl<T> CommitCore<T> {
             }
             Start::OnLanding => return,
         }
-        self.company.crowd = self.crowd().max(self.company.crowd * 7 / 8);
-        let mut group = self.form(published);
+        self.company.crowd = self.caller_count().max(self.company.crowd * 7 / 8);
+        let mut group = self.form_group(published);
         debug_assert!(!group.members.is_empty(), "a queue that is not empty gives a member");
         debug_assert!(
             self.flights.back().is_none_or(|flight| flight.number < group.number),
@@ -256,57 +266,65 @@ impl<T> CommitCore<T> {
         });
         match group.commit_count {
             // Nothing to write: it is done when those before it are.
-            0 if group.follows => self.land(now, group, Outcome::Done, actions),
+            0 if group.follows => self.record_outcome(now, group, Outcome::Done, actions),
             _ => actions.write = Some(group),
         }
     }
 
     /// Callers at work, as far as the core knows.
-    fn crowd(&self) -> usize {
+    fn caller_count(&self) -> usize {
         let flying: usize = self.flights.iter().map(|flight| flight.member_count).sum();
         flying + self.company.awaited + self.queue.len()
     }
 
     /// Groups that may be under way at once.
-    fn shares(&self) -> usize {
+    fn group_count_max(&self) -> usize {
         let count_max = self.options.flight_count_max.min(self.pace.flight_count);
-        if self.crowd().max(self.company.crowd) < self.options.crowd_min { 1 } else { count_max }
-    }
-
-    /// Whether another group may follow the one under way.
-    pub(crate) fn is_shared_out(&self) -> bool {
-        self.shares() > 1
-    }
-
-    /// How many more have to come for another group to follow the one under way; 0 when none is.
-    pub(crate) fn missing(&self) -> usize {
-        match self.is_flying() {
-            false => 0,
-            true if self.flights.len() >= self.shares() => usize::MAX,
-            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
-            true => self.crowd().div_ceil(self.shares()).saturating_sub(self.queue.len()),
+        if self.caller_count().max(self.company.crowd) < self.options.crowd_min {
+            1
+        } else {
+            count_max
         }
     }
 
-    fn start(&mut self, now: Duration) -> Start {
-        let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
+    /// Whether another group may follow the one under way.
+    pub(crate) fn allows_overlap(&self) -> bool {
+        self.group_count_max() > 1
+    }
+
+    /// How many more have to come for another group to follow the one under way; 0 when none is.
+    pub(crate) fn missing_caller_count(&self) -> usize {
+        match self.has_group_under_way() {
+            false => 0,
+            true if self.flights.len() >= self.group_count_max() => usize::MAX,
+            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
+            true => self
+                .caller_count()
+                .div_ceil(self.group_count_max())
+                .saturating_sub(self.queue.len()),
+        }
+    }
+
+    fn decide_start(&mut self, now: Duration) -> Start {
+        let (awaited, crowd, shares) =
+            (self.company.awaited, self.caller_count(), self.group_count_max());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
         let refused = |f: &GroupInFlight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
         let unsynced = |f: &GroupInFlight<T>| !f.sync;
         let alone = |f: &GroupInFlight<T>| unsynced(f) || refused(f);
         let synced = || self.queue.iter().any(|submission| submission.durable);
         let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
-        if self.is_flying() && (is_full || !synced()) {
+        if self.has_group_under_way() && (is_full || !synced()) {
             return Start::OnLanding;
         }
         let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
         if self.queue.len() >= share || self.put_back_count > 0 {
             return Start::Now;
         }
-        if self.is_flying() {
+        if self.has_group_under_way() {
             return Start::OnLanding;
         }
-        let until = self.company.held_until(&self.pace, self.queue.len());
+        let until = self.company.hold_deadline(&self.pace, self.queue.len());
         if now < until {
             return Start::At(until);
         }
@@ -315,20 +333,23 @@ impl<T> CommitCore<T> {
         Start::Now
     }
 
-    fn form(&mut self, published: &impl Published) -> Group<T> {
+    fn form_group(&mut self, published: &impl Published) -> Group<T> {
         let mut group = Group {
             number: self.next_group,
             members: Vec::with_capacity(self.queue.len()),
             sync: false,
             last_lsn: self.last_lsn,
             durable: self.durable,
-            follows: self.is_flying(),
+            follows: self.has_group_under_way(),
             commit_count: 0,
             move_count: 0,
         };
         self.next_group += 1;
-        let share =
-            if self.shares() > 1 { self.crowd().div_ceil(self.shares()) } else { usize::MAX };
+        let share = if self.group_count_max() > 1 {
+            self.caller_count().div_ceil(self.group_count_max())
+        } else {
+            usize::MAX
+        };
         let share = if self.put_back_count > 0 { share.min(self.put_back_count) } else { share };
         let mut log_len = 0;
         while let Some(submission) = self.queue.front() {
@@ -339,7 +360,7 @@ impl<T> CommitCore<T> {
             }
             let Some(mut submission) = self.queue.pop_front() else { break };
             group.sync |= submission.durable;
-            let verdict = self.judge(&mut submission, published);
+            let verdict = self.validate_commit(&mut submission, published);
             let is_written = verdict.is_ok() && !submission.batch.operations.is_empty();
             group.commit_count += usize::from(is_written);
             group.move_count += usize::from(is_written && submission.batch.is_move());
@@ -357,7 +378,11 @@ impl<T> CommitCore<T> {
         group
     }
 
-    fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
+    fn validate_commit(
+        &mut self,
+        submission: &mut Submission<T>,
+        published: &impl Published,
+    ) -> Result<Lsn> {
         self.unpublished.keep_current(&mut submission.batch, published)?;
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
@@ -368,7 +393,13 @@ impl<T> CommitCore<T> {
         Ok(self.last_lsn)
     }
 
-    fn land(&mut self, now: Duration, group: Group<T>, outcome: Outcome, actions: &mut Actions<T>) {
+    fn record_outcome(
+        &mut self,
+        now: Duration,
+        group: Group<T>,
+        outcome: Outcome,
+        actions: &mut Actions<T>,
+    ) {
         let Some(flight) = self.flights.iter_mut().find(|f| f.number == group.number) else {
             let cause = self.poison.unwrap_or(PoisonCause::ThreadPanicked);
             let members = group.members.into_iter();
@@ -376,11 +407,11 @@ impl<T> CommitCore<T> {
             return;
         };
         flight.landed = Some((group, outcome));
-        self.settle(now, actions);
+        self.settle_in_lsn_order(now, actions);
     }
 
     /// Settles landed groups in LSN order.
-    fn settle(&mut self, now: Duration, actions: &mut Actions<T>) {
+    fn settle_in_lsn_order(&mut self, now: Duration, actions: &mut Actions<T>) {
         while let Some(flight) = self.flights.front_mut() {
             match flight.landed.take() {
                 None => return,
@@ -391,14 +422,14 @@ impl<T> CommitCore<T> {
                         self.durable = group.last_lsn;
                     }
                     group.durable = self.durable;
-                    self.company.expect(now, group.members.len());
+                    self.company.expect_callers(now, group.members.len());
                     actions.publish.push(group);
                 }
                 refused => {
                     flight.landed = refused;
                     // Later groups are behind a hole: they share its fate, once they are all in.
                     if self.flights.iter().all(|flight| flight.landed.is_some()) {
-                        self.take_back(actions);
+                        self.take_back_groups(actions);
                     }
                     return;
                 }
@@ -407,13 +438,13 @@ impl<T> CommitCore<T> {
     }
 
     /// Takes every group under way back, and refuses with the error of the first what is not put back.
-    fn take_back(&mut self, actions: &mut Actions<T>) {
+    fn take_back_groups(&mut self, actions: &mut Actions<T>) {
         let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
         let (mut first, mut cause, mut again) = (None, None, Vec::new());
         let (mut undone_count, refused_before) = (0, actions.refuse.len());
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
-            self.forget(&group);
+            self.forget_unpublished(&group);
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
             }
@@ -423,20 +454,22 @@ impl<T> CommitCore<T> {
             undone_count += group.commit_count;
             // Where no commit was taken back the next group would fare as this one did.
             let may_differ = cause.is_none() && undone_count > 0;
-            let was_alone = group.frees();
+            let was_alone = group.only_frees_space();
             for member in group.members {
                 let batch = &member.submission.batch;
                 let is_put_back = match &member.verdict {
                     // A request to sync needs no space, whatever was in its group.
                     Ok(_) => batch.operations.is_empty() || (batch.frees() && !was_alone),
-                    Err(error) => is_relative(error),
+                    Err(error) => depends_on_earlier(error),
                 };
                 if is_put_back && may_differ {
                     again.push(member.submission);
                     continue;
                 }
                 let error = match (member.verdict, cause) {
-                    (Err(own), Some(cause)) if is_relative(&own) => Error::Poisoned { cause },
+                    (Err(own), Some(cause)) if depends_on_earlier(&own) => {
+                        Error::Poisoned { cause }
+                    }
                     (Err(own), _) => own,
                     (Ok(_), _) => first.clone().unwrap_or(Error::Closed),
                 };
@@ -450,12 +483,12 @@ impl<T> CommitCore<T> {
         self.put_back_count += again.len();
         again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
         if let Some(cause) = cause {
-            self.poison(cause, actions);
+            self.poison_and_refuse(cause, actions);
         }
     }
 
     /// The index answers for a group from here on, or the group never was.
-    fn forget(&mut self, group: &Group<T>) {
+    fn forget_unpublished(&mut self, group: &Group<T>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
                 self.unpublished.remove(&member.submission.batch, lsn);
@@ -463,7 +496,7 @@ impl<T> CommitCore<T> {
         }
     }
 
-    fn poison(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
+    fn poison_and_refuse(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
         let cause = *self.poison.get_or_insert(cause);
         let queued = std::mem::take(&mut self.queue).into_iter();
         self.put_back_count = 0;
@@ -472,7 +505,7 @@ impl<T> CommitCore<T> {
 }
 
 /// Whether a refusal says something of the commits before it, and is void when those never were.
-fn is_relative(refusal: &Error) -> bool {
+fn depends_on_earlier(refusal: &Error) -> bool {
     matches!(refusal, Error::Conflict { .. } | Error::BlockNotFound { .. })
 }
 

@@ -272,7 +272,7 @@ impl<D: Disk> Maintenance<D> {
     /// again before a user has written to the next one.
     ///
     /// # Errors
-    /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll), but for lack of space: then the log stays where
+    /// As [`Driver::roll_to_next_segment`](crate::local::commit::driver::Driver::roll_to_next_segment), but for lack of space: then the log stays where
     /// it is.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
         let Some(active) = self.shared.usage.all().last().copied() else { return Ok(()) };
@@ -282,7 +282,7 @@ impl<D: Disk> Maintenance<D> {
         {
             return Ok(());
         }
-        match self.driver.roll() {
+        match self.driver.roll_to_next_segment() {
             Err(Error::StorageFull { .. }) => Ok(()),
             rolled => rolled,
         }

@@ -178,7 +178,7 @@ impl<D: Disk> Maintenance<D> {
         // The upkeep's own wait, which nobody's commit waits for.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers are sent to the new place: should the sync fail, the old one is intact.
-        self.driver.submit(Submission { batch, durable: true, log_len, tag });
+        self.driver.submit_commit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
         Ok(log_len)

@@ -29,14 +29,14 @@ fn turns_on_a_full_disk(
         now += FLIGHT * 3;
         let mut actions = tick(core, now);
         if let Some(group) = actions.write.take() {
-            let outcome = if reserve && group.frees() { Outcome::Done } else { full() };
+            let outcome = if reserve && group.only_frees_space() { Outcome::Done } else { full() };
             let landed = land(core, now, group, outcome);
             actions.publish.extend(landed.publish);
             actions.refuse.extend(landed.refuse);
         }
         told.extend(actions.refuse.into_iter().map(|(refused, _)| (refused.tag, false)));
         for group in actions.publish {
-            let answered = core.step(now, Event::Published(group), &Empty).answer;
+            let answered = core.handle_event(now, Event::Published(group), &Empty).answer;
             let members = answered.expect("its callers are told").members;
             told.extend(members.into_iter().map(|m| (m.submission.tag, m.verdict.is_ok())));
         }
