@@ -1,5 +1,5 @@
-//! The budget: whoever waits for bytes is let in, however that meets with those who give some back, and
-//! nobody holds more than there is.
+//! The budget: a caller that waits for bytes is admitted, in any order with the threads that
+//! release some. The callers never hold more than the budget.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 const LEN_MAX: u64 = 100;
 
-/// Threads that each take so many bytes and give them back. The first one is the main thread.
+/// Threads that each take so many bytes and release them. The first one is the main thread.
 fn takers<const COUNT: usize>(lens: [u64; COUNT]) {
     let (budget, held) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
     let take = |len: u64| {
@@ -48,8 +48,8 @@ fn takers<const COUNT: usize>(lens: [u64; COUNT]) {
     assert!(budget.used_len() == 0 && !budget.has_waiters());
 }
 
-/// One takes all bytes, hands in what it took them for and goes; the other one waits for them. One of the
-/// two sees the other.
+/// One thread takes all bytes, submits its commit and leaves. The other thread waits for the bytes.
+/// One of the two sees the other.
 fn waits_for_one_who_keeps() {
     let (budget, inbox) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
     assert!(budget.take_if_free(LEN_MAX));

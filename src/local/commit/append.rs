@@ -1,16 +1,18 @@
 //! The appender: turns groups into bytes of the log.
 //!
-//! Owns the tail: the active segment, the offset in it and the last link of the frame chain; and the
-//! list of segments with bytes that no sync covers yet. What it lays out is a [`Flight`], for somebody
-//! else to write. Invariants:
+//! Owns the tail: the active segment, the offset in it and the last link of the frame chain. Owns
+//! the list of segments with bytes that no sync covers yet, too. It lays out a [`Flight`], which
+//! the leader writes. Invariants:
 //!
-//! 1. A group is laid out and its space reserved before its first byte is written; when that fails,
-//!    the tail is where it was. Else the tail is behind it, whether it is written yet or not.
+//! 1. A group is laid out and its space reserved before its first byte is written. If that fails,
+//!    the tail is where it was. Else the tail is behind the group, whether it is written yet or
+//!    not.
 //! 2. A write starts on a page boundary behind everything laid out before.
-//! 3. A segment is begun for a frame, which it takes: no roll is followed by another one without a frame
-//!    between. A frame that is longer than the segments of this session has its segment made longer; blocks
-//!    written under the options of an earlier session may need that when they are moved.
-//! 4. A commit that fits into a segment is not split, unless it is of moves: each of those stands for itself.
+//! 3. A segment is begun for a frame, which it takes: two rolls have a frame between them. A frame
+//!    longer than the segments of this session makes its segment longer. Relocating blocks that
+//!    were written under the options of an earlier session may need that.
+//! 4. A commit that fits into a segment is not split, unless it is of relocations: each of those
+//!    stands for itself.
 
 use std::sync::Arc;
 
@@ -34,9 +36,9 @@ use crate::mvcc::batch::Operation;
 /// Staging buffers that are kept for later flights, and how long they may be for that.
 const SPARE_COUNT_MAX: usize = 2;
 const SPARE_LEN_MAX: usize = 4 << 20;
-/// A commit that does not fit into the rest of a segment is split when it is longer than this or than
-/// a segment, and goes to the next segment as a whole when it is not: at most this much of a segment
-/// stays unused.
+/// A commit that does not fit into the rest of a segment is split if it is longer than this or than
+/// a segment. Else it goes to the next segment as a whole: at most this much of a segment stays
+/// unused.
 const SPLIT_LEN: u64 = 1 << 20;
 
 /// Lays out the log.
@@ -112,8 +114,8 @@ impl<D: Disk> Appender<D> {
         layout.finish_layout()
     }
 
-    /// Lays out a mark at the beginning of the next segment, so that the active one can go as soon as it
-    /// is out of use.
+    /// Lays out a mark at the beginning of the next segment, so that the active one can be
+    /// released.
     ///
     /// # Errors
     /// As [`Appender::lay_out_group`].
@@ -124,7 +126,7 @@ impl<D: Disk> Appender<D> {
         layout.finish_layout()
     }
 
-    /// Lays out nothing: a flight that only syncs.
+    /// Makes a flight without bytes, which only syncs.
     pub(crate) fn lay_out_sync(&mut self) -> Flight<D::File> {
         let (staging, unsynced) =
             (AlignedBuf::with_capacity(0), std::mem::take(&mut self.unsynced));
@@ -132,7 +134,7 @@ impl<D: Disk> Appender<D> {
         Flight { extents, staging, direct: self.direct, unsynced, kept: None, changes }
     }
 
-    /// Takes a flight back, in log order: written, and synced if `is_synced`.
+    /// Takes a written flight back, in log order.
     pub(crate) fn complete_flight(&mut self, flight: Flight<D::File>, is_synced: bool) {
         let last = flight.segment_ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
@@ -153,7 +155,7 @@ impl<D: Disk> Appender<D> {
         &self.space
     }
 
-    /// Gives back what a segment that the log has left has behind its end.
+    /// Gives back the space behind the end of a sealed segment.
     ///
     /// # Errors
     /// [`Error::Io`]: the file keeps its length, which does no harm.
@@ -166,14 +168,14 @@ impl<D: Disk> Appender<D> {
         self.tail.segment.number
     }
 
-    /// Where the log goes on.
+    /// The tail, as it is recorded in a checkpoint.
     pub(crate) fn tail_position(&self) -> LogPosition {
         let Position { segment, offset, chain } = &self.tail;
         LogPosition { sequence: segment.sequence, offset: *offset, chain: *chain }
     }
 }
 
-/// A group while it is laid out.
+/// A group that is being laid out.
 struct GroupLayout<'a, D: Disk> {
     appender: &'a mut Appender<D>,
     durable: Lsn,
@@ -182,12 +184,11 @@ struct GroupLayout<'a, D: Disk> {
     rolled: usize,
     extents: Vec<Extent<D::File>>,
     staging: AlignedBuf,
-    /// The extent under construction: where it starts, and where its staged bytes do that no piece
-    /// covers yet.
+    /// Starts of the extent under construction, and of its staged bytes that no piece covers yet.
     extent_start: u64,
     staged_from: usize,
     pieces: Vec<Piece>,
-    /// The last frame, whose header is written once it is known whether another follows it.
+    /// The last frame. Its header is written once it is known whether another frame follows.
     open: Option<OpenFrame>,
     changes: Changes,
 }
@@ -222,9 +223,9 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Adds a commit: one frame where it fits, parts where it is too long for that.
+    /// Adds a commit: one frame if it fits, else parts.
     fn add_commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
-        // What no segment holds has to be split, however short it is.
+        // A commit that no segment holds has to be split, however short it is.
         let split_len = SPLIT_LEN.min(self.appender.space.segment_room());
         let moves = operations.first().is_some_and(|(_, operation)| operation.is_move());
         let (mut rest, mut part, mut rolled) = (operations, 0, false);
@@ -249,8 +250,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
-    /// it is empty.
+    /// Continues at the beginning of a segment that takes a frame of that length: the next one, or
+    /// this one if it is empty.
     fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
         if aligned(self.at.offset) > PAGE {
             self.start_next_segment()?;
@@ -259,7 +260,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.appender.space.lengthen(self.rolled, frame_len)
     }
 
-    /// How many of these operations fit into one frame in the rest of the segment.
+    /// The number of these operations that fit into one frame in the rest of the segment.
     fn fitting_count(&self, operations: &[(BlockId, Operation)]) -> usize {
         let room = self.at.segment.len_max().saturating_sub(aligned(self.at.offset));
         let mut len = HEADER_LEN as u64;
@@ -351,7 +352,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         Ok(())
     }
 
-    /// Writes the header of the last frame, now that its successor is known.
+    /// Writes the header of the last frame.
     fn write_open_header(&mut self, group_end: bool) {
         if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
             header.group_end = group_end;
@@ -363,7 +364,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Ends the extent and goes on in the next segment.
+    /// Ends the extent and continues in the next segment.
     fn start_next_segment(&mut self) -> Result<()> {
         self.close_extent()?;
         debug_assert!(self.pieces.is_empty(), "every piece is in a closed extent");
@@ -420,7 +421,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.at.offset = offset;
     }
 
-    /// Moves the tail behind what was laid out.
+    /// Moves the tail behind the flight.
     fn finish_layout(mut self) -> Result<Flight<D::File>> {
         self.close_extent()?;
         debug_assert!(self.extents.iter().all(|extent| {
@@ -439,7 +440,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 }
 
-/// Bytes of a commit's frame, if it is not split.
+/// Bytes of a commit's frame, if the commit is not split.
 pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
     let len: u64 = operations.iter().map(|(_, operation)| operation_len(operation)).sum();
     HEADER_LEN as u64 + len

@@ -1,19 +1,19 @@
-//! The budget: bytes of commits on their way to the disk. Callers beyond it wait, so that memory
-//! stays flat however fast they come.
+//! The budget: bytes of commits in flight. Callers beyond it wait, so memory stays bounded at any
+//! rate of commits.
 //!
-//! Who has to wait stands in line, and is let in first come, first served: a long commit is not
-//! overtaken by short ones that would still fit. One word says what is taken and whether somebody
-//! waits, so whoever finds room, and whoever gives some back to nobody, needs no lock.
+//! Waiting callers stand in line, first come, first served: a long commit is not overtaken by short
+//! ones that would still fit. One atomic word holds the bytes taken and whether a caller waits. So
+//! taking bytes that are free needs no lock, nor does releasing bytes while no caller waits.
 //!
-//! Invariant: while somebody stands in line the word has [`WAITED_FOR`], and only those at the head of
-//! the line take. Whoever gives bytes back after that sees it, and lets in whom they suffice for.
+//! Invariant: while callers stand in line the word has [`WAITED_FOR`], and only the head of the
+//! line takes. A thread that releases bytes after that sees it, and admits the callers that fit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 
-/// Set in the word while somebody stands in line.
+/// Set in the word while a caller stands in line.
 const WAITED_FOR: u64 = 1 << 63;
 
 /// Bytes in flight and their limit.
@@ -25,12 +25,12 @@ pub(crate) struct Budget {
     line: Mutex<Line>,
 }
 
-/// Those who wait.
+/// The waiting callers.
 #[derive(Debug, Default)]
 struct Line {
-    /// What each wants and where it is called, in the order in which they came.
+    /// The bytes that each wants and its wake-up, in the order of arrival.
     waiting: VecDeque<(u64, Arc<Condvar>)>,
-    /// How many were let in.
+    /// Callers that were admitted.
     let_in_count: u64,
 }
 
@@ -39,9 +39,10 @@ impl Budget {
         Budget { len_max, used: AtomicU64::new(0), line: Mutex::default() }
     }
 
-    /// Takes `len` bytes, waiting until they fit and nobody is before. What is larger than the whole
-    /// budget fits alone. Whoever has to wait calls `in_line` first, from its place in the line: what is
-    /// handed in after that is [waited for](Budget::has_waiters).
+    /// Takes `len` bytes, and waits until they fit and no caller stands before. A commit larger
+    /// than the whole budget fits alone. A caller that has to wait calls `in_line` first, from its
+    /// place in the line. Commits submitted after that find the budget [waited
+    /// for](Budget::has_waiters).
     pub(crate) fn take_or_wait(&self, len: u64, in_line: impl FnOnce()) {
         if self.take_if_free(len) {
             return;
@@ -51,7 +52,7 @@ impl Budget {
         let number = line.let_in_count + line.waiting.len() as u64;
         line.waiting.push_back((len, Arc::clone(&called)));
         self.used.fetch_or(WAITED_FOR, Ordering::SeqCst);
-        // What was given back just before that told nobody.
+        // A release just before that woke no caller.
         self.admit_waiters(&mut line);
         drop(line);
         in_line();
@@ -61,12 +62,12 @@ impl Budget {
         }
     }
 
-    /// Takes `len` bytes if they fit and nobody waits.
+    /// Takes `len` bytes if they fit and no caller waits.
     pub(crate) fn take_if_free(&self, len: u64) -> bool {
         self.add_if_allowed(|used| used & WAITED_FOR == 0 && self.fits_limit(used, len), len)
     }
 
-    /// Takes `len` bytes whether they fit or not, before everybody who waits.
+    /// Takes `len` bytes whether they fit or not, before all waiting callers.
     pub(crate) fn take_over_limit(&self, len: u64) {
         self.used.fetch_add(len, Ordering::SeqCst);
     }
@@ -80,7 +81,7 @@ impl Budget {
         }
     }
 
-    /// Whether somebody waits for bytes of those who took some.
+    /// Whether a caller waits for bytes.
     pub(crate) fn has_waiters(&self) -> bool {
         self.used.load(Ordering::SeqCst) & WAITED_FOR != 0
     }
@@ -90,7 +91,7 @@ impl Budget {
         self.used.load(Ordering::Relaxed) & !WAITED_FOR
     }
 
-    /// Takes for those at the head of the line, as far as there is room, and calls them.
+    /// Takes bytes for the head of the line while they fit, and wakes those callers.
     fn admit_waiters(&self, line: &mut Line) {
         while let Some((len, _)) = line.waiting.front() {
             if !self.add_if_allowed(|used| self.fits_limit(used & !WAITED_FOR, *len), *len) {
@@ -139,10 +140,10 @@ mod tests {
             assert!(!waiting.is_finished());
             budget.release_bytes(100);
         });
-        assert_eq!(budget.used.load(Ordering::SeqCst), 1, "and nobody waits");
+        assert_eq!(budget.used.load(Ordering::SeqCst), 1, "and no caller waits");
     }
 
-    /// Returns when so many stand in line.
+    /// Returns when `count` callers stand in line.
     fn stands_in_line(budget: &Budget, count: usize) {
         while budget.line.lock().waiting.len() < count {
             std::thread::yield_now();
@@ -175,7 +176,7 @@ mod tests {
         });
         assert_eq!(order.lock()[0], 1000);
         assert!(!budget.has_waiters() && budget.used_len() == 0);
-        assert!(budget.take_if_free(10), "nobody waits any more");
+        assert!(budget.take_if_free(10), "no caller waits any more");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The driver: what a store does with the hand-over of its log.
+//! The driver: how callers and maintenance reach the log.
 //!
-//! A caller hands its commit to the inbox and then tries for the log (see `handover`). If it is free
-//! the caller carries it: forms the group, writes, syncs and publishes, its own commit and everybody
-//! else's, until its own is answered. So a lone caller pays for no hand-over between threads, and a
-//! crowd shares one write and one sync. The keeper's own work is the witness of the last group and the
-//! sync interval.
+//! A caller submits its commit to the queue and then tries the commit lock (see `handover`). If the
+//! lock is free, the caller leads: it forms groups, writes, syncs and publishes them until its own
+//! commit is answered. So a lone caller pays for no switch between threads, and many callers share
+//! one write and one sync. The log flusher's own work is the durable mark after the last group, and
+//! the sync interval.
 //!
-//! Owns the handing in and its limits, and the closing. Does not know what a turn of the log is.
+//! Owns submitting and its limits, and the closing. Does not know the steps of the log.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::sync::Ordering;
 use crate::sync::channel::{Sender, TrySendError};
 use crate::ticket::{Issuer, Reply, ticket};
 
-/// Hands commits to whoever carries the log.
+/// The commit queue and the commit lock of a store.
 pub(crate) struct Driver<D: Disk> {
     shared: Arc<Shared>,
     handover: Handover<Log<D>, Message>,
@@ -40,16 +40,16 @@ impl<D: Disk> Driver<D> {
         Driver { shared, handover: Handover::new(inbox, log, with_keeper) }
     }
 
-    /// Hands something in; it takes its share of the budget first. It is carried out once somebody
-    /// waits for it, or nudges.
+    /// Takes the commit's share of the budget, and puts the commit in the queue. A leader carries
+    /// it out once its caller waits for it, or nudges.
     pub(crate) fn submit_commit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
         let stalls = &self.shared.stalls;
         if !callback::may_wait() {
-            // Whoever would make room waits for this thread.
+            // The thread that would give bytes back waits for this one.
             budget.take_over_limit(submission.log_len);
         } else if !handover.has_flusher() {
-            // Nobody else will make room.
+            // No other thread will give bytes back.
             while handover.inbox.is_full() || !budget.take_if_free(submission.log_len) {
                 stalls.wait(StallCause::InFlight, || handover.lead_until(|| false));
             }
@@ -60,11 +60,12 @@ impl<D: Disk> Driver<D> {
         self.send_to_queue(Message::Submit(submission));
     }
 
-    /// Puts a message in the inbox. Whoever fills it, or has taken bytes that somebody waits for, sees to
-    /// it that somebody works, because those who wait for room do not.
+    /// Puts a message in the queue. A thread that fills the queue, or holds bytes that another one
+    /// waits for, makes sure that a thread leads: those that wait for room do not.
     fn send_to_queue(&self, message: Message) {
         let (handover, stalls) = (&self.handover, &self.shared.stalls);
-        // The inbox is as old as the log: a full one makes room, a closed log answers.
+        // The queue lives as long as the log: the log empties a full queue, and answers when
+        // closed.
         let sent = match handover.inbox.try_send(message) {
             Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
                 return self.refuse_in_callback(refused);
@@ -81,7 +82,7 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    /// Refuses what a callback hands in while there is no room: it would wait for itself.
+    /// Refuses a commit of a callback while the queue is full: it would wait for itself.
     fn refuse_in_callback(&self, refused: Submission<Reply>) {
         self.shared.budget.release_bytes(refused.log_len);
         let refusal = Err(Error::InCallback);
@@ -89,7 +90,7 @@ impl<D: Disk> Driver<D> {
         refused.tag.send(refusal);
     }
 
-    /// Writes the end mark; the log refuses everything from here on.
+    /// Writes the end mark. From here on the log refuses everything.
     pub(crate) fn close_log(&self) -> Result<()> {
         let (reply, waiter) = ticket(None);
         self.send_to_queue(Message::Close(reply));
@@ -104,12 +105,13 @@ impl<D: Disk> Driver<D> {
         closed
     }
 
-    /// What the keeper does until the store is closed.
+    /// The log flusher's loop, until the store is closed.
     pub(crate) fn run_flusher(&self) {
         self.handover.run_flusher();
     }
 
-    /// Takes the log between two groups. What it takes is a stall if somebody came meanwhile.
+    /// Runs `body` on the log between two groups. Its time is a stall if a commit arrived
+    /// meanwhile.
     fn lock_between_groups<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
         self.handover.lock_between_steps(|log| {
             let stalls = &self.shared.stalls;
@@ -121,8 +123,9 @@ impl<D: Disk> Driver<D> {
         })
     }
 
-    /// Makes every commit so far durable, and then does what `attempt` does, between two groups. That ends: what is
-    /// handed in meanwhile comes behind the request to sync, and after the group of that all is durable.
+    /// Makes every commit so far durable, and then runs `attempt` between two groups. That ends:
+    /// later commits queue behind the request to sync, and all is durable after the request's
+    /// group.
     fn run_when_durable<R>(
         &self,
         mut attempt: impl FnMut(&mut Log<D>) -> Result<Option<R>>,
@@ -134,7 +137,7 @@ impl<D: Disk> Driver<D> {
                 if let Some(done) = attempt(log)? {
                     return Ok(done);
                 }
-                assert!(!log.is_idle(), "what is not durable is on its way");
+                assert!(!log.is_idle(), "a commit that is not durable is under way");
                 run_whole_step(log);
             }
         })
@@ -148,7 +151,8 @@ impl<D: Disk> Driver<D> {
         self.run_when_durable(|log| Ok(log.freeze_index()))
     }
 
-    /// Makes every commit so far durable and says where the log ends then (see [`Log::mark_log_end`]).
+    /// Makes every commit so far durable and returns the end of the log (see
+    /// [`Log::mark_log_end`]).
     ///
     /// # Errors
     /// As [`Log::mark_log_end`].
@@ -156,7 +160,7 @@ impl<D: Disk> Driver<D> {
         self.run_when_durable(Log::mark_log_end)
     }
 
-    /// Says in the log that the name of a checkpoint is durable.
+    /// Records in the log that the name of a checkpoint is durable.
     ///
     /// # Errors
     /// As [`Log::confirm_checkpoint`].
@@ -164,7 +168,7 @@ impl<D: Disk> Driver<D> {
         self.lock_between_groups(|log| log.confirm_checkpoint(image))
     }
 
-    /// Goes on in the next segment of the log.
+    /// Continues the log in the next segment.
     ///
     /// # Errors
     /// As [`Log::roll_to_next_segment`].
@@ -225,13 +229,13 @@ mod tests {
         }
         let late = store.begin().expect("begins");
         late.write(block(2, 10)).expect("a pending write");
-        store.write_block(block(2, 20)).expect("what the other one conflicts with");
+        store.write_block(block(2, 20)).expect("the other transaction conflicts with it");
         disk.set_capacity(Some(1 << 20));
         let full = (100..).find_map(|id| store.write_block(block(id, 3900)).err());
         assert!(matches!(full, Some(Error::StorageFull { .. })), "{full:?}");
         let delete = store.begin().expect("begins");
         delete.delete(BlockId(1)).expect("a pending delete");
-        let tickets = [delete.submit().expect("handed in"), late.submit().expect("handed in")];
+        let tickets = [delete.submit().expect("submitted"), late.submit().expect("submitted")];
         store.inner.driver.lock_between_groups(|log| {
             (0..10).for_each(|_| run_whole_step(log));
         });

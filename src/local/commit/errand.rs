@@ -1,11 +1,12 @@
-//! Errands: what whoever carries the log does with the log put down, so that others can form the next
+//! Errands: the leader's work without the commit lock, so that another thread can form the next
 //! group meanwhile.
 //!
-//! An [`Errand`] answers the callers of groups that were published, and takes the next group to the disk
-//! (a [`Trip`]). The log's syncs take turns: one starts when the one before it has succeeded, or has
-//! poisoned the store. A disk may forget what it could not sync and then report a success, to somebody
-//! else. The workers' syncs of zeros do not wait for their turn: a page cache tells each descriptor of its
-//! own failure, and the poison is looked at once more behind each sync.
+//! An [`Errand`] answers the callers of published groups, and writes the next group (a [`Trip`]).
+//!
+//! The log's syncs run one at a time: a sync starts when the one before it has succeeded, or has
+//! poisoned the store. A disk may forget bytes that it could not sync, and then report success to
+//! the next sync. Syncs of zeros by workers do not wait for that: the page cache reports a failure
+//! to each descriptor, and the poison is checked again after each sync.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::ticket::Reply;
 
-/// What to do with the log put down.
+/// Work without the commit lock.
 pub(crate) struct Errand<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) shared: Arc<Shared>,
@@ -29,33 +30,33 @@ pub(crate) struct Errand<D: Disk> {
     pub(crate) trip: Option<Trip<D>>,
 }
 
-/// A published group, whose members are to be told.
+/// A published group whose callers are not answered yet.
 pub(crate) struct Answers {
     pub(crate) group: Group<Reply>,
     pub(crate) took: Took,
     pub(crate) landed_at: Duration,
 }
 
-/// A group on its way to the disk.
+/// A group write under way.
 pub(crate) struct Trip<D: Disk> {
     pub(crate) group: Group<Reply>,
     pub(crate) flight: Flight<D::File>,
     pub(crate) begun_at: Duration,
-    /// How it went; nothing if a panic cut it short.
+    /// The result; `None` if a panic cut the write short.
     pub(crate) landing: Option<Landing>,
 }
 
-/// How a trip went, and when.
+/// The result of a group write, with its times.
 pub(crate) struct Landing {
     pub(crate) outcome: Outcome,
     pub(crate) written_at: Duration,
     pub(crate) landed_at: Duration,
-    /// What the disk alone took for it.
+    /// The time of the write and the sync alone, without the wait for another sync.
     pub(crate) flight_time: Duration,
 }
 
 impl<D: Disk> Errand<D> {
-    /// Bytes of the budget that the members of its trip hold.
+    /// Bytes of the budget that the members of the group hold.
     pub(crate) fn budget_held_len(&self) -> u64 {
         let members = self.trip.iter().flat_map(|trip| &trip.group.members);
         members.map(|member| member.submission.log_len).sum()
@@ -86,7 +87,7 @@ impl Answers {
 }
 
 impl<D: Disk> Trip<D> {
-    /// What its phases took.
+    /// The time of each phase.
     pub(crate) fn phase_times(&self, landing: &Landing) -> Took {
         Took {
             write: landing.written_at.saturating_sub(self.begun_at),
@@ -100,7 +101,7 @@ impl<D: Disk> Trip<D> {
         let made = self.write_and_sync(disk, shared, &mut written_at, &mut flight_time);
         let landed_at = disk.now();
         let segment = self.flight.segment_ends().last().map(|(_, number, _)| number);
-        // Before anybody is told: in a file without a name it would not be there at the next open.
+        // Before any caller is answered: the next open would not find a file without a name.
         let here = made.and_then(|()| {
             let looked = shared.presence.look_now_and_then(disk, landed_at, segment);
             looked.map_err(|removed| (PoisonCause::Removed, removed))
@@ -136,7 +137,7 @@ impl<D: Disk> Trip<D> {
         }
         *flight_time = written_at.saturating_sub(started);
         let turn = shared.sync_turn.lock();
-        // It may be there at the next open: not the answer of one that was never tried.
+        // The written group may be found at the next open, so its callers hear of a failed sync.
         let poisoned = || match shared.poison.cause() {
             Some(cause) => {
                 let source = io::Error::other("not tried, since an earlier one failed");
@@ -147,7 +148,7 @@ impl<D: Disk> Trip<D> {
         poisoned()?;
         let begun_at = disk.now();
         let sync_count = self.flight.sync_segments(disk.path()).map_err(|error| {
-            // While it is still our turn: nobody may sync who does not know.
+            // Under the lock: the next sync must see the poison.
             shared.poison.set(PoisonCause::SyncFailed);
             (PoisonCause::SyncFailed, error)
         })?;

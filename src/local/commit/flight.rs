@@ -1,13 +1,13 @@
 //! A flight: the bytes of a group, or of a mark, on their way to the disk.
 //!
-//! Owns the extents, the buffer they were staged in and the list of segments that have to be synced.
-//! The appender makes it and has reserved its space; whoever took it carries it out, without the log.
-//! [`Flight::write_extents`] followed by [`Flight::sync_segments`] is the commit point: with both successful, its bytes
-//! and those of every earlier flight that has landed are durable.
+//! Owns the extents, their staging buffer and the list of segments that have to be synced. The
+//! appender makes a flight and has reserved its space. A leader writes it without the commit lock.
+//! [`Flight::write_extents`] followed by [`Flight::sync_segments`] is the commit point: after both
+//! have succeeded, its bytes and those of every earlier completed flight are durable.
 //!
-//! A small payload is copied once, into a staging buffer from which the whole group is written in one
-//! call. A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered), or in
-//! direct mode copied chunk by chunk on several threads, so that copying one chunk overlaps with writing
+//! A small payload is copied once, into a staging buffer that one call writes for the whole group.
+//! A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered). In direct
+//! mode several threads copy it chunk by chunk, so that copying one chunk overlaps with writing
 //! another.
 
 use std::io::{self, IoSlice};
@@ -39,9 +39,9 @@ pub(crate) struct Flight<F> {
     pub(crate) direct: bool,
     /// Segments written to before, which no sync covers yet.
     pub(crate) unsynced: Vec<Arc<Segment<F>>>,
-    /// What was staged, for readers, once it is written.
+    /// The staged bytes, for readers, once they are written.
     pub(crate) kept: Option<Bytes>,
-    /// What the index is told when the group is published.
+    /// The changes that publishing the group makes to the index.
     pub(crate) changes: Changes,
 }
 
@@ -53,21 +53,21 @@ pub(crate) struct Extent<F> {
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// Bytes of an extent, one piece behind the other.
+/// Bytes of an extent. The pieces follow each other without a gap.
 pub(crate) enum Piece {
     Staged(Range<usize>),
     Shared(Bytes),
 }
 
-/// What a group does to the index.
+/// The changes of a group to the index.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Blocks that only change their place; before the others.
+    /// Relocated blocks; published before the others.
     pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
-    /// Older versions that only change their place: where they were, and where they are.
+    /// Relocated older versions: the old place, and the new one.
     pub(crate) moved_old: Vec<(BlockId, u64, Location)>,
     pub(crate) changed: Vec<PublishedChange<Location>>,
-    /// What they replace, where that is not among the entries of the index.
+    /// The versions that they replace in the image below the index.
     pub(crate) below: LookedUp<Location>,
 }
 
@@ -100,10 +100,10 @@ impl<F: DiskFile> Flight<F> {
         self.extents.iter().map(|extent| extent.len).sum()
     }
 
-    /// Writes what was laid out.
+    /// Writes all extents.
     ///
     /// # Errors
-    /// [`Error::Io`]: what the log holds there is unknown; nothing may be appended any more.
+    /// [`Error::Io`]: the bytes of the log there are unknown; nothing may be appended any more.
     pub(crate) fn write_extents(&self, dir: &Path) -> Result<()> {
         debug_assert!(self.kept.is_none(), "staged bytes are kept once they are written");
         for extent in &self.extents {
@@ -113,10 +113,10 @@ impl<F: DiskFile> Flight<F> {
         Ok(())
     }
 
-    /// Makes it durable, and all that was only written before it. Returns the number of syncs that took.
+    /// Makes it durable, and all that was only written before it. Returns the number of syncs.
     ///
     /// # Errors
-    /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
+    /// [`Error::Io`]: any part of it may be durable; nothing may be appended any more.
     pub(crate) fn sync_segments(&self, dir: &Path) -> Result<u64> {
         let segments = self.segments_to_sync();
         for segment in &segments {
@@ -126,7 +126,7 @@ impl<F: DiskFile> Flight<F> {
         Ok(segments.len() as u64)
     }
 
-    /// The segments that a sync of it has to cover, in log order.
+    /// The segments that its sync has to cover, in log order.
     pub(crate) fn segments_to_sync(&self) -> Vec<Arc<Segment<F>>> {
         let mut segments = self.unsynced.clone();
         for extent in &self.extents {
@@ -138,7 +138,7 @@ impl<F: DiskFile> Flight<F> {
         segments
     }
 
-    /// Keeps what was staged and written. A long staging buffer is given away for that, a short one is
+    /// Keeps the staged bytes after the write. A long staging buffer is given away, a short one
     /// copied.
     pub(crate) fn keep_staged_bytes(&mut self) {
         self.kept = Some(if self.staging.len() >= SHARED_LEN {
@@ -149,7 +149,7 @@ impl<F: DiskFile> Flight<F> {
         });
     }
 
-    /// Tells readers what was kept. Flights do so in log order.
+    /// Shows the kept bytes to readers. Flights do so in log order.
     pub(crate) fn show_recent_bytes(&mut self, recent: &Recent) {
         let Some(staged) = self.kept.take() else { return };
         for extent in &self.extents {

@@ -1,11 +1,13 @@
 //! The log: carries out what the commit core decides.
 //!
-//! Owns the core, the appender and the receiving end of the inbox. One turn: take everything that
-//! callers have handed in, let the core form a group, lay it out. Then the log is put down and the group
-//! is written and synced (see `errand`); back from there it is published in the index and, with the log
-//! put down again, its callers are woken. Who takes the turns, and when, is the `driver`'s business. A few
-//! milliseconds after the last group comes the *witness* of that group (see `standing`), so that recovery can
-//! tell a torn tail from damage to acknowledged data.
+//! Owns the core, the appender and the receiving end of the commit queue. A step takes all messages
+//! from the queue, lets the core form a group, and lays it out. Then the leader releases the commit
+//! lock, and writes and syncs the group (see `errand`). Back under the lock it publishes the group
+//! in the index, and then wakes its callers without the lock. The `driver` decides which thread
+//! leads, and when.
+//!
+//! A few milliseconds after the last group the log writes its *durable mark* (see `log_end`), so
+//! that recovery can tell a torn tail from damage to acknowledged data.
 //!
 //! A failed write or sync is never tried again: the store is poisoned. A panic poisons it too.
 
@@ -36,16 +38,16 @@ use crate::sync::Ordering;
 use crate::sync::channel::Receiver;
 use crate::ticket::{Reply, nobody};
 
-/// The log is idle for this long before the last group's witness is written.
+/// The log is idle for this long before the durable mark of the last group is written.
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
-/// Groups on their way to the disk at once.
+/// Groups that are written at once.
 const FLIGHT_COUNT_MAX: usize = 2;
-/// The upkeep looks at the store after so many log bytes, or more often where an alarm asks for that.
+/// Maintenance checks the store after so many log bytes, or more often if an alarm asks for that.
 pub(crate) const MAINTENANCE_EVERY: u64 = 4 << 20;
 
-/// What callers send.
+/// A message of a caller.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A commit, or a request to sync.
@@ -62,34 +64,34 @@ pub(crate) struct Log<D: Disk> {
     appender: Appender<D>,
     inbox: Receiver<Message>,
     sync_interval: Duration,
-    /// Commits up to here are known durable to a reader of the log.
+    /// A reader of the log knows that commits up to here are durable.
     witnessed: Lsn,
     /// Bytes of frames since open.
     written_len: u64,
-    /// Bytes written and bytes no longer in force since the upkeep was called.
+    /// Bytes written and bytes that became dead since maintenance was woken.
     unseen_len: u64,
-    /// Groups that have landed and are not published yet.
+    /// Groups that are written and not published yet.
     landed: Vec<Landed<D>>,
-    /// Published, to be told to their callers with the log put down.
+    /// Published groups, whose callers are to be answered without the lock.
     published: Vec<Answers>,
-    /// The segment that the log was told to go on in, and the last commit before it.
+    /// The segment that the log last rolled to on request, and the last commit before it.
     rolled_to: Option<(u64, Lsn)>,
-    /// When the last group landed.
+    /// The time at which the last group write ended.
     landed_at: Duration,
-    /// When the oldest commit that is not durable yet was written.
+    /// The time at which the oldest commit that is not durable yet was written.
     unsynced_since: Option<Duration>,
-    /// A moving average of what writing and syncing a group takes.
+    /// A moving average of the time to write and sync a group.
     flight_time: Duration,
-    /// Bytes of the budget that commits taken from the inbox hold until they are published; those of a
-    /// group that is on its way are not counted meanwhile.
+    /// Bytes of the budget that commits taken from the queue hold until they are published. A group
+    /// that is being written without the lock is not counted meanwhile.
     held_len: u64,
-    /// Trips that are out.
+    /// Group writes under way.
     away_count: usize,
     closing: Option<Reply>,
     closed: bool,
 }
 
-/// When a log forms groups of many callers, and when it syncs by itself.
+/// From how many callers on groups overlap, and how often the log syncs by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogOptions {
     pub(crate) crowd_min: usize,
@@ -139,7 +141,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Takes what callers have handed in so far.
+    /// Takes all messages from the queue.
     fn take_queued_messages(&mut self) {
         while let Ok(message) = self.inbox.try_recv() {
             if let Message::Submit(taken) = &message {
@@ -167,18 +169,18 @@ impl<D: Disk> Log<D> {
         self.publish_and_refuse(actions);
     }
 
-    /// When the sync of a commit that did not ask for one is due.
+    /// The time at which a sync of buffered commits is due.
     fn sync_due_at(&self) -> Option<Duration> {
         // An interval may be as long as never.
         self.unsynced_since.map(|since| since.saturating_add(self.sync_interval))
     }
 
-    /// Asks for a sync that nobody waits for.
+    /// Submits a request to sync that no caller waits for.
     fn submit_own_sync(&mut self) {
         self.submit_to_core(sync_request(nobody()));
     }
 
-    /// Publishes and refuses.
+    /// Carries out the publications and refusals that the core decided.
     fn publish_and_refuse(&mut self, actions: Actions<Reply>) {
         for group in actions.publish {
             self.publish_group(group);
@@ -188,7 +190,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Prepares a group's trip to the disk, or refuses it.
+    /// Lays a group out for its write, or refuses it.
     fn start_group_write(&mut self, group: Group<Reply>) -> Option<Trip<D>> {
         let begun_at = self.disk.now();
         match self.check_and_lay_out(&group) {
@@ -204,7 +206,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Looks whether the store's files are gone, where that may be why nothing could be laid out.
+    /// Checks whether the store's files are gone, if that may explain the error.
     fn check_files_present(&self, error: &Error) -> Result<bool> {
         match error {
             Error::Io { .. } => presence::look(&*self.disk, None),
@@ -212,8 +214,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does all that may fail and touches nothing: from the first byte on, a group is published or the store
-    /// is poisoned.
+    /// Does everything that may fail before the first byte is written. From that byte on, the group
+    /// is published or the store is poisoned.
     fn check_and_lay_out(&mut self, group: &Group<Reply>) -> Result<Flight<D::File>> {
         self.check_reserve(group)?;
         let written = group.members.iter().filter(|member| member.commit_lsn().is_some());
@@ -224,7 +226,7 @@ impl<D: Disk> Log<D> {
         Ok(flight)
     }
 
-    /// Takes a trip back that has ended.
+    /// Takes a group write back that has ended.
     fn complete_trip(&mut self, mut trip: Trip<D>) {
         let cut_short = || {
             let cause = PoisonCause::ThreadPanicked;
@@ -256,7 +258,7 @@ impl<D: Disk> Log<D> {
         self.report_outcome(trip.group, landing.outcome);
     }
 
-    /// Tells the core what became of a group.
+    /// Reports the outcome of a group to the core.
     fn report_outcome(&mut self, group: Group<Reply>, outcome: Outcome) {
         match &outcome {
             Outcome::Failed(cause, _) => self.shared.poison.set(*cause),
@@ -271,15 +273,15 @@ impl<D: Disk> Log<D> {
         self.publish_and_refuse(actions);
     }
 
-    /// Sees to what was published, and to the next trip: with the log put down if there is a crowd, which
-    /// can make use of it, else at once.
+    /// Answers the callers of published groups, and writes the next group: without the lock if
+    /// there are many callers, which can make use of it, else at once.
     fn answer_and_write_next(&mut self, trip: Option<Trip<D>>) -> LogStep<Errand<D>> {
         if trip.is_none() && self.published.is_empty() {
             return LogStep::More;
         }
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
         let answers = std::mem::take(&mut self.published);
-        // One that follows another must not keep that one's callers waiting.
+        // The write of a group that follows another must not delay the callers of the first.
         let follows = trip.as_ref().is_some_and(|trip| trip.group.follows);
         let mut errand = Errand { disk, shared, answers, trip };
         if follows || self.core.allows_overlap() {
@@ -297,7 +299,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Refuses a group that writes while the reserve is not whole and cannot be made so.
+    /// Refuses a group that writes while the reserve is not complete and cannot be completed.
     fn check_reserve(&self, group: &Group<Reply>) -> Result<()> {
         if group.only_frees_space() {
             return Ok(());
@@ -309,7 +311,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Puts a group in the index; its callers are to be woken then.
+    /// Puts a group in the index, and queues the answers to its callers.
     fn publish_group(&mut self, group: Group<Reply>) {
         let at = self.landed.iter().position(|landed| landed.number == group.number());
         let (mut changes, mut took) = (Changes::default(), Took::default());
@@ -322,15 +324,15 @@ impl<D: Disk> Log<D> {
             self.appender.complete_flight(landed.flight, group.sync);
         }
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
-        // What was moved is still the newest: a later operation on it comes later in the group.
+        // A relocated block is still the newest: a later operation on it comes later in the group.
         for (id, lsn, place) in changes.moved {
             let moved = mvcc.index.relocate((id, lsn, place), &changes.below, |old| {
                 usage.count(Some(old), Some(&place));
             });
-            assert!(moved, "a move was checked when it was given its place");
+            assert!(moved, "a relocation was checked when it was given its place");
         }
         for (id, from, place) in changes.moved_old {
-            // Its last snapshot may have gone since: then its bytes are dead at both places.
+            // Its last snapshot may have ended since: then its bytes are dead at both places.
             mvcc.index.relocate_undone(id, from, place);
         }
         let mut freed_len = 0;
@@ -338,7 +340,7 @@ impl<D: Disk> Log<D> {
             usage.count(old, new);
             freed_len += old.map_or(0, |old| u64::from(old.len));
         };
-        // Not the core's: what a later group made durable that landed with this one is not visible yet.
+        // Not the core's durable LSN: a later group that landed with this one is not visible yet.
         let durable = group.durable;
         debug_assert!(durable <= group.last_lsn, "no commit is durable that is not visible");
         debug_assert!(mvcc.index.visible() <= group.last_lsn, "groups are published in order");
@@ -352,7 +354,7 @@ impl<D: Disk> Log<D> {
         let actions = self.core.handle_event(self.landed_at, Event::Published(group), &mvcc.index);
         if let Some(group) = actions.answer {
             let held_len = group.members.iter().map(|member| member.submission.log_len).sum();
-            debug_assert!(held_len <= self.held_len, "what is released was held");
+            debug_assert!(held_len <= self.held_len, "released bytes were held");
             self.held_len -= held_len;
             self.shared.budget.release_bytes(held_len);
             self.published.push(Answers { group, took, landed_at: self.landed_at });
@@ -361,7 +363,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn refuse_submission(&mut self, refused: Submission<Reply>, error: Error) {
-        debug_assert!(refused.log_len <= self.held_len, "what is released was held");
+        debug_assert!(refused.log_len <= self.held_len, "released bytes were held");
         self.held_len -= refused.log_len;
         self.shared.budget.release_bytes(refused.log_len);
         let refusal = Err(error);
@@ -369,8 +371,8 @@ impl<D: Disk> Log<D> {
         refused.tag.send(refusal);
     }
 
-    /// Notes what commits of users have written. Moves of blocks are the upkeep's own: were they to call it,
-    /// it would go on by itself for ever.
+    /// Counts the bytes that commits of users have written. Relocations do not count: maintenance
+    /// makes them, and would wake itself for ever.
     fn count_user_bytes(&mut self, flight: &Flight<D::File>) {
         let (shared, len) = (&self.shared, flight.len());
         shared.user_len.fetch_add(len, Ordering::Relaxed);
@@ -380,7 +382,7 @@ impl<D: Disk> Log<D> {
         self.count_unseen_bytes(len);
     }
 
-    /// Calls the upkeep now and then: where much is written, and where much of it is no longer in force.
+    /// Wakes maintenance after every `look_every` bytes that were written or became dead.
     fn count_unseen_bytes(&mut self, len: u64) {
         self.unseen_len += len;
         if self.unseen_len >= self.shared.look_every {
@@ -393,7 +395,8 @@ impl<D: Disk> Log<D> {
 impl<D: Disk> Load for Log<D> {
     type Errand = Errand<D>;
 
-    /// Takes one turn.
+    /// Forms and lays out a group, if one is due; writes it at once, or returns its write as an
+    /// errand.
     fn take_step(&mut self) -> LogStep<Errand<D>> {
         self.take_queued_messages();
         let now = self.disk.now();
@@ -421,7 +424,7 @@ impl<D: Disk> Load for Log<D> {
             reply.send(ended);
             return LogStep::More;
         }
-        // What waits for a landing is the business of whoever is away for it.
+        // Commits that wait for a group write are left to the thread that writes it.
         let goes_on = took_off || waits || !(self.core.is_idle() || self.is_write_under_way());
         if goes_on { LogStep::More } else { LogStep::Idle }
     }
@@ -447,8 +450,7 @@ impl<D: Disk> Load for Log<D> {
         self.core.missing_caller_count()
     }
 
-    /// Does what is due while nobody commits, and returns how long nothing will be due: `None` for
-    /// ever.
+    /// Writes the durable mark if it is due, and returns the time until that or a sync is due.
     fn run_due_work(&mut self) -> Option<Duration> {
         if self.is_write_under_way() {
             return Some(WITNESS_AFTER);
@@ -468,12 +470,11 @@ impl<D: Disk> Load for Log<D> {
         due.map(|due| due.saturating_sub(now))
     }
 
-    /// Whether nothing is queued or under way.
     fn is_idle(&self) -> bool {
         self.core.is_idle() && self.closing.is_none()
     }
 
-    /// After a panic: poisons the store and refuses everybody who waits.
+    /// After a panic: poisons the store and refuses all waiting callers.
     fn fail_after_panic(&mut self) {
         let cause = PoisonCause::ThreadPanicked;
         self.shared.poison.set(cause);
@@ -482,12 +483,12 @@ impl<D: Disk> Load for Log<D> {
         for (submission, error) in actions.refuse {
             self.refuse_submission(submission, error);
         }
-        // These are committed, and only have not been told.
+        // These are committed; only their callers are not answered yet.
         for answers in std::mem::take(&mut self.published) {
             answers.send_to_callers(&*self.disk, &self.shared);
         }
-        // A group that was at hand went down with the panic, and its callers have been told. Those that
-        // are on their way are refused when they are back.
+        // A group in this step was dropped by the panic, which answered its callers. Groups that
+        // are being written are refused when their writes end.
         self.core.forget_groups_under_way();
         self.landed.clear();
         self.unsynced_since = None;
@@ -495,15 +496,15 @@ impl<D: Disk> Load for Log<D> {
     }
 }
 
-/// Asks that everything before it be durable.
+/// A request that everything before it be durable.
 pub(crate) fn sync_request(tag: Reply) -> Submission<Reply> {
     Submission { batch: Batch::empty(), durable: true, log_len: 0, tag }
 }
 
-/// What it means when a group could not be laid out: nothing of it was written. A shortage refuses it and
-/// nothing else. An error that says that the device or the file system fails is taken for a failed write.
+/// The outcome of a group that could not be laid out: nothing of it was written. A shortage refuses
+/// the group alone. An error of the device or the file system counts as a failed write.
 fn outcome_of_refusal(poison: &Poison, error: Error) -> Outcome {
-    // Its worker knows more of what was touched than the error says.
+    // A worker that poisoned the store knows more than the error says.
     if let Some(cause) = poison.cause() {
         return Outcome::Failed(cause, error);
     }

@@ -1,7 +1,7 @@
 //! Phases: where the time of commits goes, and how large groups are.
 //!
-//! Owns the counters. Whoever carries the log adds each group once, after its callers were answered;
-//! a commit's share of a phase is the whole of it, because its caller waits for all of it.
+//! Owns the counters. The leader adds each group once, after its callers were answered. Each commit
+//! counts the whole of a phase, because its caller waits for all of it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Default for Phases {
     }
 }
 
-/// What each phase of a group took.
+/// The time that each phase of a group took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Took {
     pub(crate) write: Duration,
@@ -34,7 +34,7 @@ pub(crate) struct Took {
 }
 
 impl Phases {
-    /// Adds a group of so many commits.
+    /// Adds a group of `commit_count` commits.
     pub(crate) fn add_group(&self, commit_count: usize, took: Took) {
         if commit_count == 0 {
             return;

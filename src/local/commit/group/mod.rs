@@ -1,44 +1,47 @@
-//! The commit core: which commits form a group, in what order, and what becomes of them.
+//! The commit core: which commits form a group, in which order, and with which outcome.
 //!
-//! A state machine without I/O, clock or threads: [`CommitCore::handle_event`] takes an [`Event`] and returns
-//! [`Actions`] for somebody else to carry out. So the same core runs in the product, under a virtual
-//! clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
+//! A state machine without I/O, clock or threads: [`CommitCore::handle_event`] takes an [`Event`]
+//! and returns [`Actions`] for the leader to carry out. So the same core runs in the product, under
+//! a virtual clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
 //!
 //! The way of a commit:
 //!
 //! 1. `Submit` puts it in the queue.
-//! 2. `Tick` forms a group: each member is checked against everything before it and given the next
-//!    LSN, or refused. A refusal stays with its group, so that the caller hears of it only when what
-//!    it was refused for is visible.
+//! 2. `Tick` forms a group: each member is validated against everything before it and given the
+//!    next LSN, or refused. A refusal stays with its group. So the caller hears of it only when the
+//!    commit that caused it is visible.
 //! 3. `actions.write`: the group is written, and synced if one member asks for it.
-//! 4. `Landed` tells how that went. Groups are published in LSN order: `actions.publish`.
-//! 5. `Published` ends it: the index now answers for the group, and `actions.answer` its callers.
+//! 4. `Landed` reports the outcome. Groups are published in LSN order: `actions.publish`.
+//! 5. `Published` ends it: the index now has the group's changes, and `actions.answer` has its
+//!    callers.
 //!
-//! When a write or sync fails, every member of that group and of every later one gets the error, and
-//! the queue and all that comes after is refused.
+//! When a write or sync fails, every member of that group and of every later one gets the error.
+//! The queue and all later submissions are refused.
 //!
-//! **Taking back.** When something was short (space, descriptors, memory, length of a file) before the first
-//! byte, nothing was written: the group and later ones are taken back, their LSNs with them, and the core
-//! goes on.
+//! **Taking back.** After a shortage (of space, descriptors, memory, length of a file) before the
+//! first byte nothing was written. The core takes back the group and later ones with their LSNs,
+//! and goes on.
 //!
-//! 1. A group needs space for what it writes. A member that was refused is not written: with it, too, a group
-//!    of deletes and moves [frees](Group::only_frees_space), and may draw from the reserve.
-//! 2. A member goes back to the head of the queue if it may fare better without a commit that was taken back:
-//!    what only deletes or moves, if a write was in its group; a request to sync; what was found to conflict,
-//!    or to lack a block, which may be for the sake of such a commit. All others are refused.
-//! 3. Each taking back refuses at least one member, so a queue that nobody adds to comes to an end.
-//! 4. Members that were put back form their groups without those that came later. Else writes that find no
-//!    space, one after the other, would keep a delete from what it needs for ever. So a member is put back at
-//!    most once for each one that was put back with it.
+//! 1. A group needs space for its writes. A refused member is not written. So a group of deletes,
+//!    relocations and refused members [frees](Group::only_frees_space), and may draw from the
+//!    reserve.
+//! 2. A member goes back to the head of the queue if its outcome may be better without a commit
+//!    that was taken back. That holds for deletes and relocations if a write was in their group,
+//!    and for requests to sync. It holds for a commit that conflicted or lacked a block, which such
+//!    a commit may have caused. All others are refused.
+//! 3. Each taking back refuses at least one member, so a queue without new commits comes to an end.
+//! 4. Members that were put back form their groups without later commits. Else writes that find no
+//!    space, one after the other, would keep the space from a delete for ever. So a member is put
+//!    back at most once for each one that was put back with it.
 //!
-//! **Waiting for company.** After a group has landed its members are expected back, and the next group is
-//! held for them, as far as that can pay: see `company`.
+//! **Commit delay.** After a group write has ended, its members are expected back. The next group
+//! is held for them while that can pay: see `company`.
 //!
-//! **Several groups under way.** While one group is on its way to the disk, another one can be formed
-//! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
-//! many shares as groups may be under way ([`Pace::flight_count`]), and a group of one share starts when that is
-//! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
-//! written.
+//! **Several groups under way.** While one group is being written, another one can be formed and
+//! follow it. That pays with many callers ([`CoreOptions::crowd_min`]) on a fast device. The
+//! callers are then split into as many shares as groups may be under way ([`Pace::flight_count`]).
+//! A group starts when one share is in the queue. A group that is not synced is written alone: no
+//! sync may vouch for bytes that are still being written.
 
 mod company;
 mod member;
@@ -54,33 +57,33 @@ use crate::error::{Error, PoisonCause, Result};
 use crate::local::commit::group::company::Company;
 use crate::mvcc::unpublished::{Published, Unpublished};
 
-/// What happened.
+/// An event for the core.
 #[derive(Debug)]
 pub(crate) enum Event<T> {
-    /// A caller handed something in.
+    /// A caller submitted a commit or a request.
     Submit(Submission<T>),
-    /// Nothing more is waiting to be handed in at this moment.
+    /// The commit queue is empty at this moment.
     Tick,
     /// A group's write has ended.
     Landed(Group<T>, Outcome),
     /// The changes of a group are in the index.
     Published(Group<T>),
-    /// Something outside the core makes further writes unsafe.
+    /// A failure outside the core makes further writes unsafe.
     Poison(PoisonCause),
 }
 
-/// What to do, in this order.
+/// Actions for the leader, in this order.
 #[derive(Debug)]
 pub(crate) struct Actions<T> {
     /// Put these in the index and step with `Published` for each.
     pub(crate) publish: Vec<Group<T>>,
-    /// Tell its members.
+    /// Answer its members.
     pub(crate) answer: Option<Group<T>>,
-    /// Tell these.
+    /// Refuse these.
     pub(crate) refuse: Vec<(Submission<T>, Error)>,
     /// Write this and step with `Landed`.
     pub(crate) write: Option<Group<T>>,
-    /// More is expected: step with `Tick` no later than at this time.
+    /// More callers are expected: step with `Tick` no later than at this time.
     pub(crate) wait_until: Option<Duration>,
 }
 
@@ -101,7 +104,7 @@ impl<T> Default for Actions<T> {
 pub(crate) struct CoreOptions {
     /// Groups that may be under way at once.
     pub(crate) flight_count_max: usize,
-    /// Callers from which on they are shared out among several groups.
+    /// So many callers are split among several groups.
     pub(crate) crowd_min: usize,
     /// Log bytes after which a group takes no further member.
     pub(crate) group_len_max: u64,
@@ -113,7 +116,7 @@ pub(crate) struct CommitCore<T> {
     options: CoreOptions,
     pace: Pace,
     queue: VecDeque<Submission<T>>,
-    /// So many at its head were put back.
+    /// The number of commits at its head that were put back.
     put_back_count: usize,
     unpublished: Unpublished,
     flights: VecDeque<GroupInFlight<T>>,
@@ -134,12 +137,12 @@ struct GroupInFlight<T> {
     landed: Option<(Group<T>, Outcome)>,
 }
 
-/// What to do about those who wait in the queue.
+/// When the next group starts.
 enum Start {
     Now,
-    /// Their company is waited for until then.
+    /// Expected callers are waited for until then.
     At(Duration),
-    /// When a group that is under way has landed.
+    /// When the write of a group under way has ended.
     OnLanding,
 }
 
@@ -183,7 +186,7 @@ impl<T> CommitCore<T> {
         !self.flights.is_empty()
     }
 
-    /// Forgets groups that are under way: a group that lands nevertheless is refused.
+    /// Forgets the groups under way: a group whose write ends later is refused.
     pub(crate) fn forget_groups_under_way(&mut self) {
         self.flights.clear();
     }
@@ -192,7 +195,7 @@ impl<T> CommitCore<T> {
         self.pace = pace;
     }
 
-    /// Takes an event at a time and says what to do.
+    /// Handles an event and returns the actions that follow.
     pub(crate) fn handle_event(
         &mut self,
         now: Duration,
@@ -250,7 +253,7 @@ impl<T> CommitCore<T> {
             self.flights.back().is_none_or(|flight| flight.number < group.number),
             "groups are numbered in the order in which they are formed"
         );
-        // Its commits may be done while those before them are not durable yet.
+        // Its write may end while the commits before it are not durable yet.
         group.sync |= group.follows;
         let unsynced = group.sync && self.durable < group.last_lsn;
         if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
@@ -265,7 +268,7 @@ impl<T> CommitCore<T> {
             landed: None,
         });
         match group.commit_count {
-            // Nothing to write: it is done when those before it are.
+            // Nothing to write: it is done when the groups before it are.
             0 if group.follows => self.record_outcome(now, group, Outcome::Done, actions),
             _ => actions.write = Some(group),
         }
@@ -292,7 +295,7 @@ impl<T> CommitCore<T> {
         self.group_count_max() > 1
     }
 
-    /// How many more have to come for another group to follow the one under way; 0 when none is.
+    /// Callers that must still submit for another group to follow the one under way; 0 if none is.
     pub(crate) fn missing_caller_count(&self) -> usize {
         match self.has_group_under_way() {
             false => 0,
@@ -328,7 +331,7 @@ impl<T> CommitCore<T> {
         if now < until {
             return Start::At(until);
         }
-        // Who has not come by now is not coming.
+        // Callers that are not back by now are not coming.
         self.company.awaited = 0;
         Start::Now
     }
@@ -410,7 +413,7 @@ impl<T> CommitCore<T> {
         self.settle_in_lsn_order(now, actions);
     }
 
-    /// Settles landed groups in LSN order.
+    /// Publishes written groups in LSN order.
     fn settle_in_lsn_order(&mut self, now: Duration, actions: &mut Actions<T>) {
         while let Some(flight) = self.flights.front_mut() {
             match flight.landed.take() {
@@ -427,7 +430,8 @@ impl<T> CommitCore<T> {
                 }
                 refused => {
                     flight.landed = refused;
-                    // Later groups are behind a hole: they share its fate, once they are all in.
+                    // Later groups are behind a hole: they fail too, once all their writes have
+                    // ended.
                     if self.flights.iter().all(|flight| flight.landed.is_some()) {
                         self.take_back_groups(actions);
                     }
@@ -437,7 +441,8 @@ impl<T> CommitCore<T> {
         }
     }
 
-    /// Takes every group under way back, and refuses with the error of the first what is not put back.
+    /// Takes every group under way back. Members that are not put back get the error of the first
+    /// group.
     fn take_back_groups(&mut self, actions: &mut Actions<T>) {
         let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
         let (mut first, mut cause, mut again) = (None, None, Vec::new());
@@ -452,7 +457,7 @@ impl<T> CommitCore<T> {
                 first.get_or_insert(error);
             }
             undone_count += group.commit_count;
-            // Where no commit was taken back the next group would fare as this one did.
+            // If no commit was taken back, the next group would end as this one did.
             let may_differ = cause.is_none() && undone_count > 0;
             let was_alone = group.only_frees_space();
             for member in group.members {
@@ -476,7 +481,7 @@ impl<T> CommitCore<T> {
                 actions.refuse.push((member.submission, error));
             }
         }
-        assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
+        assert!(actions.refuse.len() > refused_before, "taking back refuses a member");
         assert!(self.durable <= lsn_before, "no LSN of a durable commit is given again");
         debug_assert!(lsn_before <= self.last_lsn, "LSNs are taken back, not given");
         self.last_lsn = lsn_before;
@@ -487,7 +492,7 @@ impl<T> CommitCore<T> {
         }
     }
 
-    /// The index answers for a group from here on, or the group never was.
+    /// Drops the unpublished changes of a group that is published or taken back.
     fn forget_unpublished(&mut self, group: &Group<T>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
@@ -504,7 +509,7 @@ impl<T> CommitCore<T> {
     }
 }
 
-/// Whether a refusal says something of the commits before it, and is void when those never were.
+/// Whether a refusal depends on earlier commits, and is void if those are taken back.
 fn depends_on_earlier(refusal: &Error) -> bool {
     matches!(refusal, Error::Conflict { .. } | Error::BlockNotFound { .. })
 }

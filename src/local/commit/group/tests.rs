@@ -198,7 +198,7 @@ fn groups_that_overlap_are_published_in_order_and_each_vouches_for_those_before_
     assert_eq!((first.last_lsn, second.last_lsn), (Lsn(12), Lsn(14)));
     assert_eq!((first.durable, second.durable), (Lsn(10), Lsn(10)), "nothing is known of either");
     assert!(land(&mut core, FLIGHT, second, Outcome::Done).publish.is_empty());
-    assert_eq!(core.durable_lsn(), Lsn(10), "what comes before is not known to be durable");
+    assert_eq!(core.durable_lsn(), Lsn(10), "the first group is not known to be durable");
     let published = land(&mut core, FLIGHT, first, Outcome::Done).publish;
     assert_eq!(published.iter().map(tags).collect::<Vec<_>>(), [[1, 2], [3, 4]]);
     assert_eq!(published.iter().map(|group| group.durable).collect::<Vec<_>>(), [12, 14].map(Lsn));
@@ -274,7 +274,7 @@ fn group_that_is_not_synced_flies_alone() {
     let first = group(&mut core, Duration::ZERO);
     assert!(!first.sync);
     submit(&mut core, Duration::ZERO, write(5, 5));
-    assert!(tick(&mut core, FLIGHT).write.is_none(), "nothing follows what is only written");
+    assert!(tick(&mut core, FLIGHT).write.is_none(), "no group follows one that is only written");
     land(&mut core, FLIGHT, first, Outcome::Done);
     let second = group(&mut core, FLIGHT * 3);
     assert!(second.sync);
@@ -418,7 +418,7 @@ fn refusal_for_the_sake_of_a_group_that_was_taken_back_is_judged_again() {
     assert!(matches!(formed.members[2].verdict, Err(Error::Conflict { .. })));
     let refused = core.handle_event(FLIGHT, Event::Landed(formed, full()), &One).refuse;
     assert!(matches!(refused[..], [(Submission { tag: 1, .. }, Error::StorageFull { .. })]));
-    // The block was never deleted, and nobody has changed the other one.
+    // The block was never deleted, and no commit has changed the other one.
     let formed = core.handle_event(FLIGHT * 3, Event::Tick, &One).write.expect("a group");
     assert_eq!(tags(&formed), [2, 3]);
     assert!(formed.members.iter().all(|member| member.verdict.is_ok()));

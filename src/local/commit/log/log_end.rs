@@ -1,17 +1,18 @@
-//! LogEnd still: what is done with the log between two groups, when nothing of it is on its way.
+//! The log end: work on the log between two groups, while no group is being written.
 //!
-//! Owns the freeze that a checkpoint begins with, and the marks: frames that say something of the log itself
-//! instead of changing a block. Each is written and synced at once, and states the newest LSN known durable
-//! before it:
+//! Owns the freeze that a checkpoint begins with, and the marks: frames that describe the log
+//! itself instead of changing a block. Each is written and synced at once, and states the newest
+//! LSN known durable before it:
 //!
 //! | mark       | says                                                    |
 //! |------------|---------------------------------------------------------|
-//! | witness    | the groups before it are durable                        |
+//! | durable    | the groups before it are durable (`Kind::Witness`)      |
 //! | checkpoint | the name of this checkpoint is durable                  |
 //! | end        | the store was closed, and nothing follows               |
 //!
-//! A mark that cannot be written or synced poisons the store, as a group does; one for which something is
-//! short (space, descriptors, memory, length of a file) is not made, and does not.
+//! A mark that cannot be written or synced poisons the store, as a group does. After a shortage (of
+//! space, descriptors, memory, length of a file) the mark is not made, and the store is not
+//! poisoned.
 
 use super::Log;
 use crate::block::Lsn;
@@ -27,7 +28,7 @@ use crate::local::space::presence;
 use crate::local::space::reserve::SpaceClass;
 use crate::sync::Ordering;
 
-/// What a checkpoint is to stand for.
+/// The state that a checkpoint records.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     pub(crate) summary: Summary,
@@ -44,15 +45,15 @@ pub(crate) struct LogEnd {
 }
 
 impl<D: Disk> Log<D> {
-    /// Asks that every commit so far be durable; [`Log::freeze_index`] finds out when that is so.
+    /// Submits a request to sync, if some commit is not durable yet.
     pub(crate) fn submit_missing_sync(&mut self) {
         if self.core.durable_lsn() < self.core.last_lsn() {
             self.submit_own_sync();
         }
     }
 
-    /// Puts the index's entries aside for a checkpoint and returns what it is to stand for; `None`
-    /// while some commit is not durable yet. Between two groups.
+    /// Puts the entries of the index aside for a checkpoint, and returns the state that it records;
+    /// `None` while some commit is not durable yet. Between two groups.
     pub(crate) fn freeze_index(&mut self) -> Option<Frozen> {
         if self.core.durable_lsn() < self.core.last_lsn() {
             return None;
@@ -71,8 +72,9 @@ impl<D: Disk> Log<D> {
         Some(Frozen { summary, segments: self.shared.usage.all() })
     }
 
-    /// Ends the log so far with a witness, which makes all of it durable and beyond doubt, and returns the
-    /// place behind that; `None` while some commit is not durable yet. Between two groups.
+    /// Ends the log so far with a durable mark, and returns the place behind that; `None` while
+    /// some commit is not durable yet. The mark proves that all of the log before it is durable.
+    /// Between two groups.
     ///
     /// # Errors
     /// As [`Log::confirm_checkpoint`].
@@ -87,10 +89,12 @@ impl<D: Disk> Log<D> {
         Ok(Some(LogEnd { lsn, position: self.appender.tail_position() }))
     }
 
-    /// Says in the log that the name of a checkpoint is durable.
+    /// Records in the log that the name of a checkpoint is durable.
     ///
     /// # Errors
-    /// [`Error::StorageFull`](crate::Error::StorageFull): it is not said. [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned): the store is poisoned.
+    /// - [`Error::StorageFull`](crate::Error::StorageFull): nothing is recorded.
+    /// - [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned): the store is
+    ///   poisoned.
     pub(crate) fn confirm_checkpoint(&mut self, image: ImageName) -> Result<()> {
         self.shared.poison.check()?;
         self.write_mark(
@@ -101,15 +105,15 @@ impl<D: Disk> Log<D> {
         )
     }
 
-    /// Goes on in the next segment, durably, and gives back what the active one has ahead.
+    /// Continues in the next segment, durably, and gives back the space ahead in the sealed one.
     ///
     /// # Errors
     /// As [`Log::confirm_checkpoint`].
     pub(crate) fn roll_to_next_segment(&mut self) -> Result<()> {
         self.shared.poison.check()?;
         let sealed = self.appender.tail_position();
-        // With nothing but marks in it the next one is no better: asked for again and again on a full disk, it
-        // would take what is left.
+        // A segment with nothing but marks is not left again: on a full disk, repeated requests
+        // would take the rest of the space.
         let rolled_to = Some((sealed.sequence, self.core.last_lsn()));
         if sealed.offset == PAGE || self.rolled_to == rolled_to {
             return Ok(());
@@ -120,18 +124,18 @@ impl<D: Disk> Log<D> {
         self.appender.cut_sealed(sealed)
     }
 
-    /// Says in the log that the last group is durable. Optional: without space it is left out.
+    /// Records in the log that the last group is durable. Optional: without space it is left out.
     pub(super) fn write_durable_mark(&mut self) {
         let durable = self.core.durable_lsn();
         self.witnessed = durable;
-        // It is left out rather than written for the last of the space.
+        // It never takes the last of the space.
         if let Err(error) = self.write_mark(Kind::Witness, durable, &[], SpaceClass::Ordinary) {
-            // In a shortage there is no witness; any other failure has poisoned the store.
+            // In a shortage there is no mark; any other failure has poisoned the store.
             debug_assert!(error.is_shortage() || self.shared.poison.cause().is_some());
         }
     }
 
-    /// Makes the rest durable and says that nothing follows.
+    /// Makes the rest durable, and writes the end mark.
     pub(super) fn write_end_mark(&mut self) -> Result<Lsn> {
         debug_assert!(self.core.is_idle(), "every commit is answered before the end");
         self.shared.poison.check()?;
@@ -147,7 +151,7 @@ impl<D: Disk> Log<D> {
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.write_mark(Kind::End, self.core.last_lsn(), &[], SpaceClass::Reserved) {
-            // All commits are durable; only the next open has a little more to do.
+            // All commits are durable; the next open only has a little more to do.
             Ok(()) => Ok(self.core.last_lsn()),
             Err(error) if error.is_shortage() => Ok(self.core.last_lsn()),
             Err(error) => Err(error),
@@ -167,9 +171,9 @@ impl<D: Disk> Log<D> {
         self.write_laid_out_mark(laid)
     }
 
-    /// Writes and syncs a mark. Nothing else is on its way.
+    /// Writes and syncs a mark, while no group is being written.
     fn write_laid_out_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
-        debug_assert!(!self.is_write_under_way(), "no group is on its way beside a mark");
+        debug_assert!(!self.is_write_under_way(), "no group is written beside a mark");
         let (poison, dir) = (&self.shared.poison, self.disk.path());
         mark.write_extents(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
         mark.sync_segments(dir).inspect_err(|_| poison.set(PoisonCause::SyncFailed))?;
