@@ -130,7 +130,7 @@ impl Machine {
             happenings: BinaryHeap::new(),
             happening_count: 0,
             cores: vec![Duration::ZERO; setup.cores],
-            core: CommitCore::new(options, Pace::of(Duration::ZERO), Lsn(0)),
+            core: CommitCore::new(options, Pace::for_flight_time(Duration::ZERO), Lsn(0)),
             inbox: VecDeque::new(),
             busy: false,
             carrier: None,
@@ -240,7 +240,7 @@ impl Machine {
     }
 
     fn step(&mut self, event: Event<usize>) -> Actions<usize> {
-        self.core.step(self.now, event, &Nothing)
+        self.core.handle_event(self.now, event, &Nothing)
     }
 
     fn write(&mut self, group: Group<usize>) {
@@ -254,7 +254,7 @@ impl Machine {
         self.at(landed, Happening::Flown(number));
         // With one group under way the carrier keeps the log in the sync, with several it puts it down.
         self.busy = true;
-        if self.core.is_shared_out() {
+        if self.core.allows_overlap() {
             self.at(laid_out, Happening::LetGo);
         }
     }
@@ -262,7 +262,7 @@ impl Machine {
     fn land(&mut self, number: u64) {
         let (group, started) = self.flying.remove(&number).expect("it flew");
         self.flight_time = (self.flight_time * 7 + (self.now - started)) / 8;
-        let pace = Pace::of(self.flight_time);
+        let pace = Pace::for_flight_time(self.flight_time);
         let patience = self.setup.patience;
         self.core.set_pace(Pace {
             wait_min: pace.wait_min.mul_f64(patience),
@@ -293,7 +293,7 @@ impl Machine {
         }
         self.busy = true;
         // A crowd forms its next group while the carrier is still waking.
-        let free = if self.core.is_shared_out() { first } else { done };
+        let free = if self.core.allows_overlap() { first } else { done };
         self.at(free, Happening::LetGo);
     }
 }

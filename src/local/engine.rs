@@ -134,7 +134,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
         let shared = &self.inner.shared;
         stats.overlapped_groups = shared.overlapped.load(Ordering::Relaxed);
         stats.log_syncs = shared.syncs.load(Ordering::Relaxed);
-        shared.phases.tell(stats);
+        shared.phases.write_to_stats(stats);
         stats.log_bytes = shared.written_len.load(Ordering::Relaxed);
         stats.zeroed_bytes = self.inner.space.zeroed_len();
         stats.moved_bytes = self.inner.maintenance.moved_len();

@@ -57,7 +57,7 @@ impl<D: Disk> OpenStore<D> {
         self.shared.poison.check()?;
         let driver: Arc<dyn Issuer> = Arc::<Driver<D>>::clone(&self.driver);
         let (reply, ticket) = ticket(Some(driver));
-        self.driver.submit(make(reply));
+        self.driver.submit_commit(make(reply));
         Ok(ticket)
     }
 
@@ -85,7 +85,7 @@ impl<D: Disk> OpenStore<D> {
         self.shared.wake_up.stop();
         let maintenance_ended_well = maintenance_thread.is_none_or(Thread::join);
         let covered = self.maintenance.end_session();
-        let closed = self.driver.close().map_err(|error| self.driver.explain(error));
+        let closed = self.driver.close_log().map_err(|error| self.driver.explain(error));
         let ended_well = log_flusher.is_none_or(Thread::join) && maintenance_ended_well;
         self.space.stop_worker();
         let trimmed = if closed.is_ok() { self.space.cut_unused_ahead() } else { Ok(()) };

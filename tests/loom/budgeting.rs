@@ -1,5 +1,5 @@
-//! The budget: whoever waits for bytes is let in, however that meets with those who give some back, and
-//! nobody holds more than there is.
+//! The budget: a caller that waits for bytes is admitted, in any order with the threads that
+//! release some. The callers never hold more than the budget.
 
 use std::sync::Arc;
 
@@ -29,38 +29,38 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 const LEN_MAX: u64 = 100;
 
-/// Threads that each take so many bytes and give them back. The first one is the main thread.
+/// Threads that each take so many bytes and release them. The first one is the main thread.
 fn takers<const COUNT: usize>(lens: [u64; COUNT]) {
     let (budget, held) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
     let take = |len: u64| {
         let (budget, held) = (Arc::clone(&budget), Arc::clone(&held));
         move || {
-            budget.take(len, || {});
+            budget.take_or_wait(len, || {});
             let before = held.fetch_add(len, Ordering::SeqCst);
             assert!(before == 0 || before + len <= LEN_MAX, "{before} and {len}");
             held.fetch_sub(len, Ordering::SeqCst);
-            budget.release(len);
+            budget.release_bytes(len);
         }
     };
     let others: Vec<_> = lens[1..].iter().map(|len| thread::spawn(take(*len))).collect();
     take(lens[0])();
     others.into_iter().for_each(|other| other.join().expect("it is let in"));
-    assert!(budget.used_len() == 0 && !budget.is_waited_for());
+    assert!(budget.used_len() == 0 && !budget.has_waiters());
 }
 
-/// One takes all bytes, hands in what it took them for and goes; the other one waits for them. One of the
-/// two sees the other.
+/// One thread takes all bytes, submits its commit and leaves. The other thread waits for the bytes.
+/// One of the two sees the other.
 fn waits_for_one_who_keeps() {
     let (budget, inbox) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
-    assert!(budget.try_take(LEN_MAX));
+    assert!(budget.take_if_free(LEN_MAX));
     let carry =
-        |budget: &Budget, inbox: &AtomicU64| budget.release(inbox.swap(0, Ordering::SeqCst));
+        |budget: &Budget, inbox: &AtomicU64| budget.release_bytes(inbox.swap(0, Ordering::SeqCst));
     let waiting = {
         let (budget, inbox) = (Arc::clone(&budget), Arc::clone(&inbox));
-        thread::spawn(move || budget.take(1, || carry(&budget, &inbox)))
+        thread::spawn(move || budget.take_or_wait(1, || carry(&budget, &inbox)))
     };
     inbox.swap(LEN_MAX, Ordering::SeqCst);
-    if budget.is_waited_for() {
+    if budget.has_waiters() {
         carry(&budget, &inbox);
     }
     waiting.join().expect("it is let in");

@@ -1,5 +1,5 @@
-//! The hand-over: whatever is handed in is answered, however callers, keeper and the keeper's dismissal
-//! meet. Nobody waits for ever; loom reports a schedule in which somebody would.
+//! The commit lock: every submitted commit is answered, in any schedule of callers, log flusher and
+//! the flusher's end. No thread waits for ever; loom reports a schedule in which one would.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,13 +110,13 @@ pub(crate) const CLAIMS: &[Claim] = &[
 /// How a caller hears of its commit.
 #[derive(Clone, Copy)]
 enum Calls {
-    /// It waits, and works meanwhile.
+    /// It waits, and leads meanwhile.
     Waits,
-    /// It leaves a callback and goes; somebody else does the work.
+    /// It leaves a callback and goes; another thread does the work.
     Back,
 }
 
-/// How many may be away from the load at once.
+/// Group writes that may be under way at once.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Trips {
     None,
@@ -124,8 +124,8 @@ enum Trips {
     Two,
 }
 
-/// A log as the real one: a turn takes what the inbox holds and answers all of it, at once or, like a
-/// sync, with the load put down.
+/// A log like the real one: a step takes all commits from the queue and answers them, at once or,
+/// like a sync, without the lock.
 struct Post {
     inbox: Receiver<Reply>,
     taken: Vec<Reply>,
@@ -135,7 +135,7 @@ struct Post {
     away_count: usize,
 }
 
-/// Calls on their way, and whether a panic ends that.
+/// A group write, and whether a panic ends it.
 struct Trip {
     calls: Vec<Reply>,
     panics: bool,
@@ -144,7 +144,7 @@ struct Trip {
 impl Load for Post {
     type Errand = Trip;
 
-    fn turn(&mut self) -> LogStep<Trip> {
+    fn take_step(&mut self) -> LogStep<Trip> {
         while let Ok(reply) = self.inbox.try_recv() {
             self.taken.push(reply);
         }
@@ -169,14 +169,14 @@ impl Load for Post {
         LogStep::More
     }
 
-    fn run(trip: &mut Trip) {
+    fn run_unlocked(trip: &mut Trip) {
         if trip.panics {
             trip.calls.pop();
             std::panic::panic_any(PLANNED);
         }
     }
 
-    fn back(&mut self, trip: Trip) -> LogStep<Trip> {
+    fn complete_errand(&mut self, trip: Trip) -> LogStep<Trip> {
         self.away_count -= 1;
         for reply in trip.calls {
             self.last += 1;
@@ -185,11 +185,11 @@ impl Load for Post {
         LogStep::More
     }
 
-    fn is_away(&self) -> bool {
+    fn is_write_under_way(&self) -> bool {
         self.away_count > 0
     }
 
-    fn missing(&self) -> usize {
+    fn missing_caller_count(&self) -> usize {
         match (self.away_count, self.trips) {
             (0, _) => 0,
             (1, Trips::Two) => 1,
@@ -197,7 +197,7 @@ impl Load for Post {
         }
     }
 
-    fn rest(&mut self) -> Option<Duration> {
+    fn run_due_work(&mut self) -> Option<Duration> {
         None
     }
 
@@ -205,7 +205,7 @@ impl Load for Post {
         self.taken.is_empty()
     }
 
-    fn give_up(&mut self) {
+    fn fail_after_panic(&mut self) {
         self.taken.clear();
     }
 }
@@ -222,7 +222,7 @@ impl Office {
     fn hand_in(self: &Arc<Self>) -> CommitTicket {
         let issuer: Arc<dyn Issuer> = Arc::<Office>::clone(self);
         let (reply, ticket) = ticket(Some(issuer));
-        self.0.inbox.send(reply).expect("the inbox is as old as the log");
+        self.0.inbox.send(reply).expect("the queue lives as long as the log");
         ticket
     }
 
@@ -238,22 +238,22 @@ impl Office {
     }
 }
 
-/// The log tells each its place.
+/// The LSN of an answered commit.
 fn told_lsn(lsn: Option<Lsn>) -> Lsn {
     lsn.expect("every call is a commit")
 }
 
 impl Issuer for Office {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.0.carry_until(enough);
+        self.0.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.0.announce();
+        self.0.announce_commit();
     }
 
     fn nudge(&self) {
-        self.0.nudge();
+        self.0.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -300,7 +300,7 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     });
     let others: Vec<_> = calls[1..]
         .iter()
@@ -314,55 +314,55 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     lsns.sort_unstable();
     lsns.dedup();
     assert_eq!(lsns.len(), COUNT, "each commit has an lsn of its own");
-    office.0.dismiss();
+    office.0.stop_flusher();
     if let Some(keeper) = keeper {
-        keeper.join().expect("the keeper returns");
+        keeper.join().expect("the log flusher returns");
     }
 }
 
-/// The main thread dismisses the keeper while others call.
+/// The main thread stops the log flusher while others commit.
 fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
     let office = Office::new(true, false, Trips::None);
     let keeper = {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     };
     let others = calls.map(|calls| {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(calls).expect("answered well"))
     });
-    office.0.dismiss();
+    office.0.stop_flusher();
     for other in others {
         other.join().expect("a caller returns");
     }
-    keeper.join().expect("the keeper returns");
+    keeper.join().expect("the log flusher returns");
 }
 
-/// The main thread takes the load for something else, as a checkpoint does, while another one calls.
+/// The main thread takes the lock for other work, as a checkpoint does, while another one commits.
 fn pause(with_keeper: bool, trips: Trips) {
     let office = Office::new(with_keeper, false, trips);
     let keeper = with_keeper.then(|| {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     });
     let other = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
     };
-    // Somebody may look at the load meanwhile.
-    office.0.between_turns(|post| {
+    // The other thread may try the lock meanwhile.
+    office.0.lock_between_steps(|post| {
         assert_eq!(post.away_count, 0);
         thread::yield_now();
         assert_eq!(post.away_count, 0);
     });
     other.join().expect("a caller returns");
-    office.0.dismiss();
+    office.0.stop_flusher();
     if let Some(keeper) = keeper {
-        keeper.join().expect("the keeper returns");
+        keeper.join().expect("the log flusher returns");
     }
 }
 
-/// As [`pause`], with a panic while the load is held.
+/// As [`pause`], with a panic while the lock is held.
 fn panic_between_turns() {
     let office = Office::new(false, false, Trips::Two);
     let other = {
@@ -370,9 +370,9 @@ fn panic_between_turns() {
         thread::spawn(move || office.call(Calls::Waits).is_ok())
     };
     let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        office.0.between_turns(|_| std::panic::panic_any(PLANNED));
+        office.0.lock_between_steps(|_| std::panic::panic_any(PLANNED));
     }));
-    assert!(held.is_err(), "whoever held it hears of it");
+    assert!(held.is_err(), "the thread that held it hears of it");
     other.join().expect("a caller returns");
     office.call(Calls::Waits).expect("the next one is answered");
 }
@@ -381,7 +381,7 @@ fn panics(trips: Trips) {
     let office = Office::new(true, true, trips);
     let keeper = {
         let office = Arc::clone(&office);
-        thread::spawn(move || office.0.keep())
+        thread::spawn(move || office.0.run_flusher())
     };
     let other = {
         let office = Arc::clone(&office);
@@ -389,6 +389,6 @@ fn panics(trips: Trips) {
     };
     let answers = [office.call(Calls::Waits).is_ok(), other.join().expect("a caller returns")];
     assert!(answers != [true; 2], "the one that was lost is not told that it is committed");
-    office.0.dismiss();
-    keeper.join().expect("the keeper returns");
+    office.0.stop_flusher();
+    keeper.join().expect("the log flusher returns");
 }

@@ -1,9 +1,10 @@
-//! Every schedule of five kernels of the store, by loom: the hand-over of the log, the budget of bytes in
-//! flight, the pins of snapshots against publication, the poison flag, and the turns of who lost. The kernels are the product's own sources, compiled here over
-//! loom's primitives.
+//! Every schedule of five kernels of the store, by loom: the commit lock, the budget of bytes in
+//! flight, the pins of snapshots against publication, the poison flag, and the turns of
+//! transactions that lost. The kernels are the product's own sources, compiled here over loom's
+//! primitives.
 //!
-//! What is complete and what is bounded is printed with the number of schedules. Loom treats `SeqCst` as
-//! `AcqRel`, so it tries more orders of memory than the store relies on, not fewer.
+//! Each claim prints its number of schedules, and whether they are all or bounded. Loom treats
+//! `SeqCst` as `AcqRel`, so it tries more orders of memory than the store relies on, not fewer.
 
 #![allow(dead_code, unused_imports, reason = "a kernel uses a part of each module")]
 
@@ -73,7 +74,7 @@ struct Claim {
     kernel: fn(),
 }
 
-/// What a kernel panics with on purpose.
+/// The payload of a kernel's planned panic.
 const PLANNED: &str = "a planned panic";
 
 fn main() {
@@ -115,7 +116,7 @@ impl Claim {
     }
 
     /// Tries the schedules and returns their number. A schedule that breaks the claim, or in which
-    /// somebody waits for ever, panics.
+    /// a thread waits for ever, panics.
     fn explore(&self) -> u64 {
         static SCHEDULES: AtomicU64 = AtomicU64::new(0);
         SCHEDULES.store(0, Ordering::Relaxed);
@@ -154,7 +155,7 @@ fn thread_slot() -> usize {
     SLOT.with(|slot| *slot)
 }
 
-/// A timed wait never ends by itself: whoever waits is woken by somebody.
+/// A timed wait never ends by itself: another thread must wake the waiting one.
 fn times_out() -> bool {
     false
 }

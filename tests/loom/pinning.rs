@@ -1,5 +1,5 @@
-//! Pins against publication: a snapshot sees one moment, whole, for as long as it is held; and what
-//! nobody can see is dropped.
+//! Pins against publication: a snapshot sees one moment, whole, for as long as it is held. Versions
+//! that no snapshot can see are dropped.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -47,14 +47,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     },
 ];
 
-/// What is kept is not what these kernels are about.
+/// These kernels do not count bytes.
 impl VersionLen for u64 {
     fn payload_len(&self) -> u64 {
         0
     }
 }
 
-/// An image of what an index has frozen.
+/// An image of the frozen entries of an index.
 #[derive(Debug)]
 struct Image(BTreeMap<BlockId, Newest<u64>>, Lsn);
 
@@ -173,7 +173,7 @@ fn snapshots(reader_count: usize, group_count: u64) {
     for reader in readers {
         reader.join().expect("a reader returns");
     }
-    assert_eq!(index.undo_count(), 0, "what nobody can see is dropped");
+    assert_eq!(index.undo_count(), 0, "versions that no snapshot can see are dropped");
     assert_eq!(index.visible_lsn(), Lsn(2 + group_count));
 }
 

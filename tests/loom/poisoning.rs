@@ -1,5 +1,5 @@
-//! The poison flag: once somebody has seen it, nothing that is handed in later is acknowledged; what is
-//! acknowledged is on the disk; everybody hears the first cause; nobody waits for ever.
+//! The poison flag: once a thread has seen it, no later commit is acknowledged. An acknowledged
+//! commit is on the disk. All threads hear the first cause, and none waits for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,8 @@ pub(crate) const CLAIMS: &[Claim] = &[
     },
 ];
 
-/// The bytes of one file: a failed sync is told to each descriptor once, and forgets what was unsynced.
+/// The bytes of one file. A failed sync is reported to each descriptor once, and drops the unsynced
+/// bytes.
 #[derive(Default)]
 struct File {
     unsynced: Vec<u64>,
@@ -46,7 +47,7 @@ struct File {
     log_is_to_hear: bool,
 }
 
-/// The log: each turn writes and syncs what the inbox holds, as `Log::turn` does.
+/// The log: each step writes and syncs a commit of the queue, as `Log::take_step` does.
 struct Writer {
     inbox: Receiver<Reply>,
     poison: Arc<Poison>,
@@ -72,7 +73,7 @@ impl Writer {
 impl Load for Writer {
     type Errand = ();
 
-    fn turn(&mut self) -> LogStep<()> {
+    fn take_step(&mut self) -> LogStep<()> {
         let Ok(reply) = self.inbox.try_recv() else { return LogStep::Idle };
         if std::mem::take(&mut self.panics) {
             std::panic::panic_any(PLANNED);
@@ -87,21 +88,21 @@ impl Load for Writer {
         LogStep::More
     }
 
-    fn run(_: &mut ()) {}
+    fn run_unlocked(_: &mut ()) {}
 
-    fn back(&mut self, (): ()) -> LogStep<()> {
+    fn complete_errand(&mut self, (): ()) -> LogStep<()> {
         LogStep::More
     }
 
-    fn is_away(&self) -> bool {
+    fn is_write_under_way(&self) -> bool {
         false
     }
 
-    fn missing(&self) -> usize {
+    fn missing_caller_count(&self) -> usize {
         0
     }
 
-    fn rest(&mut self) -> Option<Duration> {
+    fn run_due_work(&mut self) -> Option<Duration> {
         None
     }
 
@@ -109,7 +110,7 @@ impl Load for Writer {
         true
     }
 
-    fn give_up(&mut self) {
+    fn fail_after_panic(&mut self) {
         self.poison.set(PoisonCause::ThreadPanicked);
     }
 }
@@ -132,11 +133,11 @@ impl Store {
     fn commit(self: &Arc<Self>) -> Result<Lsn> {
         let issuer: Arc<dyn Issuer> = Arc::<Store>::clone(self);
         let (reply, ticket) = ticket(Some(issuer));
-        self.handover.inbox.send(reply).expect("the inbox is as old as the log");
+        self.handover.inbox.send(reply).expect("the queue lives as long as the log");
         ticket.wait().map(|lsn| lsn.expect("the log tells the place"))
     }
 
-    /// What a worker's failed sync does.
+    /// The effect of a worker's failed sync.
     fn fail_sync(&self) {
         let mut file = self.file.lock();
         file.unsynced.clear();
@@ -148,15 +149,15 @@ impl Store {
 
 impl Issuer for Store {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.carry_until(enough);
+        self.handover.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.handover.announce();
+        self.handover.announce_commit();
     }
 
     fn nudge(&self) {
-        self.handover.nudge();
+        self.handover.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -168,7 +169,7 @@ impl Issuer for Store {
     }
 }
 
-/// One thread poisons and then commits; the main thread commits once it sees the poison, or not at all.
+/// One thread poisons and then commits. The main thread looks at the poison and then commits.
 fn seen() {
     let store = Store::new(false);
     let worker = {
@@ -207,7 +208,7 @@ fn failed_sync() {
     }
 }
 
-/// Two threads find a cause each.
+/// Two threads set a cause each.
 fn causes() {
     let poison = Arc::new(Poison::default());
     let other = {
@@ -223,7 +224,7 @@ fn causes() {
     assert_eq!(mine, other.join().expect("it returns"));
 }
 
-/// Two commits, and a panic in the turn of one of them.
+/// Two commits, and a panic in the step of one of them.
 fn panics() {
     let store = Store::new(true);
     let other = {

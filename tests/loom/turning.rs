@@ -1,4 +1,5 @@
-//! Turns: one at a time, and whoever waits for one, or at the gate of one, goes on when it ends.
+//! Turns: one at a time. A thread that waits for a turn, or at the gate of one, goes on when it
+//! ends.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     },
 ];
 
-/// Threads that take a turn each, and the main thread, which commits. Nobody's wait ends by itself.
+/// Threads that take a turn each, and the main thread, which commits. No wait ends by itself.
 fn turns(count: u64) {
     let (turns, in_turn) = (Arc::new(Turns::new(Process)), Arc::new(AtomicU64::new(0)));
     let loser = |_| {

@@ -1,4 +1,4 @@
-//! Callers: threads that commit in every way there is, and remember what they were told.
+//! Callers: threads that commit in every possible way, and remember the answers.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::{
 
 pub(crate) type Store = LocalBackend<ModelDisk>;
 
-/// A commit and what its caller was told.
+/// A commit and the answer to its caller.
 pub(crate) struct Told {
-    /// Both were written by it, with the first one's number as their bytes.
+    /// The blocks that it wrote, with the first one's number as their bytes.
     pub(crate) ids: Vec<BlockId>,
     pub(crate) durable: bool,
     pub(crate) answer: Result<()>,
@@ -82,7 +82,7 @@ fn commit(store: &Store, first: u64, len: usize) -> Told {
     Told { ids, durable: way != 2, answer: answer.map(|_| ()) }
 }
 
-/// Leaves a callback and waits until it is called; works at nothing.
+/// Leaves a callback and waits until it is called, without leading.
 fn called_back(ticket: CommitTicket) -> Result<Option<Lsn>> {
     let heard = Arc::new((Mutex::new(None), Condvar::new()));
     let told = Arc::clone(&heard);
@@ -99,7 +99,7 @@ fn called_back(ticket: CommitTicket) -> Result<Option<Lsn>> {
     }
 }
 
-/// Asks again and again.
+/// Polls the ticket until it is answered.
 fn polled(ticket: CommitTicket) -> Result<Option<Lsn>> {
     loop {
         match ticket.wait_timeout(std::time::Duration::from_millis(1)) {
@@ -109,17 +109,17 @@ fn polled(ticket: CommitTicket) -> Result<Option<Lsn>> {
     }
 }
 
-/// What was acknowledged is there, as it was written.
+/// Checks that acknowledged blocks are there, as they were written.
 pub(crate) fn check(store: &Store, told: &[Told], with_buffered: bool) {
     for told in told.iter().filter(|told| told.answer.is_ok() && (told.durable || with_buffered)) {
         for id in &told.ids {
-            let found = store.read_block(*id).expect("what was acknowledged is there");
+            let found = store.read_block(*id).expect("an acknowledged block is there");
             assert_eq!(found.data[..8], told.ids[0].0.to_le_bytes(), "block {id}");
         }
     }
 }
 
-/// Opens the store again, after a power cut or not, and checks it.
+/// Opens the store again, with a power cut before or without, and checks it.
 pub(crate) fn check_again(disk: &ModelDisk, told: &[Told], closed_well: bool) {
     let disk = if one_in(2) { disk.crash() } else { disk.clone() };
     disk.mend();
@@ -128,7 +128,7 @@ pub(crate) fn check_again(disk: &ModelDisk, told: &[Told], closed_well: bool) {
     store.close().expect("a store without faults closes");
 }
 
-/// Waits for callers.
+/// Waits for callers, counts the kinds of their answers, and returns all.
 pub(crate) fn told_by(callers: Vec<JoinHandle<Vec<Told>>>) -> Vec<Told> {
     let told: Vec<_> =
         callers.into_iter().flat_map(|caller| caller.join().expect("a caller returns")).collect();
@@ -145,7 +145,7 @@ pub(crate) fn told_by(callers: Vec<JoinHandle<Vec<Told>>>) -> Vec<Told> {
     told
 }
 
-/// Whether an answer is one of those that a failure of the disk explains.
+/// Whether a failure of the disk explains the error.
 pub(crate) fn is_failure(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Poisoned { .. })
 }

@@ -1,4 +1,4 @@
-//! The claims: what holds for callers under any schedule.
+//! The claims that hold for callers under any schedule.
 
 use shuttle::thread;
 
@@ -77,7 +77,7 @@ fn acknowledged() {
     let disk = ModelDisk::new();
     let store = open(&disk, options());
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
-    assert_eq!(store.stats().in_flight_bytes, 0, "everybody is answered");
+    assert_eq!(store.stats().in_flight_bytes, 0, "every caller is answered");
     assert!(told.iter().all(|told| told.answer.is_ok()));
     check(&store, &told, true);
     if store.stats().groups < 6 {
@@ -90,7 +90,7 @@ fn acknowledged() {
         store.close().expect("closes well");
         check_again(&disk, &told, true);
     } else {
-        // Nobody syncs what is only buffered.
+        // No thread syncs a commit that is only buffered.
         check_again(&ModelDisk::clone(&disk).crash(), &told, false);
     }
 }
@@ -102,7 +102,7 @@ fn failed_sync() {
     let operation = [OperationKind::SyncData, OperationKind::Write][below(2) as usize];
     disk.sim.inject_on(operation, None, below(4), kind, below(2) == 0);
     let told = told_by((1..=3).map(|number| caller(&store, number, 2, 8)).collect());
-    assert_eq!(store.stats().in_flight_bytes, 0, "everybody is answered");
+    assert_eq!(store.stats().in_flight_bytes, 0, "every caller is answered");
     for of_one in told.chunks(2) {
         let failed = of_one.iter().position(|told| told.answer.is_err());
         let later = &of_one[failed.map_or(of_one.len(), |at| at + 1)..];
@@ -121,7 +121,7 @@ fn failed_sync() {
     check_again(&disk, &told, closed.is_ok());
 }
 
-/// Two groups are on their way, the first sync fails, and what that forgot is gone.
+/// Two groups are being written, the first sync fails, and the bytes that it dropped are gone.
 fn failed_sync_beside_another() {
     let disk = ModelDisk::new();
     let store = open(&disk, options().crowd_min(1));
@@ -201,7 +201,7 @@ fn panicking() {
     }
     let handle = store.clone();
     let closed = store.close();
-    assert_eq!(handle.stats().in_flight_bytes, 0, "nobody's bytes are held for ever");
+    assert_eq!(handle.stats().in_flight_bytes, 0, "no bytes are held for ever");
     check_again(&disk, &told, closed.is_ok());
 }
 
@@ -264,7 +264,7 @@ fn isolated() {
     let count: u64 = writers.map(|writer| writer.join().expect("returns")).into_iter().sum();
     reader.join().expect("returns");
     assert_eq!(number(store.read_block(BlockId(2)).expect("is there")), count);
-    assert_eq!(store.stats().undo_entries, 0, "nobody holds a snapshot");
+    assert_eq!(store.stats().undo_entries, 0, "no snapshot is held");
     store.close().expect("closes well");
 }
 
@@ -356,8 +356,8 @@ fn watch<S: StorageBackend + Clone + 'static>(store: &S) {
     }
 }
 
-/// One thread works in a transaction and commits it, one rolls it back, and one replaces what it sees,
-/// which takes its snapshot over the limit, and begins others in its place.
+/// One thread works in a transaction and commits it, and one rolls it back. A third replaces the
+/// blocks that it sees, which takes its snapshot over the limit, and begins others in its place.
 fn ended_by_several() {
     let store = MemoryBackend::options().open_transactions_max(2).snapshot_pinned_max(0).build();
     store.write_block(block(1, 1, 8)).expect("written");
@@ -425,7 +425,7 @@ fn work_and_commit(store: &MemoryBackend, tx: TransactionId) -> bool {
     }
 }
 
-/// What a transaction may come to that others end.
+/// Checks the result of a call in a transaction that other threads may end.
 fn expect_own(result: Result<()>) {
     match result {
         Ok(()) => {}

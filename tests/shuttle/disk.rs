@@ -1,5 +1,5 @@
-//! The simulated disk, with every operation a point where another thread may go on, and a clock that
-//! moves by itself: a sync takes its time, and now and then a while passes.
+//! The simulated disk, with every operation a point where another thread may go on, and a clock
+//! that moves by itself: a sync takes its time, and now and then a while passes.
 
 use std::io;
 use std::path::Path;
@@ -30,7 +30,7 @@ impl ModelDisk {
         ModelDisk { sim: SimDisk::new(below(u64::MAX)), writes_to_panic: Arc::default() }
     }
 
-    /// The disk after a power cut that leaves any of what was never synced.
+    /// The disk after a power cut that leaves any part of the unsynced bytes.
     pub(crate) fn crash(&self) -> ModelDisk {
         let choice = match below(3) {
             0 => CrashChoice::Nothing,
@@ -40,17 +40,17 @@ impl ModelDisk {
         self.crash_with(choice)
     }
 
-    /// The disk after a power cut that leaves this of what was never synced.
+    /// The disk after a power cut that leaves this part of the unsynced bytes.
     pub(crate) fn crash_with(&self, choice: CrashChoice) -> ModelDisk {
         ModelDisk { sim: self.sim.crash(choice), writes_to_panic: Arc::default() }
     }
 
-    /// Has a write panic after `skip` more of them.
+    /// Makes a write panic after `skip` more writes.
     pub(crate) fn panic_after(&self, skip: u64) {
         self.writes_to_panic.store(skip + 1, Ordering::Relaxed);
     }
 
-    /// Has nothing fail from here on.
+    /// Ends all faults.
     pub(crate) fn mend(&self) {
         self.writes_to_panic.store(0, Ordering::Relaxed);
         self.sim.clear_faults();
@@ -156,7 +156,7 @@ impl DiskFile for ModelFile {
         thread::yield_now();
         let synced = self.file.sync_data();
         self.disk.sim.advance(Duration::from_micros(100));
-        // Bad news may take longer than good ones.
+        // A failure may take longer to arrive than a success.
         let steps = if synced.is_err() { 1 + below(8) } else { 1 };
         (0..steps).for_each(|_| thread::yield_now());
         synced

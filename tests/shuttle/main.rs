@@ -1,11 +1,11 @@
-//! Random schedules of the whole store, by shuttle: callers, log, keeper and I/O workers on the simulated
-//! disk, every lock, queue, atomic and disk operation a point where another thread may go on. The store is
-//! the product's own sources, compiled here over shuttle's primitives.
+//! Random schedules of the whole store, by shuttle: callers, log, log flusher and I/O workers on
+//! the simulated disk. At every lock, queue, atomic and disk operation another thread may go on.
+//! The store is the product's own sources, compiled here over shuttle's primitives.
 //!
-//! Half of the schedules are drawn at random, half by probabilistic concurrency testing (Burckhardt and
-//! others, "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010). A
-//! schedule in which somebody waits for ever fails. `AEGIS_SCHEDULES=N` sets how many are tried in all,
-//! `AEGIS_SEED=N` which; a failure prints the command that repeats it.
+//! Half of the schedules are drawn at random, half by probabilistic concurrency testing (Burckhardt
+//! and others, "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS
+//! 2010). A schedule in which a thread waits for ever fails. `AEGIS_SCHEDULES=N` sets their number
+//! in all, and `AEGIS_SEED=N` the first seed. A failure prints the command that repeats it.
 
 #![allow(
     dead_code,
@@ -88,16 +88,16 @@ pub use transaction::{
 const SCHEDULE_COUNT: usize = 8_000;
 /// Schedules that one seed names.
 const BATCH_COUNT: usize = 250;
-/// Preemptions that the second scheduler spends where they hurt.
+/// Preemptions in a schedule of the second scheduler.
 const PCT_DEPTH: usize = 3;
-/// What a disk panics with on purpose.
+/// The payload of a disk's planned panic.
 const PLANNED: &str = "a planned panic";
 
 /// A claim about the store, checked under many schedules.
 struct Claim {
     name: &'static str,
     schedule: fn(),
-    /// What happens in some of its schedules, or the claim was not tried.
+    /// Paths that some of its schedules must take; else the claim was not tried.
     paths: &'static [&'static str],
 }
 

@@ -1,16 +1,18 @@
 //! The appender: turns groups into bytes of the log.
 //!
-//! Owns the tail: the active segment, the offset in it and the last link of the frame chain; and the
-//! list of segments with bytes that no sync covers yet. What it lays out is a [`Flight`], for somebody
-//! else to write. Invariants:
+//! Owns the tail: the active segment, the offset in it and the last link of the frame chain. Owns
+//! the list of segments with bytes that no sync covers yet, too. It lays out a [`Flight`], which
+//! the leader writes. Invariants:
 //!
-//! 1. A group is laid out and its space reserved before its first byte is written; when that fails,
-//!    the tail is where it was. Else the tail is behind it, whether it is written yet or not.
+//! 1. A group is laid out and its space reserved before its first byte is written. If that fails,
+//!    the tail is where it was. Else the tail is behind the group, whether it is written yet or
+//!    not.
 //! 2. A write starts on a page boundary behind everything laid out before.
-//! 3. A segment is begun for a frame, which it takes: no roll is followed by another one without a frame
-//!    between. A frame that is longer than the segments of this session has its segment made longer; blocks
-//!    written under the options of an earlier session may need that when they are moved.
-//! 4. A commit that fits into a segment is not split, unless it is of moves: each of those stands for itself.
+//! 3. A segment is begun for a frame, which it takes: two rolls have a frame between them. A frame
+//!    longer than the segments of this session makes its segment longer. Relocating blocks that
+//!    were written under the options of an earlier session may need that.
+//! 4. A commit that fits into a segment is not split, unless it is of relocations: each of those
+//!    stands for itself.
 
 use std::sync::Arc;
 
@@ -36,9 +38,9 @@ use crate::mvcc::batch::Operation;
 /// Staging buffers that are kept for later flights, and how long they may be for that.
 const SPARE_COUNT_MAX: usize = 2;
 const SPARE_LEN_MAX: usize = 4 << 20;
-/// A commit that does not fit into the rest of a segment is split when it is longer than this or than
-/// a segment, and goes to the next segment as a whole when it is not: at most this much of a segment
-/// stays unused.
+/// A commit that does not fit into the rest of a segment is split if it is longer than this or than
+/// a segment. Else it goes to the next segment as a whole: at most this much of a segment stays
+/// unused.
 const SPLIT_LEN: u64 = 1 << 20;
 
 /// Lays out the log.
@@ -85,21 +87,22 @@ impl<D: Disk> Appender<D> {
     ///
     /// # Errors
     /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
-    pub(crate) fn lay_out<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
-        let claim = if group.frees() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
-        let mut layout = GroupLayout::start(self, group.durable, claim);
+    pub(crate) fn lay_out_group<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
+        let claim =
+            if group.only_frees_space() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
+        let mut layout = GroupLayout::start_at_tail(self, group.durable, claim);
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
-                layout.commit(lsn, &member.submission.batch.operations)?;
+                layout.add_commit(lsn, &member.submission.batch.operations)?;
             }
         }
-        layout.finish()
+        layout.finish_layout()
     }
 
     /// Lays out a mark: a frame without operations in a page of its own.
     ///
     /// # Errors
-    /// As [`Appender::lay_out`].
+    /// As [`Appender::lay_out_group`].
     pub(crate) fn lay_out_mark(
         &mut self,
         kind: Kind,
@@ -108,32 +111,32 @@ impl<D: Disk> Appender<D> {
         body: &[u8],
         claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start(self, durable, claim);
-        layout.frame(
+        let mut layout = GroupLayout::start_at_tail(self, durable, claim);
+        layout.add_frame(
             FrameHeader::control_record_with_body(kind, last, durable, body),
             body,
             &[],
         )?;
-        layout.finish()
+        layout.finish_layout()
     }
 
-    /// Lays out a mark at the beginning of the next segment, so that the active one can go as soon as it
-    /// is out of use.
+    /// Lays out a mark at the beginning of the next segment, so that the active one can be
+    /// released.
     ///
     /// # Errors
-    /// As [`Appender::lay_out`].
+    /// As [`Appender::lay_out_group`].
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start(self, durable, SpaceClass::Reserved);
-        layout.roll()?;
-        layout.frame(
+        let mut layout = GroupLayout::start_at_tail(self, durable, SpaceClass::Reserved);
+        layout.start_next_segment()?;
+        layout.add_frame(
             FrameHeader::control_record_with_body(Kind::Witness, last, durable, &[]),
             &[],
             &[],
         )?;
-        layout.finish()
+        layout.finish_layout()
     }
 
-    /// Lays out nothing: a flight that only syncs.
+    /// Makes a flight without bytes, which only syncs.
     pub(crate) fn lay_out_sync(&mut self) -> Flight<D::File> {
         let (staging, unsynced) =
             (AlignedBuf::with_capacity(0), std::mem::take(&mut self.unsynced));
@@ -141,15 +144,15 @@ impl<D: Disk> Appender<D> {
         Flight { extents, staging, direct: self.direct, unsynced, kept: None, changes }
     }
 
-    /// Takes a flight back, in log order: written, and synced if `is_synced`.
-    pub(crate) fn land(&mut self, flight: Flight<D::File>, is_synced: bool) {
-        let last = flight.ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
+    /// Takes a written flight back, in log order.
+    pub(crate) fn complete_flight(&mut self, flight: Flight<D::File>, is_synced: bool) {
+        let last = flight.segment_ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
             self.space.mark_segments_written(self.landed_in..last);
             self.landed_in = last;
         }
         if !is_synced {
-            self.unsynced = flight.touched();
+            self.unsynced = flight.segments_to_sync();
         }
         let mut staging = flight.staging;
         if self.spares.len() < SPARE_COUNT_MAX && staging.capacity() <= SPARE_LEN_MAX {
@@ -162,7 +165,7 @@ impl<D: Disk> Appender<D> {
         &self.space
     }
 
-    /// Gives back what a segment that the log has left has behind its end.
+    /// Gives back the space behind the end of a sealed segment.
     ///
     /// # Errors
     /// [`Error::Io`]: the file keeps its length, which does no harm.
@@ -175,14 +178,14 @@ impl<D: Disk> Appender<D> {
         self.tail.segment.number
     }
 
-    /// Where the log goes on.
-    pub(crate) fn position(&self) -> LogPosition {
+    /// The tail, as it is recorded in a checkpoint.
+    pub(crate) fn tail_position(&self) -> LogPosition {
         let Position { segment, offset, chain } = &self.tail;
         LogPosition { sequence: segment.sequence, offset: *offset, chain: *chain }
     }
 }
 
-/// A group while it is laid out.
+/// A group that is being laid out.
 struct GroupLayout<'a, D: Disk> {
     appender: &'a mut Appender<D>,
     durable: Lsn,
@@ -191,12 +194,11 @@ struct GroupLayout<'a, D: Disk> {
     rolled: usize,
     extents: Vec<Extent<D::File>>,
     staging: AlignedBuf,
-    /// The extent under construction: where it starts, and where its staged bytes do that no piece
-    /// covers yet.
+    /// Starts of the extent under construction, and of its staged bytes that no piece covers yet.
     extent_start: u64,
     staged_from: usize,
     pieces: Vec<Piece>,
-    /// The last frame, whose header is written once it is known whether another follows it.
+    /// The last frame. Its header is written once it is known whether another frame follows.
     open: Option<OpenFrame>,
     changes: Changes,
 }
@@ -208,7 +210,11 @@ struct OpenFrame {
 }
 
 impl<'a, D: Disk> GroupLayout<'a, D> {
-    fn start(appender: &'a mut Appender<D>, durable: Lsn, claim: SpaceClass) -> GroupLayout<'a, D> {
+    fn start_at_tail(
+        appender: &'a mut Appender<D>,
+        durable: Lsn,
+        claim: SpaceClass,
+    ) -> GroupLayout<'a, D> {
         let at = appender.tail.clone();
         let staging = appender.spares.pop();
         GroupLayout {
@@ -227,14 +233,14 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Adds a commit: one frame where it fits, parts where it is too long for that.
-    fn commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
-        // What no segment holds has to be split, however short it is.
+    /// Adds a commit: one frame if it fits, else parts.
+    fn add_commit(&mut self, lsn: Lsn, operations: &[(BlockId, Operation)]) -> Result<()> {
+        // A commit that no segment holds has to be split, however short it is.
         let split_len = SPLIT_LEN.min(self.appender.space.segment_capacity());
         let moves = operations.first().is_some_and(|(_, operation)| operation.is_relocation());
         let (mut rest, mut part, mut rolled) = (operations, 0, false);
         loop {
-            let count = self.fitting(rest);
+            let count = self.fitting_count(rest);
             let whole = count == rest.len();
             let split = part > 0 || moves || frame_len(rest) > split_len;
             if count == 0 || !(whole || split) {
@@ -245,7 +251,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             }
             rolled = false;
             let (now, later) = rest.split_at(count);
-            self.part(lsn, now, part, later.is_empty())?;
+            self.add_commit_part(lsn, now, part, later.is_empty())?;
             if later.is_empty() {
                 return Ok(());
             }
@@ -254,18 +260,18 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Goes on at the beginning of a segment that takes a frame of that length: the next one, or this one where
-    /// it is empty.
+    /// Continues at the beginning of a segment that takes a frame of that length: the next one, or
+    /// this one if it is empty.
     fn begin_segment(&mut self, frame_len: u64) -> Result<()> {
         if align_frame_offset(self.at.offset) > PAGE {
-            self.roll()?;
+            self.start_next_segment()?;
         }
         assert_eq!(self.at.offset, PAGE, "no frame is in it");
         self.appender.space.lengthen_segment(self.rolled, frame_len)
     }
 
-    /// How many of these operations fit into one frame in the rest of the segment.
-    fn fitting(&self, operations: &[(BlockId, Operation)]) -> usize {
+    /// The number of these operations that fit into one frame in the rest of the segment.
+    fn fitting_count(&self, operations: &[(BlockId, Operation)]) -> usize {
         let room = self.at.segment.len_max().saturating_sub(align_frame_offset(self.at.offset));
         let mut len = HEADER_LEN as u64;
         let fits = |(_, operation): &&(BlockId, Operation)| {
@@ -275,7 +281,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         operations.iter().take_while(fits).count()
     }
 
-    fn part(
+    fn add_commit_part(
         &mut self,
         lsn: Lsn,
         operations: &[(BlockId, Operation)],
@@ -328,11 +334,11 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             part,
             payload_len,
         };
-        self.frame(header, &table, &payloads)
+        self.add_frame(header, &table, &payloads)
     }
 
     /// Adds a frame behind the last one of the extent.
-    fn frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
+    fn add_frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
         let len = u64::from(header.frame_len);
         if self.at.segment.len_max() < align_frame_offset(self.at.offset) + len {
             self.begin_segment(len)?;
@@ -341,8 +347,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
             align_frame_offset(self.at.offset) + len <= self.at.segment.len_max(),
             "a frame fits"
         );
-        self.close_frame(false);
-        self.pad_to(align_frame_offset(self.at.offset));
+        self.write_open_header(false);
+        self.pad_with_zeros(align_frame_offset(self.at.offset));
         let offset = self.at.offset;
         let staged_at = self.staging.len();
         self.staging.extend_from_slice(&[0; HEADER_LEN]);
@@ -360,8 +366,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         Ok(())
     }
 
-    /// Writes the header of the last frame, now that its successor is known.
-    fn close_frame(&mut self, group_end: bool) {
+    /// Writes the header of the last frame.
+    fn write_open_header(&mut self, group_end: bool) {
         if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
             header.group_end = group_end;
             header.previous = self.at.chain;
@@ -372,8 +378,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         }
     }
 
-    /// Ends the extent and goes on in the next segment.
-    fn roll(&mut self) -> Result<()> {
+    /// Ends the extent and continues in the next segment.
+    fn start_next_segment(&mut self) -> Result<()> {
         self.close_extent()?;
         debug_assert!(self.pieces.is_empty(), "every piece is in a closed extent");
         self.rolled += 1;
@@ -389,8 +395,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         if self.open.is_none() {
             return Ok(());
         }
-        self.close_frame(true);
-        self.pad_to(page_up(self.at.offset));
+        self.write_open_header(true);
+        self.pad_with_zeros(page_up(self.at.offset));
         self.close_staged();
         let staged = self.staging.len();
         // The next extent starts on a page of the staging buffer too, for direct writes.
@@ -422,15 +428,15 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.staged_from = staged;
     }
 
-    fn pad_to(&mut self, offset: u64) {
+    fn pad_with_zeros(&mut self, offset: u64) {
         debug_assert!(offset >= self.at.offset, "the log only grows");
         let len = self.staging.len() + (offset - self.at.offset) as usize;
         self.staging.resize_zeroed(len);
         self.at.offset = offset;
     }
 
-    /// Moves the tail behind what was laid out.
-    fn finish(mut self) -> Result<Flight<D::File>> {
+    /// Moves the tail behind the flight.
+    fn finish_layout(mut self) -> Result<Flight<D::File>> {
         self.close_extent()?;
         debug_assert!(self.extents.iter().all(|extent| {
             extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len
@@ -448,7 +454,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
     }
 }
 
-/// Bytes of a commit's frame, if it is not split.
+/// Bytes of a commit's frame, if the commit is not split.
 pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
     let len: u64 = operations.iter().map(|(_, operation)| operation_len(operation)).sum();
     HEADER_LEN as u64 + len

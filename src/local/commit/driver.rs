@@ -1,12 +1,12 @@
-//! The driver: what a store does with the hand-over of its log.
+//! The driver: how callers and maintenance reach the log.
 //!
-//! A caller hands its commit to the inbox and then tries for the log (see `handover`). If it is free
-//! the caller carries it: forms the group, writes, syncs and publishes, its own commit and everybody
-//! else's, until its own is answered. So a lone caller pays for no hand-over between threads, and a
-//! crowd shares one write and one sync. The keeper's own work is the witness of the last group and the
-//! sync interval.
+//! A caller submits its commit to the queue and then tries the commit lock (see `handover`). If the
+//! lock is free, the caller leads: it forms groups, writes, syncs and publishes them until its own
+//! commit is answered. So a lone caller pays for no switch between threads, and many callers share
+//! one write and one sync. The log flusher's own work is the durable mark after the last group, and
+//! the sync interval.
 //!
-//! Owns the handing in and its limits, and the closing. Does not know what a turn of the log is.
+//! Owns submitting and its limits, and the closing. Does not know the steps of the log.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::local::commit::group::Submission;
-use crate::local::commit::handover::{Handover, Load, turn};
+use crate::local::commit::handover::{Handover, Load, run_whole_step};
 use crate::local::commit::log::{Frozen, Log, LogEnd, Message};
 use crate::local::commit::shared::Shared;
 use crate::local::format::checkpoint::ImageName;
@@ -24,7 +24,7 @@ use crate::sync::Ordering;
 use crate::sync::channel::{Sender, TrySendError};
 use crate::ticket::{Issuer, Reply, ticket};
 
-/// Hands commits to whoever carries the log.
+/// The commit queue and the commit lock of a store.
 pub(crate) struct Driver<D: Disk> {
     shared: Arc<Shared>,
     handover: Handover<Log<D>, Message>,
@@ -40,78 +40,80 @@ impl<D: Disk> Driver<D> {
         Driver { shared, handover: Handover::new(inbox, log, with_keeper) }
     }
 
-    /// Hands something in; it takes its share of the budget first. It is carried out once somebody
-    /// waits for it, or nudges.
-    pub(crate) fn submit(&self, submission: Submission<Reply>) {
+    /// Takes the commit's share of the budget, and puts the commit in the queue. A leader carries
+    /// it out once its caller waits for it, or nudges.
+    pub(crate) fn submit_commit(&self, submission: Submission<Reply>) {
         let (budget, handover) = (&self.shared.budget, &self.handover);
         let stalls = &self.shared.stalls;
         if !callback::may_wait() {
-            // Whoever would make room waits for this thread.
-            budget.take_beyond(submission.log_len);
-        } else if !handover.has_keeper() {
-            // Nobody else will make room.
-            while handover.inbox.is_full() || !budget.try_take(submission.log_len) {
-                stalls.wait(StallCause::InFlight, || handover.carry_until(|| false));
+            // The thread that would give bytes back waits for this one.
+            budget.take_over_limit(submission.log_len);
+        } else if !handover.has_flusher() {
+            // No other thread will give bytes back.
+            while handover.inbox.is_full() || !budget.take_if_free(submission.log_len) {
+                stalls.wait(StallCause::InFlight, || handover.lead_until(|| false));
             }
-        } else if !budget.try_take(submission.log_len) {
-            let take = || budget.take(submission.log_len, || handover.nudge());
+        } else if !budget.take_if_free(submission.log_len) {
+            let take = || budget.take_or_wait(submission.log_len, || handover.ensure_progress());
             stalls.wait(StallCause::InFlight, take);
         }
-        self.send(Message::Submit(submission));
+        self.send_to_queue(Message::Submit(submission));
     }
 
-    /// Puts a message in the inbox. Whoever fills it, or has taken bytes that somebody waits for, sees to
-    /// it that somebody works, because those who wait for room do not.
-    fn send(&self, message: Message) {
+    /// Puts a message in the queue. A thread that fills the queue, or holds bytes that another one
+    /// waits for, makes sure that a thread leads: those that wait for room do not.
+    fn send_to_queue(&self, message: Message) {
         let (handover, stalls) = (&self.handover, &self.shared.stalls);
-        // The inbox is as old as the log: a full one makes room, a closed log answers.
+        // The queue lives as long as the log: the log empties a full queue, and answers when
+        // closed.
         let sent = match handover.inbox.try_send(message) {
             Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
-                return self.refuse(refused);
+                return self.refuse_in_callback(refused);
             }
             Err(TrySendError::Full(message)) => {
-                handover.nudge();
+                handover.ensure_progress();
                 stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
             }
             sent => sent.is_ok(),
         };
         debug_assert!(sent, "the log outlives its callers");
-        if handover.inbox.is_full() || self.shared.budget.is_waited_for() {
-            handover.nudge();
+        if handover.inbox.is_full() || self.shared.budget.has_waiters() {
+            handover.ensure_progress();
         }
     }
 
-    /// Refuses what a callback hands in while there is no room: it would wait for itself.
-    fn refuse(&self, refused: Submission<Reply>) {
-        self.shared.budget.release(refused.log_len);
+    /// Refuses a commit of a callback while the queue is full: it would wait for itself.
+    fn refuse_in_callback(&self, refused: Submission<Reply>) {
+        self.shared.budget.release_bytes(refused.log_len);
         let refusal = Err(Error::InCallback);
         self.shared.mvcc.end_transaction(refused.batch.transaction, &refusal);
         refused.tag.send(refusal);
     }
 
-    /// Writes the end mark; the log refuses everything from here on.
-    pub(crate) fn close(&self) -> Result<()> {
+    /// Writes the end mark. From here on the log refuses everything.
+    pub(crate) fn close_log(&self) -> Result<()> {
         let (reply, waiter) = ticket(None);
-        self.send(Message::Close(reply));
+        self.send_to_queue(Message::Close(reply));
         loop {
-            self.handover.carry_until(|| waiter.is_answered());
-            if waiter.is_answered() || self.handover.has_keeper() {
+            self.handover.lead_until(|| waiter.is_answered());
+            if waiter.is_answered() || self.handover.has_flusher() {
                 break;
             }
         }
         let closed = waiter.wait().map(|_| ());
-        self.handover.dismiss();
+        self.handover.stop_flusher();
         closed
     }
 
-    /// What the keeper does until the store is closed.
-    pub(crate) fn keep(&self) {
-        self.handover.keep();
+    /// The log flusher's loop, until the store is closed.
+    pub(crate) fn run_flusher(&self) {
+        self.handover.run_flusher();
     }
 
-    /// Takes the log between two groups. What it takes is a stall if somebody came meanwhile.
-    fn hold<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
-        self.handover.between_turns(|log| {
+    /// Runs `body` on the log between two groups. Its time is a stall if a commit arrived
+    /// meanwhile.
+    fn lock_between_groups<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
+        self.handover.lock_between_steps(|log| {
             let stalls = &self.shared.stalls;
             let (started, result) = (stalls.now(), body(log));
             if !self.handover.inbox.is_empty() {
@@ -121,74 +123,76 @@ impl<D: Disk> Driver<D> {
         })
     }
 
-    /// Makes every commit so far durable, and then does what `attempt` does, between two groups. That ends: what is
-    /// handed in meanwhile comes behind the request to sync, and after the group of that all is durable.
-    fn hold_still<R>(
+    /// Makes every commit so far durable, and then runs `attempt` between two groups. That ends:
+    /// later commits queue behind the request to sync, and all is durable after the request's
+    /// group.
+    fn run_when_durable<R>(
         &self,
         mut attempt: impl FnMut(&mut Log<D>) -> Result<Option<R>>,
     ) -> Result<R> {
-        self.hold(|log| {
-            log.settle();
+        self.lock_between_groups(|log| {
+            log.submit_missing_sync();
             loop {
                 self.shared.poison.check()?;
                 if let Some(done) = attempt(log)? {
                     return Ok(done);
                 }
-                assert!(!log.is_idle(), "what is not durable is on its way");
-                turn(log);
+                assert!(!log.is_idle(), "a commit that is not durable is under way");
+                run_whole_step(log);
             }
         })
     }
 
-    /// Makes every commit so far durable and freezes the index (see [`Log::freeze`]).
+    /// Makes every commit so far durable and freezes the index (see [`Log::freeze_index`]).
     ///
     /// # Errors
     /// [`Error::Poisoned`]; nothing is frozen.
-    pub(crate) fn freeze(&self) -> Result<Frozen> {
-        self.hold_still(|log| Ok(log.freeze()))
+    pub(crate) fn freeze_index(&self) -> Result<Frozen> {
+        self.run_when_durable(|log| Ok(log.freeze_index()))
     }
 
-    /// Makes every commit so far durable and says where the log ends then (see [`Log::stand_still`]).
+    /// Makes every commit so far durable and returns the end of the log (see
+    /// [`Log::mark_log_end`]).
     ///
     /// # Errors
-    /// As [`Log::stand_still`].
-    pub(crate) fn stand_still(&self) -> Result<LogEnd> {
-        self.hold_still(Log::stand_still)
+    /// As [`Log::mark_log_end`].
+    pub(crate) fn quiesce_log(&self) -> Result<LogEnd> {
+        self.run_when_durable(Log::mark_log_end)
     }
 
-    /// Says in the log that the name of a checkpoint is durable.
+    /// Records in the log that the name of a checkpoint is durable.
     ///
     /// # Errors
-    /// As [`Log::confirm`].
-    pub(crate) fn confirm(&self, image: ImageName) -> Result<()> {
-        self.hold(|log| log.confirm(image))
+    /// As [`Log::confirm_checkpoint`].
+    pub(crate) fn confirm_checkpoint(&self, image: ImageName) -> Result<()> {
+        self.lock_between_groups(|log| log.confirm_checkpoint(image))
     }
 
-    /// Goes on in the next segment of the log.
+    /// Continues the log in the next segment.
     ///
     /// # Errors
-    /// As [`Log::roll`].
-    pub(crate) fn roll(&self) -> Result<()> {
-        self.hold(Log::roll)
+    /// As [`Log::roll_to_next_segment`].
+    pub(crate) fn roll_to_next_segment(&self) -> Result<()> {
+        self.lock_between_groups(Log::roll_to_next_segment)
     }
 
     /// Runs `body` between two groups: nothing is written or published meanwhile.
-    pub(crate) fn between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
-        self.hold(|_| body())
+    pub(crate) fn run_between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.lock_between_groups(|_| body())
     }
 }
 
 impl<D: Disk> Issuer for Driver<D> {
     fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.carry_until(enough);
+        self.handover.lead_until(enough);
     }
 
     fn announce(&self) {
-        self.handover.announce();
+        self.handover.announce_commit();
     }
 
     fn nudge(&self) {
-        self.handover.nudge();
+        self.handover.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -225,15 +229,15 @@ mod tests {
         }
         let late = store.begin().expect("begins");
         late.write(block(2, 10)).expect("a pending write");
-        store.write_block(block(2, 20)).expect("what the other one conflicts with");
+        store.write_block(block(2, 20)).expect("the other transaction conflicts with it");
         disk.set_capacity(Some(1 << 20));
         let full = (100..).find_map(|id| store.write_block(block(id, 3900)).err());
         assert!(matches!(full, Some(Error::StorageFull { .. })), "{full:?}");
         let delete = store.begin().expect("begins");
         delete.delete(BlockId(1)).expect("a pending delete");
-        let tickets = [delete.submit().expect("handed in"), late.submit().expect("handed in")];
-        store.inner.driver.hold(|log| {
-            (0..10).for_each(|_| turn(log));
+        let tickets = [delete.submit().expect("submitted"), late.submit().expect("submitted")];
+        store.inner.driver.lock_between_groups(|log| {
+            (0..10).for_each(|_| run_whole_step(log));
         });
         let [delete, late] = tickets.map(|ticket| ticket.is_answered().then(|| ticket.wait()));
         assert!(matches!(delete, Some(Ok(Some(_)))), "{delete:?}");

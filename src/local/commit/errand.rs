@@ -1,11 +1,12 @@
-//! Errands: what whoever carries the log does with the log put down, so that others can form the next
+//! Errands: the leader's work without the commit lock, so that another thread can form the next
 //! group meanwhile.
 //!
-//! An [`Errand`] answers the callers of groups that were published, and takes the next group to the disk
-//! (a [`Trip`]). The log's syncs take turns: one starts when the one before it has succeeded, or has
-//! poisoned the store. A disk may forget what it could not sync and then report a success, to somebody
-//! else. The workers' syncs of zeros do not wait for their turn: a page cache tells each descriptor of its
-//! own failure, and the poison is looked at once more behind each sync.
+//! An [`Errand`] answers the callers of published groups, and writes the next group (a [`Trip`]).
+//!
+//! The log's syncs run one at a time: a sync starts when the one before it has succeeded, or has
+//! poisoned the store. A disk may forget bytes that it could not sync, and then report success to
+//! the next sync. Syncs of zeros by workers do not wait for that: the page cache reports a failure
+//! to each descriptor, and the poison is checked again after each sync.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::ticket::Reply;
 
-/// What to do with the log put down.
+/// Work without the commit lock.
 pub(crate) struct Errand<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) shared: Arc<Shared>,
@@ -29,50 +30,50 @@ pub(crate) struct Errand<D: Disk> {
     pub(crate) trip: Option<Trip<D>>,
 }
 
-/// A published group, whose members are to be told.
+/// A published group whose callers are not answered yet.
 pub(crate) struct Answers {
     pub(crate) group: Group<Reply>,
     pub(crate) took: Took,
     pub(crate) landed_at: Duration,
 }
 
-/// A group on its way to the disk.
+/// A group write under way.
 pub(crate) struct Trip<D: Disk> {
     pub(crate) group: Group<Reply>,
     pub(crate) flight: Flight<D::File>,
     pub(crate) begun_at: Duration,
-    /// How it went; nothing if a panic cut it short.
+    /// The result; `None` if a panic cut the write short.
     pub(crate) landing: Option<Landing>,
 }
 
-/// How a trip went, and when.
+/// The result of a group write, with its times.
 pub(crate) struct Landing {
     pub(crate) outcome: Outcome,
     pub(crate) written_at: Duration,
     pub(crate) landed_at: Duration,
-    /// What the disk alone took for it.
+    /// The time of the write and the sync alone, without the wait for another sync.
     pub(crate) flight_time: Duration,
 }
 
 impl<D: Disk> Errand<D> {
-    /// Bytes of the budget that the members of its trip hold.
-    pub(crate) fn held_len(&self) -> u64 {
+    /// Bytes of the budget that the members of the group hold.
+    pub(crate) fn budget_held_len(&self) -> u64 {
         let members = self.trip.iter().flat_map(|trip| &trip.group.members);
         members.map(|member| member.submission.log_len).sum()
     }
 
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn answer_and_write(&mut self) {
         for answers in std::mem::take(&mut self.answers) {
-            answers.send(&*self.disk, &self.shared);
+            answers.send_to_callers(&*self.disk, &self.shared);
         }
         if let Some(trip) = &mut self.trip {
-            trip.go(&*self.disk, &self.shared);
+            trip.write_and_record(&*self.disk, &self.shared);
         }
     }
 }
 
 impl Answers {
-    pub(crate) fn send(self, env: &impl Env, shared: &Shared) {
+    pub(crate) fn send_to_callers(self, env: &impl Env, shared: &Shared) {
         let commit_count = self.group.user_commit_count();
         for member in self.group.members {
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
@@ -81,13 +82,13 @@ impl Answers {
             member.submission.tag.send(member.verdict);
         }
         let wake = env.now().saturating_sub(self.landed_at);
-        shared.phases.add(commit_count, Took { wake, ..self.took });
+        shared.phases.add_group(commit_count, Took { wake, ..self.took });
     }
 }
 
 impl<D: Disk> Trip<D> {
-    /// What its phases took.
-    pub(crate) fn took(&self, landing: &Landing) -> Took {
+    /// The time of each phase.
+    pub(crate) fn phase_times(&self, landing: &Landing) -> Took {
         Took {
             write: landing.written_at.saturating_sub(self.begun_at),
             sync: landing.landed_at.saturating_sub(landing.written_at),
@@ -95,12 +96,12 @@ impl<D: Disk> Trip<D> {
         }
     }
 
-    fn go(&mut self, disk: &D, shared: &Shared) {
+    fn write_and_record(&mut self, disk: &D, shared: &Shared) {
         let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
         let made = self.write_and_sync(disk, shared, &mut written_at, &mut flight_time);
         let landed_at = disk.now();
-        let segment = self.flight.ends().last().map(|(_, number, _)| number);
-        // Before anybody is told: in a file without a name it would not be there at the next open.
+        let segment = self.flight.segment_ends().last().map(|(_, number, _)| number);
+        // Before any caller is answered: the next open would not find a file without a name.
         let here = made.and_then(|()| {
             let looked = shared.presence.check_names_if_due(disk, landed_at, segment);
             looked.map_err(|removed| (PoisonCause::Removed, removed))
@@ -123,11 +124,11 @@ impl<D: Disk> Trip<D> {
         flight_time: &mut Duration,
     ) -> Result<(), (PoisonCause, Error)> {
         let started = disk.now();
-        if let Err(error) = self.flight.write(disk.path()) {
+        if let Err(error) = self.flight.write_extents(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
         if shared.recent.is_enabled() {
-            self.flight.keep();
+            self.flight.keep_staged_bytes();
         }
         *written_at = disk.now();
         shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
@@ -136,7 +137,7 @@ impl<D: Disk> Trip<D> {
         }
         *flight_time = written_at.saturating_sub(started);
         let turn = shared.sync_turn.lock();
-        // It may be there at the next open: not the answer of one that was never tried.
+        // The written group may be found at the next open, so its callers hear of a failed sync.
         let poisoned = || match shared.poison.cause() {
             Some(cause) => {
                 let source = io::Error::other("not tried, since an earlier one failed");
@@ -146,8 +147,8 @@ impl<D: Disk> Trip<D> {
         };
         poisoned()?;
         let begun_at = disk.now();
-        let sync_count = self.flight.sync(disk.path()).map_err(|error| {
-            // While it is still our turn: nobody may sync who does not know.
+        let sync_count = self.flight.sync_segments(disk.path()).map_err(|error| {
+            // Under the lock: the next sync must see the poison.
             shared.poison.set(PoisonCause::SyncFailed);
             (PoisonCause::SyncFailed, error)
         })?;

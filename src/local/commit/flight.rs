@@ -1,13 +1,13 @@
 //! A flight: the bytes of a group, or of a mark, on their way to the disk.
 //!
-//! Owns the extents, the buffer they were staged in and the list of segments that have to be synced.
-//! The appender makes it and has reserved its space; whoever took it carries it out, without the log.
-//! [`Flight::write`] followed by [`Flight::sync`] is the commit point: with both successful, its bytes
-//! and those of every earlier flight that has landed are durable.
+//! Owns the extents, their staging buffer and the list of segments that have to be synced. The
+//! appender makes a flight and has reserved its space. A leader writes it without the commit lock.
+//! [`Flight::write_extents`] followed by [`Flight::sync_segments`] is the commit point: after both
+//! have succeeded, its bytes and those of every earlier completed flight are durable.
 //!
-//! A small payload is copied once, into a staging buffer from which the whole group is written in one
-//! call. A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered), or in
-//! direct mode copied chunk by chunk on several threads, so that copying one chunk overlaps with writing
+//! A small payload is copied once, into a staging buffer that one call writes for the whole group.
+//! A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered). In direct
+//! mode several threads copy it chunk by chunk, so that copying one chunk overlaps with writing
 //! another.
 
 use std::io::{self, IoSlice};
@@ -39,9 +39,9 @@ pub(crate) struct Flight<F> {
     pub(crate) direct: bool,
     /// Segments written to before, which no sync covers yet.
     pub(crate) unsynced: Vec<Arc<Segment<F>>>,
-    /// What was staged, for readers, once it is written.
+    /// The staged bytes, for readers, once they are written.
     pub(crate) kept: Option<Bytes>,
-    /// What the index is told when the group is published.
+    /// The changes that publishing the group makes to the index.
     pub(crate) changes: Changes,
 }
 
@@ -53,21 +53,21 @@ pub(crate) struct Extent<F> {
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// Bytes of an extent, one piece behind the other.
+/// Bytes of an extent. The pieces follow each other without a gap.
 pub(crate) enum Piece {
     Staged(Range<usize>),
     Shared(Bytes),
 }
 
-/// What a group does to the index.
+/// The changes of a group to the index.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Blocks that only change their place; before the others.
+    /// Relocated blocks; published before the others.
     pub(crate) moved: Vec<(BlockId, Lsn, Location)>,
-    /// Older versions that only change their place: where they were, and where they are.
+    /// Relocated older versions: the old place, and the new one.
     pub(crate) moved_old: Vec<(BlockId, u64, Location)>,
     pub(crate) changed: Vec<PublishedChange<Location>>,
-    /// What they replace, where that is not among the entries of the index.
+    /// The versions that they replace in the image below the index.
     pub(crate) below: LookedUp<Location>,
 }
 
@@ -79,7 +79,7 @@ impl Piece {
         }
     }
 
-    fn bytes<'a>(&'a self, staging: &'a [u8]) -> &'a [u8] {
+    fn resolve_bytes<'a>(&'a self, staging: &'a [u8]) -> &'a [u8] {
         match self {
             Piece::Staged(range) => &staging[range.clone()],
             Piece::Shared(bytes) => bytes,
@@ -89,7 +89,7 @@ impl Piece {
 
 impl<F: DiskFile> Flight<F> {
     /// Sequence, file number and new end of each segment that is written.
-    pub(crate) fn ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+    pub(crate) fn segment_ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         self.extents.iter().map(|extent| {
             let end = extent.offset + extent.len;
             (extent.segment.sequence, extent.segment.number, end)
@@ -100,34 +100,34 @@ impl<F: DiskFile> Flight<F> {
         self.extents.iter().map(|extent| extent.len).sum()
     }
 
-    /// Writes what was laid out.
+    /// Writes all extents.
     ///
     /// # Errors
-    /// [`Error::Io`]: what the log holds there is unknown; nothing may be appended any more.
-    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+    /// [`Error::Io`]: the bytes of the log there are unknown; nothing may be appended any more.
+    pub(crate) fn write_extents(&self, dir: &Path) -> Result<()> {
         debug_assert!(self.kept.is_none(), "staged bytes are kept once they are written");
         for extent in &self.extents {
             let written = self.write_extent(extent);
-            written.map_err(|source| failure(IoOp::Write, dir, &extent.segment, source))?;
+            written.map_err(|source| segment_error(IoOp::Write, dir, &extent.segment, source))?;
         }
         Ok(())
     }
 
-    /// Makes it durable, and all that was only written before it. Returns the number of syncs that took.
+    /// Makes it durable, and all that was only written before it. Returns the number of syncs.
     ///
     /// # Errors
-    /// [`Error::Io`]: what of it is durable is unknown; nothing may be appended any more.
-    pub(crate) fn sync(&self, dir: &Path) -> Result<u64> {
-        let segments = self.touched();
+    /// [`Error::Io`]: any part of it may be durable; nothing may be appended any more.
+    pub(crate) fn sync_segments(&self, dir: &Path) -> Result<u64> {
+        let segments = self.segments_to_sync();
         for segment in &segments {
             let synced = segment.file.sync_data();
-            synced.map_err(|source| failure(IoOp::Sync, dir, segment, source))?;
+            synced.map_err(|source| segment_error(IoOp::Sync, dir, segment, source))?;
         }
         Ok(segments.len() as u64)
     }
 
-    /// The segments that a sync of it has to cover, in log order.
-    pub(crate) fn touched(&self) -> Vec<Arc<Segment<F>>> {
+    /// The segments that its sync has to cover, in log order.
+    pub(crate) fn segments_to_sync(&self) -> Vec<Arc<Segment<F>>> {
         let mut segments = self.unsynced.clone();
         for extent in &self.extents {
             let newest = segments.last();
@@ -138,9 +138,9 @@ impl<F: DiskFile> Flight<F> {
         segments
     }
 
-    /// Keeps what was staged and written. A long staging buffer is given away for that, a short one is
+    /// Keeps the staged bytes after the write. A long staging buffer is given away, a short one
     /// copied.
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn keep_staged_bytes(&mut self) {
         self.kept = Some(if self.staging.len() >= SHARED_LEN {
             let fresh = AlignedBuf::with_capacity(self.staging.len());
             Bytes::from_owner(std::mem::replace(&mut self.staging, fresh))
@@ -149,8 +149,8 @@ impl<F: DiskFile> Flight<F> {
         });
     }
 
-    /// Tells readers what was kept. Flights do so in log order.
-    pub(crate) fn show(&mut self, recent: &Recent) {
+    /// Shows the kept bytes to readers. Flights do so in log order.
+    pub(crate) fn show_recent_bytes(&mut self, recent: &Recent) {
         let Some(staged) = self.kept.take() else { return };
         for extent in &self.extents {
             let mut at = extent.offset;
@@ -176,28 +176,28 @@ impl<F: DiskFile> Flight<F> {
             [Piece::Staged(range)] => write_all_at(file, extent.offset, &staging[range.clone()]),
             pieces if !self.direct => {
                 let mut bufs: Vec<_> =
-                    pieces.iter().map(|piece| IoSlice::new(piece.bytes(staging))).collect();
+                    pieces.iter().map(|piece| IoSlice::new(piece.resolve_bytes(staging))).collect();
                 write_all_vectored_at(file, extent.offset, &mut bufs)
             }
-            _ => write_chunks(extent, staging),
+            _ => write_in_chunks(extent, staging),
         }
     }
 }
 
-fn failure<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> Error {
+fn segment_error<F>(op: IoOp, dir: &Path, segment: &Segment<F>, source: io::Error) -> Error {
     let name = FileName::Segment(segment.number).to_string();
     Error::io(op, dir.join(name), source)
 }
 
 /// Copies and writes an extent chunk by chunk.
-fn write_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
+fn write_in_chunks<F: DiskFile>(extent: &Extent<F>, staging: &[u8]) -> io::Result<()> {
     let starts: Vec<u64> = (0..extent.len).step_by(CHUNK_LEN).collect();
     let write = |start: u64| {
         let end = extent.len.min(start + CHUNK_LEN as u64);
         let mut chunk = AlignedBuf::with_capacity((end - start) as usize);
         let mut at = 0;
         for piece in &extent.pieces {
-            let bytes = piece.bytes(staging);
+            let bytes = piece.resolve_bytes(staging);
             let from = start.saturating_sub(at).min(bytes.len() as u64);
             let to = end.saturating_sub(at).min(bytes.len() as u64);
             chunk.extend_from_slice(&bytes[from as usize..to as usize]);

@@ -1,9 +1,15 @@
 //! Commits: from a caller's batch to the answer that it is durable.
 //!
-//! Owns the way of a commit. The caller submits it to the queue ([`driver`]) and takes its share of the memory for
-//! commits in flight ([`budget`]). The thread that runs the [`log`] forms groups ([`group`]), lays them out
-//! ([`append`]), writes and syncs them ([`flight`], [`errand`]), publishes them in the index and answers their
-//! callers. [`handover`] decides which thread that is; [`phases`] counts where the time goes.
+//! Owns the way of a commit:
+//!
+//! 1. The caller takes its share of the memory for commits in flight ([`budget`]) and submits the
+//!    commit to the queue ([`driver`]).
+//! 2. One thread at a time leads: it holds the commit lock and runs the [`log`] ([`handover`]).
+//! 3. The leader forms a group ([`group`]) and lays it out ([`append`]).
+//! 4. It writes and syncs the group without the lock ([`flight`], [`errand`]).
+//! 5. It publishes the group in the index, and answers the callers ([`log`], [`errand`]).
+//!
+//! [`phases`] counts where the time goes.
 
 pub(crate) mod append;
 pub(crate) mod budget;

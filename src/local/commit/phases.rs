@@ -1,7 +1,7 @@
 //! Phases: where the time of commits goes, and how large groups are.
 //!
-//! Owns the counters. Whoever carries the log adds each group once, after its callers were answered;
-//! a commit's share of a phase is the whole of it, because its caller waits for all of it.
+//! Owns the counters. The leader adds each group once, after its callers were answered. Each commit
+//! counts the whole of a phase, because its caller waits for all of it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Default for Phases {
     }
 }
 
-/// What each phase of a group took.
+/// The time that each phase of a group took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Took {
     pub(crate) write: Duration,
@@ -34,8 +34,8 @@ pub(crate) struct Took {
 }
 
 impl Phases {
-    /// Adds a group of so many commits.
-    pub(crate) fn add(&self, commit_count: usize, took: Took) {
+    /// Adds a group of `commit_count` commits.
+    pub(crate) fn add_group(&self, commit_count: usize, took: Took) {
         if commit_count == 0 {
             return;
         }
@@ -49,7 +49,7 @@ impl Phases {
         self.sizes[size_class(commit_count)].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn tell(&self, stats: &mut StorageStats) {
+    pub(crate) fn write_to_stats(&self, stats: &mut StorageStats) {
         let time = |sum: &AtomicU64| Duration::from_nanos(sum.load(Ordering::Relaxed));
         stats.write_time = time(&self.write);
         stats.sync_time = time(&self.sync);
@@ -79,9 +79,9 @@ mod tests {
     fn every_commit_of_a_group_has_waited_for_all_of_it() {
         let (phases, mut stats) = (Phases::default(), StorageStats::default());
         let us = Duration::from_micros;
-        phases.add(3, Took { write: us(10), sync: us(20), wake: us(5) });
-        phases.add(0, Took { write: us(10), sync: us(20), wake: us(5) });
-        phases.tell(&mut stats);
+        phases.add_group(3, Took { write: us(10), sync: us(20), wake: us(5) });
+        phases.add_group(0, Took { write: us(10), sync: us(20), wake: us(5) });
+        phases.write_to_stats(&mut stats);
         let told = (stats.write_time, stats.sync_time, stats.wake_time);
         assert_eq!(told, (us(30), us(60), us(15)));
         assert_eq!(stats.group_sizes.iter().sum::<u64>(), 1);

@@ -1,4 +1,4 @@
-//! What the threads of a store share beside the log.
+//! State that the threads of a store share beside the log.
 use crate::local::commit::budget::Budget;
 use crate::local::commit::phases::Phases;
 use crate::local::format::location::Location;
@@ -14,7 +14,7 @@ use crate::sync::AtomicU64;
 use crate::sync::Mutex;
 use std::sync::Arc;
 
-/// What the log shares with callers.
+/// State that the log shares with callers and workers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) mvcc: Mvcc<Location>,
@@ -26,21 +26,21 @@ pub(crate) struct Shared {
     pub(crate) sync_turn: Mutex<()>,
     pub(crate) durable: AtomicU64,
     pub(crate) groups: AtomicU64,
-    /// Groups that started while another one was on its way.
+    /// Groups that started while another one was being written.
     pub(crate) overlapped: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) written_len: AtomicU64,
-    /// Of those, bytes of groups with commits of users: not of moves alone, and not of marks.
+    /// Bytes of groups with commits of users: neither relocations alone nor marks.
     pub(crate) user_len: AtomicU64,
     /// Sequence of the last segment that a commit of a user reached, or that was there at open.
     pub(crate) user_sequence: AtomicU64,
     pub(crate) phases: Phases,
     pub(crate) usage: Usage,
     pub(crate) stalls: Arc<StallLog>,
-    /// Log bytes after which the upkeep looks at the store.
+    /// Log bytes after which maintenance checks the store.
     pub(crate) look_every: u64,
-    /// A write found no space: some may be made by emptying segments.
+    /// A write found no space; relocating live blocks may free some.
     pub(crate) reclaim_wanted: AtomicBool,
-    /// Calls whoever looks after checkpoints and space.
+    /// Wakes the maintenance thread.
     pub(crate) wake_up: WakeUp,
 }

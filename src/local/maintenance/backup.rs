@@ -183,7 +183,7 @@ impl<D: Disk> Maintenance<D> {
             Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
                 self.make_checkpoint(&mut state, Haste::Spread)?;
-                self.driver.stand_still()?
+                self.driver.quiesce_log()?
             }
         };
         state.hold_count += 1;

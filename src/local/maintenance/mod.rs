@@ -350,7 +350,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives prepared space back: `all`, or what no caller asked for. Runs between two groups,
     /// because a file must not be shortened while the log writes to it.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
-        self.driver.between_groups(|| self.space.shrink_ahead(all))
+        self.driver.run_between_groups(|| self.space.shrink_ahead(all))
     }
 
     /// Makes a checkpoint, unless nothing was committed since the last one.
@@ -436,7 +436,7 @@ impl<D: Disk> Maintenance<D> {
 
     fn make_checkpoint(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
         let written_len = self.shared.written_len.load(Ordering::Relaxed);
-        let Frozen { summary, segments } = self.driver.freeze()?;
+        let Frozen { summary, segments } = self.driver.freeze_index()?;
         let index = &self.shared.mvcc.index;
         let newest = state.chain.summary().copied();
         let last_lsn = newest.map_or(Lsn(0), |newest| newest.lsn);

@@ -23,7 +23,7 @@ impl<D: Disk> Maintenance<D> {
         assert_eq!(state.chain.summary(), Some(checkpoint), "the checkpoint is the newest one");
         let used = state.chain.image_names();
         if state.unconfirmed {
-            self.driver.confirm(used[0])?;
+            self.driver.confirm_checkpoint(used[0])?;
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
@@ -71,7 +71,7 @@ impl<D: Disk> Maintenance<D> {
             return Ok(());
         }
         let mut pinned = BTreeSet::new();
-        self.driver.between_groups(|| {
+        self.driver.run_between_groups(|| {
             let index = &self.shared.mvcc.index;
             index.for_each_undo(|version| {
                 pinned.insert(u64::from(version.segment));

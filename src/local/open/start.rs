@@ -186,7 +186,7 @@ fn start_log<D: Disk>(
         return Ok((driver, None));
     }
     let body = Arc::clone(&driver);
-    let log_flusher = disk.spawn("aegis-log".to_string(), Box::new(move || body.keep()));
+    let log_flusher = disk.spawn("aegis-log".to_string(), Box::new(move || body.run_flusher()));
     let log_flusher = log_flusher.map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))?;
     Ok((driver, Some(log_flusher)))
 }

@@ -1,14 +1,14 @@
 //! Groups: commits that are written, and where asked for synced, together.
 //!
-//! Owns what goes through the core: a submission, what was decided about it, the group that it became a
-//! member of, and how carrying that out went. Only the core makes groups; whoever carries one out changes
-//! nothing in it.
+//! Owns the values that pass through the core: a submission, its outcome, the group that it became
+//! a member of, and the outcome of the group's write. Only the core makes groups; the leader that
+//! writes a group changes nothing in it.
 
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
 use crate::mvcc::batch::Batch;
 
-/// A commit on its way, or a request to make earlier commits durable (a batch without operations).
+/// A submitted commit, or a request to make earlier commits durable (a batch without operations).
 #[derive(Debug)]
 pub(crate) struct Submission<T> {
     pub(crate) batch: Batch,
@@ -16,11 +16,11 @@ pub(crate) struct Submission<T> {
     pub(crate) durable: bool,
     /// Bytes it takes in the log.
     pub(crate) log_len: u64,
-    /// Whom to tell.
+    /// The way to answer its caller.
     pub(crate) tag: T,
 }
 
-/// A submission with what was decided about it.
+/// A submission with its outcome.
 #[derive(Debug)]
 pub(crate) struct Member<T> {
     pub(crate) submission: Submission<T>,
@@ -46,8 +46,8 @@ pub(crate) struct Group<T> {
     pub(crate) sync: bool,
     /// The newest LSN when the group is done.
     pub(crate) last_lsn: Lsn,
-    /// The newest LSN known durable when the group was formed; to be published, when it has landed itself and no
-    /// later group.
+    /// The newest LSN known durable when the group was formed; once its own write has ended, the
+    /// newest of it and the groups before it.
     pub(crate) durable: Lsn,
     /// Whether another group was under way.
     pub(crate) follows: bool,
@@ -56,14 +56,14 @@ pub(crate) struct Group<T> {
 }
 
 impl<T> Group<T> {
-    /// Which of all groups it is.
+    /// The number of the group, in the order in which groups are formed.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether none of the commits that it writes writes a block. What was refused is not written, and
-    /// needs no space.
-    pub(crate) fn frees(&self) -> bool {
+    /// Whether none of the commits that it writes writes a block. A refused commit is not written,
+    /// and needs no space.
+    pub(crate) fn only_frees_space(&self) -> bool {
         let mut written = self.members.iter().filter(|member| member.commit_lsn().is_some());
         written.all(|member| member.submission.batch.takes_no_space())
     }
@@ -74,13 +74,13 @@ impl<T> Group<T> {
     }
 }
 
-/// How carrying out a group's write went.
+/// The outcome of a group write.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// Written, and synced if that was asked for.
     Done,
-    /// Something was short before its first byte; nothing of the group is or will be in the log.
+    /// A shortage before its first byte; nothing of the group is or will be in the log.
     Refused(Error),
-    /// A write or sync failed: what is in the log is unknown.
+    /// A write or sync failed: the bytes in the log are unknown.
     Failed(PoisonCause, Error),
 }

@@ -1,44 +1,47 @@
-//! The commit core: which commits form a group, in what order, and what becomes of them.
+//! The commit core: which commits form a group, in which order, and with which outcome.
 //!
-//! A state machine without I/O, clock or threads: [`CommitCore::step`] takes an [`Event`] and returns
-//! [`Actions`] for somebody else to carry out. So the same core runs in the product, under a virtual
-//! clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
+//! A state machine without I/O, clock or threads: [`CommitCore::handle_event`] takes an [`Event`]
+//! and returns [`Actions`] for the leader to carry out. So the same core runs in the product, under
+//! a virtual clock and under a model checker. Owns the queue, LSNs, conflict checks and poisoning.
 //!
 //! The way of a commit:
 //!
 //! 1. `Submit` puts it in the queue.
-//! 2. `Tick` forms a group: each member is checked against everything before it and given the next
-//!    LSN, or refused. A refusal stays with its group, so that the caller hears of it only when what
-//!    it was refused for is visible.
+//! 2. `Tick` forms a group: each member is validated against everything before it and given the
+//!    next LSN, or refused. A refusal stays with its group. So the caller hears of it only when the
+//!    commit that caused it is visible.
 //! 3. `actions.write`: the group is written, and synced if one member asks for it.
-//! 4. `Landed` tells how that went. Groups are published in LSN order: `actions.publish`.
-//! 5. `Published` ends it: the index now answers for the group, and `actions.answer` its callers.
+//! 4. `Landed` reports the outcome. Groups are published in LSN order: `actions.publish`.
+//! 5. `Published` ends it: the index now has the group's changes, and `actions.answer` has its
+//!    callers.
 //!
-//! When a write or sync fails, every member of that group and of every later one gets the error, and
-//! the queue and all that comes after is refused.
+//! When a write or sync fails, every member of that group and of every later one gets the error.
+//! The queue and all later submissions are refused.
 //!
-//! **Taking back.** When something was short (space, descriptors, memory, length of a file) before the first
-//! byte, nothing was written: the group and later ones are taken back, their LSNs with them, and the core
-//! goes on.
+//! **Taking back.** After a shortage (of space, descriptors, memory, length of a file) before the
+//! first byte nothing was written. The core takes back the group and later ones with their LSNs,
+//! and goes on.
 //!
-//! 1. A group needs space for what it writes. A member that was refused is not written: with it, too, a group
-//!    of deletes and moves [frees](Group::frees), and may draw from the reserve.
-//! 2. A member goes back to the head of the queue if it may fare better without a commit that was taken back:
-//!    what only deletes or moves, if a write was in its group; a request to sync; what was found to conflict,
-//!    or to lack a block, which may be for the sake of such a commit. All others are refused.
-//! 3. Each taking back refuses at least one member, so a queue that nobody adds to comes to an end.
-//! 4. Members that were put back form their groups without those that came later. Else writes that find no
-//!    space, one after the other, would keep a delete from what it needs for ever. So a member is put back at
-//!    most once for each one that was put back with it.
+//! 1. A group needs space for its writes. A refused member is not written. So a group of deletes,
+//!    relocations and refused members [frees](Group::only_frees_space), and may draw from the
+//!    reserve.
+//! 2. A member goes back to the head of the queue if its outcome may be better without a commit
+//!    that was taken back. That holds for deletes and relocations if a write was in their group,
+//!    and for requests to sync. It holds for a commit that conflicted or lacked a block, which such
+//!    a commit may have caused. All others are refused.
+//! 3. Each taking back refuses at least one member, so a queue without new commits comes to an end.
+//! 4. Members that were put back form their groups without later commits. Else writes that find no
+//!    space, one after the other, would keep the space from a delete for ever. So a member is put
+//!    back at most once for each one that was put back with it.
 //!
-//! **Waiting for company.** After a group has landed its members are expected back, and the next group is
-//! held for them, as far as that can pay: see `company`.
+//! **Commit delay.** After a group write has ended, its members are expected back. The next group
+//! is held for them while that can pay: see `company`.
 //!
-//! **Several groups under way.** While one group is on its way to the disk, another one can be formed
-//! and follow it. That pays for a crowd ([`CoreOptions::crowd_min`]) on a fast device: it is then split into as
-//! many shares as groups may be under way ([`Pace::flight_count`]), and a group of one share starts when that is
-//! there. A group that is not synced flies alone: nobody's sync may vouch for bytes that are still being
-//! written.
+//! **Several groups under way.** While one group is being written, another one can be formed and
+//! follow it. That pays with many callers ([`CoreOptions::crowd_min`]) on a fast device. The
+//! callers are then split into as many shares as groups may be under way ([`Pace::flight_count`]).
+//! A group starts when one share is in the queue. A group that is not synced is written alone: no
+//! sync may vouch for bytes that are still being written.
 
 mod company;
 mod member;
@@ -54,33 +57,33 @@ use crate::error::{Error, PoisonCause, Result};
 use crate::local::commit::group::company::Company;
 use crate::mvcc::unpublished::{Published, Unpublished};
 
-/// What happened.
+/// An event for the core.
 #[derive(Debug)]
 pub(crate) enum Event<T> {
-    /// A caller handed something in.
+    /// A caller submitted a commit or a request.
     Submit(Submission<T>),
-    /// Nothing more is waiting to be handed in at this moment.
+    /// The commit queue is empty at this moment.
     Tick,
     /// A group's write has ended.
     Landed(Group<T>, Outcome),
     /// The changes of a group are in the index.
     Published(Group<T>),
-    /// Something outside the core makes further writes unsafe.
+    /// A failure outside the core makes further writes unsafe.
     Poison(PoisonCause),
 }
 
-/// What to do, in this order.
+/// Actions for the leader, in this order.
 #[derive(Debug)]
 pub(crate) struct Actions<T> {
     /// Put these in the index and step with `Published` for each.
     pub(crate) publish: Vec<Group<T>>,
-    /// Tell its members.
+    /// Answer its members.
     pub(crate) answer: Option<Group<T>>,
-    /// Tell these.
+    /// Refuse these.
     pub(crate) refuse: Vec<(Submission<T>, Error)>,
     /// Write this and step with `Landed`.
     pub(crate) write: Option<Group<T>>,
-    /// More is expected: step with `Tick` no later than at this time.
+    /// More callers are expected: step with `Tick` no later than at this time.
     pub(crate) wait_until: Option<Duration>,
 }
 
@@ -101,7 +104,7 @@ impl<T> Default for Actions<T> {
 pub(crate) struct CoreOptions {
     /// Groups that may be under way at once.
     pub(crate) flight_count_max: usize,
-    /// Callers from which on they are shared out among several groups.
+    /// So many callers are split among several groups.
     pub(crate) crowd_min: usize,
     /// Log bytes after which a group takes no further member.
     pub(crate) group_len_max: u64,
@@ -113,7 +116,7 @@ pub(crate) struct CommitCore<T> {
     options: CoreOptions,
     pace: Pace,
     queue: VecDeque<Submission<T>>,
-    /// So many at its head were put back.
+    /// The number of commits at its head that were put back.
     put_back_count: usize,
     unpublished: Unpublished,
     flights: VecDeque<GroupInFlight<T>>,
@@ -134,12 +137,12 @@ struct GroupInFlight<T> {
     landed: Option<(Group<T>, Outcome)>,
 }
 
-/// What to do about those who wait in the queue.
+/// When the next group starts.
 enum Start {
     Now,
-    /// Their company is waited for until then.
+    /// Expected callers are waited for until then.
     At(Duration),
-    /// When a group that is under way has landed.
+    /// When the write of a group under way has ended.
     OnLanding,
 }
 
@@ -164,7 +167,7 @@ impl<T> CommitCore<T> {
     }
 
     /// The newest LSN known durable.
-    pub(crate) fn durable(&self) -> Lsn {
+    pub(crate) fn durable_lsn(&self) -> Lsn {
         self.durable
     }
 
@@ -179,12 +182,12 @@ impl<T> CommitCore<T> {
     }
 
     /// Whether some group is under way.
-    pub(crate) fn is_flying(&self) -> bool {
+    pub(crate) fn has_group_under_way(&self) -> bool {
         !self.flights.is_empty()
     }
 
-    /// Forgets groups that are under way: a group that lands nevertheless is refused.
-    pub(crate) fn forget_flights(&mut self) {
+    /// Forgets the groups under way: a group whose write ends later is refused.
+    pub(crate) fn forget_groups_under_way(&mut self) {
         self.flights.clear();
     }
 
@@ -192,8 +195,8 @@ impl<T> CommitCore<T> {
         self.pace = pace;
     }
 
-    /// Takes an event at a time and says what to do.
-    pub(crate) fn step(
+    /// Handles an event and returns the actions that follow.
+    pub(crate) fn handle_event(
         &mut self,
         now: Duration,
         event: Event<T>,
@@ -201,31 +204,41 @@ impl<T> CommitCore<T> {
     ) -> Actions<T> {
         let mut actions = Actions::default();
         match event {
-            Event::Submit(submission) => self.submit(now, submission, &mut actions),
-            Event::Tick => self.tick(now, published, &mut actions),
-            Event::Landed(group, outcome) => self.land(now, group, outcome, &mut actions),
+            Event::Submit(submission) => self.enqueue_or_refuse(now, submission, &mut actions),
+            Event::Tick => self.form_group_if_due(now, published, &mut actions),
+            Event::Landed(group, outcome) => self.record_outcome(now, group, outcome, &mut actions),
             Event::Published(group) => {
-                self.forget(&group);
+                self.forget_unpublished(&group);
                 actions.answer = Some(group);
             }
-            Event::Poison(cause) => self.poison(cause, &mut actions),
+            Event::Poison(cause) => self.poison_and_refuse(cause, &mut actions),
         }
         actions
     }
 
-    fn submit(&mut self, now: Duration, submission: Submission<T>, actions: &mut Actions<T>) {
+    fn enqueue_or_refuse(
+        &mut self,
+        now: Duration,
+        submission: Submission<T>,
+        actions: &mut Actions<T>,
+    ) {
         match self.poison {
             Some(cause) => actions.refuse.push((submission, Error::Poisoned { cause })),
             None => self.queue.push_back(submission),
         }
-        self.company.arrived(now);
+        self.company.count_arrival(now);
     }
 
-    fn tick(&mut self, now: Duration, published: &impl Published, actions: &mut Actions<T>) {
+    fn form_group_if_due(
+        &mut self,
+        now: Duration,
+        published: &impl Published,
+        actions: &mut Actions<T>,
+    ) {
         if self.queue.is_empty() {
             return;
         }
-        match self.start(now) {
+        match self.decide_start(now) {
             Start::Now => {}
             Start::At(until) => {
                 actions.wait_until = Some(until);
@@ -233,14 +246,14 @@ impl<T> CommitCore<T> {
             }
             Start::OnLanding => return,
         }
-        self.company.crowd = self.crowd().max(self.company.crowd * 7 / 8);
-        let mut group = self.form(published);
+        self.company.crowd = self.caller_count().max(self.company.crowd * 7 / 8);
+        let mut group = self.form_group(published);
         debug_assert!(!group.members.is_empty(), "a queue that is not empty gives a member");
         debug_assert!(
             self.flights.back().is_none_or(|flight| flight.number < group.number),
             "groups are numbered in the order in which they are formed"
         );
-        // Its commits may be done while those before them are not durable yet.
+        // Its write may end while the commits before it are not durable yet.
         group.sync |= group.follows;
         let unsynced = group.sync && self.durable < group.last_lsn;
         if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
@@ -255,80 +268,91 @@ impl<T> CommitCore<T> {
             landed: None,
         });
         match group.commit_count {
-            // Nothing to write: it is done when those before it are.
-            0 if group.follows => self.land(now, group, Outcome::Done, actions),
+            // Nothing to write: it is done when the groups before it are.
+            0 if group.follows => self.record_outcome(now, group, Outcome::Done, actions),
             _ => actions.write = Some(group),
         }
     }
 
     /// Callers at work, as far as the core knows.
-    fn crowd(&self) -> usize {
+    fn caller_count(&self) -> usize {
         let flying: usize = self.flights.iter().map(|flight| flight.member_count).sum();
         flying + self.company.awaited + self.queue.len()
     }
 
     /// Groups that may be under way at once.
-    fn shares(&self) -> usize {
+    fn group_count_max(&self) -> usize {
         let count_max = self.options.flight_count_max.min(self.pace.flight_count);
-        if self.crowd().max(self.company.crowd) < self.options.crowd_min { 1 } else { count_max }
-    }
-
-    /// Whether another group may follow the one under way.
-    pub(crate) fn is_shared_out(&self) -> bool {
-        self.shares() > 1
-    }
-
-    /// How many more have to come for another group to follow the one under way; 0 when none is.
-    pub(crate) fn missing(&self) -> usize {
-        match self.is_flying() {
-            false => 0,
-            true if self.flights.len() >= self.shares() => usize::MAX,
-            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
-            true => self.crowd().div_ceil(self.shares()).saturating_sub(self.queue.len()),
+        if self.caller_count().max(self.company.crowd) < self.options.crowd_min {
+            1
+        } else {
+            count_max
         }
     }
 
-    fn start(&mut self, now: Duration) -> Start {
-        let (awaited, crowd, shares) = (self.company.awaited, self.crowd(), self.shares());
+    /// Whether another group may follow the one under way.
+    pub(crate) fn allows_overlap(&self) -> bool {
+        self.group_count_max() > 1
+    }
+
+    /// Callers that must still submit for another group to follow the one under way; 0 if none is.
+    pub(crate) fn missing_caller_count(&self) -> usize {
+        match self.has_group_under_way() {
+            false => 0,
+            true if self.flights.len() >= self.group_count_max() => usize::MAX,
+            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
+            true => self
+                .caller_count()
+                .div_ceil(self.group_count_max())
+                .saturating_sub(self.queue.len()),
+        }
+    }
+
+    fn decide_start(&mut self, now: Duration) -> Start {
+        let (awaited, crowd, shares) =
+            (self.company.awaited, self.caller_count(), self.group_count_max());
         // A group was refused: wait until every later one is back, then reuse its LSNs.
         let refused = |f: &GroupInFlight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
         let unsynced = |f: &GroupInFlight<T>| !f.sync;
         let alone = |f: &GroupInFlight<T>| unsynced(f) || refused(f);
         let synced = || self.queue.iter().any(|submission| submission.durable);
         let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
-        if self.is_flying() && (is_full || !synced()) {
+        if self.has_group_under_way() && (is_full || !synced()) {
             return Start::OnLanding;
         }
         let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
         if self.queue.len() >= share || self.put_back_count > 0 {
             return Start::Now;
         }
-        if self.is_flying() {
+        if self.has_group_under_way() {
             return Start::OnLanding;
         }
-        let until = self.company.held_until(&self.pace, self.queue.len());
+        let until = self.company.hold_deadline(&self.pace, self.queue.len());
         if now < until {
             return Start::At(until);
         }
-        // Who has not come by now is not coming.
+        // Callers that are not back by now are not coming.
         self.company.awaited = 0;
         Start::Now
     }
 
-    fn form(&mut self, published: &impl Published) -> Group<T> {
+    fn form_group(&mut self, published: &impl Published) -> Group<T> {
         let mut group = Group {
             number: self.next_group,
             members: Vec::with_capacity(self.queue.len()),
             sync: false,
             last_lsn: self.last_lsn,
             durable: self.durable,
-            follows: self.is_flying(),
+            follows: self.has_group_under_way(),
             commit_count: 0,
             move_count: 0,
         };
         self.next_group += 1;
-        let share =
-            if self.shares() > 1 { self.crowd().div_ceil(self.shares()) } else { usize::MAX };
+        let share = if self.group_count_max() > 1 {
+            self.caller_count().div_ceil(self.group_count_max())
+        } else {
+            usize::MAX
+        };
         let share = if self.put_back_count > 0 { share.min(self.put_back_count) } else { share };
         let mut log_len = 0;
         while let Some(submission) = self.queue.front() {
@@ -339,7 +363,7 @@ impl<T> CommitCore<T> {
             }
             let Some(mut submission) = self.queue.pop_front() else { break };
             group.sync |= submission.durable;
-            let verdict = self.judge(&mut submission, published);
+            let verdict = self.validate_commit(&mut submission, published);
             let is_written = verdict.is_ok() && !submission.batch.operations.is_empty();
             group.commit_count += usize::from(is_written);
             group.move_count += usize::from(is_written && submission.batch.is_relocation_batch());
@@ -357,7 +381,11 @@ impl<T> CommitCore<T> {
         group
     }
 
-    fn judge(&mut self, submission: &mut Submission<T>, published: &impl Published) -> Result<Lsn> {
+    fn validate_commit(
+        &mut self,
+        submission: &mut Submission<T>,
+        published: &impl Published,
+    ) -> Result<Lsn> {
         self.unpublished.keep_current_moves(&mut submission.batch, published)?;
         if submission.batch.operations.is_empty() {
             return Ok(self.last_lsn);
@@ -368,7 +396,13 @@ impl<T> CommitCore<T> {
         Ok(self.last_lsn)
     }
 
-    fn land(&mut self, now: Duration, group: Group<T>, outcome: Outcome, actions: &mut Actions<T>) {
+    fn record_outcome(
+        &mut self,
+        now: Duration,
+        group: Group<T>,
+        outcome: Outcome,
+        actions: &mut Actions<T>,
+    ) {
         let Some(flight) = self.flights.iter_mut().find(|f| f.number == group.number) else {
             let cause = self.poison.unwrap_or(PoisonCause::ThreadPanicked);
             let members = group.members.into_iter();
@@ -376,11 +410,11 @@ impl<T> CommitCore<T> {
             return;
         };
         flight.landed = Some((group, outcome));
-        self.settle(now, actions);
+        self.settle_in_lsn_order(now, actions);
     }
 
-    /// Settles landed groups in LSN order.
-    fn settle(&mut self, now: Duration, actions: &mut Actions<T>) {
+    /// Publishes written groups in LSN order.
+    fn settle_in_lsn_order(&mut self, now: Duration, actions: &mut Actions<T>) {
         while let Some(flight) = self.flights.front_mut() {
             match flight.landed.take() {
                 None => return,
@@ -391,14 +425,15 @@ impl<T> CommitCore<T> {
                         self.durable = group.last_lsn;
                     }
                     group.durable = self.durable;
-                    self.company.expect(now, group.members.len());
+                    self.company.expect_callers(now, group.members.len());
                     actions.publish.push(group);
                 }
                 refused => {
                     flight.landed = refused;
-                    // Later groups are behind a hole: they share its fate, once they are all in.
+                    // Later groups are behind a hole: they fail too, once all their writes have
+                    // ended.
                     if self.flights.iter().all(|flight| flight.landed.is_some()) {
-                        self.take_back(actions);
+                        self.take_back_groups(actions);
                     }
                     return;
                 }
@@ -406,14 +441,15 @@ impl<T> CommitCore<T> {
         }
     }
 
-    /// Takes every group under way back, and refuses with the error of the first what is not put back.
-    fn take_back(&mut self, actions: &mut Actions<T>) {
+    /// Takes every group under way back. Members that are not put back get the error of the first
+    /// group.
+    fn take_back_groups(&mut self, actions: &mut Actions<T>) {
         let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
         let (mut first, mut cause, mut again) = (None, None, Vec::new());
         let (mut undone_count, refused_before) = (0, actions.refuse.len());
         for flight in std::mem::take(&mut self.flights) {
             let Some((group, outcome)) = flight.landed else { continue };
-            self.forget(&group);
+            self.forget_unpublished(&group);
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
             }
@@ -421,41 +457,43 @@ impl<T> CommitCore<T> {
                 first.get_or_insert(error);
             }
             undone_count += group.commit_count;
-            // Where no commit was taken back the next group would fare as this one did.
+            // If no commit was taken back, the next group would end as this one did.
             let may_differ = cause.is_none() && undone_count > 0;
-            let was_alone = group.frees();
+            let was_alone = group.only_frees_space();
             for member in group.members {
                 let batch = &member.submission.batch;
                 let is_put_back = match &member.verdict {
                     // A request to sync needs no space, whatever was in its group.
                     Ok(_) => batch.operations.is_empty() || (batch.takes_no_space() && !was_alone),
-                    Err(error) => is_relative(error),
+                    Err(error) => depends_on_earlier(error),
                 };
                 if is_put_back && may_differ {
                     again.push(member.submission);
                     continue;
                 }
                 let error = match (member.verdict, cause) {
-                    (Err(own), Some(cause)) if is_relative(&own) => Error::Poisoned { cause },
+                    (Err(own), Some(cause)) if depends_on_earlier(&own) => {
+                        Error::Poisoned { cause }
+                    }
                     (Err(own), _) => own,
                     (Ok(_), _) => first.clone().unwrap_or(Error::Closed),
                 };
                 actions.refuse.push((member.submission, error));
             }
         }
-        assert!(actions.refuse.len() > refused_before, "what is taken back refuses a member");
+        assert!(actions.refuse.len() > refused_before, "taking back refuses a member");
         assert!(self.durable <= lsn_before, "no LSN of a durable commit is given again");
         debug_assert!(lsn_before <= self.last_lsn, "LSNs are taken back, not given");
         self.last_lsn = lsn_before;
         self.put_back_count += again.len();
         again.into_iter().rev().for_each(|submission| self.queue.push_front(submission));
         if let Some(cause) = cause {
-            self.poison(cause, actions);
+            self.poison_and_refuse(cause, actions);
         }
     }
 
-    /// The index answers for a group from here on, or the group never was.
-    fn forget(&mut self, group: &Group<T>) {
+    /// Drops the unpublished changes of a group that is published or taken back.
+    fn forget_unpublished(&mut self, group: &Group<T>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
                 self.unpublished.remove_batch(&member.submission.batch, lsn);
@@ -463,7 +501,7 @@ impl<T> CommitCore<T> {
         }
     }
 
-    fn poison(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
+    fn poison_and_refuse(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
         let cause = *self.poison.get_or_insert(cause);
         let queued = std::mem::take(&mut self.queue).into_iter();
         self.put_back_count = 0;
@@ -471,8 +509,8 @@ impl<T> CommitCore<T> {
     }
 }
 
-/// Whether a refusal says something of the commits before it, and is void when those never were.
-fn is_relative(refusal: &Error) -> bool {
+/// Whether a refusal depends on earlier commits, and is void if those are taken back.
+fn depends_on_earlier(refusal: &Error) -> bool {
     matches!(refusal, Error::Conflict { .. } | Error::BlockNotFound { .. })
 }
 

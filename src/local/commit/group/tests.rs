@@ -50,12 +50,12 @@ fn write(tag: u32, id: u64) -> Submission<u32> {
 }
 
 fn submit(core: &mut CommitCore<u32>, now: Duration, submission: Submission<u32>) {
-    let actions = core.step(now, Event::Submit(submission), &Empty);
+    let actions = core.handle_event(now, Event::Submit(submission), &Empty);
     assert!(actions.refuse.is_empty() && actions.write.is_none());
 }
 
 fn tick(core: &mut CommitCore<u32>, now: Duration) -> Actions<u32> {
-    core.step(now, Event::Tick, &Empty)
+    core.handle_event(now, Event::Tick, &Empty)
 }
 
 fn group(core: &mut CommitCore<u32>, now: Duration) -> Group<u32> {
@@ -72,7 +72,7 @@ fn land(
     group: Group<u32>,
     outcome: Outcome,
 ) -> Actions<u32> {
-    core.step(now, Event::Landed(group, outcome), &Empty)
+    core.handle_event(now, Event::Landed(group, outcome), &Empty)
 }
 
 fn io_error() -> Error {
@@ -90,9 +90,9 @@ fn lone_caller_never_waits_and_gets_the_next_lsn() {
         assert_eq!(formed.durable, Lsn(lsn - 1));
         now += FLIGHT;
         let actions = land(&mut core, now, formed, Outcome::Done);
-        assert_eq!(core.durable(), Lsn(lsn));
+        assert_eq!(core.durable_lsn(), Lsn(lsn));
         for published in actions.publish {
-            let actions = core.step(now, Event::Published(published), &Empty);
+            let actions = core.handle_event(now, Event::Published(published), &Empty);
             assert_eq!(actions.answer.map(|group| tags(&group)), Some(vec![1]));
         }
     }
@@ -174,8 +174,8 @@ fn failed_sync_reaches_every_member_and_everything_after_it() {
         .map(|(submission, error)| (submission.tag, matches!(error, Error::Io { .. })))
         .collect();
     assert_eq!(told, [(1, true), (2, true), (3, true), (4, true), (5, false)]);
-    assert_eq!(core.durable(), Lsn(10));
-    let refused = core.step(FLIGHT, Event::Submit(write(6, 6)), &Empty).refuse;
+    assert_eq!(core.durable_lsn(), Lsn(10));
+    let refused = core.handle_event(FLIGHT, Event::Submit(write(6, 6)), &Empty).refuse;
     let cause = PoisonCause::SyncFailed;
     assert!(matches!(refused[..], [(_, Error::Poisoned { cause: found })] if found == cause));
 }
@@ -198,11 +198,11 @@ fn groups_that_overlap_are_published_in_order_and_each_vouches_for_those_before_
     assert_eq!((first.last_lsn, second.last_lsn), (Lsn(12), Lsn(14)));
     assert_eq!((first.durable, second.durable), (Lsn(10), Lsn(10)), "nothing is known of either");
     assert!(land(&mut core, FLIGHT, second, Outcome::Done).publish.is_empty());
-    assert_eq!(core.durable(), Lsn(10), "what comes before is not known to be durable");
+    assert_eq!(core.durable_lsn(), Lsn(10), "the first group is not known to be durable");
     let published = land(&mut core, FLIGHT, first, Outcome::Done).publish;
     assert_eq!(published.iter().map(tags).collect::<Vec<_>>(), [[1, 2], [3, 4]]);
     assert_eq!(published.iter().map(|group| group.durable).collect::<Vec<_>>(), [12, 14].map(Lsn));
-    assert_eq!(core.durable(), Lsn(14));
+    assert_eq!(core.durable_lsn(), Lsn(14));
 }
 
 #[test]
@@ -215,14 +215,14 @@ fn crowd_is_shared_out_and_the_second_group_starts_with_its_share() {
     }
     land(&mut core, FLIGHT, first, Outcome::Done);
     // Callers 1 and 2 are awaited, 3 and 4 under way, 5 to 8 in the queue: half of them may go.
-    assert_eq!(core.missing(), 0);
+    assert_eq!(core.missing_caller_count(), 0);
     let third = group(&mut core, FLIGHT);
     assert_eq!(tags(&third), [5, 6, 7, 8]);
     land(&mut core, FLIGHT, second, Outcome::Done);
     for tag in 1..4 {
         submit(&mut core, FLIGHT, write(tag, u64::from(tag)));
         assert!(tick(&mut core, FLIGHT).wait_until.is_none(), "it waits for the landing");
-        assert!(core.is_flying() && core.missing() > 0);
+        assert!(core.has_group_under_way() && core.missing_caller_count() > 0);
     }
     submit(&mut core, FLIGHT, write(4, 4));
     assert_eq!(tags(&group(&mut core, FLIGHT)), [1, 2, 3, 4]);
@@ -236,7 +236,7 @@ fn few_callers_are_not_shared_out() {
     submit(&mut core, Duration::ZERO, write(2, 2));
     submit(&mut core, Duration::ZERO, write(3, 3));
     assert!(tick(&mut core, FLIGHT).write.is_none());
-    assert!(!core.is_shared_out() && core.missing() == usize::MAX);
+    assert!(!core.allows_overlap() && core.missing_caller_count() == usize::MAX);
     land(&mut core, FLIGHT, first, Outcome::Done);
     submit(&mut core, FLIGHT, write(1, 1));
     assert_eq!(group(&mut core, FLIGHT).members.len(), 3);
@@ -258,7 +258,7 @@ fn crowd_is_remembered_for_some_groups_and_costs_a_lone_caller_no_wait() {
         submit(&mut core, now, write(1, 1));
         now += if round == 0 { FLIGHT * 2 } else { Duration::ZERO };
         let formed = group(&mut core, now);
-        shared_out.push(core.is_shared_out());
+        shared_out.push(core.allows_overlap());
         now += FLIGHT;
         land(&mut core, now, formed, Outcome::Done);
     }
@@ -274,7 +274,7 @@ fn group_that_is_not_synced_flies_alone() {
     let first = group(&mut core, Duration::ZERO);
     assert!(!first.sync);
     submit(&mut core, Duration::ZERO, write(5, 5));
-    assert!(tick(&mut core, FLIGHT).write.is_none(), "nothing follows what is only written");
+    assert!(tick(&mut core, FLIGHT).write.is_none(), "no group follows one that is only written");
     land(&mut core, FLIGHT, first, Outcome::Done);
     let second = group(&mut core, FLIGHT * 3);
     assert!(second.sync);
@@ -311,7 +311,7 @@ fn full_disk_behind_a_group_under_way_takes_back_its_own_lsns_only() {
     let actions = land(&mut core, FLIGHT, first, Outcome::Done);
     assert_eq!(actions.publish.iter().map(tags).collect::<Vec<_>>(), [[1, 2]]);
     assert_eq!(actions.refuse.iter().map(|(refused, _)| refused.tag).collect::<Vec<_>>(), [3, 4]);
-    assert_eq!((core.durable(), core.last_lsn()), (Lsn(12), Lsn(12)));
+    assert_eq!((core.durable_lsn(), core.last_lsn()), (Lsn(12), Lsn(12)));
 }
 
 #[test]
@@ -340,8 +340,8 @@ fn request_to_sync_is_not_refused_with_deletes_that_found_no_space() {
 fn group_that_lands_after_the_core_gave_up_is_refused() {
     let mut core = core(2);
     let (first, second) = two_groups(&mut core);
-    core.step(FLIGHT, Event::Poison(PoisonCause::ThreadPanicked), &Empty);
-    core.forget_flights();
+    core.handle_event(FLIGHT, Event::Poison(PoisonCause::ThreadPanicked), &Empty);
+    core.forget_groups_under_way();
     for group in [first, second] {
         let actions = land(&mut core, FLIGHT, group, Outcome::Done);
         assert!(actions.publish.is_empty());
@@ -349,7 +349,7 @@ fn group_that_lands_after_the_core_gave_up_is_refused() {
         let refused = |(_, error): &(_, Error)| matches!(error, Error::Poisoned { cause: found } if *found == cause);
         assert!(actions.refuse.len() == 2 && actions.refuse.iter().all(refused));
     }
-    assert_eq!(core.durable(), Lsn(10));
+    assert_eq!(core.durable_lsn(), Lsn(10));
 }
 
 #[test]
@@ -413,15 +413,15 @@ fn refusal_for_the_sake_of_a_group_that_was_taken_back_is_judged_again() {
     let mut swap = late(1, 2);
     swap.batch.operations.extend(Batch::of_single_delete(BlockId(1)).operations);
     for submission in [swap, delete(2), late(3, 2)] {
-        core.step(Duration::ZERO, Event::Submit(submission), &One);
+        core.handle_event(Duration::ZERO, Event::Submit(submission), &One);
     }
-    let formed = core.step(Duration::ZERO, Event::Tick, &One).write.expect("a group");
+    let formed = core.handle_event(Duration::ZERO, Event::Tick, &One).write.expect("a group");
     assert!(matches!(formed.members[1].verdict, Err(Error::BlockNotFound { .. })));
     assert!(matches!(formed.members[2].verdict, Err(Error::Conflict { .. })));
-    let refused = core.step(FLIGHT, Event::Landed(formed, full()), &One).refuse;
+    let refused = core.handle_event(FLIGHT, Event::Landed(formed, full()), &One).refuse;
     assert!(matches!(refused[..], [(Submission { tag: 1, .. }, Error::StorageFull { .. })]));
-    // The block was never deleted, and nobody has changed the other one.
-    let formed = core.step(FLIGHT * 3, Event::Tick, &One).write.expect("a group");
+    // The block was never deleted, and no commit has changed the other one.
+    let formed = core.handle_event(FLIGHT * 3, Event::Tick, &One).write.expect("a group");
     assert_eq!(tags(&formed), [2, 3]);
     assert!(formed.members.iter().all(|member| member.verdict.is_ok()));
     assert_eq!(formed.last_lsn, Lsn(12));
@@ -486,10 +486,10 @@ fn sync_request_writes_only_when_something_is_not_durable() {
     let formed = group(&mut core, FLIGHT * 3);
     assert!(!formed.sync);
     land(&mut core, FLIGHT * 3, formed, Outcome::Done);
-    assert_eq!((core.durable(), core.last_lsn()), (Lsn(10), Lsn(11)));
+    assert_eq!((core.durable_lsn(), core.last_lsn()), (Lsn(10), Lsn(11)));
     submit(&mut core, FLIGHT * 3, request(3));
     let formed = group(&mut core, FLIGHT * 5);
     assert!(formed.sync && formed.user_commit_count() == 0);
     land(&mut core, FLIGHT * 5, formed, Outcome::Done);
-    assert_eq!(core.durable(), Lsn(11));
+    assert_eq!(core.durable_lsn(), Lsn(11));
 }

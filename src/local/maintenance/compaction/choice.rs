@@ -286,7 +286,7 @@ impl<D: Disk> Maintenance<D> {
         {
             return Ok(());
         }
-        match self.driver.roll() {
+        match self.driver.roll_to_next_segment() {
             Err(Error::StorageFull { .. }) => Ok(()),
             rolled => rolled,
         }

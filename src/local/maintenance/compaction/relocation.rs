@@ -187,7 +187,7 @@ impl<D: Disk> Maintenance<D> {
         // No commit waits for this thread here.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers use the new place: if the sync fails, the old place is intact.
-        self.driver.submit(Submission { batch, durable: true, log_len, tag });
+        self.driver.submit_commit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
         Ok(log_len)

@@ -17,8 +17,8 @@ fn too_late(tag: u32, id: u64) -> Submission<u32> {
     submission
 }
 
-/// Takes turns on a disk that is full for what does not free, and for that too unless `reserve`. Returns who was
-/// told what, in order: whether it was carried out.
+/// Forms groups on a disk that is full for groups that do not free, and for others too unless
+/// `reserve`. Returns the callers in the order of their answers, and whether each was successful.
 fn turns_on_a_full_disk(
     core: &mut CommitCore<u32>,
     reserve: bool,
@@ -29,14 +29,14 @@ fn turns_on_a_full_disk(
         now += FLIGHT * 3;
         let mut actions = tick(core, now);
         if let Some(group) = actions.write.take() {
-            let outcome = if reserve && group.frees() { Outcome::Done } else { full() };
+            let outcome = if reserve && group.only_frees_space() { Outcome::Done } else { full() };
             let landed = land(core, now, group, outcome);
             actions.publish.extend(landed.publish);
             actions.refuse.extend(landed.refuse);
         }
         told.extend(actions.refuse.into_iter().map(|(refused, _)| (refused.tag, false)));
         for group in actions.publish {
-            let answered = core.step(now, Event::Published(group), &Empty).answer;
+            let answered = core.handle_event(now, Event::Published(group), &Empty).answer;
             let members = answered.expect("its callers are told").members;
             told.extend(members.into_iter().map(|m| (m.submission.tag, m.verdict.is_ok())));
         }
@@ -68,7 +68,8 @@ fn each_taking_back_refuses_a_member() {
     for submission in [delete(1, 1), too_late(2, 2), request, write(4, 4), late(5, 4)] {
         submit(&mut core, Duration::ZERO, submission);
     }
-    // The write goes first, then what it stood in the way of, then what fails whoever is with it.
+    // The write is refused first, then the delete that it stood in the way of, then the commit that
+    // fails in any group.
     let (mut told, mut groups) = (Vec::new(), 0);
     while !core.is_idle() {
         groups += 1;
@@ -78,7 +79,7 @@ fn each_taking_back_refuses_a_member() {
         told.extend(formed.publish.iter().flat_map(tags));
         if let Some(group) = formed.write {
             let landed = land(&mut core, FLIGHT * 3 * groups, group, full());
-            assert!(!landed.refuse.is_empty(), "nobody is refused");
+            assert!(!landed.refuse.is_empty(), "a member is refused");
             told.extend(landed.refuse.iter().map(|(refused, _)| refused.tag));
         }
     }
@@ -104,7 +105,7 @@ fn writes_that_find_no_space_one_after_the_other_keep_no_delete_waiting() {
     let mut core = core(1);
     submit(&mut core, Duration::ZERO, delete(1, 1));
     submit(&mut core, Duration::ZERO, write(2, 2));
-    // Each turn another writer comes, which is refused as those before it were.
+    // Another writer comes with each group, and is refused like those before it.
     let told = turns_on_a_full_disk(&mut core, true, |core, turn| {
         if turn < 6 {
             submit(core, FLIGHT * 3, write(10 + turn as u32, 3));
