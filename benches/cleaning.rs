@@ -1,4 +1,5 @@
-//! What moves cost by the design of the log: a model of its cleaning, without a disk and without the store.
+//! What moves cost by the design of the log: a model of its cleaning, without a disk and without
+//! the store.
 //!
 //! | what     | value                                                                              |
 //! |----------|------------------------------------------------------------------------------------|
@@ -13,10 +14,10 @@
 //! | scores   | [`SCORES`]; cost-benefit is the store's, `src/local/maintenance/compaction/mod.rs` says whose idea |
 //! | goal     | segments are emptied while the log has more than 1 / [`UTILISATION`] of the blocks |
 //!
-//! Run with `cargo bench --bench cleaning`. A row for each design: what is written to the log for each byte
-//! overwritten, moves included, and the most that the log had over the blocks in force. What is written is at
-//! most 1 plus the pace: a design that gets there does not keep the log to its goal. Deterministic: every design
-//! gets the same overwrites, from [`SEED`].
+//! Run with `cargo bench --bench cleaning`. A row for each design: what is written to the log for
+//! each byte overwritten, moves included, and the most that the log had over the blocks in force.
+//! What is written is at most 1 plus the pace: a design that gets there does not keep the log to
+//! its goal. Deterministic: every design gets the same overwrites, from [`SEED`].
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;
@@ -35,8 +36,8 @@ const IN_FORCE_MAX: f64 = 0.98;
 /// The tail that commits go to.
 const COMMITS: usize = 0;
 
-/// How much a segment deserves to be emptied, by its share in force and its age: commits since it was begun,
-/// where the store counts segments.
+/// How much a segment deserves to be emptied, by its share in force and its age: commits since it
+/// was begun, where the store counts segments.
 type Score = fn(f64, f64) -> f64;
 const SCORES: [(&str, Score); 2] = [
     ("cost-benefit", |in_force, age| (1.0 - in_force) * age / (1.0 + in_force)),

@@ -1,4 +1,5 @@
-//! Latency of commits beside checkpoints, compaction and backups: `cargo bench --bench latency [-- DIR]`.
+//! Latency of commits beside checkpoints, compaction and backups:
+//! `cargo bench --bench latency [-- DIR]`.
 //!
 //! | what       | value                                                                          |
 //! |------------|--------------------------------------------------------------------------------|
@@ -8,11 +9,11 @@
 //! | backup     | of [`FILLED`] blocks of 4 KiB, whole, into another directory of the same disk  |
 //! | seed       | [`SEED`]                                                                       |
 //!
-//! Each round has quiet commits before and after the commits beside the work, on the same store, so that a
-//! disk that changes its mood changes it for both; percentiles are over all rounds, and the ratio of a
-//! percentile is the median over rounds of the ratios within a round. Nothing is asserted about time.
-//! `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`, `backup`, or all
-//! without it.
+//! Each round has quiet commits before and after the commits beside the work, on the same store, so
+//! that a disk that changes its mood changes it for both; percentiles are over all rounds, and the
+//! ratio of a percentile is the median over rounds of the ratios within a round. Nothing is
+//! asserted about time. `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`,
+//! `compaction`, `backup`, or all without it.
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;
@@ -166,8 +167,9 @@ fn beside_checkpoints(dir: &Path, blocks: u64) -> Result<()> {
     Ok(())
 }
 
-/// The log without what is ahead of its tail, and all files with that, over what is in force. The space
-/// ahead is some 64 MiB whatever the store holds, so in a small store the second is no measure of upkeep.
+/// The log without what is ahead of its tail, and all files with that, over what is in force. The
+/// space ahead is some 64 MiB whatever the store holds, so in a small store the second is no
+/// measure of upkeep.
 fn room(store: &LocalBackend) -> Result<(f64, f64)> {
     let space = store.space()?;
     let live = space.live_bytes as f64;

@@ -1,21 +1,24 @@
 //! What a store costs in room and in time to open: `cargo bench --bench space [-- BLOCKS BYTES]`.
 //!
-//! Fills a store with 100,000 blocks of 4 KiB (or so many of so many bytes) with buffered commits of 100,
-//! closes and opens it, overwrites each block ten times on average at random, lets it settle, kills a
-//! process that has written 250 MiB more, and opens what that left. Prints one line a step. Files are
-//! counted by the blocks that the file system gave them. Seed: [`SEED`].
+//! Fills a store with 100,000 blocks of 4 KiB (or so many of so many bytes) with buffered commits
+//! of 100, closes and opens it, overwrites each block ten times on average at random, lets it
+//! settle, kills a process that has written 250 MiB more, and opens what that left. Prints one line
+//! a step. Files are counted by the blocks that the file system gave them. Seed: [`SEED`].
 //!
-//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close, after a kill, and after
-//! another kill of a process that was reading the log that the first one left, about half of it.
+//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close, after a kill,
+//! and after another kill of a process that was reading the log that the first one left, about half
+//! of it.
 //!
-//! `AEGIS_SPACE=lone` compares durable commits of one thread into segments that were used before, behind
-//! overwriting each block three times, with those of a new store into zeroed space, in turns of [`LONE_COUNT`].
+//! `AEGIS_SPACE=lone` compares durable commits of one thread into segments that were used before,
+//! behind overwriting each block three times, with those of a new store into zeroed space, in turns
+//! of [`LONE_COUNT`].
 //!
-//! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is written for
-//! each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7): after a
-//! turn of five overwrites a block, which is not counted, two of five that are. Zipf: the rank `r` of a block
-//! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed probabilities (L.
-//! Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2); which block has which rank is shuffled.
+//! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is
+//! written for each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 /
+//! 0.7): after a turn of five overwrites a block, which is not counted, two of five that are. Zipf:
+//! the rank `r` of a block is drawn with a probability in proportion to `1 / r^0.99`, by inversion
+//! of the summed probabilities (L. Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2);
+//! which block has which rank is shuffled.
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;

@@ -1,5 +1,6 @@
-//! Eight tellers move money between twenty accounts at the same time, in serializable transactions that
-//! run again when they conflict. No money is made or lost, and no auditor ever sees half a transfer.
+//! Eight tellers move money between twenty accounts at the same time, in serializable transactions
+//! that run again when they conflict. No money is made or lost, and no auditor ever sees half a
+//! transfer.
 //!
 //! Run with `cargo run --release --example bank`.
 

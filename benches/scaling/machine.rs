@@ -1,5 +1,5 @@
-//! A machine under a virtual clock: callers in a closed loop, cores that they share, one device, and the
-//! product's own commit core in between.
+//! A machine under a virtual clock: callers in a closed loop, cores that they share, one device,
+//! and the product's own commit core in between.
 //!
 //! | cost of processor time | value         | where from                                                  |
 //! |------------------------|---------------|-------------------------------------------------------------|
@@ -9,9 +9,10 @@
 //! | a member of a group    | [`MEMBER`]    | its checks, its copy, its place in the index                |
 //! | a group                | [`GROUP`]     | system calls, headers, publication                          |
 //!
-//! Chosen so that 8 and 64 callers on 2 cores give what docs/performance.md measured. Work is done in the
-//! order in which it was asked for, by the first core that is free; the carrier waits for a core like
-//! everybody else. Not modelled: caches, preemption, the disk's own queues beside the log.
+//! Chosen so that 8 and 64 callers on 2 cores give what docs/performance.md measured. Work is done
+//! in the order in which it was asked for, by the first core that is free; the carrier waits for a
+//! core like everybody else. Not modelled: caches, preemption, the disk's own queues beside the
+//! log.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -208,8 +209,9 @@ impl Machine {
         }
     }
 
-    /// A caller lets go of the log once it has its answer; it calls the keeper for those that are left,
-    /// and may well be back before the keeper is awake. The keeper goes on until nobody is left.
+    /// A caller lets go of the log once it has its answer; it calls the keeper for those that are
+    /// left, and may well be back before the keeper is awake. The keeper goes on until nobody is
+    /// left.
     fn let_go(&mut self) {
         self.busy = false;
         let by_caller = self.carrier.take().is_some();
@@ -252,7 +254,8 @@ impl Machine {
         self.group_count += 1;
         self.flying.insert(number, (group, laid_out));
         self.at(landed, Happening::Flown(number));
-        // With one group under way the carrier keeps the log in the sync, with several it puts it down.
+        // With one group under way the carrier keeps the log in the sync, with several it puts it
+        // down.
         self.busy = true;
         if self.core.is_shared_out() {
             self.at(laid_out, Happening::LetGo);

@@ -1,9 +1,10 @@
-//! How group commit scales, by simulation: the product's own commit core (`src/local/commit/group/mod.rs`) under a
-//! virtual clock, with models of devices and of a machine's cores. `cargo bench --bench scaling`.
+//! How group commit scales, by simulation: the product's own commit core
+//! (`src/local/commit/group/mod.rs`) under a virtual clock, with models of devices and of a
+//! machine's cores. `cargo bench --bench scaling`.
 //!
-//! Prints throughput, latency and group size over callers for each device and number of cores, and what
-//! waiting less or more for company, or several groups under way, would change. Deterministic: the same
-//! seed ([`SEED`]) prints the same. docs/scaling.md says what follows.
+//! Prints throughput, latency and group size over callers for each device and number of cores, and
+//! what waiting less or more for company, or several groups under way, would change. Deterministic:
+//! the same seed ([`SEED`]) prints the same. docs/scaling.md says what follows.
 #![allow(dead_code, unused_imports, reason = "a simulation uses a part of each module")]
 
 #[path = "../../src/block.rs"]

@@ -42,9 +42,9 @@ impl Source {
         Ok(Source { file, metadata })
     }
 
-    /// Reads up to `chunk_len` bytes at `offset`; fewer only at the end. A file that grows is read to
-    /// the length that it had: it ends whatever is appended. Files of /proc and the like say 0 and
-    /// hold more; they are read to their end.
+    /// Reads up to `chunk_len` bytes at `offset`; fewer only at the end. A file that grows is read
+    /// to the length that it had: it ends whatever is appended. Files of /proc and the like say 0
+    /// and hold more; they are read to their end.
     pub fn read(&mut self, offset: u64, chunk_len: u64) -> io::Result<Vec<u8>> {
         let expected = self.metadata.len().saturating_sub(offset).min(chunk_len);
         let wanted = if self.metadata.len() == 0 { chunk_len } else { expected };
@@ -53,7 +53,8 @@ impl Source {
         Ok(chunk)
     }
 
-    /// Whether the file is still what it was before the first byte was read, after `read_len` bytes.
+    /// Whether the file is still what it was before the first byte was read, after `read_len`
+    /// bytes.
     pub fn is_unchanged(&self, read_len: u64) -> io::Result<bool> {
         let (before, now) = (&self.metadata, self.file.metadata()?);
         let same = |of: fn(&Metadata) -> Timestamp| of(before) == of(&now);

@@ -72,8 +72,9 @@ pub struct Entry {
     pub mode: u32,
     /// When the content last changed.
     pub mtime: Timestamp,
-    /// When the file last changed in any way, by the clock of its file system. Not known for entries
-    /// of version 1, for directories and links, and for files that changed just before they were read.
+    /// When the file last changed in any way, by the clock of its file system. Not known for
+    /// entries of version 1, for directories and links, and for files that changed just before they
+    /// were read.
     pub ctime: Option<Timestamp>,
     /// Whom it belonged to. Not known for entries of version 1.
     pub owner: Option<Owner>,

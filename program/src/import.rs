@@ -2,9 +2,9 @@
 //! threads whose commits share syncs.
 //!
 //! Running it again, after a crash, damage or a change, brings the store up to date. A file that is
-//! known (see [`crate::content`]) is passed over, a changed one replaced in one transaction, and one
-//! that the store no longer holds as a whole is stored again. What a crash left half done is removed
-//! first. See [`crate::entry`] for what lies in the store.
+//! known (see [`crate::content`]) is passed over, a changed one replaced in one transaction, and
+//! one that the store no longer holds as a whole is stored again. What a crash left half done is
+//! removed first. See [`crate::entry`] for what lies in the store.
 
 use std::collections::HashSet;
 use std::io;

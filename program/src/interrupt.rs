@@ -4,8 +4,8 @@
 //! 1. The first one sets a flag. Loops ask [`requested`], callbacks of the library return `Break`,
 //!    and writes to a reader that does not read end ([`wait_for`]). The command then closes the
 //!    store, says what was done, and exits with 128 + the signal's number.
-//! 2. Where a command is inside of one call that cannot be stopped ([`at_once`]), the first one ends
-//!    the program there, with words that say what that means. The store is crash-safe.
+//! 2. Where a command is inside of one call that cannot be stopped ([`at_once`]), the first one
+//!    ends the program there, with words that say what that means. The store is crash-safe.
 //! 3. The second one ends the program at once.
 //!
 //! Signals that were ignored when the program began stay so: `nohup`, and jobs of a shell script in
@@ -109,8 +109,8 @@ pub fn listen() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The signals that are ignored, a bit each, as the process was given them. Systems that do not tell
-/// have none.
+/// The signals that are ignored, a bit each, as the process was given them. Systems that do not
+/// tell have none.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -148,8 +148,8 @@ pub fn signal() -> Signal {
     ALL.into_iter().find(|signal| signal.number() == number).unwrap_or(Signal::Interrupt)
 }
 
-/// Runs `body`, one call that cannot be stopped in order: a signal ends the program in the middle of
-/// it and says `meaning`.
+/// Runs `body`, one call that cannot be stopped in order: a signal ends the program in the middle
+/// of it and says `meaning`.
 pub fn at_once<T>(
     meaning: &'static str,
     body: impl FnOnce() -> Result<T, Failure>,

@@ -33,7 +33,8 @@ pub fn checkpoint(args: &Args) -> Outcome {
 
 /// Runs `compact`.
 ///
-/// On a full disk it fails with the bytes that are missing, after saying what it gave back all the same.
+/// On a full disk it fails with the bytes that are missing, after saying what it gave back all the
+/// same.
 pub fn compact(args: &Args) -> Outcome {
     let compacted = store::with(store::open(&args.store)?, |store| {
         let before = store.space()?;

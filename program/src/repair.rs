@@ -11,8 +11,8 @@ use crate::size::{Size, grouped};
 use crate::unfinished::Unfinished;
 use crate::{interrupt, output, unfinished};
 
-/// Rebuild a damaged store from what is intact of it, and keep the damaged one beside it; exit code 1
-/// when anything was lost.
+/// Rebuild a damaged store from what is intact of it, and keep the damaged one beside it; exit code
+/// 1 when anything was lost.
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store

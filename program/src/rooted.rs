@@ -288,7 +288,8 @@ fn time_of(time: Timestamp) -> TimeSpec {
     TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 
-/// File systems replace a date that they do not have by the next one that they have, and say nothing.
+/// File systems replace a date that they do not have by the next one that they have, and say
+/// nothing.
 fn date(found: &FileStat, wanted: Timestamp) -> Date {
     let is_kept = found.st_mtime.abs_diff(wanted.seconds) < DATE_STEP_SECONDS;
     if is_kept { Date::Kept } else { Date::Lost }

@@ -1,8 +1,8 @@
 //! Opening stores for commands, and what the command line calls the store's options.
 //!
-//! A store that was not closed cleanly is reported in one line on standard error. Rule: a command that
-//! changes nothing opens the store to be read only, so that it works on a read-only mount and beside
-//! others of its kind.
+//! A store that was not closed cleanly is reported in one line on standard error. Rule: a command
+//! that changes nothing opens the store to be read only, so that it works on a read-only mount and
+//! beside others of its kind.
 
 use std::ops::ControlFlow;
 use std::path::Path;

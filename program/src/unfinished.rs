@@ -3,7 +3,8 @@
 //! Owns the place where the files are made, the directory `unfinished` inside of the target. Steps:
 //!
 //! 1. The target is made where it is missing, and locked against other runs. What an earlier run
-//!    left is removed: there is `unfinished`, no `META`, and otherwise nothing but files of a store.
+//!    left is removed: there is `unfinished`, no `META`, and otherwise nothing but files of a
+//!    store.
 //! 2. The library fills `unfinished`. Nothing that a store has lies beside it.
 //! 3. The files move up, `META` last, each by one rename. That is the step that makes the target a
 //!    backup or a store: before it, it is neither, and after it, it is whole.

@@ -73,7 +73,8 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// The file changed while it was read: the next import is to compare it, whatever its dates say.
+    /// The file changed while it was read: the next import is to compare it, whatever its dates
+    /// say.
     pub fn forget_ctime(&mut self) {
         self.entry.ctime = None;
     }

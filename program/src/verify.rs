@@ -1,7 +1,7 @@
 //! `verify`: reads every record, checks every checksum and lists what is damaged.
 //!
-//! A block that is not there is no damage to a store, and is damage to a file that was packed into it.
-//! So files are looked at, too: each one with missing or damaged blocks is named.
+//! A block that is not there is no damage to a store, and is damage to a file that was packed into
+//! it. So files are looked at, too: each one with missing or damaged blocks is named.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

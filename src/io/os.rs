@@ -3,27 +3,29 @@
 //! Owns the directory's descriptor, the lock and the calls below [`Disk`] and [`Env`]; files are in
 //! `file`, aligned buffers in `buffer`. Invariants:
 //!
-//! 1. The directory is opened once. A link in the path that the caller gives is the caller's choice, with or
-//!    without a slash behind it, and is followed then and never again. After that every name is looked up
-//!    relative to that descriptor, links refused, descriptors closed on `exec`. Nothing is made behind a
-//!    link that leads nowhere: the volume that it leads to may not be mounted.
-//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask, where the file system keeps
-//!    modes. Where it does not, that is told ([`Disk::modes_are_refused`]) and nothing is refused.
+//! 1. The directory is opened once. A link in the path that the caller gives is the caller's
+//!    choice, with or without a slash behind it, and is followed then and never again. After that
+//!    every name is looked up relative to that descriptor, links refused, descriptors closed on
+//!    `exec`. Nothing is made behind a link that leads nowhere: the volume that it leads to may not
+//!    be mounted.
+//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask, where the file
+//!    system keeps modes. Where it does not, that is told ([`Disk::modes_are_refused`]) and nothing
+//!    is refused.
 //! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
 //!    has no second name.
-//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when the file is
-//!    removed or replaced, the file's keeps out versions that lock nothing else.
+//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when
+//!    the file is removed or replaced, the file's keeps out versions that lock nothing else.
 //! 5. What the file system itself keeps in its root is not listed (`furniture`).
-//! 6. A hint or a wish that the system refuses is no error: modes, read-ahead, write-back, direct transfers,
-//!    zeros and space ahead, reflinks, second names. What durability or exclusion rests on is one: locks,
-//!    syncs of files and of the directory, renames.
+//! 6. A hint or a wish that the system refuses is no error: modes, read-ahead, write-back, direct
+//!    transfers, zeros and space ahead, reflinks, second names. What durability or exclusion rests
+//!    on is one: locks, syncs of files and of the directory, renames.
 //! 7. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
-//! 8. A directory and its files belong to the process that opened them: in a forked child every call
-//!    is refused before it reaches the system (`process`). This holds below all that a store does, so also
-//!    where a child returns into the middle of it from a callback.
+//! 8. A directory and its files belong to the process that opened them: in a forked child every
+//!    call is refused before it reaches the system (`process`). This holds below all that a store
+//!    does, so also where a child returns into the middle of it from a callback.
 //!
-//! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that neither
-//! the standard library nor `nix` has. Does not decide what a failure means for the store.
+//! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that
+//! neither the standard library nor `nix` has. Does not decide what a failure means for the store.
 
 mod buffer;
 mod file;
@@ -104,8 +106,8 @@ impl OsDisk {
         OsDisk::over(path, directory)
     }
 
-    /// As [`OsDisk::open`], and makes the directory where it is missing. Behind a link that leads nowhere
-    /// nothing is made.
+    /// As [`OsDisk::open`], and makes the directory where it is missing. Behind a link that leads
+    /// nowhere nothing is made.
     ///
     /// # Errors
     /// As [`OsDisk::open`] and [`OsDisk::create`], but for `AlreadyExists`.
@@ -215,8 +217,8 @@ impl OsDisk {
         Ok(File::from(directory))
     }
 
-    /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all the
-    /// same; `None` where it is missing on media that cannot be written.
+    /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all
+    /// the same; `None` where it is missing on media that cannot be written.
     fn open_lock(&self) -> io::Result<Option<File>> {
         use io::ErrorKind as K;
 
@@ -260,8 +262,8 @@ impl OsDisk {
         }
     }
 
-    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the file
-    /// system's own.
+    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the
+    /// file system's own.
     fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
         let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
             if is_furniture(&self.directory, raw, || self.stat(raw))? {
@@ -362,7 +364,8 @@ impl Disk for OsDisk {
         Ok(locked)
     }
 
-    /// The directory's lock alone keeps writers of this version out; the file's, where there is one, others.
+    /// The directory's lock alone keeps writers of this version out; the file's, where there is
+    /// one, others.
     fn lock_shared(&self) -> Result<OsLock, LockError> {
         self.process.check_io().map_err(LockError::Io)?;
         let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
@@ -472,8 +475,9 @@ fn directory_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-/// Gives a file or directory a mode, whatever the umask. False when others may do what it was to forbid:
-/// file systems without modes refuse to set one (CIFS, drvfs, some FUSE), or take it and change nothing.
+/// Gives a file or directory a mode, whatever the umask. False when others may do what it was to
+/// forbid: file systems without modes refuse to set one (CIFS, drvfs, some FUSE), or take it and
+/// change nothing.
 ///
 /// # Errors
 /// The operating system's own, but for the refusal.

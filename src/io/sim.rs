@@ -228,7 +228,8 @@ impl SimDisk {
         self.shared.state.lock().media.drop_caches();
     }
 
-    /// Has the disk refuse reads past the cache, as some file systems do. Copies of the disk take it over.
+    /// Has the disk refuse reads past the cache, as some file systems do. Copies of the disk take
+    /// it over.
     pub fn set_hides_the_disk(&self, hides: bool) {
         self.shared.state.lock().media.hides_the_disk = hides;
     }

@@ -1,9 +1,9 @@
 //! The contract, claim by claim. Each function opens a fresh store of the fixture, runs one check,
 //! and panics with the claim's name when the backend breaks it.
 //!
-//! The rooms `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not offer:
-//! where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over with a note
-//! on standard error.
+//! The rooms `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not
+//! offer: where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over
+//! with a note on standard error.
 //!
 //! Owns the list, [`with_claims!`](crate::with_claims): the functions here, [`all`] and
 //! [`conformance_suite!`](crate::conformance_suite) are made from it.
@@ -178,7 +178,8 @@ macro_rules! with_claims {
                 allocation_stays_above_explicit_ids,
                 /// A transaction is never allocated an id that it wrote itself.
                 allocation_passes_over_the_transactions_own_ids,
-                /// Ids that were named and not committed change nothing: rolled back, refused, still open.
+                /// Ids that were named and not committed change nothing: rolled back, refused,
+                /// still open.
                 names_that_are_not_committed_change_nothing,
                 /// Open transactions are allocated different ids.
                 open_transactions_never_share_an_allocated_id,
@@ -230,7 +231,8 @@ macro_rules! with_claims {
             batches {
                 /// A batch is one commit, and answers the ids of its writes in order.
                 batch_is_one_commit,
-                /// Within a batch the last operation on an id wins; write then delete leaves nothing.
+                /// Within a batch the last operation on an id wins; write then delete leaves
+                /// nothing.
                 last_operation_of_a_batch_wins,
                 /// A batch with an operation that cannot be is refused whole.
                 batch_is_refused_whole,
@@ -238,7 +240,8 @@ macro_rules! with_claims {
                 many_blocks_are_read_in_the_order_of_their_ids,
             }
             tickets {
-                /// A ticket answers once its commit is visible, and tells that commit's LSN or none.
+                /// A ticket answers once its commit is visible, and tells that commit's LSN or
+                /// none.
                 ticket_answers_when_its_commit_is_visible,
                 /// What one thread hands in commits in that order.
                 tickets_of_one_thread_keep_their_order,

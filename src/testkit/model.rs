@@ -43,8 +43,8 @@ pub struct ModelTransaction {
 pub struct Verdict {
     /// Blocks that somebody else changed since the begin. With one of these, `Conflict`.
     pub lost: BTreeSet<u64>,
-    /// Blocks that somebody else changed, which the transaction made and deleted again without
-    /// ever having seen one. With only these, a backend may commit (and leave them alone) or refuse.
+    /// Blocks that somebody else changed, which the transaction made and deleted again without ever
+    /// having seen one. With only these, a backend may commit (and leave them alone) or refuse.
     pub open: BTreeSet<u64>,
     /// Blocks that somebody else made and deleted again in one commit. A backend may call that a
     /// change, and refuse, or not.

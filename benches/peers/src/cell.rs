@@ -1,7 +1,7 @@
 //! A cell of a table: one engine under one workload, in a process and a directory of its own.
 //!
-//! The driver starts this program again with a [`Spec`] as JSON; the process prints its [`Figures`] as
-//! one line of JSON and ends. Nothing that one engine leaves in memory or threads meets another.
+//! The driver starts this program again with a [`Spec`] as JSON; the process prints its [`Figures`]
+//! as one line of JSON and ends. Nothing that one engine leaves in memory or threads meets another.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

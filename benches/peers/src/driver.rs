@@ -1,8 +1,9 @@
-//! The driver: every cell in a process and a fresh directory of its own, cells interleaved over rounds.
+//! The driver: every cell in a process and a fresh directory of its own, cells interleaved over
+//! rounds.
 //!
 //! A round goes through all cells of a sheet, engine after engine for each number of threads, every
-//! other round backwards; so a change of the disk's mood meets all engines alike. A cell that fails, or
-//! that has read back nothing of what was acknowledged, fails the run.
+//! other round backwards; so a change of the disk's mood meets all engines alike. A cell that
+//! fails, or that has read back nothing of what was acknowledged, fails the run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

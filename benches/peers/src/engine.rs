@@ -1,8 +1,8 @@
 //! What is compared: [`Engine`], one implementation a file below, and the list of all of them.
 //!
 //! Every engine runs with the strictest durability it offers: when [`Session::commit`] returns, the
-//! writes would survive power loss. Everything else is as the engine comes. A session belongs to one
-//! thread and is made on it (SQLite: one connection a thread).
+//! writes would survive power loss. Everything else is as the engine comes. A session belongs to
+//! one thread and is made on it (SQLite: one connection a thread).
 
 use std::path::Path;
 
@@ -46,8 +46,8 @@ pub trait Session {
     /// Shows the newest committed bytes of a block to `sink`; `false` when there is no such block.
     fn read(&mut self, id: u64, sink: &mut dyn FnMut(&[u8])) -> Outcome<bool>;
 
-    /// Moves one unit between two blocks' balances in one serializable, durable transaction. A block
-    /// without balance keeps what it has: that is done, too.
+    /// Moves one unit between two blocks' balances in one serializable, durable transaction. A
+    /// block without balance keeps what it has: that is done, too.
     fn transfer(&mut self, from: u64, to: u64) -> Outcome<Transfer>;
 
     /// Begins a read transaction that pins a snapshot, and drops it.

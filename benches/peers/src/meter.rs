@@ -1,8 +1,8 @@
 //! What a process used: processor time, bytes written, syncs, and what others used meanwhile.
 //!
-//! Syncs are counted by standing in front of the C library's `fsync` and `fdatasync`: the linker takes
-//! the definitions of the program before those of the library, for C code linked into it as well. The
-//! figures of `syncs` come from `strace` and check this count.
+//! Syncs are counted by standing in front of the C library's `fsync` and `fdatasync`: the linker
+//! takes the definitions of the program before those of the library, for C code linked into it as
+//! well. The figures of `syncs` come from `strace` and check this count.
 #![expect(unsafe_code, reason = "two functions of the C library are replaced by counting ones")]
 
 use std::collections::HashMap;

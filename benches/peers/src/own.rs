@@ -1,7 +1,8 @@
-//! Ratios of our own store: what a batch, a snapshot, a ticket and a held view cost beside the plain way.
+//! Ratios of our own store: what a batch, a snapshot, a ticket and a held view cost beside the
+//! plain way.
 //!
-//! Both sides of a ratio use the same open store in alternating slices, in the opposite order in every
-//! other pair; the ratio is taken within a pair and the median of all pairs is reported.
+//! Both sides of a ratio use the same open store in alternating slices, in the opposite order in
+//! every other pair; the ratio is taken within a pair and the median of all pairs is reported.
 //!
 //! | name       | ratio                                                               | goal           |
 //! |------------|---------------------------------------------------------------------|----------------|
@@ -12,8 +13,8 @@
 //! | `views`    | begin and drop over a hot 4 KiB read, 4 million blocks, time        | at most 0.20   |
 //! | `held`     | memory that a held snapshot costs, and what is left after its drop  | in proportion  |
 //!
-//! The hot reads of `views` are random ones among 100,000 blocks, which the page cache holds, and once
-//! more among 1,000, which the processor's own cache holds.
+//! The hot reads of `views` are random ones among 100,000 blocks, which the page cache holds, and
+//! once more among 1,000, which the processor's own cache holds.
 
 mod held;
 mod steps;

@@ -1,4 +1,5 @@
-//! Charts for the terminal: throughput as bars, group sizes as a histogram, a commit's time in its parts.
+//! Charts for the terminal: throughput as bars, group sizes as a histogram, a commit's time in its
+//! parts.
 
 use std::fmt::Write;
 

@@ -1,8 +1,8 @@
 //! An earlier run, read back from the file that `--json` wrote, beside this one.
 //!
-//! Absolute figures of two runs differ with the hour; the engine over the leader/follower loop, which met
-//! the same disk in the same seconds, says more. Reads only what it compares, so files of versions that
-//! wrote more or less of the rest can be read.
+//! Absolute figures of two runs differ with the hour; the engine over the leader/follower loop,
+//! which met the same disk in the same seconds, says more. Reads only what it compares, so files of
+//! versions that wrote more or less of the rest can be read.
 
 use std::path::{Path, PathBuf};
 

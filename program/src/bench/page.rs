@@ -1,5 +1,5 @@
-//! A report as one HTML file that needs no other: chart, tables, charts of text, and the figures as JSON
-//! in a script element that nothing runs.
+//! A report as one HTML file that needs no other: chart, tables, charts of text, and the figures as
+//! JSON in a script element that nothing runs.
 
 use crate::bench::report::Report;
 

@@ -12,8 +12,8 @@ const LOOP: &str = "#c2570c";
 const LOOP_TAIL: &str = "#eda66b";
 const BARE: &str = "#6b7280";
 
-/// Draws the engine alone, a line for each shape, where several shapes have several numbers of threads;
-/// else the rows that have the shape of the first one, beside the rooflines.
+/// Draws the engine alone, a line for each shape, where several shapes have several numbers of
+/// threads; else the rows that have the shape of the first one, beside the rooflines.
 pub fn draw(report: &Report) -> Chart {
     let shapes = sweep::shapes(report);
     if shapes.len() > 1 {

@@ -79,8 +79,8 @@ figures! {
         p99_us,
         /// Engine: latency of 999 in 1000.
         p999_us,
-        /// Engine: time of a commit before its group is written and after it was woken, on average: waiting
-        /// for the log, for company and for a core.
+        /// Engine: time of a commit before its group is written and after it was woken, on average:
+        /// waiting for the log, for company and for a core.
         wait_us,
         /// Engine: time in which a commit's group is laid out and written, on average.
         write_us,

@@ -2,11 +2,12 @@
 //!
 //! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
-//! transfer; one that is to see the disk itself refuses that transfer instead. A transfer beyond the process's limit on file lengths raises `SIGXFSZ`, which ends the
-//! process unless it is ignored. So each opening asks for that limit before it reaches further than
-//! ever, and transfers nothing beyond it. A limit that is lowered below that later is not noticed.
-//! Does not loop over short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is
-//! one operation to its caller.
+//! transfer; one that is to see the disk itself refuses that transfer instead. A transfer beyond
+//! the process's limit on file lengths raises `SIGXFSZ`, which ends the process unless it is
+//! ignored. So each opening asks for that limit before it reaches further than ever, and transfers
+//! nothing beyond it. A limit that is lowered below that later is not noticed. Does not loop over
+//! short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is one operation to
+//! its caller.
 
 use crate::unheard::unheard;
 use std::fs::File;
@@ -90,8 +91,8 @@ impl OsFile {
         }
     }
 
-    /// How much of a write counts. A direct one that was cut short can only go on at a page, so a page
-    /// that was written in part is written again.
+    /// How much of a write counts. A direct one that was cut short can only go on at a page, so a
+    /// page that was written in part is written again.
     fn progress(&self, written: usize, len: usize) -> usize {
         if self.direct && written < len { written - written % PAGE_LEN } else { written }
     }
@@ -174,8 +175,8 @@ impl DiskFile for OsFile {
     #[expect(unsafe_code, reason = "nix has no `sync_file_range`")]
     fn begin_write_back(&self, offset: u64, len: u64) {
         let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) else { return };
-        // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from the sync.
-        // SAFETY: it reads no memory; the descriptor is open as long as `self` is.
+        // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from
+        // the sync. SAFETY: it reads no memory; the descriptor is open as long as `self` is.
         unsafe {
             libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
         };
@@ -253,8 +254,8 @@ impl DiskFile for OsFile {
         super::in_place::mark_alike(&self.file, original);
         let range =
             CloneRange { from: original.as_raw_fd().into(), from_offset: 0, len, offset: 0 };
-        // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors are open as long
-        // as the borrows of their files.
+        // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors
+        // are open as long as the borrows of their files.
         unsafe { clone_range(self.file.as_raw_fd(), &range) }?;
         Ok(())
     }

@@ -1,14 +1,17 @@
 //! Overwriting in place: space that was reserved once is enough for every later write.
 //!
-//! The log is written over space that was reserved or zeroed ahead. A file system that copies on write takes
-//! *new* space for that, so a full one refuses a write into reserved space. btrfs lets a file that is still empty
-//! be marked to be overwritten in place (`FS_NOCOW_FL`). Owns that mark, and the rules:
+//! The log is written over space that was reserved or zeroed ahead. A file system that copies on
+//! write takes *new* space for that, so a full one refuses a write into reserved space. btrfs lets
+//! a file that is still empty be marked to be overwritten in place (`FS_NOCOW_FL`). Owns that mark,
+//! and the rules:
 //!
-//! 1. Every new file of a store on btrfs is marked. It is a wish: a system that refuses it is no error.
-//! 2. A file is marked as another one is before it shares that one's bytes: btrfs refuses to share otherwise.
+//! 1. Every new file of a store on btrfs is marked. It is a wish: a system that refuses it is no
+//!    error.
+//! 2. A file is marked as another one is before it shares that one's bytes: btrfs refuses to share
+//!    otherwise.
 //!
-//! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums. Bytes that a
-//! snapshot of the volume or a reflink shares are copied on write all the same.
+//! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums.
+//! Bytes that a snapshot of the volume or a reflink shares are copied on write all the same.
 
 use crate::unheard::unheard;
 use std::fs::File;
@@ -57,8 +60,8 @@ pub(super) fn mark_alike(empty: &File, original: &File) {
 #[expect(unsafe_code, reason = "no crate has a call for it")]
 fn flags_of(file: &File) -> io::Result<c_int> {
     let mut flags = 0;
-    // SAFETY: the call writes an int through the pointer, which is that of a live `c_int`; the descriptor is open
-    // as long as the borrow of its file.
+    // SAFETY: the call writes an int through the pointer, which is that of a live `c_int`; the
+    // descriptor is open as long as the borrow of its file.
     unsafe { get_flags(file.as_raw_fd(), &mut flags) }?;
     Ok(flags)
 }
@@ -68,8 +71,8 @@ fn mark(file: &File, marked: c_int) -> io::Result<()> {
     let flags = flags_of(file)?;
     let wanted = flags & !IN_PLACE | marked;
     if wanted != flags {
-        // SAFETY: the call reads an int through the pointer, which is that of a live `c_int`; the descriptor is
-        // open as long as the borrow of its file.
+        // SAFETY: the call reads an int through the pointer, which is that of a live `c_int`; the
+        // descriptor is open as long as the borrow of its file.
         unsafe { set_flags(file.as_raw_fd(), &wanted) }?;
     }
     Ok(())

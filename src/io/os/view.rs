@@ -2,14 +2,15 @@
 //!
 //! Owns the map, and decides what the system reads together with a page that is asked for. Left to
 //! itself a map has up to `read_ahead_kb` of the disk read around each page that is missed; that is
-//! 8 MiB on some, 6 ms for a block of 4 KiB. Asked for single pages, it takes a trip to the disk for
-//! each. So a map is told that reads will be here and there, and the first reader of a window of
-//! [`WINDOW_LEN`] asks for all of it.
+//! 8 MiB on some, 6 ms for a block of 4 KiB. Asked for single pages, it takes a trip to the disk
+//! for each. So a map is told that reads will be here and there, and the first reader of a window
+//! of [`WINDOW_LEN`] asks for all of it.
 //!
-//! A map outlives the descriptor that it was made from, the handle of its store, and the store's lock, as long
-//! as a reader holds bytes of it. So that a later handle, in any process, cuts no file below such bytes, a map
-//! is made from an opening with a shared lock (`flock`). The system keeps that lock until the opening's last
-//! descriptor *and* its last map are gone. [`DiskFile::is_mapped_elsewhere`] asks for the exclusive one.
+//! A map outlives the descriptor that it was made from, the handle of its store, and the store's
+//! lock, as long as a reader holds bytes of it. So that a later handle, in any process, cuts no
+//! file below such bytes, a map is made from an opening with a shared lock (`flock`). The system
+//! keeps that lock until the opening's last descriptor *and* its last map are gone.
+//! [`DiskFile::is_mapped_elsewhere`] asks for the exclusive one.
 //!
 //! [`DiskFile::is_mapped_elsewhere`]: super::super::DiskFile::is_mapped_elsewhere
 
@@ -27,8 +28,8 @@ use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::super::View;
 
-/// Bytes that are read from the disk at once. Measured on a virtual disk: 4 KiB take 79 us, 64 KiB 134,
-/// 256 KiB 302.
+/// Bytes that are read from the disk at once. Measured on a virtual disk: 4 KiB take 79 us, 64 KiB
+/// 134, 256 KiB 302.
 const WINDOW_LEN: usize = 64 << 10;
 
 /// A mapped file. A slice costs one reference count, whatever its length.
@@ -60,8 +61,8 @@ impl Windows {
         self.settled_len.store(len.next_multiple_of(WINDOW_LEN), Ordering::Relaxed);
     }
 
-    /// Notes that somebody reads a range, and yields the windows to ask for: the settled ones that it
-    /// touches and that were not asked for before.
+    /// Notes that somebody reads a range, and yields the windows to ask for: the settled ones that
+    /// it touches and that were not asked for before.
     fn to_ask(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
         let mut settled_len = self.settled_len.load(Ordering::Relaxed);
         if settled_len < end {
@@ -91,9 +92,9 @@ fn whole_of(map: &Arc<Mmap>) -> Bytes {
 }
 
 impl OsView {
-    /// Maps bytes `0..len` of a file. While it `grows`, only bytes that were asked for, and those in
-    /// front of them, count as settled: reading ahead of them would fill the cache with pages that
-    /// direct writes are about to change.
+    /// Maps bytes `0..len` of a file. While it `grows`, only bytes that were asked for, and those
+    /// in front of them, count as settled: reading ahead of them would fill the cache with pages
+    /// that direct writes are about to change.
     pub(super) fn new(file: &File, len: usize, grows: bool) -> io::Result<OsView> {
         unheard(file.try_lock_shared(), "where files have no locks no file is cut");
         let map = Arc::new(map_file(file, len)?);
@@ -157,9 +158,10 @@ impl View for OsView {
 #[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
 fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
     // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`:
-    // bytes beyond the end of the file are not touched, files that are mapped are never cut (see the header), and no
-    // byte is written to the file while somebody holds a slice over it (`View::is_shared`). The
-    // directory has mode 0700 and is locked, so no other program has a reason to write there.
+    // bytes beyond the end of the file are not touched, files that are mapped are never cut (see
+    // the header), and no byte is written to the file while somebody holds a slice over it
+    // (`View::is_shared`). The directory has mode 0700 and is locked, so no other program has a
+    // reason to write there.
     unsafe { MmapOptions::new().len(len).map(file) }
 }
 

@@ -110,8 +110,8 @@ pub enum FaultKind {
     Emfile,
     /// No address space or map is left (`ENOMEM`), for what maps a file. Nothing is done.
     Enomem,
-    /// The process may make no file so long (`EFBIG`), for what may make one longer but a write: that is
-    /// refused before. Nothing is done.
+    /// The process may make no file so long (`EFBIG`), for what may make one longer but a write:
+    /// that is refused before. Nothing is done.
     Efbig,
     /// A signal came (`EINTR`), for transfers and syncs. When sticky, every other one succeeds.
     Eintr,

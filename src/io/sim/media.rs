@@ -322,7 +322,8 @@ impl Media {
         }
     }
 
-    /// What a read past the cache sees: it has written back what is due, and of doubtful bytes the disk has none.
+    /// What a read past the cache sees: it has written back what is due, and of doubtful bytes the
+    /// disk has none.
     pub(super) fn written_back(&self, file: FileId) -> Content {
         let in_doubt = |change: &Change| change.doubtful && change.what.file() == Some(file);
         if !self.pending.iter().any(in_doubt) {

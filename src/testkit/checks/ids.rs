@@ -1,5 +1,5 @@
-//! Allocation: dense, increasing, above explicit ids that were committed, never twice, and below the top when that is
-//! used up.
+//! Allocation: dense, increasing, above explicit ids that were committed, never twice, and below
+//! the top when that is used up.
 
 use std::collections::BTreeSet;
 

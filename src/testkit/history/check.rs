@@ -2,20 +2,21 @@
 //!
 //! Owns [`check`] and its [`Verdict`]. In this order, for every transaction, committed or not:
 //!
-//! 1. What it wrote itself it reads back. Each other value was written to that block, by a transaction
-//!    that committed (else `AbortedRead`), as its last word on the block (`IntermediateRead`), and not
-//!    before its commit was asked for (`DirtyRead`).
-//! 2. There is one LSN, within the bounds recorded, at which all that it saw was the newest. If there is
-//!    none, the finding says why: `NonRepeatableRead`, `PhantomRead`, `FracturedRead` when there is none
-//!    anywhere, `StaleRead` or `LateRead` when it is elsewhere. The bounds shrink to the LSNs that are
-//!    left. At read committed, each read has an LSN of its own, and they never go back.
-//! 3. First committer wins: no block that it wrote was changed by another commit between its snapshot
-//!    and its own (`LostUpdate`), unless it was read committed. To delete what is not there, as a
-//!    transaction does that deletes what it wrote itself, is no change.
+//! 1. What it wrote itself it reads back. Each other value was written to that block, by a
+//!    transaction that committed (else `AbortedRead`), as its last word on the block
+//!    (`IntermediateRead`), and not before its commit was asked for (`DirtyRead`).
+//! 2. There is one LSN, within the bounds recorded, at which all that it saw was the newest. If
+//!    there is none, the finding says why: `NonRepeatableRead`, `PhantomRead`, `FracturedRead` when
+//!    there is none anywhere, `StaleRead` or `LateRead` when it is elsewhere. The bounds shrink to
+//!    the LSNs that are left. At read committed, each read has an LSN of its own, and they never go
+//!    back.
+//! 3. First committer wins: no block that it wrote was changed by another commit between its
+//!    snapshot and its own (`LostUpdate`), unless it was read committed. To delete what is not
+//!    there, as a transaction does that deletes what it wrote itself, is no change.
 //!
 //! Then serializable transactions are held to commit order and searched for cycles
-//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in what follows. Of the crate, only the names of
-//! the isolation levels are used here.
+//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in what
+//! follows. Of the crate, only the names of the isolation levels are used here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -217,8 +218,8 @@ impl<'h> Reader<'h> {
         findings.push(self.finding(anomaly, Some(write.writer), at.id));
     }
 
-    /// A commit of which it saw a part and missed another. Where the commit's place is known that has no
-    /// common moment; where it is not, each part alone has one.
+    /// A commit of which it saw a part and missed another. Where the commit's place is known that
+    /// has no common moment; where it is not, each part alone has one.
     fn torn(&self, history: &History, versions: &Versions) -> Option<Finding> {
         for at in &self.external {
             let Some(writer) = writer_of(versions, at.seen) else { continue };
@@ -303,7 +304,8 @@ impl<'h> Reader<'h> {
         (self.external.last().map_or(0, |at| at.id), None)
     }
 
-    /// Read committed: each read has a moment, none is before the one before. A range is not one read.
+    /// Read committed: each read has a moment, none is before the one before. A range is not one
+    /// read.
     fn newest_each(&self, versions: &Versions, findings: &mut Vec<Finding>) -> Option<Bounds> {
         let Bounds { mut from, to } = self.record.snapshot;
         for at in &self.external {

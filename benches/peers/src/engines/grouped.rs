@@ -1,7 +1,7 @@
 //! Group commit by hand: one writer thread in front of an engine that has none.
 //!
-//! What people build today: callers send their writes over a channel and wait; the writer takes what
-//! has gathered, commits it as one transaction, and answers everybody.
+//! What people build today: callers send their writes over a channel and wait; the writer takes
+//! what has gathered, commits it as one transaction, and answers everybody.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -15,8 +15,8 @@ const NAME: &str = "lmdb";
 const MAP_LEN: usize = 64 << 30;
 const READERS_MAX: u32 = 512;
 
-/// Opens with default flags, which sync every commit. What is read is lent, until the read transaction
-/// ends.
+/// Opens with default flags, which sync every commit. What is read is lent, until the read
+/// transaction ends.
 pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
     open_with(dir, false)
 }

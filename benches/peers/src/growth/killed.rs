@@ -1,7 +1,7 @@
 //! A process that is killed while it writes.
 //!
-//! 1. It opens the closed store and overwrites random blocks with 4 KiB each, without waiting for syncs,
-//!    until the log beyond the checkpoint has [`LOG_LEN`] bytes.
+//! 1. It opens the closed store and overwrites random blocks with 4 KiB each, without waiting for
+//!    syncs, until the log beyond the checkpoint has [`LOG_LEN`] bytes.
 //! 2. It writes the probe of its round, syncs, says so, and writes on.
 //! 3. The other process kills it then. Were it not killed, it would end after as much again.
 

@@ -1,4 +1,5 @@
-//! One workload a file, and what they share: filling a store with blocks whose bytes follow from ids.
+//! One workload a file, and what they share: filling a store with blocks whose bytes follow from
+//! ids.
 
 pub mod commits;
 pub mod reads;

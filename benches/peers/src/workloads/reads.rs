@@ -1,7 +1,8 @@
 //! Hot random reads of 4 KiB, alone or beside threads that commit.
 //!
-//! Those are measured, too: alone before the readers come, and beside them. On few processors both must get less
-//! then, so what a commit costs in processor time, that of the readers left out, says whether they are in its way.
+//! Those are measured, too: alone before the readers come, and beside them. On few processors both
+//! must get less then, so what a commit costs in processor time, that of the readers left out, says
+//! whether they are in its way.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -82,8 +83,8 @@ fn commit_while<R>(
     })
 }
 
-/// Reads every block once, so that what follows is hot, and returns how long one took on average. What was
-/// written through the page cache is hot already.
+/// Reads every block once, so that what follows is hot, and returns how long one took on average.
+/// What was written through the page cache is hot already.
 pub fn warm(engine: &dyn Engine, blocks: u64) -> Outcome<f64> {
     let mut session = engine.session()?;
     let started = Instant::now();
