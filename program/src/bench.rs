@@ -1,9 +1,9 @@
 //! `bench`: durable commits from many threads, beside what the same disk gives to the simplest
 //! programs in the same minutes.
 //!
-//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a disk that
-//! changes its mood changes it for all three; the report gives medians. Owns the options of the
-//! command; measures nothing itself.
+//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a change in the
+//! disk's speed meets all three. The report gives medians. Owns the options of the command;
+//! measures nothing itself.
 
 mod bars;
 mod earlier;
@@ -84,7 +84,7 @@ const SWEEP_THREADS: [u16; 4] = [1, 4, 16, 64];
 const SIZE: Size = Size(4096);
 const SWEEP_SIZES: [Size; 4] = [Size(512), SIZE, Size(32 << 10), Size(256 << 10)];
 
-/// The row that `bench` adds when nobody asks for other shapes: one transaction of 16 x 1 MiB.
+/// The row that `bench` adds without an option for other shapes: one transaction of 16 x 1 MiB.
 const LARGE: Workload = Workload { threads: 1, size: 1 << 20, batch: 16, durable: true };
 
 impl Args {

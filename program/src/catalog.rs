@@ -1,8 +1,8 @@
 //! The catalog: all entries of a store, by path, in memory.
 //!
 //! Built by one walk in id order. An entry comes before its chunks (see [`crate::entry`]), so the
-//! walk remembers their ids and reads none of them: it costs one read per file, not per block. What
-//! is still remembered at the end is missing: deleted by `rm`, or lost with damage.
+//! walk remembers their ids and reads no chunk. It costs one read per file, not per block. Ids
+//! still remembered at the end are missing: deleted by `rm`, or lost with damage.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,8 +16,8 @@ use crate::{interrupt, output};
 #[derive(Debug, Default)]
 pub struct Catalog {
     newest: BTreeMap<Vec<u8>, Stored>,
-    /// What nothing leads to: entries of imports that did not finish, and, in stores that something
-    /// else than `import` wrote, older entries of the same path.
+    /// Unreferenced entries: those of imports that did not finish. In stores that another program
+    /// wrote, older entries of the same path are among them.
     pub leftover: Vec<Stored>,
     /// Metadata blocks that claim to be entries and are not, or cannot be read.
     pub malformed: Vec<(BlockId, String)>,
@@ -28,7 +28,7 @@ pub struct Catalog {
 pub struct Stored {
     /// The metadata block.
     pub id: BlockId,
-    /// What it says.
+    /// Its content.
     pub entry: Entry,
     /// Blocks of its content that are not in the store.
     pub missing: Vec<BlockId>,

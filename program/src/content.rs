@@ -2,8 +2,8 @@
 //!
 //! Owns the rule by which a file counts as unchanged. Its length, times (mtime and ctime), mode and
 //! owner are as stored, or all of its bytes are. A ctime is trusted only if it is older than
-//! [`SETTLED_AFTER`] when the file is read: a second change may get the same one from a clock that
-//! ticks slowly. Such a file is compared at the next import.
+//! [`SETTLED_AFTER`] when the file is read: a slow clock may give a second change the same ctime. A
+//! file with a younger one is compared at the next import.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -43,8 +43,8 @@ impl Source {
     }
 
     /// Reads up to `chunk_len` bytes at `offset`; fewer only at the end. A file that grows is read
-    /// to the length that it had: it ends whatever is appended. Files of /proc and the like say 0
-    /// and hold more; they are read to their end.
+    /// to the length that it had, so the read ends despite appends. Files of /proc and the like say
+    /// 0 and hold more; they are read to their end.
     pub fn read(&mut self, offset: u64, chunk_len: u64) -> io::Result<Vec<u8>> {
         let expected = self.metadata.len().saturating_sub(offset).min(chunk_len);
         let wanted = if self.metadata.len() == 0 { chunk_len } else { expected };

@@ -78,7 +78,7 @@ pub struct Entry {
     pub ctime: Option<Timestamp>,
     /// Whom it belonged to. Not known for entries of version 1.
     pub owner: Option<Owner>,
-    /// What it is and holds.
+    /// Its kind and content.
     pub content: Content,
     /// Whether this is a file whose import has not finished; only `import` looks at it.
     pub staged: bool,
@@ -102,7 +102,7 @@ pub struct Owner {
     pub group: u32,
 }
 
-/// What an entry is and holds.
+/// Kind and content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A plain file.
@@ -150,7 +150,7 @@ impl Content {
 /// Why a block is not taken for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// It does not begin with the magic: somebody else's block.
+    /// It does not begin with the magic: another program's block.
     Foreign,
     /// A newer program wrote it.
     Version(u16),
@@ -342,7 +342,7 @@ impl<'a> Reader<'a> {
         Ok(ids.iter().map(|id| BlockId(u64::from_le_bytes(*id))).collect())
     }
 
-    /// The fields that version 1 does not have. What is not known is written as 0.
+    /// The fields that version 1 does not have. An unknown value is written as 0.
     fn known(&mut self) -> Result<(Option<Timestamp>, Option<Owner>), Malformed> {
         let seconds = i64::from_le_bytes(self.array()?);
         let nanos = checked(self.u32()?, NANOS_PER_SECOND - 1, "time")?;

@@ -1,8 +1,8 @@
 //! Exit codes: what a script learns without reading a line.
 //!
-//! Owns the codes, their table for people ([`TABLE`]), and which error of the library or of the
-//! system has which code. A script tells these apart: bytes are wrong (1), the command is wrong
-//! (2), try later (3), there is nothing there (4), the system stands in the way (5).
+//! Owns the codes, their table for readers ([`TABLE`]), and the code of each error of the library
+//! or of the system. A script tells these apart: wrong bytes (1), wrong command (2), try later (3),
+//! nothing there (4), refused by the system (5).
 
 use std::io;
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! `export`: writes back what `import` packed.
 //!
-//! Directories first, then files and links from many threads, then the directories' own modes and
+//! Order: directories, then files and links from many threads, then the directories' own modes and
 //! times, deepest first, also after a signal. Nothing is written outside of the target (see
-//! [`crate::rooted`]), whatever the store says, nor into a store that the target holds. Files that
-//! stand in the way are replaced, other files in the target stay. A file that cannot be written, or
+//! [`crate::rooted`]), even from a hostile store, nor into a store that the target holds. Files of
+//! the same path are replaced, other files in the target stay. A file that cannot be written, or
 //! not as it was, is named, and the others go on.
 
 use std::collections::HashSet;
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Outcome {
     report(&done, started.elapsed())
 }
 
-/// What became of the entries.
+/// Counts of entries, by outcome.
 struct Done {
     entries: usize,
     bytes: u64,
@@ -107,7 +107,7 @@ fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
     })
 }
 
-/// Says what the store has and the target does not, because nobody asked for it.
+/// Names entries that the target lacks, because no option asked for them.
 fn report_not_set(all: &[&Stored], args: &Args) {
     let count = |differs: &dyn Fn(&Entry) -> bool| {
         grouped(all.iter().filter(|stored| differs(&stored.entry)).count() as u64)
@@ -152,7 +152,7 @@ fn report(done: &Done, elapsed: Duration) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Export<'a> {
     store: &'a LocalBackend,
     catalog: &'a Catalog,
@@ -230,7 +230,7 @@ impl<'a> Export<'a> {
         });
     }
 
-    /// Writes a file or link, whatever becomes of it.
+    /// Writes a file or link; a failure is counted and named.
     fn write(&self, entry: &Entry) {
         if entry.content != Content::Directory && self.is_blocked(&entry.path) {
             return self.fail(entry, &Failure::new("its directory could not be written to"));

@@ -33,7 +33,7 @@ impl Failure {
         Failure { message: message.into(), exit: Exit::Usage }
     }
 
-    /// What the command line names is not there, or is not what it has to be.
+    /// A file or block named by the command line is missing, or is of the wrong kind.
     pub fn missing(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), exit: Exit::Missing }
     }

@@ -2,9 +2,9 @@
 //! threads whose commits share syncs.
 //!
 //! Running it again, after a crash, damage or a change, brings the store up to date. A file that is
-//! known (see [`crate::content`]) is passed over, a changed one replaced in one transaction, and
-//! one that the store no longer holds as a whole is stored again. What a crash left half done is
-//! removed first. See [`crate::entry`] for what lies in the store.
+//! known (see [`crate::content`]) is passed over. A changed one is replaced in one transaction. A
+//! file of which the store lost a part is stored again. Leftovers of a crash are removed first.
+//! [`crate::entry`] says how files lie in the store.
 
 use std::collections::HashSet;
 use std::io;
@@ -28,7 +28,7 @@ use crate::tree::{Item, Tree};
 use crate::upload::{self, Upload};
 use crate::{interrupt, output, overlap, store};
 
-/// What is kept of a file, for `--help` and the manual.
+/// Attributes kept of a file, for `--help` and the manual.
 const KEPT: &str = "\
 What is kept of files, directories and symbolic links:
   content, name, mode, date of change   kept, and set by export
@@ -69,7 +69,7 @@ pub struct Args {
     delete: bool,
 }
 
-/// What became of the items.
+/// Counts of items, by outcome.
 #[derive(Debug, Default)]
 struct Tally {
     stored: u64,
@@ -185,7 +185,7 @@ fn print_summary(tally: &Tally, elapsed: Duration) -> Result<(), Failure> {
     })
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Import<'a> {
     store: &'a LocalBackend,
     catalog: &'a Catalog,
@@ -212,7 +212,7 @@ impl From<Error> for ItemError {
     }
 }
 
-/// What became of one item.
+/// Outcome of one item.
 enum Fate {
     Unchanged,
     Stored { bytes: u64, replaced: bool, changed: bool },
@@ -363,8 +363,8 @@ fn unreadable(item: &Item, error: &io::Error) -> ItemError {
     ItemError::Item(format!("cannot read {}: {error}", item.source.display()))
 }
 
-/// Deletes stored entries that the tree no longer has: those below something that is no longer a
-/// directory always, since both cannot be written back; the others when the user asked for it.
+/// Deletes stored entries that the tree no longer has, if the user asked for it. Those below a path
+/// that is no longer a directory are always deleted, since both cannot be written back.
 fn delete_gone(
     args: &Args,
     store: &LocalBackend,

@@ -4,8 +4,8 @@
 //! 1. The first one sets a flag. Loops ask [`requested`], callbacks of the library return `Break`,
 //!    and writes to a reader that does not read end ([`wait_for`]). The command then closes the
 //!    store, says what was done, and exits with 128 + the signal's number.
-//! 2. Where a command is inside of one call that cannot be stopped ([`at_once`]), the first one
-//!    ends the program there, with words that say what that means. The store is crash-safe.
+//! 2. Inside of a call that cannot be stopped ([`at_once`]), the first one ends the program there,
+//!    with a message that says what that means. The store is crash-safe.
 //! 3. The second one ends the program at once.
 //!
 //! Signals that were ignored when the program began stay so: `nohup`, and jobs of a shell script in
@@ -28,9 +28,9 @@ use crate::output;
 
 /// The number of the first signal that came; 0 for none.
 static HEARD: AtomicU8 = AtomicU8::new(0);
-/// What ending the program at once means just now; `None` where the command stops by itself.
+/// Effect of ending the program at once, just now; `None` where the command stops by itself.
 static AT_ONCE: Mutex<Option<&'static str>> = Mutex::new(None);
-/// Ends when the first signal has come, so that it wakes whoever polls it.
+/// Ends when the first signal has come, so that it wakes threads that poll it.
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
 /// One of those that are listened to.

@@ -1,4 +1,4 @@
-//! `checkpoint` and `compact`: upkeep that a store does by itself, now.
+//! `checkpoint` and `compact`: maintenance that a store does by itself, now.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ fn exit_of(end: CompactionEnd) -> Exit {
     }
 }
 
-/// What a compaction did, as a line.
+/// Result of a compaction, as a line.
 struct Told<'a>(&'a CompactionReport);
 
 impl fmt::Display for Told<'_> {

@@ -1,7 +1,7 @@
 //! Files that the command line asks for (`get -o`, `bench --json`), opened before the work begins.
 //!
-//! Invariants: what the file held stays until [`OutFile::write`]; a file that was made here and not
-//! written goes again; no file inside of a store is touched.
+//! Invariants: the file's old content stays until [`OutFile::write`]. A file that was made here and
+//! not written is removed. No file inside of a store is touched.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};

@@ -1,12 +1,12 @@
-//! What the program says: results on standard output, everything else on standard error.
+//! Output of the program: results on standard output, everything else on standard error.
 //!
 //! Owns both streams. Rules:
 //! 1. An error of standard output is named by its stream, never taken for one of the store's disk.
 //! 2. A reader that goes away (`aegis-blocks ls STORE | head`) ends the output quietly, except
 //!    where the output cannot be had again ([`print_all`]).
-//! 3. A reader that does not read holds nobody up: a signal ends the wait.
-//! 4. A line on standard error is one line, whatever the names in it hold, and a standard error
-//!    that takes nothing (full, closed) ends no command.
+//! 3. A reader that does not read cannot hang a command: a signal ends the wait.
+//! 4. A message on standard error is one line, even with line feeds in names. A standard error that
+//!    takes nothing (full, closed) ends no command.
 
 use std::fmt::Display;
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! Which directories lie in one another, and which of them are stores.
 //!
-//! Owns the rule that a store's directory is written by the store alone: no command packs a store's
+//! Owns the rule that a store's directory is written by the store alone. No command packs a store's
 //! own files into it, and none writes files into a store. Directories are told apart by device and
 //! inode, so that every path and link to one is the same.
 
@@ -87,7 +87,7 @@ pub fn is_segment(name: &[u8]) -> bool {
 /// Whether `inner` is `outer` or lies in it.
 fn lies_in(inner: &Path, outer: &Path) -> Result<bool, Failure> {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    // What is not there holds nothing.
+    // A missing directory holds nothing.
     let Ok(outer) = identity(outer) else { return Ok(false) };
     let inner = resolve(inner)?;
     Ok(inner.ancestors().any(|path| identity(path).is_ok_and(|found| found == outer)))

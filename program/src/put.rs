@@ -55,7 +55,7 @@ fn read_payload(file: &Path) -> Result<Vec<u8>, Failure> {
     read_at_most(opened, len, &file.display().to_string(), failed)
 }
 
-/// Reads to the end, or to the length that no block has: memory is bounded whatever comes.
+/// Reads to the end, or to the length that no block has, so memory is bounded.
 fn read_at_most(
     input: impl Read,
     expected_len: u64,

@@ -1,16 +1,16 @@
 //! A directory that nothing written through this module can leave.
 //!
 //! Owns the one descriptor that all names are resolved from. Invariants:
-//! 1. every name of a path is opened on its own, relative to the directory before it, and never
-//!    through a symbolic link: a link planted in the tree is an error, not a way out;
-//! 2. a file or link appears under its name complete or not at all (a temporary name, then a
-//!    rename, which replaces a planted link instead of following it);
-//! 3. one process writes at a time: the directory is locked, so temporary files that are found are
-//!    those of a process that was killed, and go;
-//! 4. a directory has its final mode from the beginning, with the owner's rights added until
-//!    [`Root::finish_directory`]: one that a killed process leaves can be used.
+//! 1. Every name of a path is opened on its own, relative to the directory before it, never through
+//!    a symbolic link. A link planted in the tree is an error, not a way out.
+//! 2. A file or link appears under its name complete or not at all: a temporary name, then a
+//!    rename. The rename replaces a planted link instead of following it.
+//! 3. One process writes at a time: the directory is locked. So temporary files that are found are
+//!    those of a killed process, and are removed.
+//! 4. A directory has its final mode from the beginning, with the owner's rights added until
+//!    [`Root::finish_directory`]. So a directory that a killed process leaves can be used.
 //!
-//! Callers hand in paths that [`crate::entry::path_is_safe`] accepts.
+//! Callers pass paths that [`crate::entry::path_is_safe`] accepts.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -55,7 +55,7 @@ pub struct Root {
     sets_owner: bool,
 }
 
-/// What became of the date of something that was written.
+/// Outcome of setting the date of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Date {
@@ -65,7 +65,7 @@ pub enum Date {
     Lost,
 }
 
-/// What was found in a directory that is about to be written to.
+/// Contents of a directory before the first write to it.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// It holds the files of a block store.
@@ -224,7 +224,7 @@ const PARENTS: Mode = Mode::S_IRWXU.union(Mode::S_IRWXG).union(Mode::S_IRWXO);
 /// Removes the temporary files of killed exports from a directory, and says what else is in it.
 fn clean(dir: OwnedFd) -> io::Result<Prepared> {
     let mut names = Vec::new();
-    // A second descriptor: the first one is read from the beginning by nobody else.
+    // A second descriptor, with a read position of its own.
     let mut listed = Dir::from_fd(openat(&dir, ".", DIRECTORY, Mode::empty())?)?;
     for entry in listed.iter() {
         names.push(entry?.file_name().to_bytes().to_vec());

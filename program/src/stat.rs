@@ -103,7 +103,7 @@ fn print_text(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
     print_bars(out, stat)
 }
 
-/// What the files are for, one bar each; all bars together are as long as the line.
+/// Space by use, one bar each; all bars together are as long as the line.
 fn print_bars(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
     let parts = [
         ("in force", stat.live_bytes),
@@ -130,7 +130,7 @@ fn disk_bytes(dir: &Path) -> Result<u64, Failure> {
     let failed = |e| Failure::io("cannot list", dir, e);
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        // Allocated blocks are counted in units of 512 bytes whatever the file system's own are.
+        // Allocated blocks are counted in units of 512 bytes, not in the file system's own.
         bytes += entry.and_then(|e| e.metadata()).map_err(failed)?.blocks() * 512;
     }
     Ok(bytes)

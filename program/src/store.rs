@@ -1,8 +1,8 @@
 //! Opening stores for commands, and what the command line calls the store's options.
 //!
 //! A store that was not closed cleanly is reported in one line on standard error. Rule: a command
-//! that changes nothing opens the store to be read only, so that it works on a read-only mount and
-//! beside others of its kind.
+//! that changes nothing opens the store read-only. So it works on a read-only mount and beside
+//! others of its kind.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -109,7 +109,7 @@ pub fn open_or_create(path: &Path, durability: DurabilityArg) -> Result<LocalBac
     open_with(LocalBackend::options().durability(durability.into()), path)
 }
 
-/// Runs `body` on a store and closes it whatever comes of that: a failed command is no crash.
+/// Runs `body` on a store and closes it even if `body` fails: a failed command is no crash.
 pub fn with<T>(
     store: LocalBackend,
     body: impl FnOnce(&LocalBackend) -> Result<T, Failure>,
@@ -142,7 +142,7 @@ fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
     Ok(store)
 }
 
-/// What a callback of the library answers: a signal ends what it watches.
+/// Answer of a callback to the library: a signal ends the call that it watches.
 pub fn go_on() -> ControlFlow<()> {
     if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

@@ -1,9 +1,8 @@
 //! The tree to import: what lies under a path, found before the first byte is read. Owns what of it
 //! an import keeps: [`mtime`], [`ctime`], [`owner`], and a count of what it does not.
 //!
-//! Follows no symbolic link but the one the user named. Files that are neither plain files,
-//! directories nor links (devices, pipes, sockets) are named and left out; what cannot be read is
-//! named too and does not end the walk.
+//! Follows no symbolic link but the one the user named. Other kinds of files (devices, pipes,
+//! sockets) are named and left out. A file that cannot be read is named too, and the walk goes on.
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +24,7 @@ pub struct Item {
     pub metadata: Metadata,
 }
 
-/// What a walk found.
+/// Result of a walk.
 #[derive(Debug, Default)]
 pub struct Tree {
     /// Every file, directory and link; a directory comes before what lies in it.
@@ -139,7 +138,7 @@ pub fn owner(metadata: &Metadata) -> Owner {
 }
 
 /// Whether there is more to a file than an import keeps. The label that SELinux gives every file
-/// does not count. What cannot be asked is taken for a no.
+/// does not count. A failed query counts as no.
 fn has_attributes(path: &Path) -> bool {
     const NAMES_LEN: usize = 4096;
     let mut names = [0; NAMES_LEN];

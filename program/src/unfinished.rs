@@ -2,16 +2,16 @@
 //!
 //! Owns the place where the files are made, the directory `unfinished` inside of the target. Steps:
 //!
-//! 1. The target is made where it is missing, and locked against other runs. What an earlier run
-//!    left is removed: there is `unfinished`, no `META`, and otherwise nothing but files of a
-//!    store.
+//! 1. The target is made where it is missing, and locked against other runs. Leftovers of an
+//!    earlier run are removed: there is `unfinished`, no `META`, and otherwise nothing but files of
+//!    a store.
 //! 2. The library fills `unfinished`. Nothing that a store has lies beside it.
 //! 3. The files move up, `META` last, each by one rename. That is the step that makes the target a
 //!    backup or a store: before it, it is neither, and after it, it is whole.
 //! 4. `unfinished` goes.
 //!
-//! So a run that is killed leaves a directory that no command takes for a store, and the next run
-//! with the same target begins again. A run that fails or is stopped removes what it made.
+//! So no command takes the directory of a killed run for a store. The next run with the same target
+//! begins again. A run that fails or is stopped removes what it made.
 
 use std::fs::{self, File};
 use std::io;

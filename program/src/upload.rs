@@ -1,13 +1,13 @@
 //! Uploads: one file, directory or link on its way into a store, visible all at once.
 //!
 //! Protocol, for an entry that replaces `old` (or nothing):
-//! 1. begin; write an empty metadata block to learn the entry's id, so that it is below those of
-//!    the chunks;
-//! 2. write the chunks. Whenever [`TRANSACTION_LEN_MAX`] bytes are pending, write the entry as
-//!    *staged*, commit, begin again: memory stays bounded, and what a crash leaves behind is named
-//!    by the staged entry;
-//! 3. write the entry as complete, delete `old` and its chunks, commit. This commit is the point
-//!    at which the file changes from old to new.
+//! 1. Begin. Write an empty metadata block to learn the entry's id, so that it is below those of
+//!    the chunks.
+//! 2. Write the chunks. Whenever [`TRANSACTION_LEN_MAX`] bytes are pending, write the entry as
+//!    *staged*, commit, begin again. Memory stays bounded, and the staged entry names the chunks
+//!    that a crash leaves behind.
+//! 3. Write the entry as complete, delete `old` and its chunks, commit. This commit is the point at
+//!    which the file changes from old to new.
 //!
 //! Dropping an upload before step 3 rolls back and removes what step 2 staged.
 
@@ -73,8 +73,7 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// The file changed while it was read: the next import is to compare it, whatever its dates
-    /// say.
+    /// The file changed while it was read: the next import compares it, even if its dates match.
     pub fn forget_ctime(&mut self) {
         self.entry.ctime = None;
     }

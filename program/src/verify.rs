@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Outcome {
     Ok(Exit::of_check(is_sound))
 }
 
-/// Says of each packed file that not all of it can be had what is wrong with it.
+/// Says of each incomplete file what is wrong with it.
 fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, Failure> {
     if report.metadata_blocks == 0 {
         return Ok(Vec::new());
@@ -69,7 +69,7 @@ fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, F
     let store = match store::open_to_read(&args.store) {
         Ok(store) => store,
         Err(why) if report.damage.is_empty() => return Err(why),
-        // What stands in the way is in the report.
+        // The report names the obstacle.
         Err(_damaged) => return Ok(Vec::new()),
     };
     let damaged: HashSet<BlockId> =

@@ -6,7 +6,7 @@
 //! 1. A store is one flat directory; a file is named by [`FileName`], never by a path from input.
 //! 2. Retry loops for short transfers and `EINTR` live here, above the implementations
 //!    ([`write_all_at`], [`read_exact_at`]), so that injected faults reach them.
-//! 3. A failed sync is reported once and never tried again by anybody.
+//! 3. A failed sync is reported once; no thread tries it again.
 //!
 //! Knows nothing of frames, segments or transactions.
 
@@ -114,7 +114,7 @@ pub enum How {
 /// The unit of aligned writes, in bytes.
 pub const PAGE_LEN: usize = 4096;
 
-/// What [`Disk::list`] finds.
+/// An entry that [`Disk::list`] finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A plain file with a name of ours.
@@ -139,7 +139,7 @@ pub enum Entry {
 /// Why the store's lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Somebody else, in this process or another, holds it.
+    /// Another handle, in this process or another, holds it.
     Held,
     /// The operating system refused.
     Io(io::Error),
@@ -228,8 +228,8 @@ pub trait Disk: Env {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Lists the directory, in no special order. What the file system itself keeps there
-    /// (`lost+found`) is left out.
+    /// Lists the directory, in no special order. Entries of the file system itself (`lost+found`)
+    /// are left out.
     ///
     /// # Errors
     /// The operating system's own.
@@ -251,10 +251,10 @@ pub trait Disk: Env {
     fn sync_dir(&self) -> io::Result<()>;
 
     /// Takes the store's exclusive lock on `LOCK`, creating the file where it is missing and can be
-    /// made. As long as it is held nobody else gets it, whatever becomes of the file.
+    /// made. While it is held no other handle gets it, even if the file is removed or replaced.
     ///
     /// # Errors
-    /// [`LockError::Held`] at once when somebody else has it; never waits.
+    /// [`LockError::Held`] at once when another handle has it; never waits.
     fn lock(&self) -> Result<Self::Lock, LockError>;
 
     /// Takes the store's lock for a look: it keeps out who takes the lock to write, and makes no
@@ -315,18 +315,18 @@ pub trait DiskFile: Send + Sync + 'static {
     fn expect_random(&self) {}
 
     /// Begins to bring bytes from the disk into memory, so that a later read of them finds them
-    /// there. A hint: whatever fails is reported by that read.
+    /// there. A hint: failures are reported by that read.
     fn begin_read(&self, _offset: u64, _len: u64) {}
 
     /// Makes written bytes, and the length needed to read them, durable.
     ///
     /// # Errors
-    /// The operating system's own. What of the bytes is durable is then unknown, for ever: a second
-    /// call may report success without having written them.
+    /// The operating system's own. Which of the bytes are durable is then unknown, for ever: a
+    /// second call may report success without having written them.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Begins to bring written bytes to the disk, so that a later sync finds less to do. A hint:
-    /// nothing is durable for it, and whatever fails is reported by [`DiskFile::sync_data`].
+    /// Begins to bring written bytes to the disk, so that a later sync finds less to do. A hint: it
+    /// makes nothing durable, and failures are reported by [`DiskFile::sync_data`].
     fn begin_write_back(&self, _offset: u64, _len: u64) {}
 
     /// Fills a range with zeros so that a later write into it changes neither length nor extents.
@@ -336,8 +336,8 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own; the file may have grown in part.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Makes sure that a later write into a range does not run out of space. What the range reads
-    /// as is zeros, or what was written there. Not durable before [`DiskFile::sync_data`].
+    /// Makes sure that a later write into a range does not run out of space. The range then reads
+    /// as zeros or as the bytes written there. Not durable before [`DiskFile::sync_data`].
     ///
     /// # Errors
     /// The operating system's own; the file may have grown in part.
@@ -371,8 +371,8 @@ pub trait DiskFile: Send + Sync + 'static {
         None
     }
 
-    /// Makes the first `len` bytes of `original` those of this empty file, without copying: both
-    /// lie in the same place of the disk until one of them is written (a *reflink*). Not durable
+    /// Makes the first `len` bytes of `original` those of this empty file, without copying (a
+    /// *reflink*). Both lie in the same place of the disk until one of them is written. Not durable
     /// before [`DiskFile::sync_data`].
     ///
     /// # Errors
@@ -419,12 +419,12 @@ pub trait View: Send + Sync {
     /// read ahead.
     fn settle(&self) {}
 
-    /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
+    /// Returns whether a reader still holds bytes cut from this view. Takes the view for itself, so
     /// that a false stays false until the next [`View::bytes`].
     fn is_shared(&mut self) -> bool;
 
-    /// What is alive as long as this view or bytes cut from it are; by default nothing, for views
-    /// of which no bytes are held.
+    /// A reference that lives as long as this view or bytes cut from it. By default it is dead, for
+    /// views of which no bytes are held.
     fn life(&self) -> Weak<dyn Any + Send + Sync> {
         Weak::<()>::new()
     }

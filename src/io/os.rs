@@ -3,26 +3,24 @@
 //! Owns the directory's descriptor, the lock and the calls below [`Disk`] and [`Env`]; files are in
 //! `file`, aligned buffers in `buffer`. Invariants:
 //!
-//! 1. The directory is opened once. A link in the path that the caller gives is the caller's
-//!    choice, with or without a slash behind it, and is followed then and never again. After that
-//!    every name is looked up relative to that descriptor, links refused, descriptors closed on
-//!    `exec`. Nothing is made behind a link that leads nowhere: the volume that it leads to may not
-//!    be mounted.
-//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask, where the file
-//!    system keeps modes. Where it does not, that is told ([`Disk::modes_are_refused`]) and nothing
-//!    is refused.
-//! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
-//!    has no second name.
-//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when
-//!    the file is removed or replaced, the file's keeps out versions that lock nothing else.
-//! 5. What the file system itself keeps in its root is not listed (`furniture`).
-//! 6. A hint or a wish that the system refuses is no error: modes, read-ahead, write-back, direct
-//!    transfers, zeros and space ahead, reflinks, second names. What durability or exclusion rests
-//!    on is one: locks, syncs of files and of the directory, renames.
+//! 1. The directory is opened once. A link in the caller's path, with or without a slash behind it,
+//!    is followed then and never again. Later every name is looked up relative to that descriptor:
+//!    links are refused, descriptors closed on `exec`. Nothing is made behind a link that leads
+//!    nowhere: the volume that it leads to may not be mounted.
+//! 2. A directory made here has mode 0700 and a file 0600, under every umask, where the file system
+//!    keeps modes. Elsewhere [`Disk::modes_are_refused`] says so, and nothing is refused.
+//! 3. Only plain files are opened. Where other users may write to the directory, the file must be
+//!    ours and have no second name.
+//! 4. The store's lock is one of the directory and of `LOCK`. The directory's holds even if the
+//!    file is removed or replaced. The file's keeps out versions that lock nothing else.
+//! 5. Entries of the file system itself in its root are not listed (`furniture`).
+//! 6. A refused hint or wish is no error: modes, read-ahead, write-back, direct transfers, zeros
+//!    and space ahead, reflinks, second names. A refusal is an error where durability or exclusion
+//!    depends on the call: locks, syncs of files and of the directory, renames.
 //! 7. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
-//! 8. A directory and its files belong to the process that opened them: in a forked child every
-//!    call is refused before it reaches the system (`process`). This holds below all that a store
-//!    does, so also where a child returns into the middle of it from a callback.
+//! 8. A directory and its files belong to the process that opened them. In a forked child every
+//!    call is refused before it reaches the system (`process`). This check lies below the whole
+//!    store, so it also covers a child that a callback forks amid a call.
 //!
 //! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that
 //! neither the standard library nor `nix` has. Does not decide what a failure means for the store.
@@ -80,7 +78,7 @@ pub struct OsDisk {
     process: Process,
 }
 
-/// What has been learnt about the file system's own way to write zeros.
+/// Whether the file system has its own way to write zeros, as far as is known.
 #[derive(Debug, Default)]
 struct Zeroing {
     refused: AtomicBool,
@@ -200,7 +198,7 @@ impl OsDisk {
         Ok(file)
     }
 
-    /// Keeps everybody out who takes the store's lock, and changes nothing.
+    /// Keeps out every handle that takes the store's lock, and changes nothing.
     ///
     /// # Errors
     /// As [`Disk::lock`].
@@ -354,7 +352,8 @@ impl Disk for OsDisk {
         Ok(fsync(&self.directory)?)
     }
 
-    /// Locks the directory itself, too: whoever removes or replaces the file lets nobody in.
+    /// Locks the directory itself, too: removing or replacing the file then admits no second
+    /// handle.
     fn lock(&self) -> Result<OsLock, LockError> {
         let mut locked = self.lock_directory()?;
         let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
@@ -475,9 +474,9 @@ fn directory_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-/// Gives a file or directory a mode, whatever the umask. False when others may do what it was to
-/// forbid: file systems without modes refuse to set one (CIFS, drvfs, some FUSE), or take it and
-/// change nothing.
+/// Gives a file or directory a mode, under any umask. False when other users keep more rights than
+/// the mode grants. File systems without modes (CIFS, drvfs, some FUSE) refuse to set one, or
+/// accept it and change nothing.
 ///
 /// # Errors
 /// The operating system's own, but for the refusal.

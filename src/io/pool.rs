@@ -3,14 +3,14 @@
 //! Owns the threads and the bounded queue in front of them. Invariants:
 //!
 //! 1. A command that was accepted is run, also when the pool is closed right after.
-//! 2. A panic in a command ends that command alone: it is reported through the callback given at
-//!    the start, and the worker goes on with the next one.
+//! 2. A panic in a command ends that command alone. The worker reports it through the callback
+//!    given at the start, and runs the next command.
 //! 3. Closing waits for every worker, except for the one that it happens to run on.
 //!
 //! A command must not wait for another command: with all workers waiting, none is left to run it.
-//! Commands start in the order of submission and end in any order. What a command's failure means
-//! is told by the command itself, over a channel of its own; a caller that waits on such a channel
-//! is released when the command is dropped, run or not.
+//! Commands start in the order of submission and end in any order. A command reports its own
+//! failure, over a channel of its own. A caller that waits on such a channel is released when the
+//! command is dropped, run or not.
 
 use std::cell::Cell;
 use std::fmt;
@@ -67,7 +67,7 @@ pub enum Rejected {
 /// How large a pool is.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolOptions {
-    /// What the threads are called; the worker's number is appended. Linux shows 15 bytes.
+    /// Name of the threads; the worker's number is appended. Linux shows 15 bytes.
     pub name: &'static str,
     /// How many threads there are, at least 1.
     pub worker_count: usize,
@@ -175,7 +175,7 @@ impl IoPool {
         drop(self.queue.lock().take());
         match CURRENT.with(Cell::get).filter(|current| current.pool == self.id) {
             None => join_all(&mut self.workers.lock(), None),
-            // Whoever holds the lock waits for this very thread.
+            // The thread that holds the lock waits for this very worker.
             Some(current) => match self.workers.try_lock() {
                 Some(mut workers) => join_all(&mut workers, Some(current.index)),
                 None => true,
@@ -183,7 +183,7 @@ impl IoPool {
         }
     }
 
-    /// Taken out of the lock, so that a full queue keeps nobody from closing.
+    /// Clones the sender, so that a submission that waits at a full queue does not hold up `close`.
     fn sender(&self) -> Option<Sender<Command>> {
         self.queue.lock().clone()
     }
@@ -211,7 +211,7 @@ fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
     in_good_order
 }
 
-/// The life of a worker: until the queue is empty and nobody can put anything into it.
+/// Runs commands until the queue is empty and has no sender.
 fn work(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
     CURRENT.with(|current| current.set(Some(id)));
     let _duty = callback::begin(Duty::Working);

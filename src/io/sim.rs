@@ -12,7 +12,7 @@
 //! | misuse by the program             | `file`: panics, and [`SimDisk::violations`]              |
 //!
 //! To try every crash point of a program, run it once with [`SimDisk::record_images`] and cut the
-//! power in each [`Image`]; or run it again and again with [`SimDisk::crash_at`].
+//! power in each [`Image`]. Or run it again and again with [`SimDisk::crash_at`].
 //!
 //! Lock order: the disk's state, then its random bytes or its clock. No code of the program runs
 //! under these locks.
@@ -47,7 +47,7 @@ use media::Media;
 use random::Random;
 use state::{CrashPoint, State};
 
-/// What a power cut may do to changes of names.
+/// Effect of a power cut on changes of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
     /// They survive in order: a beginning of them does.
@@ -59,7 +59,7 @@ pub enum Profile {
     Paranoid,
 }
 
-/// What calls see of a file's bytes after a sync of it has failed.
+/// The bytes of a file that calls see after a sync of it has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncFailure {
     /// The new bytes, though they may never become durable (ext4, xfs).
@@ -359,7 +359,7 @@ impl Env for SimDisk {
         Ok(())
     }
 
-    /// Time passes here only where somebody waits: a microsecond.
+    /// Time passes here only where a thread waits: a microsecond.
     fn pause(&self) {
         self.advance(Duration::from_micros(1));
         os::pause_thread();

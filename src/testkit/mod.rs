@@ -106,7 +106,7 @@ impl<F> fmt::Debug for Claim<F> {
 pub struct Broken {
     /// The claim's name.
     pub claim: &'static str,
-    /// What was seen.
+    /// The observation.
     pub message: String,
 }
 

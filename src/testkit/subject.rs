@@ -109,12 +109,12 @@ impl<'f> Subject<'f> {
         self.store().stats()
     }
 
-    /// What the store must hold, for checks that talk to the backend themselves.
+    /// The model of the store, for checks that call the backend themselves.
     pub(super) fn model(&self) -> std::cell::RefMut<'_, Model> {
         self.model.borrow_mut()
     }
 
-    /// Has [`Subject::check`] look at an id although no commit of the model touched it.
+    /// Has [`Subject::check`] read an id although no commit of the model touched it.
     pub(super) fn saw(&self, id: u64) {
         self.seen.borrow_mut().insert(id);
     }

@@ -89,7 +89,7 @@ fn histogram(out: &mut String, row: &Row) {
     }
 }
 
-/// What a class of sizes is called (see `StorageStats::group_sizes`).
+/// Name of a class of sizes (see `StorageStats::group_sizes`).
 fn size_of(class: usize) -> String {
     let low = 1_u64 << class;
     match class {

@@ -1,8 +1,8 @@
 //! An earlier run, read back from the file that `--json` wrote, beside this one.
 //!
-//! Absolute figures of two runs differ with the hour; the engine over the leader/follower loop,
-//! which met the same disk in the same seconds, says more. Reads only what it compares, so files of
-//! versions that wrote more or less of the rest can be read.
+//! Absolute figures of two runs differ with the hour. The ratio of the engine to the
+//! leader/follower loop, measured on the same disk in the same seconds, says more. Reads only the
+//! figures it compares, so files of versions with other figures can be read.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::size::grouped;
 use crate::table::Table;
 
-/// What is compared of an earlier run.
+/// Figures of an earlier run that are compared.
 #[derive(Debug, Deserialize)]
 struct Run {
     machine: Machine,

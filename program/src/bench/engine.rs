@@ -1,8 +1,8 @@
 //! The engine under the closed loop: a fresh store, space prepared ahead, then commits.
 //!
-//! Steady state means that the log writes into space that was written before, so the space for the
-//! all slices of a round is prepared before the clock starts. After the last slice every thread's
-//! first and last acknowledged blocks are read back and compared.
+//! Steady state means that the log writes into space that was written before. So the space for all
+//! slices of a round is prepared before the clock starts. After the last slice every thread's first
+//! and last acknowledged blocks are read back and compared.
 
 use std::fs::File;
 use std::io;
@@ -28,11 +28,11 @@ pub struct Setup {
     pub write_mode: Option<WriteModeArg>,
 }
 
-/// What one slice measured of the engine.
+/// Measurements of the engine in one slice.
 pub struct EngineSample {
     /// Commits and latencies.
     pub sample: Sample,
-    /// What the store counted meanwhile.
+    /// Counters of the store for that slice.
     pub counted: Counted,
     /// Bytes of space prepared before the first slice.
     pub prepared_len: u64,
@@ -124,8 +124,8 @@ impl Engine {
         Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
     }
 
-    /// Waits until the store no longer zeroes space behind the scenes (a second at most), so that
-    /// the loop that is measured next has the disk for itself.
+    /// Waits until the store's background zeroing is done (a second at most), so that the next loop
+    /// has the disk for itself.
     fn settle(&self) {
         const STEP: Duration = Duration::from_millis(5);
         const STEPS_MAX: usize = 200;
@@ -159,9 +159,9 @@ fn remove(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-/// An upper estimate of what the log takes: every commit with its headers, every group (of one
-/// commit, at worst) padded to a page, and some; and what the store keeps ahead of its tail in any
-/// case, or it would zero that much again while the clock runs.
+/// An upper estimate of the log's length: every commit with its headers, every group (of one
+/// commit, at worst) padded to a page, and some. The space that the store keeps ahead of its tail
+/// is added, or it would be zeroed while the clock runs.
 fn space_for(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 {
     const PAGE_LEN: f64 = 4096.0;
     const SPACE_LEN_MIN: f64 = 64e6;

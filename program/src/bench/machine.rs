@@ -1,5 +1,5 @@
-//! What the figures were measured on: processor, kernel, disk. Reads `/proc`; says "unknown" where
-//! that does not tell.
+//! The machine of the figures: processor, kernel, disk. Reads `/proc`; says "unknown" where that
+//! does not tell.
 
 use std::fs;
 use std::path::{Path, PathBuf};

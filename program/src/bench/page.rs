@@ -1,4 +1,4 @@
-//! A report as one HTML file that needs no other: chart, tables, charts of text, and the figures as
+//! A report as one HTML file that needs no other: chart, tables, charts of text. The figures are
 //! JSON in a script element that nothing runs.
 
 use crate::bench::report::Report;

@@ -1,4 +1,4 @@
-//! What the chart of a report shows: throughput and latency over threads, engine and rooflines.
+//! The chart of a report: throughput and latency over threads, engine and rooflines.
 
 mod sweep;
 
@@ -13,7 +13,7 @@ const LOOP_TAIL: &str = "#eda66b";
 const BARE: &str = "#6b7280";
 
 /// Draws the engine alone, a line for each shape, where several shapes have several numbers of
-/// threads; else the rows that have the shape of the first one, beside the rooflines.
+/// threads. Else draws the rows with the first row's shape, beside the rooflines.
 pub fn draw(report: &Report) -> Chart {
     let shapes = sweep::shapes(report);
     if shapes.len() > 1 {

@@ -1,8 +1,8 @@
-//! From samples to figures: the [`Figures`] of one slice come from engine and rooflines measured
-//! one right after the other, those of a [`Row`] are the medians over its slices.
+//! From samples to figures. The [`Figures`] of one slice come from engine and rooflines, measured
+//! one right after the other. Those of a [`Row`] are the medians over its slices.
 //!
-//! Ratios are taken within each slice, where engine and roofline met the same disk in the same
-//! seconds, and their median is reported: it need not be the ratio of the medians.
+//! Ratios are taken within each slice, where engine and roofline use the same disk in the same
+//! seconds. Their median is reported: it need not be the ratio of the medians.
 
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ pub struct Row {
     pub batch: usize,
     /// The medians.
     pub median: Figures,
-    /// What they are the medians of.
+    /// Values whose medians they are.
     pub slices: Vec<Figures>,
     /// Groups by size over all slices: of 1 commit, of 2 to 3, of 4 to 7, and so on.
     pub groups: Vec<u64>,
@@ -79,8 +79,8 @@ figures! {
         p99_us,
         /// Engine: latency of 999 in 1000.
         p999_us,
-        /// Engine: time of a commit before its group is written and after it was woken, on average:
-        /// waiting for the log, for company and for a core.
+        /// Engine: average time of a commit before its group is written and after it was woken:
+        /// waits for the log, for other commits and for a core.
         wait_us,
         /// Engine: time in which a commit's group is laid out and written, on average.
         write_us,
@@ -242,7 +242,7 @@ impl Report {
         table
     }
 
-    /// What the table's columns mean and what was done around the measurements.
+    /// Explains the table's columns and the steps around the measurements.
     pub fn legend(&self) -> String {
         let sync = if self.durability == "durable" { " + fdatasync" } else { "" };
         format!(

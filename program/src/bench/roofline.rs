@@ -1,15 +1,15 @@
 //! Rooflines: what this disk gives to the simplest programs that could do the same work.
 //!
-//! Owns the space they write into: one file, zeroed and synced before the clock starts, written
-//! round and round, so that no write changes a length or an extent. Two loops use it:
+//! Owns the space they write into: one file, zeroed and synced before the clock starts. It is
+//! written as a ring, so that no write changes a length or an extent. Two loops use it:
 //!
 //! 1. [`bare`]: one thread, one write and one `fdatasync` for the commits of all `T` threads
 //!    together: group commit without any cost of coming together. Nothing that syncs once a
 //!    group can be faster in steps.
 //! 2. [`LeaderFollower`]: `T` threads and the textbook group commit. The first to arrive leads its
-//!    group: it waits for the flush under way, copies what is queued into an aligned buffer, writes
-//!    it past the page cache, syncs, and wakes the others; who arrives meanwhile forms the next
-//!    group. No checksums, no index, no recovery: what a careful afternoon's work achieves.
+//!    group: it waits for the flush under way, copies the queue into an aligned buffer, writes that
+//!    past the page cache, syncs, and wakes the others. Threads that arrive meanwhile form the next
+//!    group. No checksums, no index, no recovery: a careful afternoon's work.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -174,7 +174,7 @@ impl Committer for Bare<'_> {
     }
 }
 
-/// What the leader/follower loop measured.
+/// Measurements of the leader/follower loop.
 pub struct LoopSample {
     /// Commits and latencies.
     pub sample: Sample,
@@ -228,7 +228,7 @@ struct Request {
     first: usize,
 }
 
-/// What a leader works with; allocated once.
+/// A leader's buffers; allocated once.
 struct Flush {
     group: Vec<Request>,
     staging: Aligned,

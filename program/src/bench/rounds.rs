@@ -1,9 +1,9 @@
 //! Rounds: who is measured when.
 //!
-//! A shared disk changes its mood within seconds. So the time of a row is cut into slices of a
-//! quarter of a second or so; in each slice bare loop, leader/follower loop and engine follow one
-//! another, in the opposite order in every other slice, and ratios are taken within a slice. A
-//! round goes through all rows; the engine gets a new store in each row of each round.
+//! The speed of a shared disk changes within seconds. So the time of a row is cut into slices of a
+//! quarter of a second or so. In each slice bare loop, leader/follower loop and engine follow one
+//! another, in the opposite order in every other slice. Ratios are taken within a slice. A round
+//! goes through all rows; the engine gets a new store in each row of each round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ struct Line {
     expected_per_s: f64,
 }
 
-/// What a slice measures of a row, as it comes in.
+/// Measurements of a row, slice by slice.
 #[derive(Default)]
 struct Measured {
     bare: Option<(Writes, Sample)>,

@@ -1,4 +1,4 @@
-//! What a row of the benchmark does, and the closed loop that measures engine and rooflines alike.
+//! The work of a row, and the closed loop that measures engine and rooflines alike.
 //!
 //! Every thread commits, waits for the acknowledgement and commits again, until the time is over.
 //! Payloads are made before the clock starts, so that what is measured is the commit.
@@ -75,7 +75,7 @@ fn payload(size: usize, thread: usize, index: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// What a closed loop measured.
+/// Measurements of a closed loop.
 #[derive(Debug)]
 pub struct Sample {
     /// Commits acknowledged.

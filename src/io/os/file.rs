@@ -1,13 +1,13 @@
 //! Files of the real disk.
 //!
-//! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
+//! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again. A
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
-//! transfer; one that is to see the disk itself refuses that transfer instead. A transfer beyond
-//! the process's limit on file lengths raises `SIGXFSZ`, which ends the process unless it is
-//! ignored. So each opening asks for that limit before it reaches further than ever, and transfers
-//! nothing beyond it. A limit that is lowered below that later is not noticed. Does not loop over
-//! short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is one operation to
-//! its caller.
+//! transfer. A file opened past the cache returns that refusal instead. A transfer beyond the
+//! process's limit on file lengths raises `SIGXFSZ`, which ends the process unless it is ignored.
+//! So each opening asks for that limit before it reaches further than ever, and transfers nothing
+//! beyond it. A limit that is lowered below that later is not noticed. Does not loop over short
+//! transfers (see [`super::super`]), except in [`DiskFile::zero`], which is one operation to its
+//! caller.
 
 use crate::unheard::unheard;
 use std::fs::File;

@@ -60,8 +60,8 @@ pub(super) fn mark_alike(empty: &File, original: &File) {
 #[expect(unsafe_code, reason = "no crate has a call for it")]
 fn flags_of(file: &File) -> io::Result<c_int> {
     let mut flags = 0;
-    // SAFETY: the call writes an int through the pointer, which is that of a live `c_int`; the
-    // descriptor is open as long as the borrow of its file.
+    // SAFETY: the call writes an int through a pointer to a live `c_int`. The descriptor is open as
+    // long as the borrow of its file.
     unsafe { get_flags(file.as_raw_fd(), &mut flags) }?;
     Ok(flags)
 }
@@ -71,8 +71,8 @@ fn mark(file: &File, marked: c_int) -> io::Result<()> {
     let flags = flags_of(file)?;
     let wanted = flags & !IN_PLACE | marked;
     if wanted != flags {
-        // SAFETY: the call reads an int through the pointer, which is that of a live `c_int`; the
-        // descriptor is open as long as the borrow of its file.
+        // SAFETY: the call reads an int through a pointer to a live `c_int`. The descriptor is open
+        // as long as the borrow of its file.
         unsafe { set_flags(file.as_raw_fd(), &wanted) }?;
     }
     Ok(())

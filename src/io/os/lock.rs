@@ -4,7 +4,7 @@
 //! not to a process: a forked child shares it. So three things hold:
 //!
 //! 1. Only the process that took the lock unlocks it. In any other a drop changes nothing.
-//! 2. It unlocks before it closes, which ends the lock whatever other process has the descriptor.
+//! 2. It unlocks before it closes, which ends the lock even if another process has the descriptor.
 //! 3. A child of `fork` has the descriptors closed before it runs, so that a parent's end by a
 //!    signal ends the lock, too. A child of a raw `clone` keeps the lock until it execs or exits.
 

@@ -1,11 +1,10 @@
 //! The process that a store belongs to, and how a forked child is told from its parent.
 //!
-//! Owns one word of memory that the kernel clears in each child (`MADV_WIPEONFORK`), so that no
-//! call of the system is needed to see a fork, a raw `clone` included. A process writes a number
-//! into it that no ancestor had. [`Process`] is that number, noted where something is made. Where
-//! the kernel has no such memory, the process id is the number, and each look is a system call. A
-//! child of `vfork` shares all memory with its parent and is not told from it: it may only exec or
-//! exit.
+//! Owns one word of memory that the kernel clears in each child (`MADV_WIPEONFORK`). A fork, a raw
+//! `clone` included, is thereby seen without a system call. A process writes a number into it that
+//! no ancestor had. [`Process`] is that number, noted where something is made. Where the kernel has
+//! no such memory, the process id is the number, and each look is a system call. A child of `vfork`
+//! shares all memory with its parent and is not told from it: it may only exec or exit.
 //!
 //! Rule: what holds locks, threads, maps or descriptors of a store notes its [`Process`]. Every
 //! call looks at it **before** the first lock, since a lock that another thread held at the fork is
@@ -30,7 +29,7 @@ use crate::unheard::unheard;
 pub(crate) struct Process {
     /// Cleared by the kernel in a child; `None` where it cannot.
     word: Option<&'static AtomicU64>,
-    /// What stands in the word of that process, or its id.
+    /// The value in the word of that process, or its id.
     number: u64,
 }
 
@@ -51,7 +50,7 @@ impl Process {
         Process { word: Some(word), number }
     }
 
-    /// What tells it from its ancestors and descendants; never 0.
+    /// Number that no ancestor and no descendant has; never 0.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -245,8 +244,8 @@ fn handle_forks() {
     }
 }
 
-/// What a child does before `fork` returns in it. The file that owns the descriptor is bound to the
-/// parent's process: in this one it is neither used nor closed, not even when it is dropped.
+/// Runs in a child before `fork` returns in it. The file that owns the descriptor is bound to the
+/// parent's process. The child neither uses nor closes it, even when it drops it.
 extern "C" fn close_in_child() {
     let mut place = Some(&DESCRIPTOR_SLOTS);
     while let Some(here) = place {
@@ -270,7 +269,7 @@ mod tests {
         first.end_if_forked();
     }
 
-    /// What a child sees, without one: its word is zero, and later a number of its own.
+    /// Without a fork, does as a child would: its word is zero, and later a number of its own.
     #[test]
     fn another_number_in_the_word_is_another_process() {
         static WORD: AtomicU64 = AtomicU64::new(5);

@@ -178,7 +178,7 @@ fn what_is_not_a_plain_file_is_refused_without_waiting() {
     let scratch = Scratch::new();
     let disk = scratch.disk();
     let target = scratch.root.path().join("target");
-    std::fs::write(&target, b"somebody else's").expect("written");
+    std::fs::write(&target, b"another's").expect("written");
     symlink(&target, scratch.file_path(FileName::Segment(1))).expect("linked");
     mkfifo(&scratch.file_path(FileName::Segment(2)), Mode::S_IRWXU).expect("made");
     std::fs::create_dir(scratch.file_path(FileName::Segment(3))).expect("made");
@@ -190,7 +190,7 @@ fn what_is_not_a_plain_file_is_refused_without_waiting() {
         check_kind(disk.open(FileName::Segment(n), How::CreateNew), ErrorKind::AlreadyExists);
     }
     assert!(matches!(disk.lock(), Err(LockError::Io(_))));
-    assert_eq!(std::fs::read(&target).expect("read"), b"somebody else's");
+    assert_eq!(std::fs::read(&target).expect("read"), b"another's");
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     drop(file_with(&disk, SEGMENT, &[7; 3 * PAGE_LEN]));
     let is_mapped =
         |disk: &OsDisk| disk.open(SEGMENT, How::ReadWrite).expect("the file").is_mapped_elsewhere();
-    assert!(!is_mapped(&disk), "nobody has a map yet");
+    assert!(!is_mapped(&disk), "there is no map yet");
     let view = disk.open(SEGMENT, How::Read).expect("the file").map(3 * PAGE_LEN).expect("a map");
     let held = view.bytes(PAGE_LEN as u64, 9).expect("bytes");
     drop(disk);
@@ -309,7 +309,7 @@ fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     assert!(is_mapped(&later), "the bytes are held");
     assert_eq!(held, [7; 9][..]);
     drop(held);
-    assert!(!is_mapped(&later), "nobody looks any more");
+    assert!(!is_mapped(&later), "no view and no bytes are left");
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_mode_that_the_file_system_does_not_keep_is_told_and_no_error() {
     assert!(fchmod(&open_to_all, FILE_MODE).is_err(), "a file system without modes");
     assert!(!keep_mode(&open_to_all, FILE_MODE).expect("no error"));
     let all = Mode::S_IRWXU | Mode::S_IRWXG | Mode::S_IRWXO;
-    assert!(keep_mode(&open_to_all, all).expect("no error"), "nobody is let in against a wish");
+    assert!(keep_mode(&open_to_all, all).expect("no error"), "that mode forbids nothing");
     let own = tempfile::tempfile().expect("a temporary file");
     assert!(keep_mode(&own, FILE_MODE).expect("set"));
 

@@ -1,8 +1,8 @@
 //! Damage between two runs: what a bad device, a careless person or an attacker does to files.
 //!
 //! Owns the changes that no program made: they are durable at once, count as no operation and meet
-//! no fault. Meant for a disk that nobody has open; pending changes of a damaged file stay pending.
-//! A file that does not exist is a mistake of the test, and panics.
+//! no fault. Meant for a disk that no store has open; pending changes of a damaged file stay
+//! pending. A file that does not exist is a mistake of the test, and panics.
 
 use super::super::{Entry, FileName};
 use super::SimDisk;

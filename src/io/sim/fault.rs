@@ -1,16 +1,16 @@
 //! Errors on purpose: which operation fails, how, and with what effect.
 //!
 //! Owns the list of armed [`Fault`]s and the count of operations. Every call of
-//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered from
-//! 0; a fault that makes no sense for the operation it meets (no space for a read) passes it by.
-//! What an effect does to files is decided where the operation is.
+//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered
+//! from 0. A fault that makes no sense for the operation it meets (no space for a read) passes it
+//! by. The operation itself decides how an effect changes its files.
 
 use std::io;
 
 use super::super::{FileName, PAGE_LEN};
 use super::content::SECTOR_LEN;
 
-/// What an operation is.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the call of the same name")]
 pub enum OperationKind {
@@ -63,7 +63,7 @@ impl OperationKind {
 pub struct Operation {
     /// Its number.
     pub index: u64,
-    /// What it was.
+    /// Its kind.
     pub kind: OperationKind,
     /// The file it was about, by the name it was opened with.
     pub name: Option<FileName>,
@@ -175,13 +175,13 @@ pub struct Fault {
     pub sticky: bool,
 }
 
-/// What an operation does to files.
+/// Effect of an operation on files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Effect {
     Full,
     /// A transfer moves this much.
     Short(Share),
-    /// What such a failure leaves: half a write, half a range of zeros, doubt after a sync.
+    /// The remains of such a failure: half a write, half a range of zeros, doubt after a sync.
     Fail,
     Nothing,
 }
@@ -198,7 +198,7 @@ impl Effect {
     }
 }
 
-/// What an operation does and reports.
+/// Effect and result of an operation.
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub(super) effect: Effect,

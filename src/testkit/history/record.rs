@@ -26,8 +26,9 @@ use crate::transaction::{IsolationLevel, WriteBatch};
 /// The value of a payload that no recorder wrote. Values that were written begin at 1.
 pub const GARBAGE: u64 = 0;
 
-/// Records what threads do to a store. The store must be at rest when it is made, and hold none of
-/// the blocks that the threads will use; they must use no others, and nobody else may write.
+/// Records the operations of threads on a store. The store must be at rest when the recorder is
+/// made, and hold none of the blocks that the threads will use. The threads must use no others, and
+/// no other thread may write.
 pub struct Recorder<'s> {
     store: &'s dyn StorageBackend,
     exact: bool,
