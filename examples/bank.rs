@@ -17,7 +17,7 @@ const ACCOUNTS: u64 = 20;
 const TRANSFERS_PER_TELLER: u64 = 200;
 const FIRST_BALANCE: i64 = 100;
 
-/// What happened, over all tellers.
+/// Results of all tellers.
 #[derive(Default)]
 struct Ledger {
     moved: AtomicU64,

@@ -2,7 +2,7 @@
 //!
 //! Owns the rule by which a file counts as unchanged. Its length, times (mtime and ctime), mode and
 //! owner are as stored, or all of its bytes are. A ctime is trusted only if it is older than
-//! [`SETTLED_AFTER`] when the file is read: a slow clock may give a second change the same ctime. A
+//! [`SETTLED_AFTER`] when the file is read. A slow clock may give a second change the same ctime. A
 //! file with a younger one is compared at the next import.
 
 use std::fs::{File, Metadata, OpenOptions};

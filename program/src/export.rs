@@ -29,8 +29,8 @@ use crate::{import, interrupt, output, overlap, store};
 
 /// Write back the files that `import` packed. Files of the same names are replaced, others stay.
 ///
-/// Running it again completes an export that was interrupted. What is kept of a file is listed by:
-/// aegis-blocks import --help
+/// Running it again completes an export that was interrupted. The attributes kept of a file are
+/// listed by: aegis-blocks import --help
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store

@@ -61,7 +61,7 @@ pub struct Args {
     /// When a commit returns
     #[arg(long, value_enum, default_value = "durable")]
     durability: DurabilityArg,
-    /// Compare the bytes of every file with the stored ones, whatever their dates say
+    /// Compare the bytes of every file with the stored ones, even if the dates match
     #[arg(long)]
     checksum: bool,
     /// Also delete stored files that are no longer in PATH

@@ -1,7 +1,7 @@
 //! The contract, claim by claim. Each function opens a fresh store of the fixture, runs one check,
 //! and panics with the claim's name when the backend breaks it.
 //!
-//! The rooms `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not
+//! The modules `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not
 //! offer. Where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over
 //! with a note on standard error.
 //!

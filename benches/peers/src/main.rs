@@ -9,9 +9,9 @@
 //! | `growth`                 | costs of our own store from thousands of blocks to millions          |
 //! | `syncs`                  | counts syncs a commit with `strace`, refuses an engine that has none |
 //!
-//! The source, from here down: `plan` lists the cells, `driver` starts each as a process of its
-//! own, `cell` is that process, `workloads` what it does, `engines` to whom, `report` and `picture`
-//! what comes out.
+//! The source, from here down: `plan` lists the cells, and `driver` starts each as a process of its
+//! own. `cell` is that process, which runs one of `workloads` on one of `engines`. `report` and
+//! `picture` print the results.
 
 mod cell;
 #[path = "../../../program/src/chart.rs"]
@@ -60,7 +60,7 @@ enum Command {
     /// One cell; the driver calls this.
     #[command(hide = true)]
     Cell {
-        /// What to measure, as JSON.
+        /// The cell to measure, as JSON.
         spec: String,
     },
     /// Fills a store and waits; a cell calls this.
@@ -72,7 +72,7 @@ enum Command {
     /// Writes until it is killed; `growth` calls this.
     #[command(hide = true)]
     Victim {
-        /// What to write, as JSON.
+        /// The task, as JSON.
         spec: String,
     },
 }

@@ -79,8 +79,8 @@ figures! {
         p99_us,
         /// Engine: latency of 999 in 1000.
         p999_us,
-        /// Engine: average time of a commit before its group is written and after it was woken:
-        /// waits for the log, for other commits and for a core.
+        /// Engine: average time of a commit before its group is written and after it was woken. It
+        /// waits for the log, other commits and a core.
         wait_us,
         /// Engine: time in which a commit's group is laid out and written, on average.
         write_us,

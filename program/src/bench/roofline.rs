@@ -7,7 +7,7 @@
 //!    together: group commit without any cost of coming together. Nothing that syncs once a
 //!    group can be faster in steps.
 //! 2. [`LeaderFollower`]: `T` threads and the textbook group commit. The first to arrive leads its
-//!    group: it waits for the flush under way, copies the queue into an aligned buffer, writes that
+//!    group. It waits for the flush under way, copies the queue into an aligned buffer, writes that
 //!    past the page cache, syncs, and wakes the others. Threads that arrive meanwhile form the next
 //!    group. No checksums, no index, no recovery: a careful afternoon's work.
 

@@ -1,4 +1,4 @@
-//! What the threads of a turn do, step by step: overwrite random blocks, read random hot ones.
+//! The steps of a turn's threads: overwrite random blocks, read random hot ones.
 
 use aegis_blocks::{BlockId, LocalBackend, StorageBackend};
 

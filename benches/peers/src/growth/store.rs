@@ -11,8 +11,8 @@
 //! 5. Makes a checkpoint, asks `stats()`, closes.
 //!
 //! The *probe* is the block behind the last one that was filled. Only [`Victim`] overwrites it,
-//! durably and with other bytes in each round, so each open is told by its one read whether it
-//! found the latest commit.
+//! durably and with other bytes in each round. So the one read of each open tells whether it found
+//! the latest commit.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::payload::Payloads;
 use crate::workloads::{BLOCK_LEN, compare, compare_some, fill};
 
-/// What the other process says when its store is filled.
+/// The line that the other process prints when its store is filled.
 pub const FILLED: &str = "filled";
 
 /// Fills in another process, ends it as the workload says, and measures opening and one read.
