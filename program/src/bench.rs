@@ -163,13 +163,13 @@ pub fn run(args: &Args) -> Outcome {
     let dir = tempfile::Builder::new().prefix("aegis-blocks-bench-").tempdir_in(&parent);
     let dir = dir.map_err(failed)?;
     let machine = Machine::of(&parent);
-    introduce(&machine)?;
+    print_introduction(&machine)?;
 
     let setup = Setup { durability: args.durability, write_mode: args.write_mode };
     let mut bench = Bench::new(dir, setup, workloads, args.rounds(), seconds)?;
     for round in 0..args.rounds() {
         if !interrupt::requested() {
-            bench.round(round)?;
+            bench.run_round(round)?;
         }
     }
     let (rows, seconds, checked) = bench.finish();
@@ -191,14 +191,14 @@ pub fn run(args: &Args) -> Outcome {
     if report.rows.is_empty() {
         return Err(Failure::interrupted("nothing was measured"));
     }
-    conclude(files, &report, earlier.as_ref())?;
+    write_results(files, &report, earlier.as_ref())?;
     if interrupt::requested() {
         return Err(Failure::interrupted("the medians are over fewer slices"));
     }
     Ok(Exit::Done)
 }
 
-fn introduce(machine: &Machine) -> Result<(), Failure> {
+fn print_introduction(machine: &Machine) -> Result<(), Failure> {
     let Machine { file_system, device, dir, cpus, cpu, kernel } = machine;
     output::print(|out| {
         writeln!(out, "{} ({file_system} on {device}), {cpus} x {cpu}, {kernel}", dir.display())?;
@@ -225,13 +225,13 @@ impl Files {
     }
 }
 
-fn conclude(files: Files, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
+fn write_results(files: Files, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
     let mut parts = vec![
-        ("Results", report.results().to_string()),
-        ("Costs", report.costs().to_string()),
+        ("Results", report.result_table().to_string()),
+        ("Costs", report.cost_table().to_string()),
         ("Charts", bars::draw(report)),
     ];
-    parts.extend(earlier.map(|earlier| ("Compared", earlier.beside(report))));
+    parts.extend(earlier.map(|earlier| ("Compared", earlier.compare_with(report))));
     parts.push(("What is what", report.legend()));
     output::print(|out| {
         for (_, text) in &parts {

@@ -56,7 +56,7 @@ impl Catalog {
             if awaited.remove(&id) {
                 continue;
             }
-            interrupt::check("the list of files was not read to its end")?;
+            interrupt::check_not_stopped("the list of files was not read to its end")?;
             let block = match store.read_block(id) {
                 Ok(block) => block,
                 Err(error @ Error::Corrupt { .. }) => {
@@ -71,7 +71,7 @@ impl Catalog {
             match Entry::decode(&block.data) {
                 Ok(entry) => {
                     awaited.extend(entry.content.blocks().filter(|chunk| *chunk > id));
-                    catalog.add(Stored { id, entry, missing: Vec::new() });
+                    catalog.add_stored(Stored { id, entry, missing: Vec::new() });
                 }
                 Err(Malformed::Foreign) => {}
                 Err(why) => catalog.malformed.push((id, why.to_string())),
@@ -81,7 +81,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    fn add(&mut self, stored: Stored) {
+    fn add_stored(&mut self, stored: Stored) {
         if stored.entry.staged {
             self.leftover.push(stored);
         } else if let Some(older) = self.newest.insert(stored.entry.path.clone(), stored) {

@@ -66,7 +66,7 @@ impl Source {
     ///
     /// # Errors
     /// Of the file, or of the store.
-    pub fn holds(
+    pub fn holds_stored(
         &mut self,
         store: &LocalBackend,
         content: &Content,
@@ -92,7 +92,7 @@ impl Source {
 }
 
 /// An entry of what was found.
-pub fn describe(item: &Item, metadata: &Metadata, content: Content) -> Entry {
+pub fn describe_item(item: &Item, metadata: &Metadata, content: Content) -> Entry {
     let ctime = metadata.is_file().then(|| ctime(metadata)).filter(|time| is_settled(*time));
     Entry {
         path: item.path.clone(),

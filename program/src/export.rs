@@ -55,8 +55,8 @@ pub fn run(args: &Args) -> Outcome {
     overlap::refuse_export(&args.store, &args.dir)?;
     let store = store::open_to_read(&args.store)?;
     let started = Instant::now();
-    let done = store::with(store, |store| export_tree(store, args))?;
-    report(&done, started.elapsed())
+    let done = store::with_store(store, |store| export_tree(store, args))?;
+    report_export(&done, started.elapsed())
 }
 
 /// Counts of entries, by outcome.
@@ -89,9 +89,9 @@ fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
         said: Mutex::default(),
         bar: import::progress_bar(bytes),
     };
-    let export = export.prepare(&all);
-    export.leaves(&all, usize::from(args.threads));
-    export.finish(&all);
+    let export = export.prepare_directories(&all);
+    export.export_leaves(&all, usize::from(args.threads));
+    export.finish_directories(&all);
     export.bar.finish_and_clear();
     let synced = root.sync().map_err(|e| Failure::io("cannot sync", &args.dir, e));
     let said = export.said.into_inner();
@@ -124,7 +124,7 @@ fn report_not_set(all: &[&Stored], args: &Args) {
     }
 }
 
-fn report(done: &Done, elapsed: Duration) -> Outcome {
+fn report_export(done: &Done, elapsed: Duration) -> Outcome {
     if interrupt::requested() {
         let (written, entries) = (grouped(done.written as u64), grouped(done.entries as u64));
         let rest = "run it again to complete";
@@ -175,7 +175,7 @@ struct Said {
 
 impl<'a> Export<'a> {
     /// Makes the directories, those above before those below.
-    fn prepare(mut self, all: &[&'a Stored]) -> Export<'a> {
+    fn prepare_directories(mut self, all: &[&'a Stored]) -> Export<'a> {
         let has_root = all.iter().any(|stored| stored.entry.path.is_empty());
         if !has_root && let Err(error) = self.prepare_one(b"", 0o755) {
             self.said.get_mut().failed.push(format!("cannot clean the target: {error}"));
@@ -187,7 +187,7 @@ impl<'a> Export<'a> {
                 continue;
             }
             if let Err(error) = self.prepare_one(&entry.path, entry.mode) {
-                self.fail(entry, &error.into());
+                self.note_failure(entry, &error.into());
                 self.blocked.insert(&entry.path);
             }
         }
@@ -216,14 +216,14 @@ impl<'a> Export<'a> {
                 || import::ancestors(path).any(|above| self.blocked.contains(above)))
     }
 
-    fn leaves(&self, all: &[&Stored], threads: usize) {
+    fn export_leaves(&self, all: &[&Stored], threads: usize) {
         std::thread::scope(|scope| {
             for _ in 0..threads.min(all.len()) {
                 scope.spawn(|| {
                     while !interrupt::requested() {
                         let next = self.next.fetch_add(1, Ordering::Relaxed);
                         let Some(stored) = all.get(next) else { return };
-                        self.write(&stored.entry);
+                        self.export_leaf(&stored.entry);
                     }
                 });
             }
@@ -231,35 +231,36 @@ impl<'a> Export<'a> {
     }
 
     /// Writes a file or link; a failure is counted and named.
-    fn write(&self, entry: &Entry) {
+    fn export_leaf(&self, entry: &Entry) {
         if entry.content != Content::Directory && self.is_blocked(&entry.path) {
-            return self.fail(entry, &Failure::new("its directory could not be written to"));
+            return self
+                .note_failure(entry, &Failure::new("its directory could not be written to"));
         }
         // A bug that one file meets must not cost the others.
-        let written = catch_unwind(AssertUnwindSafe(|| self.leaf(entry)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.write_leaf(entry)));
         match written.unwrap_or_else(|_| Err(Failure::new("this program has a bug"))) {
-            Ok(date) => self.count(entry, date),
+            Ok(date) => self.count_written(entry, date),
             Err(_) if interrupt::requested() => {}
-            Err(failure) => self.fail(entry, &failure),
+            Err(failure) => self.note_failure(entry, &failure),
         }
     }
 
-    fn leaf(&self, entry: &Entry) -> Result<Date, Failure> {
+    fn write_leaf(&self, entry: &Entry) -> Result<Date, Failure> {
         match &entry.content {
             Content::Directory => Ok(Date::Kept),
             Content::Symlink { target } => Ok(self.root.write_symlink(entry, target)?),
             Content::File { .. } => {
                 let mode = if self.setid { entry.mode } else { entry.mode & !SETID_BITS };
-                self.root.write_file(entry, mode, |file| self.fill(file, entry))
+                self.root.write_file(entry, mode, |file| self.write_chunks(file, entry))
             }
         }
     }
 
     /// Writes the chunks and checks that each is as long as the file says.
-    fn fill(&self, file: &mut File, entry: &Entry) -> Result<(), Failure> {
+    fn write_chunks(&self, file: &mut File, entry: &Entry) -> Result<(), Failure> {
         let mut offset = 0;
         for (at, id) in entry.content.chunks().iter().enumerate() {
-            interrupt::check("the file is not complete")?;
+            interrupt::check_not_stopped("the file is not complete")?;
             let expected = entry.content.len_of_chunk(at);
             if *id != HOLE {
                 let chunk = self.store.read_block(*id)?;
@@ -278,7 +279,7 @@ impl<'a> Export<'a> {
 
     /// Gives the directories their own modes and times: those below before those above, because
     /// writing into one changes its time.
-    fn finish(&self, all: &[&Stored]) {
+    fn finish_directories(&self, all: &[&Stored]) {
         for stored in all.iter().rev().filter(|s| s.entry.content == Content::Directory) {
             let entry = &stored.entry;
             if self.blocked.contains(entry.path.as_slice()) {
@@ -286,20 +287,20 @@ impl<'a> Export<'a> {
             }
             match self.root.finish_directory(entry) {
                 Ok(Date::Kept) => {}
-                Ok(Date::Lost) => self.lose_date(entry),
-                Err(error) => self.fail(entry, &error.into()),
+                Ok(Date::Lost) => self.note_lost_date(entry),
+                Err(error) => self.note_failure(entry, &error.into()),
             }
         }
     }
 
-    fn count(&self, entry: &Entry, date: Date) {
+    fn count_written(&self, entry: &Entry, date: Date) {
         self.written.fetch_add(1, Ordering::Relaxed);
         if date == Date::Lost {
-            self.lose_date(entry);
+            self.note_lost_date(entry);
         }
     }
 
-    fn lose_date(&self, entry: &Entry) {
+    fn note_lost_date(&self, entry: &Entry) {
         let seconds = entry.mtime.seconds;
         let line = format!(
             "{}: the file system of the target has no date {seconds} s from 1970",
@@ -308,7 +309,7 @@ impl<'a> Export<'a> {
         self.said.lock().dates.push(line);
     }
 
-    fn fail(&self, entry: &Entry, failure: &Failure) {
+    fn note_failure(&self, entry: &Entry, failure: &Failure) {
         let line = format!("cannot export {}: {failure}", printable(&entry.path));
         self.said.lock().failed.push(line);
     }

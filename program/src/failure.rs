@@ -118,7 +118,7 @@ impl From<clap::Error> for Failure {
             return Failure::usage("no command given (try --help)");
         }
         let text = error.to_string();
-        let mut paragraphs = text.split("\n\n").map(one_line);
+        let mut paragraphs = text.split("\n\n").map(to_one_line);
         let first = paragraphs.next().unwrap_or_default();
         let line = first.strip_prefix("error: ").unwrap_or(&first);
         let tips: String = paragraphs
@@ -128,7 +128,7 @@ impl From<clap::Error> for Failure {
     }
 }
 
-fn one_line(text: &str) -> String {
+fn to_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 

@@ -47,7 +47,7 @@ pub enum Signal {
 const ALL: [Signal; 3] = [Signal::Hangup, Signal::Interrupt, Signal::Terminate];
 
 impl Signal {
-    fn native(self) -> Number {
+    fn native_number(self) -> Number {
         match self {
             Signal::Hangup => Number::SIGHUP,
             Signal::Interrupt => Number::SIGINT,
@@ -57,7 +57,7 @@ impl Signal {
 
     /// As the kernel numbers it.
     pub fn number(self) -> u8 {
-        self.native() as u8
+        self.native_number() as u8
     }
 
     /// For people.
@@ -85,11 +85,11 @@ impl std::error::Error for Stopped {}
 /// Starts listening. Comes before every other thread of the program: they inherit the mask.
 pub fn listen() -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::refused(format!("cannot listen for signals: {e}"));
-    let ignored = ignored();
+    let ignored = ignored_signals();
     let mut listened = SigSet::empty();
     for signal in ALL {
         if ignored & (1 << (signal.number() - 1)) == 0 {
-            listened.add(signal.native());
+            listened.add(signal.native_number());
         }
     }
     if listened.iter().next().is_none() {
@@ -101,7 +101,7 @@ pub fn listen() -> Result<(), Failure> {
     let mut writer = Some(writer);
     let listener = move || {
         while let Ok(native) = listened.wait() {
-            heard(native);
+            note_signal(native);
             drop(writer.take());
         }
     };
@@ -111,14 +111,16 @@ pub fn listen() -> Result<(), Failure> {
 
 /// The signals that are ignored, a bit each, as the process was given them. Systems that do not
 /// tell have none.
-fn ignored() -> u64 {
+fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn heard(native: Number) {
-    let Some(signal) = ALL.into_iter().find(|signal| signal.native() == native) else { return };
+fn note_signal(native: Number) {
+    let Some(signal) = ALL.into_iter().find(|signal| signal.native_number() == native) else {
+        return;
+    };
     let first = HEARD.compare_exchange(0, signal.number(), Ordering::SeqCst, Ordering::SeqCst);
     if first.is_err() {
         output::warn(format_args!("{} again: ended at once", signal.words()));
@@ -138,7 +140,7 @@ pub fn requested() -> bool {
 }
 
 /// Fails when a signal asked the command to stop; `done` says what became of its work.
-pub fn check(done: &str) -> Result<(), Failure> {
+pub fn check_not_stopped(done: &str) -> Result<(), Failure> {
     if requested() { Err(Failure::interrupted(done)) } else { Ok(()) }
 }
 
@@ -157,7 +159,7 @@ pub fn at_once<T>(
     {
         let mut at_once = AT_ONCE.lock();
         // Heard before: the listener has looked at the region already, or waits for this lock.
-        check(meaning)?;
+        check_not_stopped(meaning)?;
         assert!(at_once.is_none(), "regions are not nested");
         *at_once = Some(meaning);
     }

@@ -23,7 +23,7 @@ const LIKE_A_CRASH: &str =
 
 /// Runs `checkpoint`.
 pub fn checkpoint(args: &Args) -> Outcome {
-    let space = store::with(store::open(&args.store)?, |store| {
+    let space = store::with_store(store::open(&args.store)?, |store| {
         interrupt::at_once(LIKE_A_CRASH, || Ok(store.checkpoint()?))?;
         Ok(store.space()?)
     })?;
@@ -36,13 +36,13 @@ pub fn checkpoint(args: &Args) -> Outcome {
 /// On a full disk it fails with the bytes that are missing, after saying what it gave back all the
 /// same.
 pub fn compact(args: &Args) -> Outcome {
-    let compacted = store::with(store::open(&args.store)?, |store| {
+    let compacted = store::with_store(store::open(&args.store)?, |store| {
         let before = store.space()?;
         let compacted = interrupt::at_once(LIKE_A_CRASH, || Ok(store.compact_now()))?;
         compacted.inspect_err(|_| say_what_is_left(&before, store)).map_err(Into::into)
     })?;
     output::print(|out| Ok(writeln!(out, "{}", Told(&compacted))?))?;
-    Ok(exit_of(compacted.end))
+    Ok(exit_of_compaction(compacted.end))
 }
 
 /// Says what a compaction gave back that went no further, where that is known.
@@ -63,7 +63,7 @@ fn log_len(space: &SpaceReport) -> u64 {
 }
 
 /// A compaction that did not do what it was called for is no success.
-fn exit_of(end: CompactionEnd) -> Exit {
+fn exit_of_compaction(end: CompactionEnd) -> Exit {
     match end {
         CompactionEnd::Dense => Exit::Done,
         CompactionEnd::Backup => Exit::Locked,

@@ -38,13 +38,13 @@ impl OutFile {
 
     /// Replaces the content.
     pub fn write(mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let written = self.replace(bytes);
+        let written = self.replace_file(bytes);
         written.map_err(|e| Failure::io("cannot write", &self.path, e))?;
         self.is_unwritten = false;
         Ok(())
     }
 
-    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn replace_file(&mut self, bytes: &[u8]) -> io::Result<()> {
         // Pipes and devices have no content that could go.
         if self.file.metadata()?.is_file() {
             self.file.set_len(0)?;

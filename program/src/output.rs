@@ -39,22 +39,22 @@ pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> 
 
 /// Says one line that is no result: what was left out, what is slow.
 pub fn note(line: impl Display) {
-    say("", &line);
+    write_message("", &line);
 }
 
 /// Says one line about something that failed.
 pub fn warn(line: impl Display) {
-    say("aegis-blocks: ", &line);
+    write_message("aegis-blocks: ", &line);
 }
 
-fn say(prefix: &str, line: &dyn Display) {
+fn write_message(prefix: &str, line: &dyn Display) {
     let line = line.to_string().replace(char::is_control, "\u{fffd}");
     // Nothing is left to say it to when this fails.
     drop(io::stderr().lock().write_all(format!("{prefix}{line}\n").as_bytes()));
 }
 
 fn stdout() -> io::Result<Stdout> {
-    Ok(Stdout(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(named)?)))
+    Ok(Stdout(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(name_stdout_in)?)))
 }
 
 /// Standard output, unbuffered, with its name in its errors.
@@ -62,8 +62,8 @@ struct Stdout(File);
 
 impl Write for Stdout {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        interrupt::wait_for(self.0.as_fd(), PollFlags::POLLOUT).map_err(named)?;
-        self.0.write(&buf[..buf.len().min(WRITE_LEN_MAX)]).map_err(named)
+        interrupt::wait_for(self.0.as_fd(), PollFlags::POLLOUT).map_err(name_stdout_in)?;
+        self.0.write(&buf[..buf.len().min(WRITE_LEN_MAX)]).map_err(name_stdout_in)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -71,7 +71,7 @@ impl Write for Stdout {
     }
 }
 
-fn named(error: io::Error) -> io::Error {
+fn name_stdout_in(error: io::Error) -> io::Error {
     // Tried again by the caller, or no error of the stream.
     let is_own = error.get_ref().is_some_and(|inner| inner.is::<Stopped>());
     if is_own || error.kind() == io::ErrorKind::Interrupted {
@@ -87,7 +87,7 @@ struct Quiet<W: Write> {
 }
 
 impl<W: Write> Quiet<W> {
-    fn forgive<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
+    fn ignore_broken_pipe<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
         match result {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                 self.gone = true;
@@ -104,7 +104,7 @@ impl<W: Write> Write for Quiet<W> {
             return Ok(buf.len());
         }
         let result = self.inner.write(buf);
-        self.forgive(result, buf.len())
+        self.ignore_broken_pipe(result, buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -112,7 +112,7 @@ impl<W: Write> Write for Quiet<W> {
             return Ok(());
         }
         let result = self.inner.flush();
-        self.forgive(result, ())
+        self.ignore_broken_pipe(result, ())
     }
 }
 

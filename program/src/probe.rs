@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    unfinished::refuse(&args.store)?;
+    unfinished::refuse_unfinished(&args.store)?;
     let probe =
         interrupt::at_once("nothing was changed", || Ok(LocalBackend::probe(&args.store)?))?;
     let (line, code) = match &probe {

@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Outcome {
         writeln!(out, "repaired; the damaged store is kept in {}", copy.display())?;
         Ok(())
     })?;
-    Ok(code(&report.salvage))
+    Ok(exit_of_salvage(&report.salvage))
 }
 
 const WHOLE_EITHER_WAY: &str = "the store is as it was, or repaired as a whole; what was made \
@@ -79,7 +79,7 @@ fn name_leftovers(store: &Path) {
 
 /// Runs `salvage`.
 pub fn run_salvage(args: &SalvageArgs) -> Outcome {
-    unfinished::refuse(&args.store)?;
+    unfinished::refuse_unfinished(&args.store)?;
     let out = Unfinished::begin(&args.out)?;
     let salvage = || Ok(LocalBackend::salvage(&args.store, out.dir())?);
     let report = interrupt::at_once("the copy is unfinished; run it again", salvage)?;
@@ -90,10 +90,10 @@ pub fn run_salvage(args: &SalvageArgs) -> Outcome {
         }
         print_losses(out, &report)
     })?;
-    Ok(code(&report))
+    Ok(exit_of_salvage(&report))
 }
 
-fn code(report: &SalvageReport) -> Exit {
+fn exit_of_salvage(report: &SalvageReport) -> Exit {
     Exit::of_check(report.is_complete())
 }
 

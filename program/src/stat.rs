@@ -48,12 +48,14 @@ struct Stat {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let stat = store::with(store::open_to_read(&args.store)?, |store| stat(store, &args.store))?;
+    let stat = store::with_store(store::open_to_read(&args.store)?, |store| {
+        collect_stat(store, &args.store)
+    })?;
     output::print(|out| if args.json { print_json(out, &stat) } else { print_text(out, &stat) })?;
     Ok(Exit::Done)
 }
 
-fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
+fn collect_stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
     let stats = store.stats();
     let recovery = store.recovery();
     let space = store.space()?;

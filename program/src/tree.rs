@@ -50,19 +50,19 @@ impl Tree {
         let mut tree = Tree::default();
         if metadata.is_file() {
             let name = root.file_name().unwrap_or(root.as_os_str()).as_bytes().to_vec();
-            tree.push(Item { source: root.to_path_buf(), path: name, metadata });
+            tree.push_item(Item { source: root.to_path_buf(), path: name, metadata });
             return Ok(tree);
         }
         if !metadata.is_dir() {
             let shown = root.display();
             return Err(Failure::usage(format!("{shown} is neither a file nor a directory")));
         }
-        tree.push(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
+        tree.push_item(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
         let mut at = 0;
         while at < tree.items.len() {
-            interrupt::check("nothing was imported yet")?;
+            interrupt::check_not_stopped("nothing was imported yet")?;
             if tree.items[at].metadata.is_dir() {
-                tree.list(at, except);
+                tree.list_directory(at, except);
             }
             at += 1;
         }
@@ -70,7 +70,7 @@ impl Tree {
     }
 
     /// Adds what lies in the directory `items[at]`.
-    fn list(&mut self, at: usize, except: Option<(u64, u64)>) {
+    fn list_directory(&mut self, at: usize, except: Option<(u64, u64)>) {
         let (dir, parent) = (self.items[at].source.clone(), self.items[at].path.clone());
         let found = match fs::read_dir(&dir) {
             Ok(found) => found,
@@ -79,13 +79,13 @@ impl Tree {
         for found in found {
             // `DirEntry::metadata` does not follow a link.
             match found.and_then(|found| Ok((found.metadata()?, found.path()))) {
-                Ok((metadata, source)) => self.add(&parent, source, metadata, except),
+                Ok((metadata, source)) => self.add_entry(&parent, source, metadata, except),
                 Err(e) => self.failed.push(format!("cannot read in {}: {e}", dir.display())),
             }
         }
     }
 
-    fn add(
+    fn add_entry(
         &mut self,
         parent: &[u8],
         source: PathBuf,
@@ -109,10 +109,10 @@ impl Tree {
             self.failed.push(format!("{}: path too long", source.display()));
             return;
         }
-        self.push(Item { source, path, metadata });
+        self.push_item(Item { source, path, metadata });
     }
 
-    fn push(&mut self, item: Item) {
+    fn push_item(&mut self, item: Item) {
         if item.metadata.is_file() {
             self.bytes += item.metadata.len();
             self.with_links += u64::from(item.metadata.nlink() > 1);

@@ -62,7 +62,7 @@ impl Unfinished {
             is_complete: false,
             _lock: lock,
         };
-        begun.empty().map_err(failed)?;
+        begun.remove_leftovers().map_err(failed)?;
         Ok(begun)
     }
 
@@ -73,12 +73,12 @@ impl Unfinished {
 
     /// Steps 3 and 4.
     pub fn finish(mut self) -> Result<(), Failure> {
-        let moved = self.move_up();
+        let moved = self.move_files_up();
         self.is_complete = true;
         moved.map_err(|e| Failure::io("cannot complete", &self.target, e))
     }
 
-    fn move_up(&self) -> io::Result<()> {
+    fn move_files_up(&self) -> io::Result<()> {
         let dir = self.dir();
         let names = fs::read_dir(&dir)?.map(|entry| entry.map(|entry| entry.file_name()));
         let mut names = names.collect::<io::Result<Vec<_>>>()?;
@@ -100,7 +100,7 @@ impl Unfinished {
     }
 
     /// Removes what an earlier run left, or this one made: nothing else is in the target.
-    fn empty(&self) -> io::Result<()> {
+    fn remove_leftovers(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.target)? {
             let path = entry?.path();
             if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
@@ -115,7 +115,7 @@ impl Drop for Unfinished {
             return;
         }
         let removed = self
-            .empty()
+            .remove_leftovers()
             .and_then(|()| if self.is_new { fs::remove_dir(&self.target) } else { Ok(()) });
         if let Err(e) = removed {
             crate::output::warn(format_args!("left behind {}: {e}", self.target.display()));
@@ -139,7 +139,7 @@ pub fn is_unfinished(dir: &Path) -> bool {
 }
 
 /// Refuses to look into a directory that was never finished, with what to do about it.
-pub fn refuse(dir: &Path) -> Result<(), Failure> {
+pub fn refuse_unfinished(dir: &Path) -> Result<(), Failure> {
     if is_unfinished(dir) {
         return Err(Failure::missing(format!(
             "{} is unfinished: the backup, restore or salvage into it did not end; run that again",

@@ -123,7 +123,7 @@ impl IoPool {
         for index in 0..worker_count {
             let id = WorkerId { pool: pool.id, index };
             let (receiver, on_panic) = (receiver.clone(), Arc::clone(&on_panic));
-            let body = Box::new(move || work(id, &receiver, &on_panic));
+            let body = Box::new(move || run_commands(id, &receiver, &on_panic));
             // On error, dropping the pool ends the workers that did start.
             let thread = env.spawn(format!("{name}-{index}"), body)?;
             pool.workers.lock().push(Worker { index, thread });
@@ -136,7 +136,7 @@ impl IoPool {
     /// # Errors
     /// [`Rejected::Closed`] only.
     pub fn submit(&self, command: Command) -> Result<(), Rejected> {
-        match self.sender() {
+        match self.clone_sender() {
             Some(sender) => sender.send(command).map_err(|e| Rejected::Closed(e.into_inner())),
             None => Err(Rejected::Closed(command)),
         }
@@ -147,7 +147,7 @@ impl IoPool {
     /// # Errors
     /// [`Rejected::Full`] and [`Rejected::Closed`].
     pub fn try_submit(&self, command: Command) -> Result<(), Rejected> {
-        match self.sender() {
+        match self.clone_sender() {
             Some(sender) => sender.try_send(command).map_err(|e| match e {
                 TrySendError::Full(command) => Rejected::Full(command),
                 TrySendError::Disconnected(command) => Rejected::Closed(command),
@@ -174,17 +174,17 @@ impl IoPool {
         // that one is gone too.
         drop(self.queue.lock().take());
         match CURRENT.with(Cell::get).filter(|current| current.pool == self.id) {
-            None => join_all(&mut self.workers.lock(), None),
+            None => join_workers(&mut self.workers.lock(), None),
             // The thread that holds the lock waits for this very worker.
             Some(current) => match self.workers.try_lock() {
-                Some(mut workers) => join_all(&mut workers, Some(current.index)),
+                Some(mut workers) => join_workers(&mut workers, Some(current.index)),
                 None => true,
             },
         }
     }
 
     /// Clones the sender, so that a submission that waits at a full queue does not hold up `close`.
-    fn sender(&self) -> Option<Sender<Command>> {
+    fn clone_sender(&self) -> Option<Sender<Command>> {
         self.queue.lock().clone()
     }
 }
@@ -203,7 +203,7 @@ impl fmt::Debug for IoPool {
 }
 
 /// Waits for all workers but `except`, which stays for a later closing to wait for.
-fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
+fn join_workers(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
     let mut in_good_order = true;
     for worker in workers.extract_if(.., |worker| Some(worker.index) != except) {
         in_good_order &= worker.thread.join();
@@ -212,7 +212,7 @@ fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
 }
 
 /// Runs commands until the queue is empty and has no sender.
-fn work(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
+fn run_commands(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
     CURRENT.with(|current| current.set(Some(id)));
     let _duty = callback::begin(Duty::Working);
     for command in queue {

@@ -56,7 +56,7 @@ macro_rules! figures {
         impl $name {
             /// The median of each field on its own.
             pub fn median(all: &[$name]) -> $name {
-                $name { $($field: median(all.iter().map(|one| one.$field).collect()),)+ }
+                $name { $($field: median_of_values(all.iter().map(|one| one.$field).collect()),)+ }
             }
         }
     };
@@ -180,7 +180,7 @@ impl Row {
 }
 
 /// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
+fn median_of_values(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (half, is_odd) = (values.len() / 2, values.len() % 2 == 1);
     if is_odd { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
@@ -188,7 +188,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl Report {
     /// The table that the user reads: what came out, beside what the disk gives.
-    pub fn results(&self) -> Table {
+    pub fn result_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
             ("engine", &["commits/s", "MB/s", "p50", "p99", "p999"]),
@@ -202,9 +202,9 @@ impl Report {
                 row.shape(),
                 grouped(m.commits_per_s.round() as u64),
                 format!("{:.1}", m.mb_per_s),
-                time(m.p50_us),
-                time(m.p99_us),
-                time(m.p999_us),
+                format_time(m.p50_us),
+                format_time(m.p99_us),
+                format_time(m.p999_us),
                 grouped(m.bare_commits_per_s.round() as u64),
                 format!("{:.0} %", 100.0 * m.efficiency),
                 grouped(m.loop_commits_per_s.round() as u64),
@@ -215,7 +215,7 @@ impl Report {
     }
 
     /// The second table: what a commit costs.
-    pub fn costs(&self) -> Table {
+    pub fn cost_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
             ("engine", &["syncs/commit", "group", "CPU us", "log bytes", "zeroed", "prepared"]),
@@ -259,7 +259,7 @@ impl Report {
 }
 
 /// A latency with three digits or so.
-pub fn time(us: f64) -> String {
+pub fn format_time(us: f64) -> String {
     match us {
         ..1000.0 => format!("{us:.0} us"),
         1000.0..10_000.0 => format!("{:.2} ms", us / 1e3),
@@ -274,9 +274,9 @@ mod tests {
 
     #[test]
     fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(vec![7.0]), 7.0);
+        assert_eq!(median_of_values(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median_of_values(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median_of_values(vec![7.0]), 7.0);
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn latencies_read_well() {
-        let read: Vec<String> = [37.4, 1234.0, 12_340.0, 2_500_000.0].map(time).into();
+        let read: Vec<String> = [37.4, 1234.0, 12_340.0, 2_500_000.0].map(format_time).into();
         assert_eq!(read, ["37 us", "1.23 ms", "12.3 ms", "2.50 s"]);
     }
 }

@@ -46,10 +46,10 @@ pub(super) fn is_furniture(
     if !stat()?.is_some_and(is_directory) {
         return Ok(false);
     }
-    if may_hold_something { Ok(true) } else { is_empty(directory, name) }
+    if may_hold_something { Ok(true) } else { is_empty_directory(directory, name) }
 }
 
-fn is_empty(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
+fn is_empty_directory(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let flags = directory_flags() | OFlag::O_NOFOLLOW;
     let mut inner = match Dir::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::EACCES | Errno::EPERM | Errno::ENOENT) => return Ok(true),

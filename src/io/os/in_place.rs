@@ -42,14 +42,20 @@ nix::ioctl_write_ptr_bad!(
 pub(super) fn overwrite_in_place(empty: &File) {
     let is_copied = fstatfs(empty).is_ok_and(|found| found.filesystem_type() == BTRFS_SUPER_MAGIC);
     if is_copied {
-        unheard(mark(empty, IN_PLACE), "the file system then copies on write, which is slower");
+        unheard(
+            set_inode_flags(empty, IN_PLACE),
+            "the file system then copies on write, which is slower",
+        );
     }
 }
 
 /// Marks an empty file as another one is, so that it can share that one's bytes.
 pub(super) fn mark_alike(empty: &File, original: &File) {
-    if let Ok(flags) = flags_of(original) {
-        unheard(mark(empty, flags & IN_PLACE), "the bytes are then copied and not shared");
+    if let Ok(flags) = read_inode_flags(original) {
+        unheard(
+            set_inode_flags(empty, flags & IN_PLACE),
+            "the bytes are then copied and not shared",
+        );
     }
 }
 
@@ -58,7 +64,7 @@ pub(super) fn mark_alike(empty: &File, original: &File) {
 /// # Errors
 /// The file system has none.
 #[expect(unsafe_code, reason = "no crate has a call for it")]
-fn flags_of(file: &File) -> io::Result<c_int> {
+fn read_inode_flags(file: &File) -> io::Result<c_int> {
     let mut flags = 0;
     // SAFETY: the call writes an int through a pointer to a live `c_int`. The descriptor is open as
     // long as the borrow of its file.
@@ -67,8 +73,8 @@ fn flags_of(file: &File) -> io::Result<c_int> {
 }
 
 #[expect(unsafe_code, reason = "no crate has a call for it")]
-fn mark(file: &File, marked: c_int) -> io::Result<()> {
-    let flags = flags_of(file)?;
+fn set_inode_flags(file: &File, marked: c_int) -> io::Result<()> {
+    let flags = read_inode_flags(file)?;
     let wanted = flags & !IN_PLACE | marked;
     if wanted != flags {
         // SAFETY: the call reads an int through a pointer to a live `c_int`. The descriptor is open

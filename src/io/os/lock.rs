@@ -24,12 +24,12 @@ pub struct OsLock {
 
 impl OsLock {
     /// Holds the lock of a directory alone.
-    pub(super) fn of(directory: LockedFile) -> OsLock {
+    pub(super) fn from_directory(directory: LockedFile) -> OsLock {
         OsLock { directory, file: None }
     }
 
     /// Holds the lock of `LOCK`, too.
-    pub(super) fn add(&mut self, file: LockedFile) {
+    pub(super) fn add_file_lock(&mut self, file: LockedFile) {
         self.file = Some(file);
     }
 }
@@ -58,14 +58,14 @@ impl LockedFile {
 
     /// # Errors
     /// As [`Disk::lock`](crate::io::Disk::lock).
-    pub(super) fn try_lock(&self) -> Result<(), LockError> {
-        self.file.try_lock().map_err(not_taken)
+    pub(super) fn try_lock_exclusive(&self) -> Result<(), LockError> {
+        self.file.try_lock().map_err(to_lock_error)
     }
 
     /// # Errors
     /// As [`Disk::lock_shared`](crate::io::Disk::lock_shared).
     pub(super) fn try_lock_shared(&self) -> Result<(), LockError> {
-        self.file.try_lock_shared().map_err(not_taken)
+        self.file.try_lock_shared().map_err(to_lock_error)
     }
 
     /// Unlocks in the process that locked.
@@ -78,7 +78,7 @@ impl LockedFile {
     }
 }
 
-fn not_taken(refused: TryLockError) -> LockError {
+fn to_lock_error(refused: TryLockError) -> LockError {
     match refused {
         TryLockError::WouldBlock => LockError::Held,
         TryLockError::Error(e) => LockError::Io(e),

@@ -212,7 +212,7 @@ impl ClosedInChild {
             .compare_exchange(NO_DESCRIPTOR, descriptor, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
-            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::free())));
+            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::new_unused())));
         }
         ClosedInChild(place)
     }
@@ -227,7 +227,7 @@ impl Drop for ClosedInChild {
 }
 
 impl DescriptorSlot {
-    fn free() -> DescriptorSlot {
+    fn new_unused() -> DescriptorSlot {
         DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() }
     }
 }

@@ -95,7 +95,7 @@ fn zeroing_replaces_old_bytes_and_extends_the_file() {
     let disk = scratch.disk();
     for refused in [false, true] {
         if refused {
-            disk.zeroing.refuse();
+            disk.zeroing.note_refusal();
         }
         let name = FileName::Temporary(u64::from(refused));
         let file = file_with(&disk, name, &[5; 10_000]);
@@ -214,8 +214,8 @@ fn a_link_to_the_directory_is_followed_once() {
     symlink(scratch.path(), &link).expect("linked");
     for way in [link.clone(), link.join("")] {
         let disk = OsDisk::open(&way).expect("opened");
-        assert!(disk.is_at(&scratch.path()).expect("looked at"));
-        assert!(!disk.is_at(scratch.root.path()).expect("looked at"));
+        assert!(disk.is_directory_at(&scratch.path()).expect("looked at"));
+        assert!(!disk.is_directory_at(scratch.root.path()).expect("looked at"));
         // Where the link leads from now on is nothing to an open store.
         std::fs::remove_file(&link).expect("removed");
         symlink(scratch.root.path(), &link).expect("linked");
@@ -317,11 +317,11 @@ fn a_mode_that_the_file_system_does_not_keep_is_told_and_no_error() {
     // Modes of files below /proc cannot be changed, not even by root.
     let open_to_all = std::fs::File::open("/proc/self/status").expect("a file");
     assert!(fchmod(&open_to_all, FILE_MODE).is_err(), "a file system without modes");
-    assert!(!keep_mode(&open_to_all, FILE_MODE).expect("no error"));
+    assert!(!set_exact_mode(&open_to_all, FILE_MODE).expect("no error"));
     let all = Mode::S_IRWXU | Mode::S_IRWXG | Mode::S_IRWXO;
-    assert!(keep_mode(&open_to_all, all).expect("no error"), "that mode forbids nothing");
+    assert!(set_exact_mode(&open_to_all, all).expect("no error"), "that mode forbids nothing");
     let own = tempfile::tempfile().expect("a temporary file");
-    assert!(keep_mode(&own, FILE_MODE).expect("set"));
+    assert!(set_exact_mode(&own, FILE_MODE).expect("set"));
 
     let scratch = Scratch::new();
     let open = |disk| crate::LocalBackend::open_on(disk, crate::LocalBackend::options());

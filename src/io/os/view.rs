@@ -56,13 +56,13 @@ impl Windows {
     }
 
     /// Notes that no thread writes to the first `len` bytes any more, which are all there are.
-    fn settle(&self, len: usize) {
+    fn note_settled(&self, len: usize) {
         self.settled_len.store(len.next_multiple_of(WINDOW_LEN), Ordering::Relaxed);
     }
 
     /// Notes that a reader wants a range, and yields the windows to ask for. Those are the settled
     /// ones in the range that were not asked for before.
-    fn to_ask(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
+    fn take_unasked(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
         let mut settled_len = self.settled_len.load(Ordering::Relaxed);
         if settled_len < end {
             self.settled_len.fetch_max(end, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-fn whole_of(map: &Arc<Mmap>) -> Bytes {
+fn bytes_of_map(map: &Arc<Mmap>) -> Bytes {
     Bytes::from_owner(Owner(Arc::clone(map)))
 }
 
@@ -96,9 +96,9 @@ impl OsView {
     /// are about to change.
     pub(super) fn new(file: &File, len: usize, grows: bool) -> io::Result<OsView> {
         unheard(file.try_lock_shared(), "where files have no locks no file is cut");
-        let map = Arc::new(map_file(file, len)?);
+        let map = Arc::new(map_read_only(file, len)?);
         unheard(map.advise(Advice::Random), "it is a hint");
-        let whole = whole_of(&map);
+        let whole = bytes_of_map(&map);
         let view = OsView { map, whole, len, windows: Windows::new(len) };
         if !grows {
             view.settle();
@@ -107,11 +107,11 @@ impl OsView {
     }
 
     /// Looks up a range that is about to be read.
-    fn range(&self, offset: u64, len: usize) -> io::Result<Range<usize>> {
+    fn prepare_range(&self, offset: u64, len: usize) -> io::Result<Range<usize>> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let end = start.checked_add(len).filter(|end| *end <= self.len);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        for window in self.windows.to_ask(start, end) {
+        for window in self.windows.take_unasked(start, end) {
             let from = window * WINDOW_LEN;
             let len = WINDOW_LEN.min(self.len - from);
             let advised = self.map.advise_range(Advice::WillNeed, from, len);
@@ -123,15 +123,15 @@ impl OsView {
 
 impl View for OsView {
     fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        Ok(self.whole.slice(self.range(offset, len)?))
+        Ok(self.whole.slice(self.prepare_range(offset, len)?))
     }
 
     fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
-        Ok(Cow::Borrowed(&self.map[self.range(offset, len)?]))
+        Ok(Cow::Borrowed(&self.map[self.prepare_range(offset, len)?]))
     }
 
     fn settle(&self) {
-        self.windows.settle(self.len);
+        self.windows.note_settled(self.len);
     }
 
     fn is_shared(&mut self) -> bool {
@@ -142,7 +142,7 @@ impl View for OsView {
         // Pairs with the release in the last drop of the owner. So the reader's use of its bytes is
         // over before the caller writes to the file.
         fence(Ordering::Acquire);
-        self.whole = whole_of(&self.map);
+        self.whole = bytes_of_map(&self.map);
         shared
     }
 
@@ -154,7 +154,7 @@ impl View for OsView {
 
 /// Maps bytes `0..len` of a file for reading.
 #[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
-fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
+fn map_read_only(file: &File, len: usize) -> io::Result<Mmap> {
     // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`.
     // Bytes beyond the end of the file are not touched. Mapped files are never truncated (see the
     // header). No byte is written to the file while a reader holds a slice over it
@@ -170,13 +170,13 @@ mod tests {
     const W: usize = WINDOW_LEN;
 
     fn asked(windows: &Windows, start: usize, end: usize) -> Vec<usize> {
-        windows.to_ask(start, end).collect()
+        windows.take_unasked(start, end).collect()
     }
 
     #[test]
     fn each_window_is_asked_for_once() {
         let windows = Windows::new(200 * W);
-        windows.settle(200 * W - 9);
+        windows.note_settled(200 * W - 9);
         assert_eq!(asked(&windows, 5, 5 + 4096), [0]);
         assert_eq!(asked(&windows, 9000, 9001), []);
         assert_eq!(asked(&windows, W - 1, 3 * W + 1), [1, 2, 3]);
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(asked(&windows, 2 * W + 9, 3 * W), [2]);
         assert_eq!(asked(&windows, 3 * W, 5 * W), [3, 4]);
         assert_eq!(asked(&windows, 5 * W, 5 * W + 9), []);
-        windows.settle(9 * W);
+        windows.note_settled(9 * W);
         assert_eq!(asked(&windows, 5 * W, 5 * W + 9), [5]);
     }
 }

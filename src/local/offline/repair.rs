@@ -95,7 +95,7 @@ pub(crate) fn repair(path: &Path, copy: CopyInto) -> Result<RepairReport> {
 /// The directory that is exchanged is the one that was locked and read, wherever links lead by now.
 fn check_still_there(disk: &OsDisk, path: &Path) -> Result<()> {
     let io = |source| Error::io(IoOp::Rename, path, source);
-    match disk.is_at(path).map_err(io)? {
+    match disk.is_directory_at(path).map_err(io)? {
         true => Ok(()),
         false => Err(io(std::io::Error::other("another directory has this name by now"))),
     }
