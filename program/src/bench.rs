@@ -1,5 +1,5 @@
-//! `bench`: durable commits from many threads, beside what the same disk gives to the simplest
-//! programs in the same minutes.
+//! `bench`: durable commits from many threads, beside the simplest programs on the same disk in the
+//! same minutes.
 //!
 //! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a change in the
 //! disk's speed meets all three. The report gives medians. Owns the options of the command;
@@ -211,7 +211,7 @@ fn print_introduction(machine: &Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The files to write, opened before minutes are spent on what goes into them.
+/// The files to write, opened before the minutes of measuring.
 struct Files {
     json: Option<OutFile>,
     svg: Option<OutFile>,

@@ -89,8 +89,8 @@ impl Catalog {
         }
     }
 
-    /// Notes what the walk did not meet. Chunks below their entry, which `import` never makes, are
-    /// looked up one by one.
+    /// Notes the chunks that the walk did not find. Chunks below their entry, which `import` never
+    /// makes, are looked up one by one.
     fn find_missing(
         &mut self,
         store: &LocalBackend,
@@ -110,7 +110,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The complete entries in path order: a directory comes before what lies in it.
+    /// The complete entries in path order: a directory comes before its entries.
     pub fn newest(&self) -> impl Iterator<Item = (&[u8], &Stored)> {
         self.newest.iter().map(|(path, stored)| (path.as_slice(), stored))
     }
@@ -120,7 +120,7 @@ impl Catalog {
         self.newest.get(path)
     }
 
-    /// Names on standard error what [`Catalog::malformed`] holds.
+    /// Names the entries of [`Catalog::malformed`] on standard error.
     pub fn report_malformed(&self) {
         for (id, why) in &self.malformed {
             output::warn(format_args!("block {id}: {why}"));

@@ -44,7 +44,7 @@ pub struct Series {
 /// How a line is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Thick, with a value at every point: what the chart is about.
+    /// Thick, with a value at every point: the subject of the chart.
     Main,
     /// Thin, with points.
     Plain,

@@ -53,8 +53,7 @@ impl Source {
         Ok(chunk)
     }
 
-    /// Whether the file is still what it was before the first byte was read, after `read_len`
-    /// bytes.
+    /// Whether the file is unchanged since before the first byte was read, after `read_len` bytes.
     pub fn is_unchanged(&self, read_len: u64) -> io::Result<bool> {
         let (before, now) = (&self.metadata, self.file.metadata()?);
         let same = |of: fn(&Metadata) -> Timestamp| of(before) == of(&now);
@@ -62,7 +61,7 @@ impl Source {
         Ok(is_whole && before.len() == now.len() && same(mtime) && same(ctime))
     }
 
-    /// Whether the stored content is what the file holds. A stored block that is damaged is not.
+    /// Whether the stored content equals the file's. A stored block that is damaged is not.
     ///
     /// # Errors
     /// Of the file, or of the store.
@@ -91,7 +90,7 @@ impl Source {
     }
 }
 
-/// An entry of what was found.
+/// Makes the entry of a walked item.
 pub fn describe_item(item: &Item, metadata: &Metadata, content: Content) -> Entry {
     let ctime = metadata.is_file().then(|| ctime(metadata)).filter(|time| is_settled(*time));
     Entry {

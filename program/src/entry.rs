@@ -154,7 +154,7 @@ pub enum Malformed {
     Foreign,
     /// A newer program wrote it.
     Version(u16),
-    /// It ends too early or goes on too long.
+    /// It is too short or too long.
     Length,
     /// A field holds a value that no entry has.
     Field(&'static str),
@@ -266,7 +266,7 @@ impl Entry {
     }
 }
 
-/// Puts the fields of one kind together and refuses what the kind does not have.
+/// Combines the fields of one kind and refuses fields that the kind does not have.
 fn decode_content(
     kind: u8,
     len: u64,
@@ -302,7 +302,7 @@ pub fn path_is_safe(path: &[u8]) -> bool {
     path.is_empty() || (path.len() <= PATH_LEN_MAX && path.split(|b| *b == b'/').all(name_is_safe))
 }
 
-/// Makes a path fit for a terminal: what is not text or would move the cursor is replaced.
+/// Makes a path fit for a terminal: bytes that are no text or would move the cursor are replaced.
 pub fn printable(path: &[u8]) -> Cow<'_, str> {
     if path.is_empty() {
         return Cow::Borrowed(".");

@@ -1,4 +1,4 @@
-//! Exit codes: what a script learns without reading a line.
+//! Exit codes: the result of a command for scripts.
 //!
 //! Owns the codes, their table for readers ([`TABLE`]), and the code of each error of the library
 //! or of the system. A script tells these apart: wrong bytes (1), wrong command (2), try later (3),
@@ -22,7 +22,7 @@ pub enum Exit {
     Locked,
     /// There is no store, backup or file where the command line says, or a target is not empty.
     Missing,
-    /// The operating system or a limit stands in the way.
+    /// The operating system or a limit refuses.
     Refused,
     /// A signal ended the command.
     Signal(u8),
@@ -56,7 +56,7 @@ impl Exit {
         }
     }
 
-    /// `Done` for what is sound, `Found` for what is not.
+    /// `Done` if it is sound, `Found` if not.
     pub fn of_check(is_sound: bool) -> Exit {
         if is_sound { Exit::Done } else { Exit::Found }
     }

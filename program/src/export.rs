@@ -1,4 +1,4 @@
-//! `export`: writes back what `import` packed.
+//! `export`: writes back the files that `import` packed.
 //!
 //! Order: directories, then files and links from many threads, then the directories' own modes and
 //! times, deepest first, also after a signal. Nothing is written outside of the target (see
@@ -194,7 +194,7 @@ impl<'a> Export<'a> {
         self
     }
 
-    /// A store that the target holds is not written to, unless it is one that was imported.
+    /// A store inside of the target is not written to, unless it was imported.
     fn prepare_one(&self, path: &[u8], mode: u32) -> io::Result<()> {
         let found = self.root.prepare_directory(path, mode)?;
         let below = |name: &str| {

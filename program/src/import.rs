@@ -151,7 +151,7 @@ fn report_import(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
     }
 }
 
-/// Says what the store does not have of the tree although every file is in it.
+/// Names attributes of the tree that the store does not keep.
 fn report_not_kept(tree: &Tree) {
     if tree.with_links > 0 {
         let count = grouped(tree.with_links);
@@ -291,7 +291,7 @@ impl Import<'_> {
         Ok(Fate::Stored { bytes: 0, replaced: old.is_some(), changed: false })
     }
 
-    /// Compares a file with what is stored under its path; `None` where its bytes are others.
+    /// Compares a file with the entry stored under its path; `None` where its bytes differ.
     fn compare_file(&self, item: &Item, old: &Stored) -> Result<Option<Fate>, ItemError> {
         let is_file = matches!(old.entry.content, Content::File { .. });
         if !is_file || !old.is_complete() || old.entry.content.len() != item.metadata.len() {

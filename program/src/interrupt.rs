@@ -3,7 +3,7 @@
 //! Owns how every command hears them. One thread waits for them; all others have them blocked.
 //! 1. The first one sets a flag. Loops ask [`requested`], callbacks of the library return `Break`,
 //!    and writes to a reader that does not read end ([`wait_for`]). The command then closes the
-//!    store, says what was done, and exits with 128 + the signal's number.
+//!    store, reports its work, and exits with 128 + the signal's number.
 //! 2. Inside of a call that cannot be stopped ([`at_once`]), the first one ends the program there,
 //!    with a message that says what that means. The store is crash-safe.
 //! 3. The second one ends the program at once.
@@ -33,7 +33,7 @@ static AT_ONCE: Mutex<Option<&'static str>> = Mutex::new(None);
 /// Ends when the first signal has come, so that it wakes threads that poll it.
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
-/// One of those that are listened to.
+/// A signal that the program listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// The terminal went away.
@@ -139,7 +139,7 @@ pub fn requested() -> bool {
     HEARD.load(Ordering::Relaxed) != 0
 }
 
-/// Fails when a signal asked the command to stop; `done` says what became of its work.
+/// Fails when a signal asked the command to stop; `done` says how far its work came.
 pub fn check_not_stopped(done: &str) -> Result<(), Failure> {
     if requested() { Err(Failure::interrupted(done)) } else { Ok(()) }
 }
@@ -181,7 +181,7 @@ impl Drop for Region {
 /// Waits until a descriptor is ready.
 ///
 /// # Errors
-/// One that holds [`Stopped`] when a signal came first.
+/// An error that holds [`Stopped`] when a signal came first.
 pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
     let Some(wake) = WAKE.get() else { return Ok(()) };
     loop {

@@ -45,7 +45,7 @@ pub fn compact(args: &Args) -> Outcome {
     Ok(exit_of_compaction(compacted.end))
 }
 
-/// Says what a compaction gave back that went no further, where that is known.
+/// Reports the space that an ended compaction gave back, where that is known.
 fn say_what_is_left(before: &SpaceReport, store: &LocalBackend) {
     let Ok(after) = store.space() else { return };
     let given_back = log_len(before).saturating_sub(log_len(&after));
@@ -62,7 +62,7 @@ fn log_len(space: &SpaceReport) -> u64 {
     space.live_bytes + space.dead_bytes + space.empty_bytes
 }
 
-/// A compaction that did not do what it was called for is no success.
+/// A compaction that did not reach its goal is no success.
 fn exit_of_compaction(end: CompactionEnd) -> Exit {
     match end {
         CompactionEnd::Dense => Exit::Done,

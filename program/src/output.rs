@@ -29,7 +29,7 @@ pub fn print<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Resu
     Ok(result)
 }
 
-/// As [`print`], for what can be had only once: a reader that has gone away is a failure too.
+/// As [`print`], for output that exists only once: a closed reader is a failure too.
 pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Result<T, Failure> {
     let mut out = BufWriter::with_capacity(WRITE_LEN_MAX, stdout()?);
     let result = body(&mut out)?;
@@ -37,7 +37,7 @@ pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> 
     Ok(result)
 }
 
-/// Says one line that is no result: what was left out, what is slow.
+/// Prints one line that is no result, such as omissions.
 pub fn note(line: impl Display) {
     write_message("", &line);
 }

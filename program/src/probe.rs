@@ -1,4 +1,4 @@
-//! `probe`: what opening a store would find.
+//! `probe`: reports the state that opening a store would find.
 
 use std::path::PathBuf;
 

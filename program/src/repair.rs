@@ -1,4 +1,5 @@
-//! `repair` and `salvage`: what is intact of a damaged store, in its place or in a new directory.
+//! `repair` and `salvage`: rebuild a damaged store from its intact blocks, in its place or in a new
+//! directory.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -63,8 +64,8 @@ pub fn run(args: &Args) -> Outcome {
 const WHOLE_EITHER_WAY: &str = "the store is as it was, or repaired as a whole; what was made \
                                 beside it is named .repairing-N";
 
-/// Names what repairs that were ended left beside the store. Nothing of it is removed: one that was
-/// ended in its last step may have left the damaged store there.
+/// Names the leftovers of ended repairs beside the store. They are not removed: a repair ended in
+/// its last step may have left the damaged store there.
 fn name_leftovers(store: &Path) {
     let Ok(store) = store.canonicalize() else { return };
     let (Some(dir), Some(name)) = (store.parent(), store.file_name()) else { return };

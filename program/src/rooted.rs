@@ -93,8 +93,8 @@ impl Root {
         Ok(Root { fd, temporary: AtomicU64::new(0), sets_owner })
     }
 
-    /// Makes sure that a directory is there and that its owner may write to it, and removes what a
-    /// killed export left in it.
+    /// Makes sure that a directory exists and that its owner may write to it. Removes temporary
+    /// files of a killed export from it.
     pub fn prepare_directory(&self, path: &[u8], mode: u32) -> io::Result<Prepared> {
         let needed = to_mode_bits(mode) | Mode::S_IRWXU;
         let dir = self.open_directory(path, needed)?;
@@ -221,7 +221,7 @@ impl Root {
 /// Of directories above a file that no entry describes; the user's mask takes from it.
 const PARENTS: Mode = Mode::S_IRWXU.union(Mode::S_IRWXG).union(Mode::S_IRWXO);
 
-/// Removes the temporary files of killed exports from a directory, and says what else is in it.
+/// Removes the temporary files of killed exports from a directory, and describes the rest.
 fn remove_temporaries(dir: OwnedFd) -> io::Result<Prepared> {
     let mut names = Vec::new();
     // A second descriptor, with a read position of its own.
@@ -288,8 +288,7 @@ fn to_time_spec(time: Timestamp) -> TimeSpec {
     TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 
-/// File systems replace a date that they do not have by the next one that they have, and say
-/// nothing.
+/// File systems replace a date that they cannot store by the next one that they can, silently.
 fn compare_date(found: &FileStat, wanted: Timestamp) -> Date {
     let is_kept = found.st_mtime.abs_diff(wanted.seconds) < DATE_STEP_SECONDS;
     if is_kept { Date::Kept } else { Date::Lost }

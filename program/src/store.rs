@@ -1,4 +1,4 @@
-//! Opening stores for commands, and what the command line calls the store's options.
+//! Opening stores for commands, and the store's options on the command line.
 //!
 //! A store that was not closed cleanly is reported in one line on standard error. Rule: a command
 //! that changes nothing opens the store read-only. So it works on a read-only mount and beside

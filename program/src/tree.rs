@@ -1,4 +1,4 @@
-//! The tree to import: what lies under a path, found before the first byte is read. Owns what of it
+//! The tree to import: the files under a path, found before the first byte is read. Owns what of it
 //! an import keeps: [`mtime`], [`ctime`], [`owner`], and a count of what it does not.
 //!
 //! Follows no symbolic link but the one the user named. Other kinds of files (devices, pipes,
@@ -27,7 +27,7 @@ pub struct Item {
 /// Result of a walk.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Every file, directory and link; a directory comes before what lies in it.
+    /// Every file, directory and link; a directory comes before its entries.
     pub items: Vec<Item>,
     /// One line for each thing that is not for importing.
     pub left_out: Vec<String>,
@@ -69,7 +69,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Adds what lies in the directory `items[at]`.
+    /// Adds the entries of the directory `items[at]`.
     fn list_directory(&mut self, at: usize, except: Option<(u64, u64)>) {
         let (dir, parent) = (self.items[at].source.clone(), self.items[at].path.clone());
         let found = match fs::read_dir(&dir) {

@@ -11,7 +11,7 @@
 //! 4. `unfinished` goes.
 //!
 //! So no command takes the directory of a killed run for a store. The next run with the same target
-//! begins again. A run that fails or is stopped removes what it made.
+//! begins again. A run that fails or is stopped removes its files.
 
 use std::fs::{self, File};
 use std::io;
@@ -99,7 +99,7 @@ impl Unfinished {
         File::open(above.parent().unwrap_or(&above))?.sync_all()
     }
 
-    /// Removes what an earlier run left, or this one made: nothing else is in the target.
+    /// Removes the files of an earlier run or of this one: nothing else is in the target.
     fn remove_leftovers(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.target)? {
             let path = entry?.path();
@@ -123,7 +123,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Whether a directory is what a killed backup, restore or salvage left.
+/// Whether a directory is the leftover of a killed backup, restore or salvage.
 pub fn is_unfinished(dir: &Path) -> bool {
     let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
     let Ok(mut entries) = fs::read_dir(dir) else { return false };
@@ -138,7 +138,7 @@ pub fn is_unfinished(dir: &Path) -> bool {
     is_dir(&dir.join(NAME)) && entries.all(is_own)
 }
 
-/// Refuses to look into a directory that was never finished, with what to do about it.
+/// Refuses a directory that was never finished, and says how to go on.
 pub fn refuse_unfinished(dir: &Path) -> Result<(), Failure> {
     if is_unfinished(dir) {
         return Err(Failure::missing(format!(

@@ -9,7 +9,7 @@
 //! 3. Write the entry as complete, delete `old` and its chunks, commit. This commit is the point at
 //!    which the file changes from old to new.
 //!
-//! Dropping an upload before step 3 rolls back and removes what step 2 staged.
+//! Dropping an upload before step 3 rolls back and removes the staged chunks of step 2.
 
 use aegis_blocks::{
     Block, BlockId, BlockType, Error, LocalBackend, Result, StorageBackend, TransactionId,
@@ -125,7 +125,7 @@ pub fn is_zeros(data: &[u8]) -> bool {
     data.first().is_none_or(|first| *first == 0 && data[1..] == data[..data.len() - 1])
 }
 
-/// Writes what is known of a file in the place of its entry; its chunks stay.
+/// Writes a file's new attributes in place of its entry; its chunks stay.
 pub fn refresh_entry(store: &LocalBackend, stored: &Stored, entry: &Entry) -> Result<()> {
     assert_eq!(stored.entry.content.chunks(), entry.content.chunks(), "the content stays");
     store.write_block(Block::new(stored.id, BlockType::Metadata, entry.encode()))?;

@@ -1,4 +1,4 @@
-//! `verify`: reads every record, checks every checksum and lists what is damaged.
+//! `verify`: reads every record, checks every checksum and lists the damage.
 //!
 //! A block that is not there is no damage to a store, and is damage to a file that was packed into
 //! it. So files are looked at, too: each one with missing or damaged blocks is named.

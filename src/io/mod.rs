@@ -1,7 +1,7 @@
 //! The seam: the only way from the engine to files, clocks, randomness and threads.
 //!
 //! Owns the traits [`Disk`], [`DiskFile`] and [`Env`] and the closed list of [`FileName`]s. The
-//! real implementation is [`os`]; [`sim`] is the one that forgets and fails on purpose. Invariants:
+//! real implementation is [`os`]. [`sim`] loses unsynced changes and fails on purpose. Invariants:
 //!
 //! 1. A store is one flat directory; a file is named by [`FileName`], never by a path from input.
 //! 2. Retry loops for short transfers and `EINTR` live here, above the implementations
@@ -105,9 +105,9 @@ pub enum How {
     ReadWriteDirect,
     /// Open an existing file for reads.
     Read,
-    /// Open an existing file for reads of what the disk holds, past the page cache: bytes that no
-    /// write-back brought there are not seen. Aligned as for `ReadWriteDirect`. `Unsupported`, from
-    /// the opening or from a read, where the file system cannot.
+    /// Open an existing file for reads of the disk itself, past the page cache: bytes not yet
+    /// written back are not seen. Aligned as for `ReadWriteDirect`. `Unsupported`, from the opening
+    /// or from a read, where the file system cannot.
     ReadDirect,
 }
 
@@ -209,13 +209,13 @@ pub trait Disk: Env {
     /// Renames a file. Replaces `to` where it exists. Durable only after [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// The operating system's own; it may have taken effect all the same.
+    /// The operating system's own; the call may still have taken effect.
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()>;
 
     /// Removes a file. Durable only after [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// The operating system's own; it may have taken effect all the same.
+    /// The operating system's own; the call may still have taken effect.
     fn remove(&self, name: FileName) -> io::Result<()>;
 
     /// Gives a file of another directory a second name in this one. Durable only after
@@ -257,7 +257,7 @@ pub trait Disk: Env {
     /// [`LockError::Held`] at once when another handle has it; never waits.
     fn lock(&self) -> Result<Self::Lock, LockError>;
 
-    /// Takes the store's lock for a look: it keeps out who takes the lock to write, and makes no
+    /// Takes the store's lock to read: it keeps out handles that take it to write, and makes no
     /// file. Several may hold it at once, unless the disk has one kind of lock only.
     ///
     /// # Errors
@@ -288,7 +288,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes at an offset; may write less than asked.
     ///
     /// # Errors
-    /// The operating system's own; what the range then holds is unknown.
+    /// The operating system's own; the content of the range is then unknown.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize>;
 
     /// Writes several buffers one behind the other; may write less than asked.
@@ -365,8 +365,7 @@ pub trait DiskFile: Send + Sync + 'static {
         true
     }
 
-    /// The operating system's file behind this one, if it is one: for what the system does with two
-    /// of them.
+    /// The operating system's file behind this one, if there is one: for calls on two of them.
     fn system_file(&self) -> Option<&std::fs::File> {
         None
     }
@@ -415,8 +414,7 @@ pub trait View: Send + Sync {
         Ok(Cow::Owned(self.bytes(offset, len)?.to_vec()))
     }
 
-    /// Says that no byte of the file is written any more, so that those around what is read may be
-    /// read ahead.
+    /// Says that no byte of the file is written any more, so that reads may read ahead.
     fn settle(&self) {}
 
     /// Returns whether a reader still holds bytes cut from this view. Takes the view for itself, so

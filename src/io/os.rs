@@ -166,7 +166,7 @@ impl OsDisk {
         })
     }
 
-    /// Opens a plain file in the directory; `flags` adds to what every opening has in common.
+    /// Opens a plain file in the directory; `flags` adds to the flags of every opening.
     fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
         self.process.check_io()?;
         // Without O_NONBLOCK, opening a pipe would wait for its other end. It
@@ -215,8 +215,8 @@ impl OsDisk {
         Ok(File::from(directory))
     }
 
-    /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all
-    /// the same; `None` where it is missing on media that cannot be written.
+    /// Opens `LOCK`, and makes it where it is missing. A read-only one is locked too; `None` where
+    /// it is missing on media that cannot be written.
     fn open_lock_file(&self) -> io::Result<Option<File>> {
         use io::ErrorKind as K;
 
@@ -251,7 +251,7 @@ impl OsDisk {
         })
     }
 
-    /// Describes what `name` is now, without following a link; `None` when nothing has the name.
+    /// Describes the entry `name`, without following a link; `None` if there is none.
     fn stat_entry(&self, name: &CStr) -> io::Result<Option<FileStat>> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -385,7 +385,7 @@ impl Disk for OsDisk {
             Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => return Ok(u64::MAX),
             told => told?,
         };
-        // No blocks at all: unlimited (tmpfs), or nothing is told (FUSE).
+        // No blocks at all: unlimited (tmpfs), or unknown (FUSE).
         let untold = stat.blocks() == 0;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         Ok(if untold { u64::MAX } else { free })

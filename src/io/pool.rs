@@ -5,7 +5,7 @@
 //! 1. A command that was accepted is run, also when the pool is closed right after.
 //! 2. A panic in a command ends that command alone. The worker reports it through the callback
 //!    given at the start, and runs the next command.
-//! 3. Closing waits for every worker, except for the one that it happens to run on.
+//! 3. Closing waits for every worker, except for the calling one.
 //!
 //! A command must not wait for another command: with all workers waiting, none is left to run it.
 //! Commands start in the order of submission and end in any order. A command reports its own
@@ -33,12 +33,12 @@ pub struct Command {
 }
 
 impl Command {
-    /// Makes a command; `name` says what it does, for messages.
+    /// Makes a command; `name` describes it in messages.
     pub fn new(name: &'static str, run: impl FnOnce() + Send + 'static) -> Command {
         Command { name, run: Box::new(run) }
     }
 
-    /// Returns what the command does.
+    /// Returns the command's description.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -1,4 +1,4 @@
-//! The simulated disk: forgets what was not synced, and fails on purpose. Feature `sim`.
+//! The simulated disk: loses unsynced changes, and fails on purpose. Feature `sim`.
 //!
 //! Owns [`SimDisk`], a handle to a disk in memory that is cheap to clone and to copy. Everything is
 //! decided by seeds, so that a single-threaded program meets the same disk twice. The rules:
@@ -107,7 +107,7 @@ impl SimDisk {
         }
     }
 
-    /// Makes another disk that has `media`, and goes on with this one's clock and random bytes.
+    /// Makes another disk that has `media`, and continues this one's clock and random bytes.
     fn successor(&self, media: Media) -> SimDisk {
         SimDisk::over(media, self.shared.random.lock().clone(), self.shared.clock.reading())
     }
@@ -135,8 +135,8 @@ impl SimDisk {
         self.successor(media)
     }
 
-    /// Cuts the power at an operation: it and all later ones fail, with errors that
-    /// [`is_power_loss`] knows, and what [`SimDisk::crash`] finds no longer changes. With
+    /// Cuts the power at an operation. It and all later ones fail, with errors that
+    /// [`is_power_loss`] knows, and the state that [`SimDisk::crash`] finds no longer changes. With
     /// `takes_effect`, the operation was still carried out, as a pending change.
     pub fn crash_at(&self, operation: u64, takes_effect: bool) {
         self.shared.state.lock().crash_point = Some(CrashPoint { operation, takes_effect });
@@ -208,12 +208,12 @@ impl SimDisk {
         self.shared.state.lock().faults.struck()
     }
 
-    /// Sets what a power cut may do to names. Copies of the disk take it over.
+    /// Sets the effect of a power cut on names. Copies of the disk take it over.
     pub fn set_profile(&self, profile: Profile) {
         self.shared.state.lock().media.profile = profile;
     }
 
-    /// Sets what a failed sync does to the cache. Copies of the disk do not take it over.
+    /// Sets the effect of a failed sync on the cache. Copies of the disk do not take it over.
     pub fn set_sync_failure(&self, behaviour: SyncFailure) {
         self.shared.state.lock().sync_failure = behaviour;
     }
@@ -245,7 +245,7 @@ impl SimDisk {
         *self.shared.clock.jumps.lock() = seed.map(Random::new);
     }
 
-    /// Returns what the program did that no program may do. Each of these has also panicked.
+    /// Returns the program's violations of the rules. Each of these has also panicked.
     pub fn violations(&self) -> Vec<String> {
         self.shared.state.lock().violations.clone()
     }

@@ -140,8 +140,8 @@ impl Engine {
         }
     }
 
-    /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
-    /// blocks were compared.
+    /// Reads back a sample of the acknowledged blocks, closes and removes the store. Returns how
+    /// many blocks were compared.
     pub fn finish(self) -> Result<u64, Failure> {
         let mut checked = 0;
         for writer in &self.writers {
@@ -235,7 +235,7 @@ impl Writer {
         self.acked_count += 1;
     }
 
-    /// Reads back what is remembered and returns how many blocks that was.
+    /// Reads the remembered blocks back and returns their number.
     fn compare_blocks(&self) -> Result<u64, Failure> {
         for (id, index) in &self.acked {
             let block = self.store.read_block(*id)?;

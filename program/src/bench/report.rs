@@ -122,7 +122,7 @@ figures! {
 }
 
 impl Figures {
-    /// Puts together what one slice measured.
+    /// Combines the measurements of one slice.
     pub fn new(
         workload: &Workload,
         engine: &EngineSample,
@@ -187,7 +187,7 @@ fn median_of_values(mut values: Vec<f64>) -> f64 {
 }
 
 impl Report {
-    /// The table that the user reads: what came out, beside what the disk gives.
+    /// The table of results: the engine beside the limits of the disk.
     pub fn result_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
@@ -214,7 +214,7 @@ impl Report {
         table
     }
 
-    /// The second table: what a commit costs.
+    /// The second table: costs of a commit.
     pub fn cost_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),

@@ -1,4 +1,4 @@
-//! Rooflines: what this disk gives to the simplest programs that could do the same work.
+//! Rooflines: the speed of this disk under the simplest programs that could do the same work.
 //!
 //! Owns the space they write into: one file, zeroed and synced before the clock starts. It is
 //! written as a ring, so that no write changes a length or an extent. Two loops use it:
@@ -28,7 +28,7 @@ const PAGE_LEN: usize = 4096;
 /// One write is at most this long; larger groups take several, and still one sync.
 const WRITE_LEN_MAX: usize = 64 << 20;
 
-/// The file: long enough that writes do not meet what the disk is still busy with.
+/// Length of the file: enough that writes do not reach ranges that the disk still writes.
 const SPACE_LEN: u64 = 256 << 20;
 
 const _: () = assert!(SPACE_LEN >= 2 * WRITE_LEN_MAX as u64);

@@ -1,4 +1,4 @@
-//! Rounds: who is measured when.
+//! Rounds: the order of measurements.
 //!
 //! The speed of a shared disk changes within seconds. So the time of a row is cut into slices of a
 //! quarter of a second or so. In each slice bare loop, leader/follower loop and engine follow one

@@ -1,7 +1,7 @@
 //! The work of a row, and the closed loop that measures engine and rooflines alike.
 //!
 //! Every thread commits, waits for the acknowledgement and commits again, until the time is over.
-//! Payloads are made before the clock starts, so that what is measured is the commit.
+//! Payloads are made before the clock starts, so that only commits are measured.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};

@@ -61,7 +61,7 @@ impl OsFile {
         OsFile { file, direct, is_strict, zeroing, process: Process::current(), allowed_end }
     }
 
-    /// Has a direct file refuse what it would otherwise do through the page cache.
+    /// Has a direct file refuse transfers that would otherwise use the page cache.
     pub(super) fn past_the_cache_only(mut self) -> OsFile {
         assert!(self.direct, "it was opened for transfers past the page cache");
         self.is_strict = true;
@@ -91,8 +91,8 @@ impl OsFile {
         }
     }
 
-    /// How much of a write counts. A direct one that was cut short can only go on at a page, so a
-    /// page that was written in part is written again.
+    /// How much of a write counts. A short direct write can only continue at a page, so a page
+    /// written in part is written again.
     fn count_written(&self, written: usize, len: usize) -> usize {
         if self.direct && written < len { written - written % PAGE_LEN } else { written }
     }
@@ -176,7 +176,8 @@ impl DiskFile for OsFile {
     fn begin_write_back(&self, offset: u64, len: u64) {
         let (Ok(offset), Ok(len)) = (to_file_offset(offset), to_file_offset(len)) else { return };
         // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from
-        // the sync. SAFETY: it reads no memory; the descriptor is open as long as `self` is.
+        // the sync.
+        // SAFETY: it reads no memory; the descriptor is open as long as `self` is.
         unsafe {
             libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
         };
@@ -309,7 +310,7 @@ mod tests {
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).expect("flags"));
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).expect("a direct file");
         let direct = OsFile::new(file, true, Arc::default());
-        // Three bytes are what the file system refuses; the assertion on alignment is above this.
+        // The file system refuses three bytes; the assertion on alignment is above this.
         let written = direct.run_transfer(|| direct.file.write_at(b"abc", 0));
         assert_eq!(written.expect("the second try"), 3);
         let mut refusals = 1;

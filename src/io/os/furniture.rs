@@ -4,10 +4,10 @@
 //! it out. A store, a backup or a restored store may be made beside it. Everything else in a
 //! directory counts as a user's data, hidden files too.
 //!
-//! | name                | made by                        | left out if it is a directory |
-//! |---------------------|--------------------------------|-------------------------------|
-//! | `lost+found`        | ext2, ext3, ext4               | that is empty, or that this user may not look into |
-//! | `.snapshot`, `.zfs` | file servers and ZFS           | whatever is in it: older states of this volume, read-only |
+//! | name                | made by              | left out if it is a directory                 |
+//! |---------------------|----------------------|-----------------------------------------------|
+//! | `lost+found`        | ext2, ext3, ext4     | that is empty or not readable by this user    |
+//! | `.snapshot`, `.zfs` | file servers and ZFS | of any content: older states, read-only       |
 //!
 //! Files that `fsck` saved in `lost+found` may be the last copy, so one with entries is not left
 //! out. It belongs to root with mode 0700: the store of another user can neither read nor harm its

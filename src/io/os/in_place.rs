@@ -11,7 +11,7 @@
 //!    otherwise.
 //!
 //! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums.
-//! Bytes that a snapshot of the volume or a reflink shares are copied on write all the same.
+//! Bytes that a snapshot of the volume or a reflink shares are still copied on write.
 
 use crate::unheard::unheard;
 use std::fs::File;
@@ -38,7 +38,7 @@ nix::ioctl_write_ptr_bad!(
     c_int
 );
 
-/// Has an empty file overwritten in place, where the file system can and would not do so by itself.
+/// Has an empty file overwritten in place, where the file system can but does not by default.
 pub(super) fn overwrite_in_place(empty: &File) {
     let is_copied = fstatfs(empty).is_ok_and(|found| found.filesystem_type() == BTRFS_SUPER_MAGIC);
     if is_copied {

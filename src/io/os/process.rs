@@ -1,4 +1,4 @@
-//! The process that a store belongs to, and how a forked child is told from its parent.
+//! The process that a store belongs to, and detection of a forked child.
 //!
 //! Owns one word of memory that the kernel clears in each child (`MADV_WIPEONFORK`). A fork, a raw
 //! `clone` included, is thereby seen without a system call. A process writes a number into it that
@@ -6,10 +6,10 @@
 //! no such memory, the process id is the number, and each look is a system call. A child of `vfork`
 //! shares all memory with its parent and is not told from it: it may only exec or exit.
 //!
-//! Rule: what holds locks, threads, maps or descriptors of a store notes its [`Process`]. Every
-//! call looks at it **before** the first lock, since a lock that another thread held at the fork is
-//! never released in the child. Every drop looks at it, too, and forgets what it holds:
-//! [`ProcessBound`].
+//! Rule: a struct that holds locks, threads, maps or descriptors of a store notes its [`Process`].
+//! Every call looks at it **before** the first lock, since a lock that another thread held at the
+//! fork is never released in the child. Every drop checks it, too, and in a child forgets its
+//! resources: [`ProcessBound`].
 //!
 //! Also owns the list of descriptors that must not live on in a child, those of the stores' locks.
 //! A lock belongs to an opening of a file, which a child shares: it would stay locked when the
@@ -76,7 +76,7 @@ impl Process {
     /// As [`Process::check`], for calls of the operating system.
     ///
     /// # Errors
-    /// One that [`Error::io`] makes [`Error::Forked`] of.
+    /// An error that [`Error::io`] turns into [`Error::Forked`].
     #[inline]
     pub(crate) fn check_io(&self) -> std::io::Result<()> {
         if self.is_current() { Ok(()) } else { Err(std::io::Error::other(ForkedProcess)) }

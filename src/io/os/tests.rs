@@ -1,4 +1,4 @@
-//! The real disk against a real directory; what needs another process runs this binary again.
+//! The real disk against a real directory; tests of another process run this binary again.
 
 use std::io::{ErrorKind, IoSlice};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -291,7 +291,7 @@ fn the_environment_has_a_clock_randomness_and_threads() {
     assert!(!thread.expect("started").join());
 }
 
-/// A map is noticed by a later opening though nothing else is left of the one that made it.
+/// A later opening notices a map, even when nothing else of the first opening is left.
 #[test]
 fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     let scratch = Scratch::new();

@@ -34,7 +34,7 @@ const WINDOW_LEN: usize = 64 << 10;
 /// A mapped file. A slice of any length costs one reference count.
 pub(super) struct OsView {
     map: Arc<Mmap>,
-    /// All of the map; what readers get is cut from it.
+    /// All of the map; readers get slices of it.
     whole: Bytes,
     len: usize,
     windows: Windows,

@@ -54,7 +54,7 @@ impl NameChange {
         file
     }
 
-    /// Returns the name that the change gives and the one that it takes away.
+    /// Returns the name that the change gives and the name that it removes.
     fn halves(self) -> (Option<FileName>, Option<FileName>) {
         match self {
             NameChange::Create { name, .. } => (Some(name), None),

@@ -125,7 +125,7 @@ pub(super) fn unit_count(media: &Media) -> usize {
     media.pending.iter().map(|change| change.what.unit_count(media.profile)).sum()
 }
 
-/// Returns what a disk holds after the cut.
+/// Returns the content of a disk after the cut.
 pub(super) fn survivors(media: &Media, choice: &CrashChoice) -> Media {
     let mut left = Media { pending: Vec::new(), files: Default::default(), ..media.clone() };
     left.files.clone_from(&media.files);

@@ -36,7 +36,7 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    /// Returns whether what a power cut leaves can differ before and after the operation.
+    /// Returns whether a power cut before the operation can leave other bytes than one after it.
     pub fn is_change(self) -> bool {
         use OperationKind as K;
         matches!(
@@ -102,16 +102,17 @@ pub enum FaultKind {
     Eio,
     /// As `Eio`, reported by a change that took effect completely.
     EioAfterEffect,
-    /// No space (`ENOSPC`), for what may need some. Zeroing may have got half of the way.
+    /// No space (`ENOSPC`), for operations that may need some. Zeroing may have got half of the
+    /// way.
     Enospc,
     /// No space left to this user (`EDQUOT`), otherwise as `Enospc`.
     Edquot,
-    /// No descriptor is left (`EMFILE`), for what opens a file. Nothing is done.
+    /// No descriptor is left (`EMFILE`), for operations that open a file. Nothing is done.
     Emfile,
-    /// No address space or map is left (`ENOMEM`), for what maps a file. Nothing is done.
+    /// No address space or map is left (`ENOMEM`), for operations that map a file. Nothing is done.
     Enomem,
-    /// The process may make no file so long (`EFBIG`), for what may make one longer but a write:
-    /// that is refused before. Nothing is done.
+    /// The process may make no file so long (`EFBIG`), for operations that extend one. Writes are
+    /// excepted: they are refused before. Nothing is done.
     Efbig,
     /// A signal came (`EINTR`), for transfers and syncs. When sticky, every other one succeeds.
     Eintr,
@@ -126,7 +127,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// Returns what the fault does to such an operation; nothing when it does not concern it.
+    /// Returns the fault's effect on such an operation; none when it does not concern it.
     fn verdict(self, kind: OperationKind) -> Option<Verdict> {
         use OperationKind as K;
         let fails = |errno, concerned: bool| {

@@ -33,7 +33,7 @@ pub struct SimFile {
     name: FileName,
     writes: bool,
     direct: bool,
-    /// Reads see what the disk holds.
+    /// Reads see the disk's bytes.
     past_cache: bool,
 }
 
@@ -214,7 +214,7 @@ fn no_space() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
-/// Returns the buffers without what lies behind their first `len` bytes.
+/// Returns the first `len` bytes of the buffers.
 fn first_bytes<'a>(bufs: &'a [IoSlice<'_>], len: usize) -> Vec<&'a [u8]> {
     let mut rest = len;
     let mut first = Vec::with_capacity(bufs.len());

@@ -8,10 +8,10 @@
 //! 3. After a failed sync of a file the changes before it stay doubtful for ever. A power cut may
 //!    keep or lose each one. No later sync makes them durable, though it reports success. Calls
 //!    still see them, or no longer do ([`SyncFailure`]). The same holds for names.
-//! 4. A removed file stays with those who have it open, and takes space until they close it.
+//! 4. A removed file stays for its open handles, and takes space until they are closed.
 //!
-//! A copy is cheap: contents are shared. Knows nothing of faults, locks or threads; what a power
-//! cut makes of the log is in [`super::crash`].
+//! A copy is cheap: contents are shared. Knows nothing of faults, locks or threads; the effect of a
+//! power cut is in [`super::crash`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -247,7 +247,7 @@ impl Media {
         }
     }
 
-    /// Makes a file durable, except for what an earlier failure has left doubtful.
+    /// Makes a file durable, except for changes that an earlier failure has left doubtful.
     pub(super) fn sync_file(&mut self, file: FileId) {
         let of_file = |change: &Change| change.what.file() == Some(file);
         if self.pending.iter().any(|change| of_file(change) && change.doubtful) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::io::AlignedBuf;
 
-/// Runs what must panic, and returns the one mistake that it left on record.
+/// Runs a body that must panic, and returns the one recorded mistake.
 #[track_caller]
 fn violation(disk: &SimDisk, mistake: impl FnOnce()) -> String {
     let before = disk.violations().len();
