@@ -1,4 +1,4 @@
-//! What moves cost by the design of the log: a model of its cleaning, without a disk and without the store.
+//! Cost of moves by the design of the log: a model of its cleaning, without a disk and the store.
 //!
 //! | what     | value                                                                              |
 //! |----------|------------------------------------------------------------------------------------|
@@ -9,14 +9,14 @@
 //! | pace     | blocks moved for each one committed, at most: 1 as in the store while others       |
 //! |          | write, 3 as good as unlimited                                                      |
 //! | tails    | 1: moves and commits go to one segment, as in the store; 2: moves have their own;  |
-//! |          | 3: what is moved twice has its own again                                           |
-//! | scores   | [`SCORES`]; cost-benefit is the store's, `src/local/maintenance/compaction/mod.rs` says whose idea |
+//! |          | 3: blocks moved twice have their own again                                         |
+//! | scores   | [`SCORES`]; cost-benefit is the store's, for its source see the module compaction  |
 //! | goal     | segments are emptied while the log has more than 1 / [`UTILISATION`] of the blocks |
 //!
-//! Run with `cargo bench --bench cleaning`. A row for each design: what is written to the log for each byte
-//! overwritten, moves included, and the most that the log had over the blocks in force. What is written is at
-//! most 1 plus the pace: a design that gets there does not keep the log to its goal. Deterministic: every design
-//! gets the same overwrites, from [`SEED`].
+//! Run with `cargo bench --bench cleaning`. A row for each design has the bytes written for each
+//! byte overwritten, moves included, and the peak of the log over the live blocks. Bytes written
+//! are at most 1 plus the pace: a design that gets there does not keep the log to its goal.
+//! Deterministic: every design gets the same overwrites, from [`SEED`].
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;
@@ -30,13 +30,13 @@ const TURNS_NOT_COUNTED: usize = 3;
 /// Commits whose moves may be made up for at once, after the log was small enough.
 const PACE_SAVED: usize = 2000;
 const UTILISATION: f64 = 0.7;
-/// Segments with a larger share in force are left alone.
+/// Segments with a larger live share are left alone.
 const IN_FORCE_MAX: f64 = 0.98;
 /// The tail that commits go to.
 const COMMITS: usize = 0;
 
-/// How much a segment deserves to be emptied, by its share in force and its age: commits since it was begun,
-/// where the store counts segments.
+/// Priority of a segment for emptying, by its live share and its age. The age is counted in commits
+/// since it was begun; the store counts segments.
 type Score = fn(f64, f64) -> f64;
 const SCORES: [(&str, Score); 2] = [
     ("cost-benefit", |in_force, age| (1.0 - in_force) * age / (1.0 + in_force)),
@@ -175,7 +175,7 @@ impl Log {
     }
 }
 
-/// What is written for each block that is overwritten, and the peak of the log over the blocks.
+/// Blocks written for each one overwritten, and the peak of the log over the blocks.
 fn cost(design: Design, draw: &Draw) -> (f64, f64) {
     let (mut log, mut rng) = (Log::filled(design), Rng(SEED));
     let (mut may_move, mut moved, mut peak) = (0, 0, 0);

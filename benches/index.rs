@@ -1,4 +1,4 @@
-//! What the index costs: `cargo bench --bench index [-- BLOCKS]`.
+//! Cost of the index: `cargo bench --bench index [-- BLOCKS]`.
 //!
 //! | what          | value                                                                                |
 //! |---------------|--------------------------------------------------------------------------------------|
@@ -7,9 +7,9 @@
 //! | image written | bytes of checkpoints over user bytes: uniform overwrites of BLOCKS (10 million) with blocks of 256 bytes, and of 4 KiB |
 //! | seed          | [`SEED`]                                                                             |
 //!
-//! Bytes of checkpoints are what the process wrote (`/proc/self/io`) less what the store counts as log and
-//! zeros. The blocks that are overwritten held 16 bytes, so that ten million of them fit on a small disk;
-//! the image has a record for each all the same.
+//! Bytes of checkpoints are those the process wrote (`/proc/self/io`) less those the store counts
+//! as log and zeros. The blocks that are overwritten held 16 bytes, so that ten million of them fit
+//! on a small disk. The image has a record for each all the same.
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;

@@ -1,4 +1,5 @@
-//! Latency of commits beside checkpoints, compaction and backups: `cargo bench --bench latency [-- DIR]`.
+//! Latency of commits beside checkpoints, compaction and backups:
+//! `cargo bench --bench latency [-- DIR]`.
 //!
 //! | what       | value                                                                          |
 //! |------------|--------------------------------------------------------------------------------|
@@ -8,11 +9,11 @@
 //! | backup     | of [`FILLED`] blocks of 4 KiB, whole, into another directory of the same disk  |
 //! | seed       | [`SEED`]                                                                       |
 //!
-//! Each round has quiet commits before and after the commits beside the work, on the same store, so that a
-//! disk that changes its mood changes it for both; percentiles are over all rounds, and the ratio of a
-//! percentile is the median over rounds of the ratios within a round. Nothing is asserted about time.
-//! `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`, `backup`, or all
-//! without it.
+//! Each round has quiet commits before and after the commits beside the work, on the same store. So
+//! a change in the disk's speed meets both. Percentiles are over all rounds. The ratio of a
+//! percentile is the median over rounds of the ratios within a round. Nothing is asserted about
+//! time. `DIR` lies on the disk to try. `AEGIS_LATENCY` chooses: `checkpoint`, `compaction`,
+//! `backup`, or all without it.
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;
@@ -38,7 +39,7 @@ const CHECKPOINTED: [u64; 2] = [1_000_000, 4_000_000];
 const FILLED: u64 = 100_000;
 const ROUNDS: usize = 5;
 const QUIET: Duration = Duration::from_millis(1500);
-/// Log over what is in force in it at which the room counts as given back.
+/// Log over its live bytes at which the space counts as reclaimed.
 const ROOM_MAX: f64 = 1.5;
 const COMPACTION_MAX: Duration = Duration::from_secs(60);
 const COMPACTION_ROUNDS: usize = 3;
@@ -166,8 +167,9 @@ fn beside_checkpoints(dir: &Path, blocks: u64) -> Result<()> {
     Ok(())
 }
 
-/// The log without what is ahead of its tail, and all files with that, over what is in force. The space
-/// ahead is some 64 MiB whatever the store holds, so in a small store the second is no measure of upkeep.
+/// The log without the space ahead of its tail, and all files with it, over the live bytes. The
+/// space ahead is some 64 MiB in every store, so in a small one the second is no measure of
+/// maintenance.
 fn room(store: &LocalBackend) -> Result<(f64, f64)> {
     let space = store.space()?;
     let live = space.live_bytes as f64;
@@ -208,7 +210,7 @@ fn beside_compaction(dir: &Path) -> Result<()> {
             Ok(started.elapsed())
         });
         took.push((elapsed?, first, room(&store)?));
-        // What is moved from here on is what the commits themselves leave behind.
+        // From here on only garbage of the commits themselves causes moves.
         let after = quiet(&store);
         let quiet = Latencies::new([before.0, after.0].concat());
         rounds.push(Round { quiet, beside });

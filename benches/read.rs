@@ -1,8 +1,9 @@
 //! Reading many blocks in one call beside reading them one by one, from the disk and from memory.
 //!
-//! Workload: 4,096 blocks of 16 KiB, read in a shuffled order (a fixed walk); 5 rounds of each, taking
-//! turns, the medians are printed. Each opens the store anew; before a cold one the kernel is told to
-//! forget the files. One thread; `read_blocks` may have the two I/O workers help. Each way of reading in turn.
+//! Workload: 4,096 blocks of 16 KiB, read in a shuffled order (a fixed walk); 5 rounds of each,
+//! taking turns, the medians are printed. Each opens the store anew; before a cold one the kernel
+//! is told to forget the files. One thread; `read_blocks` may have the two I/O workers help. Each
+//! way of reading in turn.
 //!
 //! Run with `cargo bench --bench read [-- DIR]`, where `DIR` lies on the disk to try.
 

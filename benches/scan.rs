@@ -1,4 +1,4 @@
-//! What listing costs: `cargo bench --bench scan [-- BLOCKS]`.
+//! Cost of listing: `cargo bench --bench scan [-- BLOCKS]`.
 //!
 //! | what           | value                                                                               |
 //! |----------------|-------------------------------------------------------------------------------------|

@@ -1,21 +1,25 @@
-//! What a store costs in room and in time to open: `cargo bench --bench space [-- BLOCKS BYTES]`.
+//! Space of a store and time to open it: `cargo bench --bench space [-- BLOCKS BYTES]`.
 //!
-//! Fills a store with 100,000 blocks of 4 KiB (or so many of so many bytes) with buffered commits of 100,
-//! closes and opens it, overwrites each block ten times on average at random, lets it settle, kills a
-//! process that has written 250 MiB more, and opens what that left. Prints one line a step. Files are
-//! counted by the blocks that the file system gave them. Seed: [`SEED`].
+//! Fills a store with 100,000 blocks of 4 KiB (or so many of so many bytes) with buffered commits
+//! of 100, closes and opens it. Overwrites each block ten times on average at random and waits
+//! until the store is idle. Kills a process that has written 250 MiB more, and opens the store
+//! again. Prints one line a step. Files are counted by the blocks that the file system gave them.
+//! Seed: [`SEED`].
 //!
-//! `AEGIS_SPACE=open` leaves the overwriting out, and opens five times after a close, after a kill, and after
-//! another kill of a process that was reading the log that the first one left, about half of it.
+//! `AEGIS_SPACE=open` leaves the overwriting out. It opens five times after a close, and after a
+//! kill. Then it does so after the kill of a process that had read about half of the log of the
+//! first one.
 //!
-//! `AEGIS_SPACE=lone` compares durable commits of one thread into segments that were used before, behind
-//! overwriting each block three times, with those of a new store into zeroed space, in turns of [`LONE_COUNT`].
+//! `AEGIS_SPACE=lone` compares durable commits of one thread into used segments, after overwriting
+//! each block three times, with those of a new store into zeroed space. They take turns of
+//! [`LONE_COUNT`].
 //!
-//! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell what is written for
-//! each byte that is overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7): after a
-//! turn of five overwrites a block, which is not counted, two of five that are. Zipf: the rank `r` of a block
-//! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed probabilities (L.
-//! Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2); which block has which rank is shuffled.
+//! `AEGIS_SPACE=uniform` and `AEGIS_SPACE=zipf` (`-- BLOCKS BYTES SEGMENT_BYTES`) tell the bytes
+//! written for each byte overwritten, at 70 % utilisation (`space_amplification_max` of 1 / 0.7). A
+//! turn of five overwrites a block is not counted; two of five are. Zipf: the rank `r` of a block
+//! is drawn with a probability in proportion to `1 / r^0.99`, by inversion of the summed
+//! probabilities. See L. Devroye, *Non-Uniform Random Variate Generation*, 1986, III.2. The ranks
+//! of the blocks are shuffled.
 
 #[path = "../tests/support/xorshift.rs"]
 mod xorshift;
@@ -36,7 +40,7 @@ use xorshift::Rng;
 const SEED: u64 = 0x1357_9bdf_2468_ace1;
 const BATCH_COUNT: u64 = 100;
 const ZIPF_EXPONENT: f64 = 0.99;
-/// Bytes in force for each one of the log, where what is written over that is measured.
+/// Live bytes for each byte of the log, where write amplification is measured.
 const UTILISATION: f64 = 0.7;
 const LONE_COUNT: u64 = 500;
 const LONE_TURNS: usize = 9;
@@ -188,14 +192,14 @@ impl Bench {
         Ok(())
     }
 
-    /// What a lone commit costs in a segment that was used before.
+    /// Cost of a lone commit in a used segment.
     fn commit_alone(&self, rng: &mut Rng) -> Result<()> {
         let zeroed = self.options().open(self.path.with_extension("zeroed"))?;
         zeroed.prepare_space(256 << 20)?;
         let (used, _) = self.open()?;
         self.write(&used, 1..=self.count)?;
         self.write(&used, (0..3 * self.count).map(|_| rng.below(self.count) + 1))?;
-        // What the overwriting left to be moved is not what is asked for.
+        // Moves that the overwriting left are not measured.
         used.pause_compaction()?;
         zeroed.pause_compaction()?;
         let before = used.stats();
@@ -227,7 +231,7 @@ impl Bench {
         zeroed.close()
     }
 
-    /// What is written for each byte that is overwritten.
+    /// Bytes written for each byte overwritten.
     fn amplify(&self, draw: &Draw, rng: &mut Rng) -> Result<()> {
         let options = self.options().space_amplification_max(1.0 / UTILISATION);
         let store = options.open(&self.path)?;
@@ -274,7 +278,7 @@ impl Bench {
         println!("{}: {status}", if opens { "opener" } else { "writer" });
     }
 
-    /// What the child does that opens the store: it dies before it is through the log.
+    /// The child that opens the store: it dies before it has read the log.
     fn open_and_die(&self) -> Result<()> {
         let die = |at: OpenProgress| match at.phase {
             OpenPhase::Replay if 2 * at.bytes_done >= at.bytes_total => std::process::abort(),
@@ -283,7 +287,7 @@ impl Bench {
         self.options().on_progress(die).open(&self.path)?.close()
     }
 
-    /// What the child does that writes: it ends without a goodbye.
+    /// The child that writes: it ends without a close.
     fn write_and_die(&self) -> Result<()> {
         let (store, _) = self.open()?;
         let mut rng = Rng(SEED);
@@ -296,7 +300,7 @@ impl Bench {
     }
 }
 
-/// What the files of a directory take on the disk.
+/// Space of a directory's files on the disk.
 fn disk_len(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * 512).sum()

@@ -1,5 +1,6 @@
-//! Eight tellers move money between twenty accounts at the same time, in serializable transactions that
-//! run again when they conflict. No money is made or lost, and no auditor ever sees half a transfer.
+//! Eight tellers move money between twenty accounts at the same time, in serializable transactions
+//! that run again when they conflict. No money is made or lost, and no auditor ever sees half a
+//! transfer.
 //!
 //! Run with `cargo run --release --example bank`.
 
@@ -16,7 +17,7 @@ const ACCOUNTS: u64 = 20;
 const TRANSFERS_PER_TELLER: u64 = 200;
 const FIRST_BALANCE: i64 = 100;
 
-/// What happened, over all tellers.
+/// Results of all tellers.
 #[derive(Default)]
 struct Ledger {
     moved: AtomicU64,

@@ -1,7 +1,7 @@
 //! Sixteen threads commit durably at the same time; their commits share syncs.
 //!
-//! Run with `cargo run --release --example group_commit [DIR]`, where `DIR` lies on the disk to try;
-//! without it the store goes to the directory for temporary files.
+//! Run with `cargo run --release --example group_commit [DIR]`, where `DIR` lies on the disk to
+//! try. Without it the store goes to the directory for temporary files.
 
 use std::time::{Duration, Instant};
 

@@ -21,8 +21,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let (safe, heard) = mpsc::channel();
     for n in 0..IN_FLIGHT_COUNT {
         let safe = safe.clone();
-        // The callback runs on the thread that works at commits, so all it does is pass it on. Nobody
-        // listens any more when this thread has failed.
+        // The callback runs on the thread that works at commits, so it only passes the result on.
+        // After a failure of this thread there is no receiver.
         submit(&store, n)?.on_durable(move |result| drop(safe.send(result)));
     }
     let submitted = started.elapsed();

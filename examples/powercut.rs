@@ -1,5 +1,6 @@
-//! How to test a program of your own against power cuts: it runs on a simulated disk, the power goes at
-//! every operation in turn, and what a restart finds must be what the program promises its users.
+//! How to test a program of your own against power cuts. It runs on a simulated disk, and the power
+//! is cut at every operation in turn. After a restart the store must hold all that the program has
+//! promised its users.
 //!
 //! Run with `cargo run --features sim --example powercut`.
 
@@ -10,7 +11,8 @@ const TOTAL: u64 = 100;
 const STOCK: BlockId = BlockId(1);
 const SOLD: BlockId = BlockId(2);
 
-/// The program under test: it sells one piece after the other and returns how many it said were sold.
+/// The program under test: it sells one piece after the other and returns how many it said were
+/// sold.
 fn sell(disk: &SimDisk) -> u64 {
     let Ok(shop) = LocalBackend::open_on(disk.clone(), LocalBackend::options()) else { return 0 };
     (1..=5).take_while(|sold| sell_one(&shop, *sold).is_ok()).last().unwrap_or(0)
@@ -41,7 +43,7 @@ fn main() -> Result<()> {
         let disk = SimDisk::new(operation);
         disk.crash_at(operation, false);
         let said = sell(&disk);
-        // What was not synced survives not at all, wholly, or in any part.
+        // Unsynced changes survive not at all, wholly, or in any part.
         let random = CrashChoice::Random { seed: operation, garbage: true };
         for choice in [CrashChoice::Nothing, CrashChoice::Everything, random] {
             check(disk.crash(choice), said)?;

@@ -15,7 +15,7 @@ pub(crate) use crossbeam_channel as channel;
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 /// The monotonic time. Only differences mean anything. A model checker's stands still.
-pub(crate) use crate::io::os::clock as now;
+pub(crate) use crate::io::os::monotonic_clock as now;
 /// The process that something belongs to. A model checker knows of one only.
 pub(crate) use crate::io::os::{Process, ProcessBound};
 

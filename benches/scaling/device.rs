@@ -10,7 +10,7 @@ pub struct Device {
     pub name: &'static str,
     /// A write with its sync, at least.
     fixed: Duration,
-    /// Added to that, evenly spread.
+    /// Added to that, evenly distributed.
     spread: Duration,
     /// One in a hundred takes so much longer.
     tail: Duration,

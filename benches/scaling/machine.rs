@@ -1,17 +1,18 @@
-//! A machine under a virtual clock: callers in a closed loop, cores that they share, one device, and the
-//! product's own commit core in between.
+//! A machine under a virtual clock: callers in a closed loop, cores that they share, one device,
+//! and the product's own commit core in between.
 //!
 //! | cost of processor time | value         | where from                                                  |
 //! |------------------------|---------------|-------------------------------------------------------------|
 //! | to be woken            | [`WOKEN`]     | a switch and a cold cache                                   |
-//! | to make a commit       | [`PREPARE`]   | block, batch, hand-over                                     |
-//! | to wake one caller     | [`WAKE`]      | a futex call, of whoever carries the log                    |
+//! | to make a commit       | [`PREPARE`]   | block, batch, submission                                    |
+//! | to wake one caller     | [`WAKE`]      | a futex call of the leader                                  |
 //! | a member of a group    | [`MEMBER`]    | its checks, its copy, its place in the index                |
 //! | a group                | [`GROUP`]     | system calls, headers, publication                          |
 //!
-//! Chosen so that 8 and 64 callers on 2 cores give what docs/performance.md measured. Work is done in the
-//! order in which it was asked for, by the first core that is free; the carrier waits for a core like
-//! everybody else. Not modelled: caches, preemption, the disk's own queues beside the log.
+//! Chosen so that 8 and 64 callers on 2 cores give the measurements of docs/performance.md. Work is
+//! done in the order in which it was asked for, by the first core that is free. The leader waits
+//! for a core as all callers do. Not modelled: caches, preemption, the disk's own queues beside the
+//! log.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -39,7 +40,7 @@ const GROUP_LEN_MAX: u64 = 8 << 20;
 const FLIGHT_COUNT_MAX: usize = 2;
 const CROWD_MIN: usize = 12;
 
-/// What is tried.
+/// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub device: Device,
@@ -47,11 +48,11 @@ pub struct Setup {
     pub cores: usize,
     /// Groups under way at once, from so many callers on; the product's choice if none is given.
     pub flights: Option<(usize, usize)>,
-    /// The waits for company, over the product's.
+    /// The commit delays, over the product's.
     pub patience: f64,
 }
 
-/// What came of it.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Outcomes {
     pub commits_per_s: f64,
@@ -60,17 +61,17 @@ pub struct Outcomes {
     pub group: f64,
 }
 
-/// What happens at a time.
+/// An event at a time.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
-    /// A caller's commit is in the inbox.
+    /// A caller's commit is in the queue.
     Submitted(usize),
     /// The group with this number is written and synced.
-    Flown(u64),
-    /// The wait for company is over, or a keeper that was called is awake.
-    Turn,
-    /// Whoever carries the log is done with a group.
-    LetGo,
+    Written(u64),
+    /// The commit delay is over, or the flusher is awake.
+    WaitOver,
+    /// The leader or the flusher is done with a group.
+    LogReleased,
 }
 
 /// Nothing but what is in flight: no commit conflicts.
@@ -107,12 +108,12 @@ pub struct Machine {
     /// When each core is free.
     cores: Vec<Duration>,
     core: CommitCore<usize>,
-    inbox: VecDeque<usize>,
-    /// Whether somebody is at work on the log, and sees nothing of the inbox.
+    queue: VecDeque<usize>,
+    /// Whether a thread works on the log and does not see the queue.
     busy: bool,
-    /// The caller that carries the log; none while it is free, or the keeper's.
-    carrier: Option<usize>,
-    flying: BTreeMap<u64, (Group<usize>, Duration)>,
+    /// The caller that leads; none while the log is free, or the flusher's.
+    leader: Option<usize>,
+    under_way: BTreeMap<u64, (Group<usize>, Duration)>,
     group_count: u64,
     flight_time: Duration,
     asked_at: Vec<Duration>,
@@ -131,10 +132,10 @@ impl Machine {
             happening_count: 0,
             cores: vec![Duration::ZERO; setup.cores],
             core: CommitCore::new(options, Pace::for_flight_time(Duration::ZERO), Lsn(0)),
-            inbox: VecDeque::new(),
+            queue: VecDeque::new(),
             busy: false,
-            carrier: None,
-            flying: BTreeMap::new(),
+            leader: None,
+            under_way: BTreeMap::new(),
             group_count: 0,
             flight_time: Duration::ZERO,
             asked_at: vec![Duration::ZERO; setup.callers],
@@ -150,7 +151,7 @@ impl Machine {
         let warm = commits / 10;
         let (mut started, mut groups_before) = (Duration::ZERO, 0);
         while self.took.len() < warm + commits {
-            let next = self.happenings.pop().expect("somebody always has something to do");
+            let next = self.happenings.pop().expect("a caller always has work");
             let Reverse((at, _, happening)) = next;
             self.now = at;
             self.happen(happening);
@@ -194,36 +195,36 @@ impl Machine {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Submitted(caller) => {
-                self.inbox.push_back(caller);
+                self.queue.push_back(caller);
                 if !self.busy {
-                    // The first one carries the log for all that come while it waits for them.
-                    self.carrier.get_or_insert(caller);
-                    self.turn();
+                    // The first one leads for all that come while it waits for them.
+                    self.leader.get_or_insert(caller);
+                    self.form_group();
                 }
             }
-            Happening::Turn if self.busy => {}
-            Happening::Turn => self.turn(),
-            Happening::Flown(number) => self.land(number),
-            Happening::LetGo => self.let_go(),
+            Happening::WaitOver if self.busy => {}
+            Happening::WaitOver => self.form_group(),
+            Happening::Written(number) => self.complete_group(number),
+            Happening::LogReleased => self.release_log(),
         }
     }
 
-    /// A caller lets go of the log once it has its answer; it calls the keeper for those that are left,
-    /// and may well be back before the keeper is awake. The keeper goes on until nobody is left.
-    fn let_go(&mut self) {
+    /// A caller releases the log once it has its answer, and wakes the flusher for the commits
+    /// left. It may be back before the flusher is awake. The flusher goes on until none is left.
+    fn release_log(&mut self) {
         self.busy = false;
-        let by_caller = self.carrier.take().is_some();
+        let by_caller = self.leader.take().is_some();
         if !by_caller {
-            self.turn();
-        } else if !self.inbox.is_empty() || !self.core.is_idle() {
+            self.form_group();
+        } else if !self.queue.is_empty() || !self.core.is_idle() {
             let awake = self.compute(self.now, WAKE) + WOKEN;
-            self.at(awake, Happening::Turn);
+            self.at(awake, Happening::WaitOver);
         }
     }
 
-    /// Takes what is in the inbox and forms a group, if it is time for that.
-    fn turn(&mut self) {
-        while let Some(caller) = self.inbox.pop_front() {
+    /// Takes the commits in the queue and forms a group, if it is time for that.
+    fn form_group(&mut self) {
+        while let Some(caller) = self.queue.pop_front() {
             let block = Block::new(BlockId(caller as u64 + 1), BlockType::TableData, "");
             let batch = Batch::of_single_write(block);
             let submission = Submission { batch, durable: true, log_len: COMMIT_LEN, tag: caller };
@@ -231,8 +232,8 @@ impl Machine {
         }
         let actions = self.step(Event::Tick);
         if let Some(until) = actions.wait_until {
-            // Looks again when the wait is over; whoever comes meanwhile looks, too.
-            self.at(until, Happening::Turn);
+            // Checks again when the wait is over; a caller that comes meanwhile checks, too.
+            self.at(until, Happening::WaitOver);
         }
         if let Some(group) = actions.write {
             self.write(group);
@@ -250,17 +251,18 @@ impl Machine {
         let landed = laid_out + self.setup.device.flight(len, &mut self.rng);
         let number = self.group_count;
         self.group_count += 1;
-        self.flying.insert(number, (group, laid_out));
-        self.at(landed, Happening::Flown(number));
-        // With one group under way the carrier keeps the log in the sync, with several it puts it down.
+        self.under_way.insert(number, (group, laid_out));
+        self.at(landed, Happening::Written(number));
+        // With one group under way the leader keeps the log during the sync; with several it
+        // releases it.
         self.busy = true;
         if self.core.allows_overlap() {
-            self.at(laid_out, Happening::LetGo);
+            self.at(laid_out, Happening::LogReleased);
         }
     }
 
-    fn land(&mut self, number: u64) {
-        let (group, started) = self.flying.remove(&number).expect("it flew");
+    fn complete_group(&mut self, number: u64) {
+        let (group, started) = self.under_way.remove(&number).expect("a group under way");
         self.flight_time = (self.flight_time * 7 + (self.now - started)) / 8;
         let pace = Pace::for_flight_time(self.flight_time);
         let patience = self.setup.patience;
@@ -277,7 +279,7 @@ impl Machine {
         }
     }
 
-    /// Wakes the members one after the other; the carrier is awake already.
+    /// Wakes the members one after the other; the leader is awake already.
     fn answer(&mut self, group: Group<usize>) {
         let members = group.members.len() as u32;
         let work = GROUP / 2 + (MEMBER / 2 + WAKE) * members;
@@ -285,15 +287,15 @@ impl Machine {
         let first = done - WAKE * members;
         for (n, member) in (1..).zip(group.members) {
             let caller = member.submission.tag;
-            let own = self.carrier == Some(caller);
+            let own = self.leader == Some(caller);
             let (from, switch) =
                 if own { (done, Duration::ZERO) } else { (first + WAKE * n, WOKEN) };
             self.took.push(from + switch - self.asked_at[caller]);
             self.begin(caller, from, switch);
         }
         self.busy = true;
-        // A crowd forms its next group while the carrier is still waking.
+        // Many callers form their next group while the leader is still waking them.
         let free = if self.core.allows_overlap() { first } else { done };
-        self.at(free, Happening::LetGo);
+        self.at(free, Happening::LogReleased);
     }
 }

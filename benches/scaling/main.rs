@@ -1,9 +1,10 @@
-//! How group commit scales, by simulation: the product's own commit core (`src/local/commit/group/mod.rs`) under a
-//! virtual clock, with models of devices and of a machine's cores. `cargo bench --bench scaling`.
+//! How group commit scales, by simulation: the product's own commit core
+//! (`src/local/commit/group/mod.rs`) under a virtual clock, with models of devices and of a
+//! machine's cores. `cargo bench --bench scaling`.
 //!
-//! Prints throughput, latency and group size over callers for each device and number of cores, and what
-//! waiting less or more for company, or several groups under way, would change. Deterministic: the same
-//! seed ([`SEED`]) prints the same. docs/scaling.md says what follows.
+//! Prints throughput, latency and group size over callers for each device and number of cores.
+//! Prints also the effect of a shorter or longer commit delay, and of several groups under way.
+//! Deterministic: the same seed ([`SEED`]) prints the same. docs/scaling.md says what follows.
 #![allow(dead_code, unused_imports, reason = "a simulation uses a part of each module")]
 
 #[path = "../../src/block.rs"]
@@ -102,7 +103,7 @@ fn variants(cores: usize) {
     }
 }
 
-/// What docs/performance.md measured on 2 cores: callers, commits a second, commits a group.
+/// Measurements of docs/performance.md on 2 cores: callers, commits a second, commits a group.
 const MEASUREMENTS: [(usize, f64, f64); 3] =
     [(1, 5998.0, 1.0), (8, 23961.0, 6.9), (64, 75235.0, 52.1)];
 

@@ -35,30 +35,30 @@ pub struct RestoreArgs {
 
 /// Runs `backup`.
 pub fn run(args: &Args) -> Outcome {
-    let report = store::with(store::open_to_read(&args.store)?, |store| {
+    let report = store::with_store(store::open_to_read(&args.store)?, |store| {
         let out = Unfinished::begin(&args.out)?;
         let since = args.since.as_deref();
-        let report = watched(|watch| store.backup_to(out.dir(), since, watch));
+        let report = with_progress_bar(|watch| store.backup_to(out.dir(), since, watch));
         let report = report.map_err(|error| Failure::or_interrupted(error, NOTHING_LEFT))?;
         out.finish()?;
         Ok(report)
     })?;
-    print("backup of", &report)
+    print_report("backup of", &report)
 }
 
 /// Runs `restore`.
 pub fn restore(args: &RestoreArgs) -> Outcome {
-    unfinished::refuse(&args.backup)?;
+    unfinished::refuse_unfinished(&args.backup)?;
     let store = Unfinished::begin(&args.store)?;
-    let report = watched(|watch| LocalBackend::restore(&args.backup, store.dir(), watch));
+    let report = with_progress_bar(|watch| LocalBackend::restore(&args.backup, store.dir(), watch));
     let report = report.map_err(|error| Failure::or_interrupted(error, NOTHING_LEFT))?;
     store.finish()?;
-    print("restored", &report)
+    print_report("restored", &report)
 }
 
 const NOTHING_LEFT: &str = "what was copied is removed again";
 
-fn print(done: &str, report: &BackupReport) -> Outcome {
+fn print_report(done: &str, report: &BackupReport) -> Outcome {
     let shared = match report.shared_bytes {
         0 => String::new(),
         bytes => format!(", {} of that from the earlier backup", Size(bytes)),
@@ -75,7 +75,7 @@ fn print(done: &str, report: &BackupReport) -> Outcome {
 }
 
 /// Runs `body` with a bar on standard error.
-fn watched<T>(body: impl FnOnce(&dyn Fn(CopyProgress) -> ControlFlow<()>) -> T) -> T {
+fn with_progress_bar<T>(body: impl FnOnce(&dyn Fn(CopyProgress) -> ControlFlow<()>) -> T) -> T {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}") {
         bar.set_style(style);
@@ -83,7 +83,7 @@ fn watched<T>(body: impl FnOnce(&dyn Fn(CopyProgress) -> ControlFlow<()>) -> T) 
     let done = body(&|progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
-        store::go_on()
+        store::continue_unless_stopped()
     });
     bar.finish_and_clear();
     done

@@ -1,9 +1,9 @@
-//! `bench`: durable commits from many threads, beside what the same disk gives to the simplest
-//! programs in the same minutes.
+//! `bench`: durable commits from many threads, beside the simplest programs on the same disk in the
+//! same minutes.
 //!
-//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a disk that
-//! changes its mood changes it for all three; the report gives medians. Owns the options of the
-//! command; measures nothing itself.
+//! Bare loop, leader/follower loop and engine take turns (see [`rounds`]), so that a change in the
+//! disk's speed meets all three. The report gives medians. Owns the options of the command;
+//! measures nothing itself.
 
 mod bars;
 mod earlier;
@@ -84,7 +84,7 @@ const SWEEP_THREADS: [u16; 4] = [1, 4, 16, 64];
 const SIZE: Size = Size(4096);
 const SWEEP_SIZES: [Size; 4] = [Size(512), SIZE, Size(32 << 10), Size(256 << 10)];
 
-/// The row that `bench` adds when nobody asks for other shapes: one transaction of 16 x 1 MiB.
+/// The row that `bench` adds without an option for other shapes: one transaction of 16 x 1 MiB.
 const LARGE: Workload = Workload { threads: 1, size: 1 << 20, batch: 16, durable: true };
 
 impl Args {
@@ -163,13 +163,13 @@ pub fn run(args: &Args) -> Outcome {
     let dir = tempfile::Builder::new().prefix("aegis-blocks-bench-").tempdir_in(&parent);
     let dir = dir.map_err(failed)?;
     let machine = Machine::of(&parent);
-    introduce(&machine)?;
+    print_introduction(&machine)?;
 
     let setup = Setup { durability: args.durability, write_mode: args.write_mode };
     let mut bench = Bench::new(dir, setup, workloads, args.rounds(), seconds)?;
     for round in 0..args.rounds() {
         if !interrupt::requested() {
-            bench.round(round)?;
+            bench.run_round(round)?;
         }
     }
     let (rows, seconds, checked) = bench.finish();
@@ -191,14 +191,14 @@ pub fn run(args: &Args) -> Outcome {
     if report.rows.is_empty() {
         return Err(Failure::interrupted("nothing was measured"));
     }
-    conclude(files, &report, earlier.as_ref())?;
+    write_results(files, &report, earlier.as_ref())?;
     if interrupt::requested() {
         return Err(Failure::interrupted("the medians are over fewer slices"));
     }
     Ok(Exit::Done)
 }
 
-fn introduce(machine: &Machine) -> Result<(), Failure> {
+fn print_introduction(machine: &Machine) -> Result<(), Failure> {
     let Machine { file_system, device, dir, cpus, cpu, kernel } = machine;
     output::print(|out| {
         writeln!(out, "{} ({file_system} on {device}), {cpus} x {cpu}, {kernel}", dir.display())?;
@@ -211,7 +211,7 @@ fn introduce(machine: &Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The files to write, opened before minutes are spent on what goes into them.
+/// The files to write, opened before the minutes of measuring.
 struct Files {
     json: Option<OutFile>,
     svg: Option<OutFile>,
@@ -225,13 +225,13 @@ impl Files {
     }
 }
 
-fn conclude(files: Files, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
+fn write_results(files: Files, report: &Report, earlier: Option<&Earlier>) -> Result<(), Failure> {
     let mut parts = vec![
-        ("Results", report.results().to_string()),
-        ("Costs", report.costs().to_string()),
+        ("Results", report.result_table().to_string()),
+        ("Costs", report.cost_table().to_string()),
         ("Charts", bars::draw(report)),
     ];
-    parts.extend(earlier.map(|earlier| ("Compared", earlier.beside(report))));
+    parts.extend(earlier.map(|earlier| ("Compared", earlier.compare_with(report))));
     parts.push(("What is what", report.legend()));
     output::print(|out| {
         for (_, text) in &parts {

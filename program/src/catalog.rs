@@ -1,8 +1,8 @@
 //! The catalog: all entries of a store, by path, in memory.
 //!
 //! Built by one walk in id order. An entry comes before its chunks (see [`crate::entry`]), so the
-//! walk remembers their ids and reads none of them: it costs one read per file, not per block. What
-//! is still remembered at the end is missing: deleted by `rm`, or lost with damage.
+//! walk remembers their ids and reads no chunk. It costs one read per file, not per block. Ids
+//! still remembered at the end are missing: deleted by `rm`, or lost with damage.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,8 +16,8 @@ use crate::{interrupt, output};
 #[derive(Debug, Default)]
 pub struct Catalog {
     newest: BTreeMap<Vec<u8>, Stored>,
-    /// What nothing leads to: entries of imports that did not finish, and, in stores that something
-    /// else than `import` wrote, older entries of the same path.
+    /// Unreferenced entries: those of imports that did not finish. In stores that another program
+    /// wrote, older entries of the same path are among them.
     pub leftover: Vec<Stored>,
     /// Metadata blocks that claim to be entries and are not, or cannot be read.
     pub malformed: Vec<(BlockId, String)>,
@@ -28,7 +28,7 @@ pub struct Catalog {
 pub struct Stored {
     /// The metadata block.
     pub id: BlockId,
-    /// What it says.
+    /// Its content.
     pub entry: Entry,
     /// Blocks of its content that are not in the store.
     pub missing: Vec<BlockId>,
@@ -56,7 +56,7 @@ impl Catalog {
             if awaited.remove(&id) {
                 continue;
             }
-            interrupt::check("the list of files was not read to its end")?;
+            interrupt::check_not_stopped("the list of files was not read to its end")?;
             let block = match store.read_block(id) {
                 Ok(block) => block,
                 Err(error @ Error::Corrupt { .. }) => {
@@ -71,7 +71,7 @@ impl Catalog {
             match Entry::decode(&block.data) {
                 Ok(entry) => {
                     awaited.extend(entry.content.blocks().filter(|chunk| *chunk > id));
-                    catalog.add(Stored { id, entry, missing: Vec::new() });
+                    catalog.add_stored(Stored { id, entry, missing: Vec::new() });
                 }
                 Err(Malformed::Foreign) => {}
                 Err(why) => catalog.malformed.push((id, why.to_string())),
@@ -81,7 +81,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    fn add(&mut self, stored: Stored) {
+    fn add_stored(&mut self, stored: Stored) {
         if stored.entry.staged {
             self.leftover.push(stored);
         } else if let Some(older) = self.newest.insert(stored.entry.path.clone(), stored) {
@@ -89,8 +89,8 @@ impl Catalog {
         }
     }
 
-    /// Notes what the walk did not meet. Chunks below their entry, which `import` never makes, are
-    /// looked up one by one.
+    /// Notes the chunks that the walk did not find. Chunks below their entry, which `import` never
+    /// makes, are looked up one by one.
     fn find_missing(
         &mut self,
         store: &LocalBackend,
@@ -110,7 +110,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The complete entries in path order: a directory comes before what lies in it.
+    /// The complete entries in path order: a directory comes before its entries.
     pub fn newest(&self) -> impl Iterator<Item = (&[u8], &Stored)> {
         self.newest.iter().map(|(path, stored)| (path.as_slice(), stored))
     }
@@ -120,7 +120,7 @@ impl Catalog {
         self.newest.get(path)
     }
 
-    /// Names on standard error what [`Catalog::malformed`] holds.
+    /// Names the entries of [`Catalog::malformed`] on standard error.
     pub fn report_malformed(&self) {
         for (id, why) in &self.malformed {
             output::warn(format_args!("block {id}: {why}"));

@@ -44,7 +44,7 @@ pub struct Series {
 /// How a line is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Thick, with a value at every point: what the chart is about.
+    /// Thick, with a value at every point: the subject of the chart.
     Main,
     /// Thin, with points.
     Plain,
@@ -78,19 +78,25 @@ impl Chart {
              width=\"{width}\" height=\"{height}\" font-family=\"{FONT}\" font-size=\"12.5\">\n\
              <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
         );
-        svg += &text(
+        svg += &format_text(
             (LEFT - 48.0, 36.0),
             "start",
             INK,
             "font-size=\"19\" font-weight=\"700\"",
             &self.title,
         );
-        svg += &text((LEFT - 48.0, 59.0), "start", FAINT_INK, "font-size=\"13\"", &self.subtitle);
+        svg += &format_text(
+            (LEFT - 48.0, 59.0),
+            "start",
+            FAINT_INK,
+            "font-size=\"13\"",
+            &self.subtitle,
+        );
         let small = "font-size=\"11.5\"";
-        svg += &text((LEFT - 48.0, height - 16.0), "start", FAINT_INK, small, &self.caption);
+        svg += &format_text((LEFT - 48.0, height - 16.0), "start", FAINT_INK, small, &self.caption);
         for (i, panel) in self.panels.iter().enumerate() {
             let left = LEFT + i as f64 * (PANEL_WIDTH + GAP);
-            panel.draw(&mut svg, &panel.scale(left));
+            panel.draw(&mut svg, &panel.fit_scale(left));
         }
         svg += "</svg>\n";
         svg
@@ -105,41 +111,41 @@ struct Scale {
 }
 
 impl Scale {
-    fn x(&self, value: f64) -> f64 {
+    fn x_position(&self, value: f64) -> f64 {
         let (low, high) = (self.x.0.ln(), self.x.1.ln());
         let share = if high > low { (value.ln() - low) / (high - low) } else { 0.5 };
         // A little air on both sides keeps points off the axes.
         self.left + PANEL_WIDTH * (0.03 + 0.94 * share)
     }
 
-    fn y(&self, value: f64) -> f64 {
+    fn y_position(&self, value: f64) -> f64 {
         let (low, high) = (self.y.0.ln(), self.y.1.ln());
         TOP + PANEL_HEIGHT * (1.0 - (value.ln() - low) / (high - low))
     }
 }
 
 impl Panel {
-    fn values(&self) -> impl Iterator<Item = (f64, f64)> {
+    fn all_points(&self) -> impl Iterator<Item = (f64, f64)> {
         self.series.iter().flat_map(|series| series.points.iter().copied())
     }
 
-    fn scale(&self, left: f64) -> Scale {
+    fn fit_scale(&self, left: f64) -> Scale {
         let low = |low: f64, value: f64| low.min(value);
         let high = |high: f64, value: f64| high.max(value);
         let x = (
-            self.values().map(|p| p.0).fold(f64::INFINITY, low),
-            self.values().map(|p| p.0).fold(0.0, high),
+            self.all_points().map(|p| p.0).fold(f64::INFINITY, low),
+            self.all_points().map(|p| p.0).fold(0.0, high),
         );
         let y = (
-            self.values().map(|p| p.1).fold(f64::INFINITY, low),
-            self.values().map(|p| p.1).fold(0.0, high),
+            self.all_points().map(|p| p.1).fold(f64::INFINITY, low),
+            self.all_points().map(|p| p.1).fold(0.0, high),
         );
-        Scale { left, x, y: (round_down(y.0 / 1.25), round_up(y.1 * 1.25)) }
+        Scale { left, x, y: (round_down(y.0 / 1.25), round_up_nicely(y.1 * 1.25)) }
     }
 
     fn draw(&self, svg: &mut String, scale: &Scale) {
         let title = "font-size=\"14\" font-weight=\"600\"";
-        *svg += &text((scale.left - 48.0, TOP - 20.0), "start", INK, title, &self.title);
+        *svg += &format_text((scale.left - 48.0, TOP - 20.0), "start", INK, title, &self.title);
         self.draw_grid(svg, scale);
         for series in &self.series {
             series.draw(svg, scale, self.y_text);
@@ -150,22 +156,23 @@ impl Panel {
     fn draw_grid(&self, svg: &mut String, scale: &Scale) {
         let (left, right) = (scale.left, scale.left + PANEL_WIDTH);
         let bottom = TOP + PANEL_HEIGHT;
-        for tick in ticks(scale.y) {
-            let y = scale.y(tick);
-            *svg += &line((left, y), (right, y), GRID);
-            *svg += &text((left - 10.0, y + 4.5), "end", FAINT_INK, "", &(self.y_text)(tick));
+        for tick in choose_ticks(scale.y) {
+            let y = scale.y_position(tick);
+            *svg += &format_line((left, y), (right, y), GRID);
+            *svg +=
+                &format_text((left - 10.0, y + 4.5), "end", FAINT_INK, "", &(self.y_text)(tick));
         }
-        *svg += &line((left, bottom), (right, bottom), "#8c959f");
-        let mut columns: Vec<f64> = self.values().map(|point| point.0).collect();
+        *svg += &format_line((left, bottom), (right, bottom), "#8c959f");
+        let mut columns: Vec<f64> = self.all_points().map(|point| point.0).collect();
         columns.sort_by(f64::total_cmp);
         columns.dedup();
         for column in columns {
-            let x = scale.x(column);
-            *svg += &line((x, bottom), (x, bottom + 5.0), "#8c959f");
-            *svg += &text((x, bottom + 21.0), "middle", FAINT_INK, "", &format!("{column}"));
+            let x = scale.x_position(column);
+            *svg += &format_line((x, bottom), (x, bottom + 5.0), "#8c959f");
+            *svg += &format_text((x, bottom + 21.0), "middle", FAINT_INK, "", &format!("{column}"));
         }
         let middle = left + PANEL_WIDTH / 2.0;
-        *svg += &text((middle, bottom + 45.0), "middle", INK, "", &self.x_label);
+        *svg += &format_text((middle, bottom + 45.0), "middle", INK, "", &self.x_label);
     }
 
     /// Writes every line's name beside its last point, pushed apart where they would overlap.
@@ -173,7 +180,7 @@ impl Panel {
         let mut names: Vec<(f64, &Series)> = self
             .series
             .iter()
-            .filter_map(|series| Some((scale.y(series.points.last()?.1), series)))
+            .filter_map(|series| Some((scale.y_position(series.points.last()?.1), series)))
             .collect();
         names.sort_by(|a, b| a.0.total_cmp(&b.0));
         for i in 1..names.len() {
@@ -183,7 +190,8 @@ impl Panel {
         for (y, series) in names {
             let weight = if series.style == Style::Main { "font-weight=\"700\"" } else { "" };
             let x = scale.left + PANEL_WIDTH + 4.0;
-            *svg += &text((x, y - overflow + 4.5), "start", series.color, weight, &series.name);
+            *svg +=
+                &format_text((x, y - overflow + 4.5), "start", series.color, weight, &series.name);
         }
     }
 }
@@ -193,14 +201,17 @@ impl Series {
         let mut path = String::new();
         for (i, (x, y)) in self.points.iter().enumerate() {
             let verb = if i == 0 { 'M' } else { 'L' };
-            append(&mut path, format_args!("{verb}{:.1} {:.1} ", scale.x(*x), scale.y(*y)));
+            append_svg(
+                &mut path,
+                format_args!("{verb}{:.1} {:.1} ", scale.x_position(*x), scale.y_position(*y)),
+            );
         }
         let (width, dashes) = match self.style {
             Style::Main => (3.0, ""),
             Style::Plain => (1.8, ""),
             Style::Dashed => (1.8, " stroke-dasharray=\"6 4\""),
         };
-        append(
+        append_svg(
             svg,
             format_args!(
                 "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" \
@@ -213,9 +224,9 @@ impl Series {
             return;
         }
         for (i, (x, y)) in self.points.iter().enumerate() {
-            let (x, y, value) = (scale.x(*x), scale.y(*y), *y);
+            let (x, y, value) = (scale.x_position(*x), scale.y_position(*y), *y);
             let radius = if self.style == Style::Main { 4.5 } else { 3.0 };
-            append(
+            append_svg(
                 svg,
                 format_args!(
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{}\" \
@@ -230,20 +241,26 @@ impl Series {
                 // The last one keeps clear of the names on the right.
                 let is_last = i > 0 && i + 1 == self.points.len();
                 let (x, anchor) = if is_last { (x + 5.0, "end") } else { (x, "middle") };
-                *svg += &text((x, y + 19.0), anchor, self.color, edge, &y_text(value));
+                *svg += &format_text((x, y + 19.0), anchor, self.color, edge, &y_text(value));
             }
         }
     }
 }
 
-fn line(from: (f64, f64), to: (f64, f64), color: &str) -> String {
+fn format_line(from: (f64, f64), to: (f64, f64), color: &str) -> String {
     format!(
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{color}\"/>\n",
         from.0, from.1, to.0, to.1
     )
 }
 
-fn text((x, y): (f64, f64), anchor: &str, color: &str, attributes: &str, words: &str) -> String {
+fn format_text(
+    (x, y): (f64, f64),
+    anchor: &str,
+    color: &str,
+    attributes: &str,
+    words: &str,
+) -> String {
     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!(
         "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{color}\" {attributes}>\
@@ -252,7 +269,7 @@ fn text((x, y): (f64, f64), anchor: &str, color: &str, attributes: &str, words: 
 }
 
 /// Writing to a string cannot fail.
-fn append(svg: &mut String, arguments: std::fmt::Arguments<'_>) {
+fn append_svg(svg: &mut String, arguments: std::fmt::Arguments<'_>) {
     svg.write_fmt(arguments).expect("a string takes every byte");
 }
 
@@ -265,18 +282,18 @@ fn round_down(value: f64) -> f64 {
 }
 
 /// The smallest of 1, 2, 5, 10, 20, 50 ... that is not below `value`.
-fn round_up(value: f64) -> f64 {
+fn round_up_nicely(value: f64) -> f64 {
     let decade = 10_f64.powf(value.log10().floor());
     STEPS.into_iter().map(|step| step * decade).find(|v| *v >= value).unwrap_or(10.0 * decade)
 }
 
 /// Round values from `low` to `high`, which are round themselves.
-fn ticks((low, high): (f64, f64)) -> Vec<f64> {
+fn choose_ticks((low, high): (f64, f64)) -> Vec<f64> {
     let mut ticks = vec![low];
     let mut last = low;
     while last < high * 0.999 {
         // A hair above the last one, so that rounding up moves on.
-        last = round_up(last * 1.01);
+        last = round_up_nicely(last * 1.01);
         ticks.push(last);
     }
     ticks
@@ -288,8 +305,11 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_reach_both_ends() {
-        assert_eq!(ticks((2000.0, 50_000.0)), [2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0]);
-        assert_eq!((round_down(3999.0), round_up(4001.0)), (2000.0, 5000.0));
+        assert_eq!(
+            choose_ticks((2000.0, 50_000.0)),
+            [2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0]
+        );
+        assert_eq!((round_down(3999.0), round_up_nicely(4001.0)), (2000.0, 5000.0));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Owns the rule by which a file counts as unchanged. Its length, times (mtime and ctime), mode and
 //! owner are as stored, or all of its bytes are. A ctime is trusted only if it is older than
-//! [`SETTLED_AFTER`] when the file is read: a second change may get the same one from a clock that
-//! ticks slowly. Such a file is compared at the next import.
+//! [`SETTLED_AFTER`] when the file is read. A slow clock may give a second change the same ctime. A
+//! file with a younger one is compared at the next import.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -42,9 +42,9 @@ impl Source {
         Ok(Source { file, metadata })
     }
 
-    /// Reads up to `chunk_len` bytes at `offset`; fewer only at the end. A file that grows is read to
-    /// the length that it had: it ends whatever is appended. Files of /proc and the like say 0 and
-    /// hold more; they are read to their end.
+    /// Reads up to `chunk_len` bytes at `offset`; fewer only at the end. A file that grows is read
+    /// to the length that it had, so the read ends despite appends. Files of /proc and the like say
+    /// 0 and hold more; they are read to their end.
     pub fn read(&mut self, offset: u64, chunk_len: u64) -> io::Result<Vec<u8>> {
         let expected = self.metadata.len().saturating_sub(offset).min(chunk_len);
         let wanted = if self.metadata.len() == 0 { chunk_len } else { expected };
@@ -53,7 +53,7 @@ impl Source {
         Ok(chunk)
     }
 
-    /// Whether the file is still what it was before the first byte was read, after `read_len` bytes.
+    /// Whether the file is unchanged since before the first byte was read, after `read_len` bytes.
     pub fn is_unchanged(&self, read_len: u64) -> io::Result<bool> {
         let (before, now) = (&self.metadata, self.file.metadata()?);
         let same = |of: fn(&Metadata) -> Timestamp| of(before) == of(&now);
@@ -61,11 +61,11 @@ impl Source {
         Ok(is_whole && before.len() == now.len() && same(mtime) && same(ctime))
     }
 
-    /// Whether the stored content is what the file holds. A stored block that is damaged is not.
+    /// Whether the stored content equals the file's. A stored block that is damaged is not.
     ///
     /// # Errors
     /// Of the file, or of the store.
-    pub fn holds(
+    pub fn holds_stored(
         &mut self,
         store: &LocalBackend,
         content: &Content,
@@ -90,8 +90,8 @@ impl Source {
     }
 }
 
-/// An entry of what was found.
-pub fn describe(item: &Item, metadata: &Metadata, content: Content) -> Entry {
+/// Makes the entry of a walked item.
+pub fn describe_item(item: &Item, metadata: &Metadata, content: Content) -> Entry {
     let ctime = metadata.is_file().then(|| ctime(metadata)).filter(|time| is_settled(*time));
     Entry {
         path: item.path.clone(),

@@ -72,12 +72,13 @@ pub struct Entry {
     pub mode: u32,
     /// When the content last changed.
     pub mtime: Timestamp,
-    /// When the file last changed in any way, by the clock of its file system. Not known for entries
-    /// of version 1, for directories and links, and for files that changed just before they were read.
+    /// When the file last changed in any way, by the clock of its file system. Not known for
+    /// entries of version 1, for directories and links, and for files that changed just before they
+    /// were read.
     pub ctime: Option<Timestamp>,
     /// Whom it belonged to. Not known for entries of version 1.
     pub owner: Option<Owner>,
-    /// What it is and holds.
+    /// Its kind and content.
     pub content: Content,
     /// Whether this is a file whose import has not finished; only `import` looks at it.
     pub staged: bool,
@@ -101,7 +102,7 @@ pub struct Owner {
     pub group: u32,
 }
 
-/// What an entry is and holds.
+/// Kind and content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A plain file.
@@ -149,11 +150,11 @@ impl Content {
 /// Why a block is not taken for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// It does not begin with the magic: somebody else's block.
+    /// It does not begin with the magic: another program's block.
     Foreign,
     /// A newer program wrote it.
     Version(u16),
-    /// It ends too early or goes on too long.
+    /// It is too short or too long.
     Length,
     /// A field holds a value that no entry has.
     Field(&'static str),
@@ -224,38 +225,39 @@ impl Entry {
     /// Decodes a metadata block. Allocates no more than the block's own length.
     pub fn decode(bytes: &[u8]) -> Result<Entry, Malformed> {
         let mut rest = Reader(bytes);
-        if rest.take(4).map_err(|_| Malformed::Foreign)? != MAGIC {
+        if rest.take_bytes(4).map_err(|_| Malformed::Foreign)? != MAGIC {
             return Err(Malformed::Foreign);
         }
-        let version = u16::from_le_bytes(rest.array()?);
+        let version = u16::from_le_bytes(rest.take_array()?);
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(Malformed::Version(version));
         }
-        let [kind, state] = rest.array()?;
+        let [kind, state] = rest.take_array()?;
         let staged = match state {
             STATE_COMPLETE => false,
             STATE_STAGED => true,
             _ => return Err(Malformed::Field("state")),
         };
-        let mode = checked(rest.u32()?, MODE_MAX, "mode")?;
-        let path_len = checked(rest.u32()?, PATH_LEN_MAX as u32, "path length")?;
-        let seconds = i64::from_le_bytes(rest.array()?);
-        let nanos = checked(rest.u32()?, NANOS_PER_SECOND - 1, "time")?;
-        let target_len = checked(rest.u32()?, PATH_LEN_MAX as u32, "target length")?;
-        let len = u64::from_le_bytes(rest.array()?);
-        let chunk_len = rest.u32()?;
-        let chunk_count = rest.u32()?;
-        let (ctime, owner) = if version > OLDEST_VERSION { rest.known()? } else { (None, None) };
-        let path = rest.take(path_len as usize)?.to_vec();
+        let mode = check_at_most(rest.take_u32()?, MODE_MAX, "mode")?;
+        let path_len = check_at_most(rest.take_u32()?, PATH_LEN_MAX as u32, "path length")?;
+        let seconds = i64::from_le_bytes(rest.take_array()?);
+        let nanos = check_at_most(rest.take_u32()?, NANOS_PER_SECOND - 1, "time")?;
+        let target_len = check_at_most(rest.take_u32()?, PATH_LEN_MAX as u32, "target length")?;
+        let len = u64::from_le_bytes(rest.take_array()?);
+        let chunk_len = rest.take_u32()?;
+        let chunk_count = rest.take_u32()?;
+        let (ctime, owner) =
+            if version > OLDEST_VERSION { rest.take_known_fields()? } else { (None, None) };
+        let path = rest.take_bytes(path_len as usize)?.to_vec();
         if !path_is_safe(&path) {
             return Err(Malformed::Path);
         }
-        let target = rest.take(target_len as usize)?.to_vec();
-        let chunks = rest.chunks(chunk_count)?;
+        let target = rest.take_bytes(target_len as usize)?.to_vec();
+        let chunks = rest.take_chunks(chunk_count)?;
         if version == OLDEST_VERSION && chunks.contains(&HOLE) {
             return Err(Malformed::Field("chunk id"));
         }
-        let content = content(kind, len, chunk_len, chunks, target)?;
+        let content = decode_content(kind, len, chunk_len, chunks, target)?;
         if staged && kind != KIND_FILE {
             return Err(Malformed::Field("state"));
         }
@@ -264,8 +266,8 @@ impl Entry {
     }
 }
 
-/// Puts the fields of one kind together and refuses what the kind does not have.
-fn content(
+/// Combines the fields of one kind and refuses fields that the kind does not have.
+fn decode_content(
     kind: u8,
     len: u64,
     chunk_len: u32,
@@ -289,7 +291,7 @@ fn content(
     }
 }
 
-fn checked(value: u32, max: u32, name: &'static str) -> Result<u32, Malformed> {
+fn check_at_most(value: u32, max: u32, name: &'static str) -> Result<u32, Malformed> {
     if value <= max { Ok(value) } else { Err(Malformed::Field(name)) }
 }
 
@@ -300,7 +302,7 @@ pub fn path_is_safe(path: &[u8]) -> bool {
     path.is_empty() || (path.len() <= PATH_LEN_MAX && path.split(|b| *b == b'/').all(name_is_safe))
 }
 
-/// Makes a path fit for a terminal: what is not text or would move the cursor is replaced.
+/// Makes a path fit for a terminal: bytes that are no text or would move the cursor are replaced.
 pub fn printable(path: &[u8]) -> Cow<'_, str> {
     if path.is_empty() {
         return Cow::Borrowed(".");
@@ -316,24 +318,24 @@ pub fn printable(path: &[u8]) -> Cow<'_, str> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+    fn take_bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.0.split_at_checked(len).ok_or(Malformed::Length)?;
         self.0 = tail;
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    fn take_array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, tail) = self.0.split_first_chunk().ok_or(Malformed::Length)?;
         self.0 = tail;
         Ok(*head)
     }
 
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
+    fn take_u32(&mut self) -> Result<u32, Malformed> {
+        self.take_array().map(u32::from_le_bytes)
     }
 
     /// The ids must fill the rest exactly, which bounds `count` before anything is allocated.
-    fn chunks(&mut self, count: u32) -> Result<Vec<BlockId>, Malformed> {
+    fn take_chunks(&mut self, count: u32) -> Result<Vec<BlockId>, Malformed> {
         let (ids, rest) = self.0.as_chunks::<8>();
         if ids.len() != count as usize || !rest.is_empty() {
             return Err(Malformed::Length);
@@ -341,12 +343,13 @@ impl<'a> Reader<'a> {
         Ok(ids.iter().map(|id| BlockId(u64::from_le_bytes(*id))).collect())
     }
 
-    /// The fields that version 1 does not have. What is not known is written as 0.
-    fn known(&mut self) -> Result<(Option<Timestamp>, Option<Owner>), Malformed> {
-        let seconds = i64::from_le_bytes(self.array()?);
-        let nanos = checked(self.u32()?, NANOS_PER_SECOND - 1, "time")?;
-        let known = checked(self.u32()?, KNOWN_CTIME | KNOWN_OWNER, "list of known fields")?;
-        let (user, group) = (self.u32()?, self.u32()?);
+    /// The fields that version 1 does not have. An unknown value is written as 0.
+    fn take_known_fields(&mut self) -> Result<(Option<Timestamp>, Option<Owner>), Malformed> {
+        let seconds = i64::from_le_bytes(self.take_array()?);
+        let nanos = check_at_most(self.take_u32()?, NANOS_PER_SECOND - 1, "time")?;
+        let known =
+            check_at_most(self.take_u32()?, KNOWN_CTIME | KNOWN_OWNER, "list of known fields")?;
+        let (user, group) = (self.take_u32()?, self.take_u32()?);
         let ctime = (known & KNOWN_CTIME != 0).then_some(Timestamp { seconds, nanos });
         let owner = (known & KNOWN_OWNER != 0).then_some(Owner { user, group });
         if (ctime.is_none() && (seconds, nanos) != (0, 0))

@@ -1,8 +1,8 @@
-//! Exit codes: what a script learns without reading a line.
+//! Exit codes: the result of a command for scripts.
 //!
-//! Owns the codes, their table for people ([`TABLE`]), and which error of the library or of the
-//! system has which code. A script tells these apart: bytes are wrong (1), the command is wrong (2),
-//! try later (3), there is nothing there (4), the system stands in the way (5).
+//! Owns the codes, their table for readers ([`TABLE`]), and the code of each error of the library
+//! or of the system. A script tells these apart: wrong bytes (1), wrong command (2), try later (3),
+//! nothing there (4), refused by the system (5).
 
 use std::io;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ pub enum Exit {
     Locked,
     /// There is no store, backup or file where the command line says, or a target is not empty.
     Missing,
-    /// The operating system or a limit stands in the way.
+    /// The operating system or a limit refuses.
     Refused,
     /// A signal ended the command.
     Signal(u8),
@@ -56,7 +56,7 @@ impl Exit {
         }
     }
 
-    /// `Done` for what is sound, `Found` for what is not.
+    /// `Done` if it is sound, `Found` if not.
     pub fn of_check(is_sound: bool) -> Exit {
         if is_sound { Exit::Done } else { Exit::Found }
     }

@@ -1,9 +1,9 @@
-//! `export`: writes back what `import` packed.
+//! `export`: writes back the files that `import` packed.
 //!
-//! Directories first, then files and links from many threads, then the directories' own modes and
+//! Order: directories, then files and links from many threads, then the directories' own modes and
 //! times, deepest first, also after a signal. Nothing is written outside of the target (see
-//! [`crate::rooted`]), whatever the store says, nor into a store that the target holds. Files that
-//! stand in the way are replaced, other files in the target stay. A file that cannot be written, or
+//! [`crate::rooted`]), even from a hostile store, nor into a store that the target holds. Files of
+//! the same path are replaced, other files in the target stay. A file that cannot be written, or
 //! not as it was, is named, and the others go on.
 
 use std::collections::HashSet;
@@ -29,8 +29,8 @@ use crate::{import, interrupt, output, overlap, store};
 
 /// Write back the files that `import` packed. Files of the same names are replaced, others stay.
 ///
-/// Running it again completes an export that was interrupted. What is kept of a file is listed by:
-/// aegis-blocks import --help
+/// Running it again completes an export that was interrupted. The attributes kept of a file are
+/// listed by: aegis-blocks import --help
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store
@@ -55,11 +55,11 @@ pub fn run(args: &Args) -> Outcome {
     overlap::refuse_export(&args.store, &args.dir)?;
     let store = store::open_to_read(&args.store)?;
     let started = Instant::now();
-    let done = store::with(store, |store| export_tree(store, args))?;
-    report(&done, started.elapsed())
+    let done = store::with_store(store, |store| export_tree(store, args))?;
+    report_export(&done, started.elapsed())
 }
 
-/// What became of the entries.
+/// Counts of entries, by outcome.
 struct Done {
     entries: usize,
     bytes: u64,
@@ -89,9 +89,9 @@ fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
         said: Mutex::default(),
         bar: import::progress_bar(bytes),
     };
-    let export = export.prepare(&all);
-    export.leaves(&all, usize::from(args.threads));
-    export.finish(&all);
+    let export = export.prepare_directories(&all);
+    export.export_leaves(&all, usize::from(args.threads));
+    export.finish_directories(&all);
     export.bar.finish_and_clear();
     let synced = root.sync().map_err(|e| Failure::io("cannot sync", &args.dir, e));
     let said = export.said.into_inner();
@@ -107,7 +107,7 @@ fn export_tree(store: &LocalBackend, args: &Args) -> Result<Done, Failure> {
     })
 }
 
-/// Says what the store has and the target does not, because nobody asked for it.
+/// Names entries that the target lacks, because no option asked for them.
 fn report_not_set(all: &[&Stored], args: &Args) {
     let count = |differs: &dyn Fn(&Entry) -> bool| {
         grouped(all.iter().filter(|stored| differs(&stored.entry)).count() as u64)
@@ -124,7 +124,7 @@ fn report_not_set(all: &[&Stored], args: &Args) {
     }
 }
 
-fn report(done: &Done, elapsed: Duration) -> Outcome {
+fn report_export(done: &Done, elapsed: Duration) -> Outcome {
     if interrupt::requested() {
         let (written, entries) = (grouped(done.written as u64), grouped(done.entries as u64));
         let rest = "run it again to complete";
@@ -152,7 +152,7 @@ fn report(done: &Done, elapsed: Duration) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Export<'a> {
     store: &'a LocalBackend,
     catalog: &'a Catalog,
@@ -175,7 +175,7 @@ struct Said {
 
 impl<'a> Export<'a> {
     /// Makes the directories, those above before those below.
-    fn prepare(mut self, all: &[&'a Stored]) -> Export<'a> {
+    fn prepare_directories(mut self, all: &[&'a Stored]) -> Export<'a> {
         let has_root = all.iter().any(|stored| stored.entry.path.is_empty());
         if !has_root && let Err(error) = self.prepare_one(b"", 0o755) {
             self.said.get_mut().failed.push(format!("cannot clean the target: {error}"));
@@ -187,14 +187,14 @@ impl<'a> Export<'a> {
                 continue;
             }
             if let Err(error) = self.prepare_one(&entry.path, entry.mode) {
-                self.fail(entry, &error.into());
+                self.note_failure(entry, &error.into());
                 self.blocked.insert(&entry.path);
             }
         }
         self
     }
 
-    /// A store that the target holds is not written to, unless it is one that was imported.
+    /// A store inside of the target is not written to, unless it was imported.
     fn prepare_one(&self, path: &[u8], mode: u32) -> io::Result<()> {
         let found = self.root.prepare_directory(path, mode)?;
         let below = |name: &str| {
@@ -216,50 +216,51 @@ impl<'a> Export<'a> {
                 || import::ancestors(path).any(|above| self.blocked.contains(above)))
     }
 
-    fn leaves(&self, all: &[&Stored], threads: usize) {
+    fn export_leaves(&self, all: &[&Stored], threads: usize) {
         std::thread::scope(|scope| {
             for _ in 0..threads.min(all.len()) {
                 scope.spawn(|| {
                     while !interrupt::requested() {
                         let next = self.next.fetch_add(1, Ordering::Relaxed);
                         let Some(stored) = all.get(next) else { return };
-                        self.write(&stored.entry);
+                        self.export_leaf(&stored.entry);
                     }
                 });
             }
         });
     }
 
-    /// Writes a file or link, whatever becomes of it.
-    fn write(&self, entry: &Entry) {
+    /// Writes a file or link; a failure is counted and named.
+    fn export_leaf(&self, entry: &Entry) {
         if entry.content != Content::Directory && self.is_blocked(&entry.path) {
-            return self.fail(entry, &Failure::new("its directory could not be written to"));
+            return self
+                .note_failure(entry, &Failure::new("its directory could not be written to"));
         }
         // A bug that one file meets must not cost the others.
-        let written = catch_unwind(AssertUnwindSafe(|| self.leaf(entry)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.write_leaf(entry)));
         match written.unwrap_or_else(|_| Err(Failure::new("this program has a bug"))) {
-            Ok(date) => self.count(entry, date),
+            Ok(date) => self.count_written(entry, date),
             Err(_) if interrupt::requested() => {}
-            Err(failure) => self.fail(entry, &failure),
+            Err(failure) => self.note_failure(entry, &failure),
         }
     }
 
-    fn leaf(&self, entry: &Entry) -> Result<Date, Failure> {
+    fn write_leaf(&self, entry: &Entry) -> Result<Date, Failure> {
         match &entry.content {
             Content::Directory => Ok(Date::Kept),
             Content::Symlink { target } => Ok(self.root.write_symlink(entry, target)?),
             Content::File { .. } => {
                 let mode = if self.setid { entry.mode } else { entry.mode & !SETID_BITS };
-                self.root.write_file(entry, mode, |file| self.fill(file, entry))
+                self.root.write_file(entry, mode, |file| self.write_chunks(file, entry))
             }
         }
     }
 
     /// Writes the chunks and checks that each is as long as the file says.
-    fn fill(&self, file: &mut File, entry: &Entry) -> Result<(), Failure> {
+    fn write_chunks(&self, file: &mut File, entry: &Entry) -> Result<(), Failure> {
         let mut offset = 0;
         for (at, id) in entry.content.chunks().iter().enumerate() {
-            interrupt::check("the file is not complete")?;
+            interrupt::check_not_stopped("the file is not complete")?;
             let expected = entry.content.len_of_chunk(at);
             if *id != HOLE {
                 let chunk = self.store.read_block(*id)?;
@@ -278,7 +279,7 @@ impl<'a> Export<'a> {
 
     /// Gives the directories their own modes and times: those below before those above, because
     /// writing into one changes its time.
-    fn finish(&self, all: &[&Stored]) {
+    fn finish_directories(&self, all: &[&Stored]) {
         for stored in all.iter().rev().filter(|s| s.entry.content == Content::Directory) {
             let entry = &stored.entry;
             if self.blocked.contains(entry.path.as_slice()) {
@@ -286,20 +287,20 @@ impl<'a> Export<'a> {
             }
             match self.root.finish_directory(entry) {
                 Ok(Date::Kept) => {}
-                Ok(Date::Lost) => self.lose_date(entry),
-                Err(error) => self.fail(entry, &error.into()),
+                Ok(Date::Lost) => self.note_lost_date(entry),
+                Err(error) => self.note_failure(entry, &error.into()),
             }
         }
     }
 
-    fn count(&self, entry: &Entry, date: Date) {
+    fn count_written(&self, entry: &Entry, date: Date) {
         self.written.fetch_add(1, Ordering::Relaxed);
         if date == Date::Lost {
-            self.lose_date(entry);
+            self.note_lost_date(entry);
         }
     }
 
-    fn lose_date(&self, entry: &Entry) {
+    fn note_lost_date(&self, entry: &Entry) {
         let seconds = entry.mtime.seconds;
         let line = format!(
             "{}: the file system of the target has no date {seconds} s from 1970",
@@ -308,7 +309,7 @@ impl<'a> Export<'a> {
         self.said.lock().dates.push(line);
     }
 
-    fn fail(&self, entry: &Entry, failure: &Failure) {
+    fn note_failure(&self, entry: &Entry, failure: &Failure) {
         let line = format!("cannot export {}: {failure}", printable(&entry.path));
         self.said.lock().failed.push(line);
     }

@@ -15,7 +15,7 @@ use crate::interrupt::{self, Stopped};
 /// The end of a command that ran to its end.
 pub type Outcome = Result<Exit, Failure>;
 
-/// A command that could not do what it was asked.
+/// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
@@ -23,7 +23,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Some items of many failed, or what was found is not what was stored.
+    /// Some items of many failed, or stored bytes differ.
     pub fn new(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), exit: Exit::Found }
     }
@@ -33,12 +33,12 @@ impl Failure {
         Failure { message: message.into(), exit: Exit::Usage }
     }
 
-    /// What the command line names is not there, or is not what it has to be.
+    /// A file or block named by the command line is missing, or is of the wrong kind.
     pub fn missing(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), exit: Exit::Missing }
     }
 
-    /// The operating system or a limit stands in the way.
+    /// The operating system or a limit refuses.
     pub fn refused(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), exit: Exit::Refused }
     }
@@ -57,7 +57,7 @@ impl Failure {
         Failure { message: format!("{what} {}: {source}", path.display()), exit }
     }
 
-    /// A signal stopped the work; `done` says what became of it.
+    /// A signal stopped the work; `done` says how far it came.
     pub fn interrupted(done: &str) -> Failure {
         let signal = interrupt::signal();
         Failure {
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// Says first what was done before the failure.
+    /// Puts the work done before the failure in front.
     pub fn after(mut self, done: &str) -> Failure {
         self.message = format!("{done}; {}", self.message);
         self
@@ -111,14 +111,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Folds what the parser says into one line, its tip ("a similar subcommand exists") too.
+/// Folds the parser's message into one line, its tip ("a similar subcommand exists") too.
 impl From<clap::Error> for Failure {
     fn from(error: clap::Error) -> Failure {
         if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             return Failure::usage("no command given (try --help)");
         }
         let text = error.to_string();
-        let mut paragraphs = text.split("\n\n").map(one_line);
+        let mut paragraphs = text.split("\n\n").map(to_one_line);
         let first = paragraphs.next().unwrap_or_default();
         let line = first.strip_prefix("error: ").unwrap_or(&first);
         let tips: String = paragraphs
@@ -128,7 +128,7 @@ impl From<clap::Error> for Failure {
     }
 }
 
-fn one_line(text: &str) -> String {
+fn to_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 

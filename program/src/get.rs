@@ -23,11 +23,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    store::with(store::open_to_read(&args.store)?, |store| get(store, args))?;
+    store::with_store(store::open_to_read(&args.store)?, |store| write_block(store, args))?;
     Ok(Exit::Done)
 }
 
-fn get(store: &LocalBackend, args: &Args) -> Result<(), Failure> {
+fn write_block(store: &LocalBackend, args: &Args) -> Result<(), Failure> {
     // Read before the file is touched: an unknown id must not empty it.
     let block = store.read_block(BlockId(args.id))?;
     match &args.output {

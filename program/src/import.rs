@@ -2,9 +2,9 @@
 //! threads whose commits share syncs.
 //!
 //! Running it again, after a crash, damage or a change, brings the store up to date. A file that is
-//! known (see [`crate::content`]) is passed over, a changed one replaced in one transaction, and one
-//! that the store no longer holds as a whole is stored again. What a crash left half done is removed
-//! first. See [`crate::entry`] for what lies in the store.
+//! known (see [`crate::content`]) is passed over. A changed one is replaced in one transaction. A
+//! file of which the store lost a part is stored again. Leftovers of a crash are removed first.
+//! [`crate::entry`] says how files lie in the store.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,7 +18,7 @@ use aegis_blocks::{Error, LocalBackend};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::catalog::{Catalog, Stored};
-use crate::content::{Source, describe, is_known};
+use crate::content::{Source, describe_item, is_known};
 use crate::entry::{Content, Entry, printable};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -28,7 +28,7 @@ use crate::tree::{Item, Tree};
 use crate::upload::{self, Upload};
 use crate::{interrupt, output, overlap, store};
 
-/// What is kept of a file, for `--help` and the manual.
+/// Attributes kept of a file, for `--help` and the manual.
 const KEPT: &str = "\
 What is kept of files, directories and symbolic links:
   content, name, mode, date of change   kept, and set by export
@@ -61,7 +61,7 @@ pub struct Args {
     /// When a commit returns
     #[arg(long, value_enum, default_value = "durable")]
     durability: DurabilityArg,
-    /// Compare the bytes of every file with the stored ones, whatever their dates say
+    /// Compare the bytes of every file with the stored ones, even if the dates match
     #[arg(long)]
     checksum: bool,
     /// Also delete stored files that are no longer in PATH
@@ -69,7 +69,7 @@ pub struct Args {
     delete: bool,
 }
 
-/// What became of the items.
+/// Counts of items, by outcome.
 #[derive(Debug, Default)]
 struct Tally {
     stored: u64,
@@ -98,8 +98,8 @@ pub fn run(args: &Args) -> Outcome {
     let tree = Tree::walk(&args.path, &args.store)?;
     let store = store::open_or_create(&args.store, args.durability)?;
     let started = Instant::now();
-    let tally = store::with(store, |store| import_tree(store, &tree, args, chunk_len))?;
-    report(&tree, tally, started.elapsed())
+    let tally = store::with_store(store, |store| import_tree(store, &tree, args, chunk_len))?;
+    report_import(&tree, tally, started.elapsed())
 }
 
 fn import_tree(
@@ -111,7 +111,7 @@ fn import_tree(
     let catalog = Catalog::scan(store)?;
     catalog.report_malformed();
     for stored in &catalog.leftover {
-        upload::delete(store, stored)?;
+        upload::delete_entry(store, stored)?;
     }
     let import = Import {
         store,
@@ -124,14 +124,14 @@ fn import_tree(
         tally: Mutex::new(Tally { failed: tree.failed.clone(), ..Tally::default() }),
         bar: progress_bar(tree.bytes),
     };
-    let mut tally = import.run(usize::from(args.threads));
+    let mut tally = import.run_threads(usize::from(args.threads));
     if tally.store_error.is_none() {
         delete_gone(args, store, &catalog, tree, &mut tally)?;
     }
     Ok(tally)
 }
 
-fn report(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
+fn report_import(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
     tree.left_out.iter().for_each(|line| output::note(format_args!("left out {line}")));
     tally.failed.iter().chain(&tally.changed).for_each(output::warn);
     report_not_kept(tree);
@@ -139,7 +139,7 @@ fn report(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
     if let Some(error) = tally.store_error.take() {
         return Err(Failure::from(error).after("what was stored until then stays"));
     }
-    interrupt::check("what was stored stays; run it again to complete")?;
+    interrupt::check_not_stopped("what was stored stays; run it again to complete")?;
     let (failed, changed) = (tally.failed.len(), tally.changed.len());
     match (failed, changed) {
         (0, 0) => printed.map(|()| Exit::Done),
@@ -151,7 +151,7 @@ fn report(tree: &Tree, mut tally: Tally, elapsed: Duration) -> Outcome {
     }
 }
 
-/// Says what the store does not have of the tree although every file is in it.
+/// Names attributes of the tree that the store does not keep.
 fn report_not_kept(tree: &Tree) {
     if tree.with_links > 0 {
         let count = grouped(tree.with_links);
@@ -185,7 +185,7 @@ fn print_summary(tally: &Tally, elapsed: Duration) -> Result<(), Failure> {
     })
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Import<'a> {
     store: &'a LocalBackend,
     catalog: &'a Catalog,
@@ -212,7 +212,7 @@ impl From<Error> for ItemError {
     }
 }
 
-/// What became of one item.
+/// Outcome of one item.
 enum Fate {
     Unchanged,
     Stored { bytes: u64, replaced: bool, changed: bool },
@@ -220,10 +220,10 @@ enum Fate {
 }
 
 impl Import<'_> {
-    fn run(self, threads: usize) -> Tally {
+    fn run_threads(self, threads: usize) -> Tally {
         std::thread::scope(|scope| {
             for _ in 0..threads.min(self.tree.items.len()) {
-                scope.spawn(|| self.work());
+                scope.spawn(|| self.import_items());
             }
         });
         self.bar.finish_and_clear();
@@ -231,12 +231,12 @@ impl Import<'_> {
     }
 
     /// One thread: takes items until none is left.
-    fn work(&self) {
+    fn import_items(&self) {
         while !self.stopped.load(Ordering::Relaxed) && !interrupt::requested() {
             let Some(item) = self.tree.items.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
                 return;
             };
-            let fate = self.import(item);
+            let fate = self.import_item(item);
             let mut tally = self.tally.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             match fate {
                 Ok(Fate::Unchanged) => {
@@ -265,14 +265,14 @@ impl Import<'_> {
         }
     }
 
-    fn import(&self, item: &Item) -> Result<Fate, ItemError> {
+    fn import_item(&self, item: &Item) -> Result<Fate, ItemError> {
         let old = self.catalog.get(&item.path);
         let kind = item.metadata.file_type();
         if kind.is_file() {
             if !self.compares_all && old.is_some_and(|old| is_known(old, item)) {
                 return Ok(Fate::Unchanged);
             }
-            if let Some(fate) = old.map(|old| self.compare(item, old)).transpose()?.flatten() {
+            if let Some(fate) = old.map(|old| self.compare_file(item, old)).transpose()?.flatten() {
                 return Ok(fate);
             }
             return self.import_file(item, old);
@@ -283,7 +283,7 @@ impl Import<'_> {
             let target = std::fs::read_link(&item.source).map_err(|e| unreadable(item, &e))?;
             Content::Symlink { target: target.into_os_string().into_vec() }
         };
-        let entry = describe(item, &item.metadata, content);
+        let entry = describe_item(item, &item.metadata, content);
         if old.is_some_and(|old| old.entry == entry) {
             return Ok(Fate::Unchanged);
         }
@@ -291,20 +291,20 @@ impl Import<'_> {
         Ok(Fate::Stored { bytes: 0, replaced: old.is_some(), changed: false })
     }
 
-    /// Compares a file with what is stored under its path; `None` where its bytes are others.
-    fn compare(&self, item: &Item, old: &Stored) -> Result<Option<Fate>, ItemError> {
+    /// Compares a file with the entry stored under its path; `None` where its bytes differ.
+    fn compare_file(&self, item: &Item, old: &Stored) -> Result<Option<Fate>, ItemError> {
         let is_file = matches!(old.entry.content, Content::File { .. });
         if !is_file || !old.is_complete() || old.entry.content.len() != item.metadata.len() {
             return Ok(None);
         }
         let mut source = Source::open(item).map_err(|e| unreadable(item, &e))?;
-        let holds = source.holds(self.store, &old.entry.content);
+        let holds = source.holds_stored(self.store, &old.entry.content);
         if !holds.map_err(|e| unreadable(item, &e))?? {
             return Ok(None);
         }
-        let entry = describe(item, &source.metadata, old.entry.content.clone());
+        let entry = describe_item(item, &source.metadata, old.entry.content.clone());
         if entry != old.entry {
-            upload::refresh(self.store, old, &entry)?;
+            upload::refresh_entry(self.store, old, &entry)?;
         }
         // The ctime is the store's own business.
         if (Entry { ctime: old.entry.ctime, ..entry }) == old.entry {
@@ -317,7 +317,7 @@ impl Import<'_> {
         let unreadable = |e| unreadable(item, &e);
         let mut source = Source::open(item).map_err(unreadable)?;
         let content = Content::File { len: 0, chunk_len: self.chunk_len, chunks: Vec::new() };
-        let mut upload = Upload::begin(self.store, describe(item, &source.metadata, content))?;
+        let mut upload = Upload::begin(self.store, describe_item(item, &source.metadata, content))?;
         let mut bytes = 0;
         loop {
             if interrupt::requested() {
@@ -328,7 +328,7 @@ impl Import<'_> {
             if chunk_len > 0 {
                 bytes += chunk_len as u64;
                 self.bar.inc(chunk_len as u64);
-                upload.push(chunk).map_err(|error| self.too_long(item, error))?;
+                upload.push_chunk(chunk).map_err(|error| self.explain_too_long(item, error))?;
             }
             if chunk_len < self.chunk_len as usize {
                 break;
@@ -338,12 +338,12 @@ impl Import<'_> {
         if changed {
             upload.forget_ctime();
         }
-        upload.finish(old).map_err(|error| self.too_long(item, error))?;
+        upload.finish(old).map_err(|error| self.explain_too_long(item, error))?;
         Ok(Fate::Stored { bytes, replaced: old.is_some(), changed })
     }
 
     /// The chunks fit into blocks. The entry, which lists them, does not where they are too many.
-    fn too_long(&self, item: &Item, error: Error) -> ItemError {
+    fn explain_too_long(&self, item: &Item, error: Error) -> ItemError {
         match error {
             Error::BlockTooLarge { .. } => ItemError::Item(format!(
                 "{} has too many chunks of {}: use a larger --chunk",
@@ -363,8 +363,8 @@ fn unreadable(item: &Item, error: &io::Error) -> ItemError {
     ItemError::Item(format!("cannot read {}: {error}", item.source.display()))
 }
 
-/// Deletes stored entries that the tree no longer has: those below something that is no longer a
-/// directory always, since both cannot be written back; the others when the user asked for it.
+/// Deletes stored entries that the tree no longer has, if the user asked for it. Those below a path
+/// that is no longer a directory are always deleted, since both cannot be written back.
 fn delete_gone(
     args: &Args,
     store: &LocalBackend,
@@ -388,7 +388,7 @@ fn delete_gone(
         }
         let delete = args.delete && tally.failed.is_empty();
         if !present.contains(path) && (delete || ancestors(path).any(|a| leaves.contains(a))) {
-            let deleted = upload::delete(store, stored);
+            let deleted = upload::delete_entry(store, stored);
             deleted.map_err(|e| {
                 Failure::from(e).after(&format!("cannot delete {}", printable(path)))
             })?;

@@ -3,9 +3,9 @@
 //! Owns how every command hears them. One thread waits for them; all others have them blocked.
 //! 1. The first one sets a flag. Loops ask [`requested`], callbacks of the library return `Break`,
 //!    and writes to a reader that does not read end ([`wait_for`]). The command then closes the
-//!    store, says what was done, and exits with 128 + the signal's number.
-//! 2. Where a command is inside of one call that cannot be stopped ([`at_once`]), the first one ends
-//!    the program there, with words that say what that means. The store is crash-safe.
+//!    store, reports its work, and exits with 128 + the signal's number.
+//! 2. Inside of a call that cannot be stopped ([`at_once`]), the first one ends the program there,
+//!    with a message that says what that means. The store is crash-safe.
 //! 3. The second one ends the program at once.
 //!
 //! Signals that were ignored when the program began stay so: `nohup`, and jobs of a shell script in
@@ -28,12 +28,12 @@ use crate::output;
 
 /// The number of the first signal that came; 0 for none.
 static HEARD: AtomicU8 = AtomicU8::new(0);
-/// What ending the program at once means just now; `None` where the command stops by itself.
+/// Effect of ending the program at once, just now; `None` where the command stops by itself.
 static AT_ONCE: Mutex<Option<&'static str>> = Mutex::new(None);
-/// Ends when the first signal has come, so that it wakes whoever polls it.
+/// Ends when the first signal has come, so that it wakes threads that poll it.
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
-/// One of those that are listened to.
+/// A signal that the program listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// The terminal went away.
@@ -47,7 +47,7 @@ pub enum Signal {
 const ALL: [Signal; 3] = [Signal::Hangup, Signal::Interrupt, Signal::Terminate];
 
 impl Signal {
-    fn native(self) -> Number {
+    fn native_number(self) -> Number {
         match self {
             Signal::Hangup => Number::SIGHUP,
             Signal::Interrupt => Number::SIGINT,
@@ -57,7 +57,7 @@ impl Signal {
 
     /// As the kernel numbers it.
     pub fn number(self) -> u8 {
-        self.native() as u8
+        self.native_number() as u8
     }
 
     /// For people.
@@ -85,11 +85,11 @@ impl std::error::Error for Stopped {}
 /// Starts listening. Comes before every other thread of the program: they inherit the mask.
 pub fn listen() -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::refused(format!("cannot listen for signals: {e}"));
-    let ignored = ignored();
+    let ignored = ignored_signals();
     let mut listened = SigSet::empty();
     for signal in ALL {
         if ignored & (1 << (signal.number() - 1)) == 0 {
-            listened.add(signal.native());
+            listened.add(signal.native_number());
         }
     }
     if listened.iter().next().is_none() {
@@ -101,7 +101,7 @@ pub fn listen() -> Result<(), Failure> {
     let mut writer = Some(writer);
     let listener = move || {
         while let Ok(native) = listened.wait() {
-            heard(native);
+            note_signal(native);
             drop(writer.take());
         }
     };
@@ -109,16 +109,18 @@ pub fn listen() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The signals that are ignored, a bit each, as the process was given them. Systems that do not tell
-/// have none.
-fn ignored() -> u64 {
+/// The signals that are ignored, a bit each, as the process was given them. Systems that do not
+/// tell have none.
+fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn heard(native: Number) {
-    let Some(signal) = ALL.into_iter().find(|signal| signal.native() == native) else { return };
+fn note_signal(native: Number) {
+    let Some(signal) = ALL.into_iter().find(|signal| signal.native_number() == native) else {
+        return;
+    };
     let first = HEARD.compare_exchange(0, signal.number(), Ordering::SeqCst, Ordering::SeqCst);
     if first.is_err() {
         output::warn(format_args!("{} again: ended at once", signal.words()));
@@ -137,8 +139,8 @@ pub fn requested() -> bool {
     HEARD.load(Ordering::Relaxed) != 0
 }
 
-/// Fails when a signal asked the command to stop; `done` says what became of its work.
-pub fn check(done: &str) -> Result<(), Failure> {
+/// Fails when a signal asked the command to stop; `done` says how far its work came.
+pub fn check_not_stopped(done: &str) -> Result<(), Failure> {
     if requested() { Err(Failure::interrupted(done)) } else { Ok(()) }
 }
 
@@ -148,8 +150,8 @@ pub fn signal() -> Signal {
     ALL.into_iter().find(|signal| signal.number() == number).unwrap_or(Signal::Interrupt)
 }
 
-/// Runs `body`, one call that cannot be stopped in order: a signal ends the program in the middle of
-/// it and says `meaning`.
+/// Runs `body`, one call that cannot be stopped in order: a signal ends the program in the middle
+/// of it and says `meaning`.
 pub fn at_once<T>(
     meaning: &'static str,
     body: impl FnOnce() -> Result<T, Failure>,
@@ -157,7 +159,7 @@ pub fn at_once<T>(
     {
         let mut at_once = AT_ONCE.lock();
         // Heard before: the listener has looked at the region already, or waits for this lock.
-        check(meaning)?;
+        check_not_stopped(meaning)?;
         assert!(at_once.is_none(), "regions are not nested");
         *at_once = Some(meaning);
     }
@@ -179,7 +181,7 @@ impl Drop for Region {
 /// Waits until a descriptor is ready.
 ///
 /// # Errors
-/// One that holds [`Stopped`] when a signal came first.
+/// An error that holds [`Stopped`] when a signal came first.
 pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
     let Some(wake) = WAKE.get() else { return Ok(()) };
     loop {

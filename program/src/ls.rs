@@ -30,7 +30,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let damaged = store::with(store::open_to_read(&args.store)?, |store| {
+    let damaged = store::with_store(store::open_to_read(&args.store)?, |store| {
         output::print(|out| {
             if args.files {
                 list_files(out, store)
@@ -54,7 +54,7 @@ fn list_blocks(
     let mut damaged = 0;
     for id in store.ids_in(BlockId(*range.start())..=BlockId(*range.end()))? {
         let id = id?;
-        interrupt::check("the list is not complete")?;
+        interrupt::check_not_stopped("the list is not complete")?;
         match store.read_block(id) {
             Ok(block) => {
                 let name = store::type_name(block.header.block_type);
@@ -77,7 +77,7 @@ fn list_files(out: &mut dyn Write, store: &LocalBackend) -> Result<u64, Failure>
         write!(
             out,
             "{} {:>12}  {}",
-            mode_text(entry),
+            format_mode(entry),
             entry.content.len(),
             printable(&entry.path)
         )?;
@@ -91,7 +91,7 @@ fn list_files(out: &mut dyn Write, store: &LocalBackend) -> Result<u64, Failure>
 }
 
 /// The mode as `ls -l` writes it, without the special bits.
-fn mode_text(entry: &Entry) -> String {
+fn format_mode(entry: &Entry) -> String {
     let kind = match entry.content {
         Content::File { .. } => '-',
         Content::Directory => 'd',

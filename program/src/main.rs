@@ -74,10 +74,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let ended = interrupt::listen().and_then(|()| parse()).and_then(|command| match command {
-        Some(command) => run(command),
-        None => Ok(Exit::Done),
-    });
+    let ended =
+        interrupt::listen().and_then(|()| parse_arguments()).and_then(|command| match command {
+            Some(command) => run_command(command),
+            None => Ok(Exit::Done),
+        });
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
@@ -95,7 +96,7 @@ fn command_line() -> clap::Command {
 }
 
 /// Returns the command, or `None` when help or version was asked for and printed.
-fn parse() -> Result<Option<Command>, Failure> {
+fn parse_arguments() -> Result<Option<Command>, Failure> {
     let parsed = command_line().try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
     match parsed {
         Ok(cli) => Ok(Some(cli.command)),
@@ -104,7 +105,7 @@ fn parse() -> Result<Option<Command>, Failure> {
     }
 }
 
-fn run(command: Command) -> Outcome {
+fn run_command(command: Command) -> Outcome {
     match command {
         Command::Bench(args) => bench::run(&args),
         Command::Import(args) => import::run(&args),

@@ -1,4 +1,4 @@
-//! `checkpoint` and `compact`: upkeep that a store does by itself, now.
+//! `checkpoint` and `compact`: maintenance that a store does by itself, now.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ const LIKE_A_CRASH: &str =
 
 /// Runs `checkpoint`.
 pub fn checkpoint(args: &Args) -> Outcome {
-    let space = store::with(store::open(&args.store)?, |store| {
+    let space = store::with_store(store::open(&args.store)?, |store| {
         interrupt::at_once(LIKE_A_CRASH, || Ok(store.checkpoint()?))?;
         Ok(store.space()?)
     })?;
@@ -33,18 +33,19 @@ pub fn checkpoint(args: &Args) -> Outcome {
 
 /// Runs `compact`.
 ///
-/// On a full disk it fails with the bytes that are missing, after saying what it gave back all the same.
+/// On a full disk it fails with the bytes that are missing, after saying what it gave back all the
+/// same.
 pub fn compact(args: &Args) -> Outcome {
-    let compacted = store::with(store::open(&args.store)?, |store| {
+    let compacted = store::with_store(store::open(&args.store)?, |store| {
         let before = store.space()?;
         let compacted = interrupt::at_once(LIKE_A_CRASH, || Ok(store.compact_now()))?;
         compacted.inspect_err(|_| say_what_is_left(&before, store)).map_err(Into::into)
     })?;
     output::print(|out| Ok(writeln!(out, "{}", Told(&compacted))?))?;
-    Ok(exit_of(compacted.end))
+    Ok(exit_of_compaction(compacted.end))
 }
 
-/// Says what a compaction gave back that went no further, where that is known.
+/// Reports the space that an ended compaction gave back, where that is known.
 fn say_what_is_left(before: &SpaceReport, store: &LocalBackend) {
     let Ok(after) = store.space() else { return };
     let given_back = log_len(before).saturating_sub(log_len(&after));
@@ -61,8 +62,8 @@ fn log_len(space: &SpaceReport) -> u64 {
     space.live_bytes + space.dead_bytes + space.empty_bytes
 }
 
-/// A compaction that did not do what it was called for is no success.
-fn exit_of(end: CompactionEnd) -> Exit {
+/// A compaction that did not reach its goal is no success.
+fn exit_of_compaction(end: CompactionEnd) -> Exit {
     match end {
         CompactionEnd::Dense => Exit::Done,
         CompactionEnd::Backup => Exit::Locked,
@@ -70,7 +71,7 @@ fn exit_of(end: CompactionEnd) -> Exit {
     }
 }
 
-/// What a compaction did, as a line.
+/// Result of a compaction, as a line.
 struct Told<'a>(&'a CompactionReport);
 
 impl fmt::Display for Told<'_> {

@@ -1,7 +1,7 @@
 //! Files that the command line asks for (`get -o`, `bench --json`), opened before the work begins.
 //!
-//! Invariants: what the file held stays until [`OutFile::write`]; a file that was made here and not
-//! written goes again; no file inside of a store is touched.
+//! Invariants: the file's old content stays until [`OutFile::write`]. A file that was made here and
+//! not written is removed. No file inside of a store is touched.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -38,13 +38,13 @@ impl OutFile {
 
     /// Replaces the content.
     pub fn write(mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let written = self.replace(bytes);
+        let written = self.replace_file(bytes);
         written.map_err(|e| Failure::io("cannot write", &self.path, e))?;
         self.is_unwritten = false;
         Ok(())
     }
 
-    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn replace_file(&mut self, bytes: &[u8]) -> io::Result<()> {
         // Pipes and devices have no content that could go.
         if self.file.metadata()?.is_file() {
             self.file.set_len(0)?;

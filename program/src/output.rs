@@ -1,11 +1,11 @@
-//! What the program says: results on standard output, everything else on standard error.
+//! Output of the program: results on standard output, everything else on standard error.
 //!
 //! Owns both streams. Rules:
 //! 1. An error of standard output is named by its stream, never taken for one of the store's disk.
-//! 2. A reader that goes away (`aegis-blocks ls STORE | head`) ends the output quietly, except where
-//!    the output cannot be had again ([`print_all`]).
-//! 3. A reader that does not read holds nobody up: a signal ends the wait.
-//! 4. A line on standard error is one line, whatever the names in it hold, and a standard error that
+//! 2. A reader that goes away (`aegis-blocks ls STORE | head`) ends the output quietly, except
+//!    where the output cannot be had again ([`print_all`]).
+//! 3. A reader that does not read cannot hang a command: a signal ends the wait.
+//! 4. A message on standard error is one line, even with line feeds in names. A standard error that
 //!    takes nothing (full, closed) ends no command.
 
 use std::fmt::Display;
@@ -29,7 +29,7 @@ pub fn print<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Resu
     Ok(result)
 }
 
-/// As [`print`], for what can be had only once: a reader that has gone away is a failure too.
+/// As [`print`], for output that exists only once: a closed reader is a failure too.
 pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Result<T, Failure> {
     let mut out = BufWriter::with_capacity(WRITE_LEN_MAX, stdout()?);
     let result = body(&mut out)?;
@@ -37,24 +37,24 @@ pub fn print_all<T>(body: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> 
     Ok(result)
 }
 
-/// Says one line that is no result: what was left out, what is slow.
+/// Prints one line that is no result, such as omissions.
 pub fn note(line: impl Display) {
-    say("", &line);
+    write_message("", &line);
 }
 
 /// Says one line about something that failed.
 pub fn warn(line: impl Display) {
-    say("aegis-blocks: ", &line);
+    write_message("aegis-blocks: ", &line);
 }
 
-fn say(prefix: &str, line: &dyn Display) {
+fn write_message(prefix: &str, line: &dyn Display) {
     let line = line.to_string().replace(char::is_control, "\u{fffd}");
     // Nothing is left to say it to when this fails.
     drop(io::stderr().lock().write_all(format!("{prefix}{line}\n").as_bytes()));
 }
 
 fn stdout() -> io::Result<Stdout> {
-    Ok(Stdout(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(named)?)))
+    Ok(Stdout(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(name_stdout_in)?)))
 }
 
 /// Standard output, unbuffered, with its name in its errors.
@@ -62,8 +62,8 @@ struct Stdout(File);
 
 impl Write for Stdout {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        interrupt::wait_for(self.0.as_fd(), PollFlags::POLLOUT).map_err(named)?;
-        self.0.write(&buf[..buf.len().min(WRITE_LEN_MAX)]).map_err(named)
+        interrupt::wait_for(self.0.as_fd(), PollFlags::POLLOUT).map_err(name_stdout_in)?;
+        self.0.write(&buf[..buf.len().min(WRITE_LEN_MAX)]).map_err(name_stdout_in)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -71,7 +71,7 @@ impl Write for Stdout {
     }
 }
 
-fn named(error: io::Error) -> io::Error {
+fn name_stdout_in(error: io::Error) -> io::Error {
     // Tried again by the caller, or no error of the stream.
     let is_own = error.get_ref().is_some_and(|inner| inner.is::<Stopped>());
     if is_own || error.kind() == io::ErrorKind::Interrupted {
@@ -87,7 +87,7 @@ struct Quiet<W: Write> {
 }
 
 impl<W: Write> Quiet<W> {
-    fn forgive<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
+    fn ignore_broken_pipe<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
         match result {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                 self.gone = true;
@@ -104,7 +104,7 @@ impl<W: Write> Write for Quiet<W> {
             return Ok(buf.len());
         }
         let result = self.inner.write(buf);
-        self.forgive(result, buf.len())
+        self.ignore_broken_pipe(result, buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -112,7 +112,7 @@ impl<W: Write> Write for Quiet<W> {
             return Ok(());
         }
         let result = self.inner.flush();
-        self.forgive(result, ())
+        self.ignore_broken_pipe(result, ())
     }
 }
 

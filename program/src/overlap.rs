@@ -1,6 +1,6 @@
 //! Which directories lie in one another, and which of them are stores.
 //!
-//! Owns the rule that a store's directory is written by the store alone: no command packs a store's
+//! Owns the rule that a store's directory is written by the store alone. No command packs a store's
 //! own files into it, and none writes files into a store. Directories are told apart by device and
 //! inode, so that every path and link to one is the same.
 
@@ -15,12 +15,12 @@ use crate::failure::Failure;
 /// Refuses to import a tree that holds the store, or that the store holds.
 pub fn refuse_import(store: &Path, tree: &Path) -> Result<(), Failure> {
     let (shown_store, shown_tree) = (store.display(), tree.display());
-    if lies_in(tree, store)? {
+    if lies_within(tree, store)? {
         return Err(Failure::usage(format!(
             "{shown_tree} lies in the store {shown_store}: a store does not take in its own files"
         )));
     }
-    if lies_in(store, tree)? {
+    if lies_within(store, tree)? {
         return Err(Failure::usage(format!(
             "the store {shown_store} lies in {shown_tree}, which is to be imported: keep it elsewhere"
         )));
@@ -31,7 +31,7 @@ pub fn refuse_import(store: &Path, tree: &Path) -> Result<(), Failure> {
 /// Refuses to export into a store, or into a directory that the exported store lies in.
 pub fn refuse_export(store: &Path, target: &Path) -> Result<(), Failure> {
     refuse_inside_store(target)?;
-    if lies_in(store, target)? {
+    if lies_within(store, target)? {
         return Err(Failure::usage(format!(
             "the store {} lies in {}, which is to be written to: export elsewhere",
             store.display(),
@@ -43,7 +43,7 @@ pub fn refuse_export(store: &Path, target: &Path) -> Result<(), Failure> {
 
 /// Refuses a place for new files that is a store, or lies in one.
 pub fn refuse_inside_store(target: &Path) -> Result<(), Failure> {
-    if is_store(target) {
+    if is_store_directory(target) {
         let shown = target.display();
         return Err(Failure::usage(format!(
             "{shown} is a store: only the store itself writes there"
@@ -54,8 +54,8 @@ pub fn refuse_inside_store(target: &Path) -> Result<(), Failure> {
 
 /// Refuses a place for a new directory that lies in a store.
 pub fn refuse_below_store(target: &Path) -> Result<(), Failure> {
-    for dir in resolve(target)?.ancestors().skip(1) {
-        if is_store(dir) {
+    for dir in resolve_path(target)?.ancestors().skip(1) {
+        if is_store_directory(dir) {
             return Err(Failure::usage(format!(
                 "{} lies in the store {}: only the store itself writes there",
                 target.display(),
@@ -67,7 +67,7 @@ pub fn refuse_below_store(target: &Path) -> Result<(), Failure> {
 }
 
 /// Whether a directory holds the files of a store or of a backup.
-pub fn is_store(dir: &Path) -> bool {
+pub fn is_store_directory(dir: &Path) -> bool {
     let is_described = ["META", "MANIFEST"]
         .iter()
         .any(|name| fs::symlink_metadata(dir.join(name)).is_ok_and(|metadata| metadata.is_file()));
@@ -85,16 +85,16 @@ pub fn is_segment(name: &[u8]) -> bool {
 }
 
 /// Whether `inner` is `outer` or lies in it.
-fn lies_in(inner: &Path, outer: &Path) -> Result<bool, Failure> {
+fn lies_within(inner: &Path, outer: &Path) -> Result<bool, Failure> {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    // What is not there holds nothing.
+    // A missing directory holds nothing.
     let Ok(outer) = identity(outer) else { return Ok(false) };
-    let inner = resolve(inner)?;
+    let inner = resolve_path(inner)?;
     Ok(inner.ancestors().any(|path| identity(path).is_ok_and(|found| found == outer)))
 }
 
 /// The path without links, `.` and `..`, as far as it exists, and the rest of it as it is.
-fn resolve(path: &Path) -> Result<PathBuf, Failure> {
+fn resolve_path(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |e| Failure::io("cannot look at", path, e);
     let path = std::path::absolute(path).map_err(failed)?;
     let mut missing = Vec::new();
@@ -129,12 +129,12 @@ mod tests {
         fs::create_dir(path("ab")).expect("a directory");
         symlink("a/b", path("link")).expect("a link");
         for inner in ["a", "a/b/c", "a/b/../b", "link", "link/c", "a/new", "link/new/newer"] {
-            assert!(lies_in(&path(inner), &path("a")).expect(inner), "{inner}");
+            assert!(lies_within(&path(inner), &path("a")).expect(inner), "{inner}");
         }
         for inner in ["ab", "new", "."] {
-            assert!(!lies_in(&path(inner), &path("a")).expect(inner), "{inner}");
+            assert!(!lies_within(&path(inner), &path("a")).expect(inner), "{inner}");
         }
-        assert!(lies_in(&path("a/b/c"), &path("link")).expect("link"));
-        assert!(!lies_in(&path("a"), &path("missing")).expect("missing"));
+        assert!(lies_within(&path("a/b/c"), &path("link")).expect("link"));
+        assert!(!lies_within(&path("a"), &path("missing")).expect("missing"));
     }
 }

@@ -1,4 +1,4 @@
-//! `probe`: what opening a store would find.
+//! `probe`: reports the state that opening a store would find.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    unfinished::refuse(&args.store)?;
+    unfinished::refuse_unfinished(&args.store)?;
     let probe =
         interrupt::at_once("nothing was changed", || Ok(LocalBackend::probe(&args.store)?))?;
     let (line, code) = match &probe {

@@ -35,8 +35,8 @@ pub fn run(args: &Args) -> Outcome {
     let payload = interrupt::at_once("nothing was stored", || read_payload(&args.file))?;
     let store = store::open_or_create(&args.store, DurabilityArg::Durable)?;
     let block = Block::new(BlockId(args.id), args.block_type.into(), payload);
-    let id = store::with(store, |store| {
-        interrupt::check("nothing was stored")?;
+    let id = store::with_store(store, |store| {
+        interrupt::check_not_stopped("nothing was stored")?;
         Ok(store.write_block(block)?)
     })?;
     let printed = output::print_all(|out| Ok(writeln!(out, "{id}")?));
@@ -55,7 +55,7 @@ fn read_payload(file: &Path) -> Result<Vec<u8>, Failure> {
     read_at_most(opened, len, &file.display().to_string(), failed)
 }
 
-/// Reads to the end, or to the length that no block has: memory is bounded whatever comes.
+/// Reads to the end, or to the length that no block has, so memory is bounded.
 fn read_at_most(
     input: impl Read,
     expected_len: u64,

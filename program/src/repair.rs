@@ -1,4 +1,5 @@
-//! `repair` and `salvage`: what is intact of a damaged store, in its place or in a new directory.
+//! `repair` and `salvage`: rebuild a damaged store from its intact blocks, in its place or in a new
+//! directory.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use crate::size::{Size, grouped};
 use crate::unfinished::Unfinished;
 use crate::{interrupt, output, unfinished};
 
-/// Rebuild a damaged store from what is intact of it, and keep the damaged one beside it; exit code 1
-/// when anything was lost.
+/// Rebuild a damaged store from what is intact of it, and keep the damaged one beside it; exit code
+/// 1 when anything was lost.
 #[derive(clap::Args)]
 pub struct Args {
     /// Directory of the store
@@ -57,14 +58,14 @@ pub fn run(args: &Args) -> Outcome {
         writeln!(out, "repaired; the damaged store is kept in {}", copy.display())?;
         Ok(())
     })?;
-    Ok(code(&report.salvage))
+    Ok(exit_of_salvage(&report.salvage))
 }
 
 const WHOLE_EITHER_WAY: &str = "the store is as it was, or repaired as a whole; what was made \
                                 beside it is named .repairing-N";
 
-/// Names what repairs that were ended left beside the store. Nothing of it is removed: one that was
-/// ended in its last step may have left the damaged store there.
+/// Names the leftovers of ended repairs beside the store. They are not removed: a repair ended in
+/// its last step may have left the damaged store there.
 fn name_leftovers(store: &Path) {
     let Ok(store) = store.canonicalize() else { return };
     let (Some(dir), Some(name)) = (store.parent(), store.file_name()) else { return };
@@ -79,7 +80,7 @@ fn name_leftovers(store: &Path) {
 
 /// Runs `salvage`.
 pub fn run_salvage(args: &SalvageArgs) -> Outcome {
-    unfinished::refuse(&args.store)?;
+    unfinished::refuse_unfinished(&args.store)?;
     let out = Unfinished::begin(&args.out)?;
     let salvage = || Ok(LocalBackend::salvage(&args.store, out.dir())?);
     let report = interrupt::at_once("the copy is unfinished; run it again", salvage)?;
@@ -90,10 +91,10 @@ pub fn run_salvage(args: &SalvageArgs) -> Outcome {
         }
         print_losses(out, &report)
     })?;
-    Ok(code(&report))
+    Ok(exit_of_salvage(&report))
 }
 
-fn code(report: &SalvageReport) -> Exit {
+fn exit_of_salvage(report: &SalvageReport) -> Exit {
     Exit::of_check(report.is_complete())
 }
 

@@ -20,13 +20,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    store::with(store::open(&args.store)?, |store| {
+    store::with_store(store::open(&args.store)?, |store| {
         let tx = store.begin_transaction()?;
         for id in &args.ids {
             // Left open when one is missing: closing the store rolls back.
             store.delete_block_in_tx(tx, BlockId(*id))?;
         }
-        interrupt::check("nothing was deleted")?;
+        interrupt::check_not_stopped("nothing was deleted")?;
         Ok(store.commit_transaction(tx)?)
     })?;
     Ok(Exit::Done)

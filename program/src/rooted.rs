@@ -1,16 +1,16 @@
 //! A directory that nothing written through this module can leave.
 //!
 //! Owns the one descriptor that all names are resolved from. Invariants:
-//! 1. every name of a path is opened on its own, relative to the directory before it, and never
-//!    through a symbolic link: a link planted in the tree is an error, not a way out;
-//! 2. a file or link appears under its name complete or not at all (a temporary name, then a
-//!    rename, which replaces a planted link instead of following it);
-//! 3. one process writes at a time: the directory is locked, so temporary files that are found are
-//!    those of a process that was killed, and go;
-//! 4. a directory has its final mode from the beginning, with the owner's rights added until
-//!    [`Root::finish_directory`]: one that a killed process leaves can be used.
+//! 1. Every name of a path is opened on its own, relative to the directory before it, never through
+//!    a symbolic link. A link planted in the tree is an error, not a way out.
+//! 2. A file or link appears under its name complete or not at all: a temporary name, then a
+//!    rename. The rename replaces a planted link instead of following it.
+//! 3. One process writes at a time: the directory is locked. So temporary files that are found are
+//!    those of a killed process, and are removed.
+//! 4. A directory has its final mode from the beginning, with the owner's rights added until
+//!    [`Root::finish_directory`]. So a directory that a killed process leaves can be used.
 //!
-//! Callers hand in paths that [`crate::entry::path_is_safe`] accepts.
+//! Callers pass paths that [`crate::entry::path_is_safe`] accepts.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -55,7 +55,7 @@ pub struct Root {
     sets_owner: bool,
 }
 
-/// What became of the date of something that was written.
+/// Outcome of setting the date of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Date {
@@ -65,7 +65,7 @@ pub enum Date {
     Lost,
 }
 
-/// What was found in a directory that is about to be written to.
+/// Contents of a directory before the first write to it.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// It holds the files of a block store.
@@ -93,22 +93,22 @@ impl Root {
         Ok(Root { fd, temporary: AtomicU64::new(0), sets_owner })
     }
 
-    /// Makes sure that a directory is there and that its owner may write to it, and removes what a
-    /// killed export left in it.
+    /// Makes sure that a directory exists and that its owner may write to it. Removes temporary
+    /// files of a killed export from it.
     pub fn prepare_directory(&self, path: &[u8], mode: u32) -> io::Result<Prepared> {
-        let needed = mode_of(mode) | Mode::S_IRWXU;
-        let dir = self.directory(path, needed)?;
+        let needed = to_mode_bits(mode) | Mode::S_IRWXU;
+        let dir = self.open_directory(path, needed)?;
         let current = Mode::from_bits_truncate(fstat(&dir)?.st_mode);
         if !current.contains(Mode::S_IRWXU) {
             fchmod(&dir, current | Mode::S_IRWXU)?;
         }
-        clean(dir)
+        remove_temporaries(dir)
     }
 
     /// Gives a directory its final mode, owner and time.
     pub fn finish_directory(&self, entry: &Entry) -> io::Result<Date> {
-        let dir = self.directory(&entry.path, Mode::S_IRWXU)?;
-        self.describe(dir.as_fd(), entry, entry.mode)
+        let dir = self.open_directory(&entry.path, Mode::S_IRWXU)?;
+        self.set_attributes(dir.as_fd(), entry, entry.mode)
     }
 
     /// Writes a file of the entry's path: `body` fills it, then it takes its name. Set-id bits are
@@ -119,32 +119,32 @@ impl Root {
         mode: u32,
         body: impl FnOnce(&mut File) -> Result<(), E>,
     ) -> Result<Date, E> {
-        let (dir, name) = self.parent(&entry.path)?;
+        let (dir, name) = self.open_parent(&entry.path)?;
         let temporary = self.temporary_name();
         let fd =
             openat(&dir, temporary.as_bytes(), NEW_FILE, PRIVATE_FILE).map_err(io::Error::from)?;
         let mut file = File::from(fd);
         let written = body(&mut file).and_then(|()| {
-            let date = self.describe(file.as_fd(), entry, mode)?;
-            install(dir.as_fd(), &temporary, name)?;
+            let date = self.set_attributes(file.as_fd(), entry, mode)?;
+            rename_into_place(dir.as_fd(), &temporary, name)?;
             Ok(date)
         });
         if written.is_err() {
-            remove(dir.as_fd(), &temporary);
+            remove_temporary(dir.as_fd(), &temporary);
         }
         written
     }
 
     /// Writes a symbolic link of the entry's path.
     pub fn write_symlink(&self, entry: &Entry, target: &[u8]) -> io::Result<Date> {
-        let (dir, name) = self.parent(&entry.path)?;
+        let (dir, name) = self.open_parent(&entry.path)?;
         let temporary = self.temporary_name();
         symlinkat(target, &dir, temporary.as_bytes())?;
         let written = self
             .describe_link(dir.as_fd(), &temporary, entry)
-            .and_then(|date| install(dir.as_fd(), &temporary, name).map(|()| date));
+            .and_then(|date| rename_into_place(dir.as_fd(), &temporary, name).map(|()| date));
         if written.is_err() {
-            remove(dir.as_fd(), &temporary);
+            remove_temporary(dir.as_fd(), &temporary);
         }
         written
     }
@@ -155,13 +155,13 @@ impl Root {
     }
 
     /// Sets owner, mode and date, in this order: a new owner takes set-id bits away.
-    fn describe(&self, fd: BorrowedFd<'_>, entry: &Entry, mode: u32) -> io::Result<Date> {
+    fn set_attributes(&self, fd: BorrowedFd<'_>, entry: &Entry, mode: u32) -> io::Result<Date> {
         if let Some((user, group)) = self.owner_to_set(entry) {
             fchown(fd, Some(user), Some(group))?;
         }
-        fchmod(fd, mode_of(mode))?;
-        futimens(fd, &TimeSpec::UTIME_OMIT, &time_of(entry.mtime))?;
-        Ok(date(&fstat(fd)?, entry.mtime))
+        fchmod(fd, to_mode_bits(mode))?;
+        futimens(fd, &TimeSpec::UTIME_OMIT, &to_time_spec(entry.mtime))?;
+        Ok(compare_date(&fstat(fd)?, entry.mtime))
     }
 
     /// A link has no mode.
@@ -170,9 +170,9 @@ impl Root {
         if let Some((user, group)) = self.owner_to_set(entry) {
             fchownat(dir, name, Some(user), Some(group), link)?;
         }
-        let (keep, time) = (TimeSpec::UTIME_OMIT, time_of(entry.mtime));
+        let (keep, time) = (TimeSpec::UTIME_OMIT, to_time_spec(entry.mtime));
         utimensat(dir, name, &keep, &time, UtimensatFlags::NoFollowSymlink)?;
-        Ok(date(&fstatat(dir, name, link)?, entry.mtime))
+        Ok(compare_date(&fstatat(dir, name, link)?, entry.mtime))
     }
 
     fn owner_to_set(&self, entry: &Entry) -> Option<(Uid, Gid)> {
@@ -181,15 +181,15 @@ impl Root {
     }
 
     /// Opens the directory that `path` lies in and splits off its name.
-    fn parent<'p>(&self, path: &'p [u8]) -> io::Result<(OwnedFd, &'p [u8])> {
+    fn open_parent<'p>(&self, path: &'p [u8]) -> io::Result<(OwnedFd, &'p [u8])> {
         match path.iter().rposition(|byte| *byte == b'/') {
-            Some(at) => Ok((self.directory(&path[..at], PARENTS)?, &path[at + 1..])),
-            None => Ok((self.directory(b"", PARENTS)?, path)),
+            Some(at) => Ok((self.open_directory(&path[..at], PARENTS)?, &path[at + 1..])),
+            None => Ok((self.open_directory(b"", PARENTS)?, path)),
         }
     }
 
     /// Opens a directory, creating those that are missing with `mode`.
-    fn directory(&self, path: &[u8], mode: Mode) -> io::Result<OwnedFd> {
+    fn open_directory(&self, path: &[u8], mode: Mode) -> io::Result<OwnedFd> {
         assert!(path_is_safe(path), "callers hand in safe paths");
         let mut dir = OwnedFd::from(self.fd.try_clone()?);
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
@@ -221,10 +221,10 @@ impl Root {
 /// Of directories above a file that no entry describes; the user's mask takes from it.
 const PARENTS: Mode = Mode::S_IRWXU.union(Mode::S_IRWXG).union(Mode::S_IRWXO);
 
-/// Removes the temporary files of killed exports from a directory, and says what else is in it.
-fn clean(dir: OwnedFd) -> io::Result<Prepared> {
+/// Removes the temporary files of killed exports from a directory, and describes the rest.
+fn remove_temporaries(dir: OwnedFd) -> io::Result<Prepared> {
     let mut names = Vec::new();
-    // A second descriptor: the first one is read from the beginning by nobody else.
+    // A second descriptor, with a read position of its own.
     let mut listed = Dir::from_fd(openat(&dir, ".", DIRECTORY, Mode::empty())?)?;
     for entry in listed.iter() {
         names.push(entry?.file_name().to_bytes().to_vec());
@@ -267,29 +267,29 @@ pub fn write_sparse(file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()
 }
 
 /// The moment at which the new file or link stands under its name.
-fn install(dir: BorrowedFd<'_>, temporary: &str, name: &[u8]) -> io::Result<()> {
+fn rename_into_place(dir: BorrowedFd<'_>, temporary: &str, name: &[u8]) -> io::Result<()> {
     Ok(renameat(dir, temporary.as_bytes(), dir, name)?)
 }
 
 /// Takes an unfinished file away again. When that fails too, it is named beside the failure that
 /// the caller reports.
-fn remove(dir: BorrowedFd<'_>, temporary: &str) {
+fn remove_temporary(dir: BorrowedFd<'_>, temporary: &str) {
     if let Err(errno) = unlinkat(dir, temporary.as_bytes(), UnlinkatFlags::NoRemoveDir) {
         output::warn(format_args!("left behind {temporary}: {errno}"));
     }
 }
 
-fn mode_of(mode: u32) -> Mode {
+fn to_mode_bits(mode: u32) -> Mode {
     Mode::from_bits_truncate(mode as nix::libc::mode_t)
 }
 
 /// Any date: those beyond 1677 and 2262 too, which nanoseconds in 64 bits do not reach.
-fn time_of(time: Timestamp) -> TimeSpec {
+fn to_time_spec(time: Timestamp) -> TimeSpec {
     TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 
-/// File systems replace a date that they do not have by the next one that they have, and say nothing.
-fn date(found: &FileStat, wanted: Timestamp) -> Date {
+/// File systems replace a date that they cannot store by the next one that they can, silently.
+fn compare_date(found: &FileStat, wanted: Timestamp) -> Date {
     let is_kept = found.st_mtime.abs_diff(wanted.seconds) < DATE_STEP_SECONDS;
     if is_kept { Date::Kept } else { Date::Lost }
 }

@@ -48,12 +48,14 @@ struct Stat {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let stat = store::with(store::open_to_read(&args.store)?, |store| stat(store, &args.store))?;
+    let stat = store::with_store(store::open_to_read(&args.store)?, |store| {
+        collect_stat(store, &args.store)
+    })?;
     output::print(|out| if args.json { print_json(out, &stat) } else { print_text(out, &stat) })?;
     Ok(Exit::Done)
 }
 
-fn stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
+fn collect_stat(store: &LocalBackend, dir: &Path) -> Result<Stat, Failure> {
     let stats = store.stats();
     let recovery = store.recovery();
     let space = store.space()?;
@@ -103,7 +105,7 @@ fn print_text(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
     print_bars(out, stat)
 }
 
-/// What the files are for, one bar each; all bars together are as long as the line.
+/// Space by use, one bar each; all bars together are as long as the line.
 fn print_bars(out: &mut dyn Write, stat: &Stat) -> Result<(), Failure> {
     let parts = [
         ("in force", stat.live_bytes),
@@ -130,7 +132,7 @@ fn disk_bytes(dir: &Path) -> Result<u64, Failure> {
     let failed = |e| Failure::io("cannot list", dir, e);
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        // Allocated blocks are counted in units of 512 bytes whatever the file system's own are.
+        // Allocated blocks are counted in units of 512 bytes, not in the file system's own.
         bytes += entry.and_then(|e| e.metadata()).map_err(failed)?.blocks() * 512;
     }
     Ok(bytes)

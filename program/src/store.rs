@@ -1,7 +1,7 @@
-//! Opening stores for commands, and what the command line calls the store's options.
+//! Opening stores for commands, and the store's options on the command line.
 //!
-//! A store that was not closed cleanly is reported in one line on standard error. Rule: a command that
-//! changes nothing opens the store to be read only, so that it works on a read-only mount and beside
+//! A store that was not closed cleanly is reported in one line on standard error. Rule: a command
+//! that changes nothing opens the store read-only. So it works on a read-only mount and beside
 //! others of its kind.
 
 use std::ops::ControlFlow;
@@ -94,23 +94,23 @@ pub fn type_name(block_type: BlockType) -> &'static str {
 
 /// Opens a store that exists and changes nothing in it.
 pub fn open_to_read(path: &Path) -> Result<LocalBackend, Failure> {
-    unfinished::refuse(path)?;
-    open_with(LocalBackend::options().read_only(true), path)
+    unfinished::refuse_unfinished(path)?;
+    open_with_options(LocalBackend::options().read_only(true), path)
 }
 
 /// Opens a store that exists, to change it.
 pub fn open(path: &Path) -> Result<LocalBackend, Failure> {
-    unfinished::refuse(path)?;
-    open_with(LocalBackend::options().create(false), path)
+    unfinished::refuse_unfinished(path)?;
+    open_with_options(LocalBackend::options().create(false), path)
 }
 
 /// Opens a store, creating an empty one where there is none.
 pub fn open_or_create(path: &Path, durability: DurabilityArg) -> Result<LocalBackend, Failure> {
-    open_with(LocalBackend::options().durability(durability.into()), path)
+    open_with_options(LocalBackend::options().durability(durability.into()), path)
 }
 
-/// Runs `body` on a store and closes it whatever comes of that: a failed command is no crash.
-pub fn with<T>(
+/// Runs `body` on a store and closes it even if `body` fails: a failed command is no crash.
+pub fn with_store<T>(
     store: LocalBackend,
     body: impl FnOnce(&LocalBackend) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -121,7 +121,7 @@ pub fn with<T>(
     Ok(value)
 }
 
-fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
+fn open_with_options(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
     let spinner = ProgressBar::new_spinner();
     let started = Instant::now();
     let shown = spinner.clone();
@@ -133,7 +133,7 @@ fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
                 shown.set_message(format!("opening: {done} of {total} of log replayed"));
                 shown.tick();
             }
-            go_on()
+            continue_unless_stopped()
         })
         .open(path);
     spinner.finish_and_clear();
@@ -142,8 +142,8 @@ fn open_with(options: Options, path: &Path) -> Result<LocalBackend, Failure> {
     Ok(store)
 }
 
-/// What a callback of the library answers: a signal ends what it watches.
-pub fn go_on() -> ControlFlow<()> {
+/// Answer of a callback to the library: a signal ends the call that it watches.
+pub fn continue_unless_stopped() -> ControlFlow<()> {
     if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 

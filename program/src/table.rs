@@ -32,7 +32,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    fn widths(&self) -> Vec<usize> {
+    fn column_widths(&self) -> Vec<usize> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
             cells.chain([&self.columns[column]]).map(|c| c.chars().count()).max().unwrap_or(0)
@@ -48,7 +48,12 @@ impl Table {
         widths
     }
 
-    fn line(&self, f: &mut fmt::Formatter<'_>, cells: &[String], widths: &[usize]) -> fmt::Result {
+    fn write_cells(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        cells: &[String],
+        widths: &[usize],
+    ) -> fmt::Result {
         let mut column = 0;
         let mut text = String::new();
         for (group, (_, count)) in self.groups.iter().enumerate() {
@@ -73,7 +78,7 @@ fn group_width(widths: &[usize], first: usize, count: usize) -> usize {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let widths = self.widths();
+        let widths = self.column_widths();
         let mut heading = String::new();
         let mut first = 0;
         for (i, (name, count)) in self.groups.iter().enumerate() {
@@ -82,8 +87,8 @@ impl fmt::Display for Table {
             first += count;
         }
         writeln!(f, "{}", heading.trim_end())?;
-        self.line(f, &self.columns, &widths)?;
-        self.rows.iter().try_for_each(|row| self.line(f, row, &widths))
+        self.write_cells(f, &self.columns, &widths)?;
+        self.rows.iter().try_for_each(|row| self.write_cells(f, row, &widths))
     }
 }
 

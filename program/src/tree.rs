@@ -1,9 +1,8 @@
-//! The tree to import: what lies under a path, found before the first byte is read. Owns what of it
+//! The tree to import: the files under a path, found before the first byte is read. Owns what of it
 //! an import keeps: [`mtime`], [`ctime`], [`owner`], and a count of what it does not.
 //!
-//! Follows no symbolic link but the one the user named. Files that are neither plain files,
-//! directories nor links (devices, pipes, sockets) are named and left out; what cannot be read is
-//! named too and does not end the walk.
+//! Follows no symbolic link but the one the user named. Other kinds of files (devices, pipes,
+//! sockets) are named and left out. A file that cannot be read is named too, and the walk goes on.
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -25,10 +24,10 @@ pub struct Item {
     pub metadata: Metadata,
 }
 
-/// What a walk found.
+/// Result of a walk.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Every file, directory and link; a directory comes before what lies in it.
+    /// Every file, directory and link; a directory comes before its entries.
     pub items: Vec<Item>,
     /// One line for each thing that is not for importing.
     pub left_out: Vec<String>,
@@ -51,27 +50,27 @@ impl Tree {
         let mut tree = Tree::default();
         if metadata.is_file() {
             let name = root.file_name().unwrap_or(root.as_os_str()).as_bytes().to_vec();
-            tree.push(Item { source: root.to_path_buf(), path: name, metadata });
+            tree.push_item(Item { source: root.to_path_buf(), path: name, metadata });
             return Ok(tree);
         }
         if !metadata.is_dir() {
             let shown = root.display();
             return Err(Failure::usage(format!("{shown} is neither a file nor a directory")));
         }
-        tree.push(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
+        tree.push_item(Item { source: root.to_path_buf(), path: Vec::new(), metadata });
         let mut at = 0;
         while at < tree.items.len() {
-            interrupt::check("nothing was imported yet")?;
+            interrupt::check_not_stopped("nothing was imported yet")?;
             if tree.items[at].metadata.is_dir() {
-                tree.list(at, except);
+                tree.list_directory(at, except);
             }
             at += 1;
         }
         Ok(tree)
     }
 
-    /// Adds what lies in the directory `items[at]`.
-    fn list(&mut self, at: usize, except: Option<(u64, u64)>) {
+    /// Adds the entries of the directory `items[at]`.
+    fn list_directory(&mut self, at: usize, except: Option<(u64, u64)>) {
         let (dir, parent) = (self.items[at].source.clone(), self.items[at].path.clone());
         let found = match fs::read_dir(&dir) {
             Ok(found) => found,
@@ -80,13 +79,13 @@ impl Tree {
         for found in found {
             // `DirEntry::metadata` does not follow a link.
             match found.and_then(|found| Ok((found.metadata()?, found.path()))) {
-                Ok((metadata, source)) => self.add(&parent, source, metadata, except),
+                Ok((metadata, source)) => self.add_entry(&parent, source, metadata, except),
                 Err(e) => self.failed.push(format!("cannot read in {}: {e}", dir.display())),
             }
         }
     }
 
-    fn add(
+    fn add_entry(
         &mut self,
         parent: &[u8],
         source: PathBuf,
@@ -110,10 +109,10 @@ impl Tree {
             self.failed.push(format!("{}: path too long", source.display()));
             return;
         }
-        self.push(Item { source, path, metadata });
+        self.push_item(Item { source, path, metadata });
     }
 
-    fn push(&mut self, item: Item) {
+    fn push_item(&mut self, item: Item) {
         if item.metadata.is_file() {
             self.bytes += item.metadata.len();
             self.with_links += u64::from(item.metadata.nlink() > 1);
@@ -139,7 +138,7 @@ pub fn owner(metadata: &Metadata) -> Owner {
 }
 
 /// Whether there is more to a file than an import keeps. The label that SELinux gives every file
-/// does not count. What cannot be asked is taken for a no.
+/// does not count. A failed query counts as no.
 fn has_attributes(path: &Path) -> bool {
     const NAMES_LEN: usize = 4096;
     let mut names = [0; NAMES_LEN];

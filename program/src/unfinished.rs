@@ -2,15 +2,16 @@
 //!
 //! Owns the place where the files are made, the directory `unfinished` inside of the target. Steps:
 //!
-//! 1. The target is made where it is missing, and locked against other runs. What an earlier run
-//!    left is removed: there is `unfinished`, no `META`, and otherwise nothing but files of a store.
+//! 1. The target is made where it is missing, and locked against other runs. Leftovers of an
+//!    earlier run are removed: there is `unfinished`, no `META`, and otherwise nothing but files of
+//!    a store.
 //! 2. The library fills `unfinished`. Nothing that a store has lies beside it.
 //! 3. The files move up, `META` last, each by one rename. That is the step that makes the target a
 //!    backup or a store: before it, it is neither, and after it, it is whole.
 //! 4. `unfinished` goes.
 //!
-//! So a run that is killed leaves a directory that no command takes for a store, and the next run
-//! with the same target begins again. A run that fails or is stopped removes what it made.
+//! So no command takes the directory of a killed run for a store. The next run with the same target
+//! begins again. A run that fails or is stopped removes its files.
 
 use std::fs::{self, File};
 use std::io;
@@ -61,7 +62,7 @@ impl Unfinished {
             is_complete: false,
             _lock: lock,
         };
-        begun.empty().map_err(failed)?;
+        begun.remove_leftovers().map_err(failed)?;
         Ok(begun)
     }
 
@@ -72,12 +73,12 @@ impl Unfinished {
 
     /// Steps 3 and 4.
     pub fn finish(mut self) -> Result<(), Failure> {
-        let moved = self.move_up();
+        let moved = self.move_files_up();
         self.is_complete = true;
         moved.map_err(|e| Failure::io("cannot complete", &self.target, e))
     }
 
-    fn move_up(&self) -> io::Result<()> {
+    fn move_files_up(&self) -> io::Result<()> {
         let dir = self.dir();
         let names = fs::read_dir(&dir)?.map(|entry| entry.map(|entry| entry.file_name()));
         let mut names = names.collect::<io::Result<Vec<_>>>()?;
@@ -98,8 +99,8 @@ impl Unfinished {
         File::open(above.parent().unwrap_or(&above))?.sync_all()
     }
 
-    /// Removes what an earlier run left, or this one made: nothing else is in the target.
-    fn empty(&self) -> io::Result<()> {
+    /// Removes the files of an earlier run or of this one: nothing else is in the target.
+    fn remove_leftovers(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.target)? {
             let path = entry?.path();
             if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
@@ -114,7 +115,7 @@ impl Drop for Unfinished {
             return;
         }
         let removed = self
-            .empty()
+            .remove_leftovers()
             .and_then(|()| if self.is_new { fs::remove_dir(&self.target) } else { Ok(()) });
         if let Err(e) = removed {
             crate::output::warn(format_args!("left behind {}: {e}", self.target.display()));
@@ -122,7 +123,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Whether a directory is what a killed backup, restore or salvage left.
+/// Whether a directory is the leftover of a killed backup, restore or salvage.
 pub fn is_unfinished(dir: &Path) -> bool {
     let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
     let Ok(mut entries) = fs::read_dir(dir) else { return false };
@@ -137,8 +138,8 @@ pub fn is_unfinished(dir: &Path) -> bool {
     is_dir(&dir.join(NAME)) && entries.all(is_own)
 }
 
-/// Refuses to look into a directory that was never finished, with what to do about it.
-pub fn refuse(dir: &Path) -> Result<(), Failure> {
+/// Refuses a directory that was never finished, and says how to go on.
+pub fn refuse_unfinished(dir: &Path) -> Result<(), Failure> {
     if is_unfinished(dir) {
         return Err(Failure::missing(format!(
             "{} is unfinished: the backup, restore or salvage into it did not end; run that again",

@@ -1,15 +1,15 @@
 //! Uploads: one file, directory or link on its way into a store, visible all at once.
 //!
 //! Protocol, for an entry that replaces `old` (or nothing):
-//! 1. begin; write an empty metadata block to learn the entry's id, so that it is below those of
-//!    the chunks;
-//! 2. write the chunks. Whenever [`TRANSACTION_LEN_MAX`] bytes are pending, write the entry as
-//!    *staged*, commit, begin again: memory stays bounded, and what a crash leaves behind is named
-//!    by the staged entry;
-//! 3. write the entry as complete, delete `old` and its chunks, commit. This commit is the point
-//!    at which the file changes from old to new.
+//! 1. Begin. Write an empty metadata block to learn the entry's id, so that it is below those of
+//!    the chunks.
+//! 2. Write the chunks. Whenever [`TRANSACTION_LEN_MAX`] bytes are pending, write the entry as
+//!    *staged*, commit, begin again. Memory stays bounded, and the staged entry names the chunks
+//!    that a crash leaves behind.
+//! 3. Write the entry as complete, delete `old` and its chunks, commit. This commit is the point at
+//!    which the file changes from old to new.
 //!
-//! Dropping an upload before step 3 rolls back and removes what step 2 staged.
+//! Dropping an upload before step 3 rolls back and removes the staged chunks of step 2.
 
 use aegis_blocks::{
     Block, BlockId, BlockType, Error, LocalBackend, Result, StorageBackend, TransactionId,
@@ -45,7 +45,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Adds the next chunk of a file; all but the last are `chunk_len` long.
-    pub fn push(&mut self, data: impl Into<Bytes>) -> Result<()> {
+    pub fn push_chunk(&mut self, data: impl Into<Bytes>) -> Result<()> {
         let data = data.into();
         let data_len = data.len();
         let chunk = if is_zeros(&data) {
@@ -53,27 +53,27 @@ impl<'a> Upload<'a> {
         } else {
             let block = Block::new(BlockId(0), BlockType::DocumentData, data);
             self.pending_len += data_len;
-            self.store.write_block_in_tx(self.tx()?, block)?
+            self.store.write_block_in_tx(self.open_transaction()?, block)?
         };
         let Content::File { len, chunks, .. } = &mut self.entry.content else {
             unreachable!("only files have chunks");
         };
         *len += data_len as u64;
         chunks.push(chunk);
-        if self.pending_len >= TRANSACTION_LEN_MAX { self.stage() } else { Ok(()) }
+        if self.pending_len >= TRANSACTION_LEN_MAX { self.stage_entry() } else { Ok(()) }
     }
 
-    fn stage(&mut self) -> Result<()> {
+    fn stage_entry(&mut self) -> Result<()> {
         self.entry.staged = true;
         self.write_entry()?;
-        self.commit()?;
+        self.commit_pending()?;
         self.is_staged = true;
         self.pending_len = 0;
         self.tx = Some(self.store.begin_transaction()?);
         Ok(())
     }
 
-    /// The file changed while it was read: the next import is to compare it, whatever its dates say.
+    /// The file changed while it was read: the next import compares it, even if its dates match.
     pub fn forget_ctime(&mut self) {
         self.entry.ctime = None;
     }
@@ -83,27 +83,27 @@ impl<'a> Upload<'a> {
         self.entry.staged = false;
         self.write_entry()?;
         if let Some(old) = old {
-            delete_in_tx(self.store, self.tx()?, old)?;
+            delete_in_tx(self.store, self.open_transaction()?, old)?;
         }
-        self.commit()?;
+        self.commit_pending()?;
         self.is_staged = false;
         Ok(())
     }
 
     fn write_entry(&self) -> Result<()> {
         let block = Block::new(self.id, BlockType::Metadata, self.entry.encode());
-        self.store.write_block_in_tx(self.tx()?, block)?;
+        self.store.write_block_in_tx(self.open_transaction()?, block)?;
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<()> {
-        let tx = self.tx()?;
+    fn commit_pending(&mut self) -> Result<()> {
+        let tx = self.open_transaction()?;
         // Ended either way: a refused commit is rolled back by the store.
         self.tx = None;
         self.store.commit_transaction(tx)
     }
 
-    fn tx(&self) -> Result<TransactionId> {
+    fn open_transaction(&self) -> Result<TransactionId> {
         self.tx.ok_or(Error::Closed)
     }
 }
@@ -115,7 +115,7 @@ impl Drop for Upload<'_> {
         if rolled_back.is_ok() && self.is_staged {
             let (id, entry) = (self.id, self.entry.clone());
             let stored = Stored { id, entry, missing: Vec::new() };
-            drop(delete(self.store, &stored));
+            drop(delete_entry(self.store, &stored));
         }
     }
 }
@@ -125,15 +125,15 @@ pub fn is_zeros(data: &[u8]) -> bool {
     data.first().is_none_or(|first| *first == 0 && data[1..] == data[..data.len() - 1])
 }
 
-/// Writes what is known of a file in the place of its entry; its chunks stay.
-pub fn refresh(store: &LocalBackend, stored: &Stored, entry: &Entry) -> Result<()> {
+/// Writes a file's new attributes in place of its entry; its chunks stay.
+pub fn refresh_entry(store: &LocalBackend, stored: &Stored, entry: &Entry) -> Result<()> {
     assert_eq!(stored.entry.content.chunks(), entry.content.chunks(), "the content stays");
     store.write_block(Block::new(stored.id, BlockType::Metadata, entry.encode()))?;
     Ok(())
 }
 
 /// Deletes an entry and its chunks.
-pub fn delete(store: &LocalBackend, stored: &Stored) -> Result<()> {
+pub fn delete_entry(store: &LocalBackend, stored: &Stored) -> Result<()> {
     let tx = store.begin_transaction()?;
     match delete_in_tx(store, tx, stored) {
         Ok(()) => store.commit_transaction(tx),

@@ -1,7 +1,7 @@
-//! `verify`: reads every record, checks every checksum and lists what is damaged.
+//! `verify`: reads every record, checks every checksum and lists the damage.
 //!
-//! A block that is not there is no damage to a store, and is damage to a file that was packed into it.
-//! So files are looked at, too: each one with missing or damaged blocks is named.
+//! A block that is not there is no damage to a store, and is damage to a file that was packed into
+//! it. So files are looked at, too: each one with missing or damaged blocks is named.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -30,12 +30,12 @@ const NOTHING_CHANGED: &str = "not everything was checked, and nothing was chang
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
-    unfinished::refuse(&args.store)?;
+    unfinished::refuse_unfinished(&args.store)?;
     let report = interrupt::at_once(NOTHING_CHANGED, || match LocalBackend::verify(&args.store) {
         Err(Error::NotAStore { reason: NotAStoreReason::Backup, .. }) => Ok(None),
         report => Ok(Some(report?)),
     })?;
-    let Some(report) = report else { return backup(args) };
+    let Some(report) = report else { return verify_backup(args) };
     let files = incomplete_files(args, &report)?;
     let is_sound = report.damage.is_empty() && files.is_empty();
     let elapsed = started.elapsed().as_secs_f64();
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Outcome {
     Ok(Exit::of_check(is_sound))
 }
 
-/// Says of each packed file that not all of it can be had what is wrong with it.
+/// Says of each incomplete file what is wrong with it.
 fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, Failure> {
     if report.metadata_blocks == 0 {
         return Ok(Vec::new());
@@ -69,12 +69,12 @@ fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, F
     let store = match store::open_to_read(&args.store) {
         Ok(store) => store,
         Err(why) if report.damage.is_empty() => return Err(why),
-        // What stands in the way is in the report.
+        // The report names the obstacle.
         Err(_damaged) => return Ok(Vec::new()),
     };
     let damaged: HashSet<BlockId> =
         report.damage.iter().filter_map(|damage| damage.place.block).collect();
-    store::with(store, |store| {
+    store::with_store(store, |store| {
         let catalog = Catalog::scan(store)?;
         let wrong = catalog.newest().filter_map(|(path, stored)| {
             let (missing, bad) = (stored.missing.len(), stored.count_in(&damaged));
@@ -92,7 +92,7 @@ fn incomplete_files(args: &Args, report: &VerifyReport) -> Result<Vec<String>, F
 }
 
 /// Compares the files of a backup with its manifest.
-fn backup(args: &Args) -> Outcome {
+fn verify_backup(args: &Args) -> Outcome {
     let verify = || Ok(LocalBackend::verify_backup(&args.store)?);
     let check = interrupt::at_once(NOTHING_CHANGED, verify)?;
     output::print(|out| {

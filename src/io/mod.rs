@@ -1,12 +1,12 @@
 //! The seam: the only way from the engine to files, clocks, randomness and threads.
 //!
 //! Owns the traits [`Disk`], [`DiskFile`] and [`Env`] and the closed list of [`FileName`]s. The
-//! real implementation is [`os`]; [`sim`] is the one that forgets and fails on purpose. Invariants:
+//! real implementation is [`os`]. [`sim`] loses unsynced changes and fails on purpose. Invariants:
 //!
 //! 1. A store is one flat directory; a file is named by [`FileName`], never by a path from input.
 //! 2. Retry loops for short transfers and `EINTR` live here, above the implementations
 //!    ([`write_all_at`], [`read_exact_at`]), so that injected faults reach them.
-//! 3. A failed sync is reported once and never tried again by anybody.
+//! 3. A failed sync is reported once; no thread tries it again.
 //!
 //! Knows nothing of frames, segments or transactions.
 
@@ -105,16 +105,16 @@ pub enum How {
     ReadWriteDirect,
     /// Open an existing file for reads.
     Read,
-    /// Open an existing file for reads of what the disk holds, past the page cache: bytes that no write-back
-    /// brought there are not seen. Aligned as for `ReadWriteDirect`. `Unsupported`, from the opening or from a
-    /// read, where the file system cannot.
+    /// Open an existing file for reads of the disk itself, past the page cache: bytes not yet
+    /// written back are not seen. Aligned as for `ReadWriteDirect`. `Unsupported`, from the opening
+    /// or from a read, where the file system cannot.
     ReadDirect,
 }
 
 /// The unit of aligned writes, in bytes.
 pub const PAGE_LEN: usize = 4096;
 
-/// What [`Disk::list`] finds.
+/// An entry that [`Disk::list`] finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A plain file with a name of ours.
@@ -139,7 +139,7 @@ pub enum Entry {
 /// Why the store's lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Somebody else, in this process or another, holds it.
+    /// Another handle, in this process or another, holds it.
     Held,
     /// The operating system refused.
     Io(io::Error),
@@ -150,7 +150,8 @@ pub trait Env: Send + Sync + 'static {
     /// Returns a monotonic time. Only differences mean anything.
     fn now(&self) -> Duration;
 
-    /// Returns a time of the same clock that may be some milliseconds old, where that is cheaper to have.
+    /// Returns a time of the same clock that may be some milliseconds old, where that is cheaper to
+    /// have.
     fn recently(&self) -> Duration {
         self.now()
     }
@@ -208,13 +209,13 @@ pub trait Disk: Env {
     /// Renames a file. Replaces `to` where it exists. Durable only after [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// The operating system's own; it may have taken effect all the same.
+    /// The operating system's own; the call may still have taken effect.
     fn rename(&self, from: FileName, to: FileName) -> io::Result<()>;
 
     /// Removes a file. Durable only after [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// The operating system's own; it may have taken effect all the same.
+    /// The operating system's own; the call may still have taken effect.
     fn remove(&self, name: FileName) -> io::Result<()>;
 
     /// Gives a file of another directory a second name in this one. Durable only after
@@ -227,15 +228,15 @@ pub trait Disk: Env {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Lists the directory, in no special order. What the file system itself keeps there (`lost+found`) is
-    /// left out.
+    /// Lists the directory, in no special order. Entries of the file system itself (`lost+found`)
+    /// are left out.
     ///
     /// # Errors
     /// The operating system's own.
     fn list(&self) -> io::Result<Vec<Entry>>;
 
-    /// Returns whether a file of this name is there. False of every name when the directory itself was removed,
-    /// also if another one has its path now. True where that cannot be told for good.
+    /// Returns whether a file of this name is there. False of every name when the directory itself
+    /// was removed, also if another one has its path now. True where that cannot be told for good.
     ///
     /// # Errors
     /// The operating system's own: it could not be told this time.
@@ -249,15 +250,15 @@ pub trait Disk: Env {
     /// The operating system's own; which names are durable is then unknown.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// Takes the store's exclusive lock on `LOCK`, creating the file where it is missing and can be made. As
-    /// long as it is held nobody else gets it, whatever becomes of the file.
+    /// Takes the store's exclusive lock on `LOCK`, creating the file where it is missing and can be
+    /// made. While it is held no other handle gets it, even if the file is removed or replaced.
     ///
     /// # Errors
-    /// [`LockError::Held`] at once when somebody else has it; never waits.
+    /// [`LockError::Held`] at once when another handle has it; never waits.
     fn lock(&self) -> Result<Self::Lock, LockError>;
 
-    /// Takes the store's lock for a look: it keeps out who takes the lock to write, and makes no file. Several
-    /// may hold it at once, unless the disk has one kind of lock only.
+    /// Takes the store's lock to read: it keeps out handles that take it to write, and makes no
+    /// file. Several may hold it at once, unless the disk has one kind of lock only.
     ///
     /// # Errors
     /// As [`Disk::lock`].
@@ -265,13 +266,15 @@ pub trait Disk: Env {
         self.lock()
     }
 
-    /// Returns the bytes that can still be written to the file system; `u64::MAX` where it does not tell.
+    /// Returns the bytes that can still be written to the file system; `u64::MAX` where it does not
+    /// tell.
     ///
     /// # Errors
     /// The operating system's own.
     fn free_space(&self) -> io::Result<u64>;
 
-    /// Whether files made so far are open to others than their owner, because the file system keeps no modes.
+    /// Whether files made so far are open to others than their owner, because the file system keeps
+    /// no modes.
     fn modes_are_refused(&self) -> bool {
         false
     }
@@ -285,7 +288,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes at an offset; may write less than asked.
     ///
     /// # Errors
-    /// The operating system's own; what the range then holds is unknown.
+    /// The operating system's own; the content of the range is then unknown.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize>;
 
     /// Writes several buffers one behind the other; may write less than asked.
@@ -307,23 +310,23 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own.
     fn map(&self, len: usize) -> io::Result<Box<dyn View>>;
 
-    /// Tells the system that reads will be here and there, so that it reads nothing ahead. A hint: reads are
-    /// the same without it.
+    /// Tells the system that reads will be here and there, so that it reads nothing ahead. A hint:
+    /// reads are the same without it.
     fn expect_random(&self) {}
 
-    /// Begins to bring bytes from the disk into memory, so that a later read of them finds them there. A hint:
-    /// whatever fails is reported by that read.
+    /// Begins to bring bytes from the disk into memory, so that a later read of them finds them
+    /// there. A hint: failures are reported by that read.
     fn begin_read(&self, _offset: u64, _len: u64) {}
 
     /// Makes written bytes, and the length needed to read them, durable.
     ///
     /// # Errors
-    /// The operating system's own. What of the bytes is durable is then unknown, for ever: a second
-    /// call may report success without having written them.
+    /// The operating system's own. Which of the bytes are durable is then unknown, for ever: a
+    /// second call may report success without having written them.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Begins to bring written bytes to the disk, so that a later sync finds less to do. A hint: nothing is
-    /// durable for it, and whatever fails is reported by [`DiskFile::sync_data`].
+    /// Begins to bring written bytes to the disk, so that a later sync finds less to do. A hint: it
+    /// makes nothing durable, and failures are reported by [`DiskFile::sync_data`].
     fn begin_write_back(&self, _offset: u64, _len: u64) {}
 
     /// Fills a range with zeros so that a later write into it changes neither length nor extents.
@@ -333,15 +336,15 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own; the file may have grown in part.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Makes sure that a later write into a range does not run out of space. What the range reads as
-    /// is zeros, or what was written there. Not durable before [`DiskFile::sync_data`].
+    /// Makes sure that a later write into a range does not run out of space. The range then reads
+    /// as zeros or as the bytes written there. Not durable before [`DiskFile::sync_data`].
     ///
     /// # Errors
     /// The operating system's own; the file may have grown in part.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Says whether the process may write up to `end` now, so that a write that it may not make is refused
-    /// before anything is written.
+    /// Says whether the process may write up to `end` now, so that a write that it may not make is
+    /// refused before anything is written.
     ///
     /// # Errors
     /// `FileTooLarge`: a limit of the process (`RLIMIT_FSIZE`) forbids it.
@@ -355,24 +358,25 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The operating system's own.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Returns whether a map of the file may exist that another opening of it made: of an earlier handle, or
-    /// of another process. True where that cannot be told. A file of which this is true is removed, never cut.
-    /// While this file is open, no later map is noticed.
+    /// Returns whether a map of the file may exist that another opening of it made: of an earlier
+    /// handle, or of another process. True where that cannot be told. A file of which this is true
+    /// is removed, never cut. While this file is open, no later map is noticed.
     fn is_mapped_elsewhere(&self) -> bool {
         true
     }
 
-    /// The operating system's file behind this one, if it is one: for what the system does with two of them.
+    /// The operating system's file behind this one, if there is one: for calls on two of them.
     fn system_file(&self) -> Option<&std::fs::File> {
         None
     }
 
-    /// Makes the first `len` bytes of `original` those of this empty file, without copying: both lie in the
-    /// same place of the disk until one of them is written (a *reflink*). Not durable before
-    /// [`DiskFile::sync_data`].
+    /// Makes the first `len` bytes of `original` those of this empty file, without copying (a
+    /// *reflink*). Both lie in the same place of the disk until one of them is written. Not durable
+    /// before [`DiskFile::sync_data`].
     ///
     /// # Errors
-    /// The operating system's own, `Unsupported` among them; this file may hold some of the bytes then.
+    /// The operating system's own, `Unsupported` among them; this file may hold some of the bytes
+    /// then.
     fn reflink_from(&self, original: &std::fs::File, len: u64) -> io::Result<()> {
         let _no_reflinks = (original, len);
         Err(io::ErrorKind::Unsupported.into())
@@ -410,16 +414,15 @@ pub trait View: Send + Sync {
         Ok(Cow::Owned(self.bytes(offset, len)?.to_vec()))
     }
 
-    /// Says that no byte of the file is written any more, so that those around what is read may be
-    /// read ahead.
+    /// Says that no byte of the file is written any more, so that reads may read ahead.
     fn settle(&self) {}
 
-    /// Returns whether somebody still holds bytes cut from this view. Takes the view for itself, so
+    /// Returns whether a reader still holds bytes cut from this view. Takes the view for itself, so
     /// that a false stays false until the next [`View::bytes`].
     fn is_shared(&mut self) -> bool;
 
-    /// What is alive as long as this view or bytes cut from it are; by default nothing, for views of which
-    /// no bytes are held.
+    /// A reference that lives as long as this view or bytes cut from it. By default it is dead, for
+    /// views of which no bytes are held.
     fn life(&self) -> Weak<dyn Any + Send + Sync> {
         Weak::<()>::new()
     }

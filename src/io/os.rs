@@ -3,27 +3,27 @@
 //! Owns the directory's descriptor, the lock and the calls below [`Disk`] and [`Env`]; files are in
 //! `file`, aligned buffers in `buffer`. Invariants:
 //!
-//! 1. The directory is opened once. A link in the path that the caller gives is the caller's choice, with or
-//!    without a slash behind it, and is followed then and never again. After that every name is looked up
-//!    relative to that descriptor, links refused, descriptors closed on `exec`. Nothing is made behind a
-//!    link that leads nowhere: the volume that it leads to may not be mounted.
-//! 2. A directory made here has mode 0700 and a file 0600, whatever the umask, where the file system keeps
-//!    modes. Where it does not, that is told ([`Disk::modes_are_refused`]) and nothing is refused.
-//! 3. What is opened is a plain file. Where others may write to the directory, it is also ours and
-//!    has no second name.
-//! 4. The store's lock is one of the directory and of `LOCK`: the directory's lets nobody in when the file is
-//!    removed or replaced, the file's keeps out versions that lock nothing else.
-//! 5. What the file system itself keeps in its root is not listed (`furniture`).
-//! 6. A hint or a wish that the system refuses is no error: modes, read-ahead, write-back, direct transfers,
-//!    zeros and space ahead, reflinks, second names. What durability or exclusion rests on is one: locks,
-//!    syncs of files and of the directory, renames.
+//! 1. The directory is opened once. A link in the caller's path, with or without a slash behind it,
+//!    is followed then and never again. Later every name is looked up relative to that descriptor:
+//!    links are refused, descriptors closed on `exec`. Nothing is made behind a link that leads
+//!    nowhere: the volume that it leads to may not be mounted.
+//! 2. A directory made here has mode 0700 and a file 0600, under every umask, where the file system
+//!    keeps modes. Elsewhere [`Disk::modes_are_refused`] says so, and nothing is refused.
+//! 3. Only plain files are opened. Where other users may write to the directory, the file must be
+//!    ours and have no second name.
+//! 4. The store's lock is one of the directory and of `LOCK`. The directory's holds even if the
+//!    file is removed or replaced. The file's keeps out versions that lock nothing else.
+//! 5. Entries of the file system itself in its root are not listed (`furniture`).
+//! 6. A refused hint or wish is no error: modes, read-ahead, write-back, direct transfers, zeros
+//!    and space ahead, reflinks, second names. A refusal is an error where durability or exclusion
+//!    depends on the call: locks, syncs of files and of the directory, renames.
 //! 7. No transfer is repeated here after `EINTR`, and no sync: the loops are in [`super`].
-//! 8. A directory and its files belong to the process that opened them: in a forked child every call
-//!    is refused before it reaches the system (`process`). This holds below all that a store does, so also
-//!    where a child returns into the middle of it from a callback.
+//! 8. A directory and its files belong to the process that opened them. In a forked child every
+//!    call is refused before it reaches the system (`process`). This check lies below the whole
+//!    store, so it also covers a child that a callback forks amid a call.
 //!
-//! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that neither
-//! the standard library nor `nix` has. Does not decide what a failure means for the store.
+//! Unsafe code is allowed here and in the modules below, nowhere else in the crate: calls that
+//! neither the standard library nor `nix` has. Does not decide what a failure means for the store.
 
 mod buffer;
 mod file;
@@ -78,7 +78,7 @@ pub struct OsDisk {
     process: Process,
 }
 
-/// What has been learnt about the file system's own way to write zeros.
+/// Whether the file system has its own way to write zeros, as far as is known.
 #[derive(Debug, Default)]
 struct Zeroing {
     refused: AtomicBool,
@@ -89,7 +89,7 @@ impl Zeroing {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn refuse(&self) {
+    fn note_refusal(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 }
@@ -101,11 +101,11 @@ impl OsDisk {
     /// The operating system's own.
     pub fn open(path: &Path) -> io::Result<OsDisk> {
         let directory = open(path, directory_flags(), Mode::empty())?;
-        OsDisk::over(path, directory)
+        OsDisk::with_directory(path, directory)
     }
 
-    /// As [`OsDisk::open`], and makes the directory where it is missing. Behind a link that leads nowhere
-    /// nothing is made.
+    /// As [`OsDisk::open`], and makes the directory where it is missing. Behind a link that leads
+    /// nowhere nothing is made.
     ///
     /// # Errors
     /// As [`OsDisk::open`] and [`OsDisk::create`], but for `AlreadyExists`.
@@ -136,10 +136,10 @@ impl OsDisk {
         mkdirat(&parent, name, DIRECTORY_MODE)?;
         let directory =
             openat(&parent, name, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty())?;
-        let refused = !keep_mode(&directory, DIRECTORY_MODE)?;
+        let refused = !set_exact_mode(&directory, DIRECTORY_MODE)?;
         fsync(&directory)?;
         fsync(&parent)?;
-        let disk = OsDisk::over(path, directory)?;
+        let disk = OsDisk::with_directory(path, directory)?;
         disk.modes_refused.fetch_or(refused, Ordering::Relaxed);
         Ok(disk)
     }
@@ -148,12 +148,12 @@ impl OsDisk {
     ///
     /// # Errors
     /// The operating system's own, `NotFound` among them.
-    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+    pub(crate) fn is_directory_at(&self, path: &Path) -> io::Result<bool> {
         let (here, there) = (fstat(&self.directory)?, stat(path)?);
         Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
     }
 
-    fn over(path: &Path, directory: OwnedFd) -> io::Result<OsDisk> {
+    fn with_directory(path: &Path, directory: OwnedFd) -> io::Result<OsDisk> {
         let others = Mode::S_IWGRP | Mode::S_IWOTH;
         let mode = Mode::from_bits_truncate(fstat(&directory)?.st_mode);
         Ok(OsDisk {
@@ -166,7 +166,7 @@ impl OsDisk {
         })
     }
 
-    /// Opens a plain file in the directory; `flags` adds to what every opening has in common.
+    /// Opens a plain file in the directory; `flags` adds to the flags of every opening.
     fn open_plain(&self, name: FileName, flags: OFlag) -> io::Result<File> {
         self.process.check_io()?;
         // Without O_NONBLOCK, opening a pipe would wait for its other end. It
@@ -179,7 +179,7 @@ impl OsDisk {
             other => other?,
         };
         let stat = fstat(&fd)?;
-        if !is_plain(&stat) {
+        if !is_plain_file(&stat) {
             return Err(not_a_plain_file());
         }
         if self.others_write && (stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw()) {
@@ -193,31 +193,31 @@ impl OsDisk {
 
     fn create_plain(&self, name: FileName, extra: OFlag) -> io::Result<File> {
         let file = self.open_plain(name, OFlag::O_RDWR | OFlag::O_CREAT | extra)?;
-        let refused = !keep_mode(&file, FILE_MODE)?;
+        let refused = !set_exact_mode(&file, FILE_MODE)?;
         self.modes_refused.fetch_or(refused, Ordering::Relaxed);
         Ok(file)
     }
 
-    /// Keeps everybody out who takes the store's lock, and changes nothing.
+    /// Keeps out every handle that takes the store's lock, and changes nothing.
     ///
     /// # Errors
     /// As [`Disk::lock`].
     fn lock_directory(&self) -> Result<OsLock, LockError> {
         self.process.check_io().map_err(LockError::Io)?;
-        let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
-        directory.try_lock()?;
-        Ok(OsLock::of(directory))
+        let directory = LockedFile::new(self.reopen_directory().map_err(LockError::Io)?);
+        directory.try_lock_exclusive()?;
+        Ok(OsLock::from_directory(directory))
     }
 
     /// A descriptor of its own: a lock belongs to an opening, not to a file.
-    fn open_again(&self) -> io::Result<File> {
+    fn reopen_directory(&self) -> io::Result<File> {
         let directory = openat(&self.directory, ".", directory_flags(), Mode::empty())?;
         Ok(File::from(directory))
     }
 
-    /// Opens `LOCK`, and makes it where it is missing. Where it cannot be written it is locked all the
-    /// same; `None` where it is missing on media that cannot be written.
-    fn open_lock(&self) -> io::Result<Option<File>> {
+    /// Opens `LOCK`, and makes it where it is missing. A read-only one is locked too; `None` where
+    /// it is missing on media that cannot be written.
+    fn open_lock_file(&self) -> io::Result<Option<File>> {
         use io::ErrorKind as K;
 
         match self.create_plain(FileName::Lock, OFlag::empty()) {
@@ -251,8 +251,8 @@ impl OsDisk {
         })
     }
 
-    /// Describes what `name` is now, without following a link; `None` when nothing has the name.
-    fn stat(&self, name: &CStr) -> io::Result<Option<FileStat>> {
+    /// Describes the entry `name`, without following a link; `None` if there is none.
+    fn stat_entry(&self, name: &CStr) -> io::Result<Option<FileStat>> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::ENOENT) => Ok(None),
@@ -260,18 +260,18 @@ impl OsDisk {
         }
     }
 
-    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the file
-    /// system's own.
-    fn entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
+    /// Turns a name in the directory into an [`Entry`]; `None` when it is no longer there, or the
+    /// file system's own.
+    fn describe_entry(&self, raw: &CStr) -> io::Result<Option<Entry>> {
         let Some(name) = raw.to_str().ok().and_then(FileName::parse) else {
-            if is_furniture(&self.directory, raw, || self.stat(raw))? {
+            if is_furniture(&self.directory, raw, || self.stat_entry(raw))? {
                 return Ok(None);
             }
             let name = raw.to_string_lossy().escape_debug().to_string();
             return Ok(Some(Entry::Unknown { name }));
         };
-        Ok(self.stat(raw)?.map(|stat| {
-            if is_plain(&stat) {
+        Ok(self.stat_entry(raw)?.map(|stat| {
+            if is_plain_file(&stat) {
                 Entry::File { name, len: stat.st_size.unsigned_abs() }
             } else {
                 Entry::NotAFile { name }
@@ -331,7 +331,7 @@ impl Disk for OsDisk {
             let found = found?;
             let raw = found.file_name();
             if raw != c"." && raw != c".." {
-                entries.extend(self.entry(raw)?);
+                entries.extend(self.describe_entry(raw)?);
             }
         }
         Ok(entries)
@@ -352,28 +352,30 @@ impl Disk for OsDisk {
         Ok(fsync(&self.directory)?)
     }
 
-    /// Locks the directory itself, too: whoever removes or replaces the file lets nobody in.
+    /// Locks the directory itself, too: removing or replacing the file then admits no second
+    /// handle.
     fn lock(&self) -> Result<OsLock, LockError> {
         let mut locked = self.lock_directory()?;
-        let Some(file) = self.open_lock().map_err(LockError::Io)? else { return Ok(locked) };
+        let Some(file) = self.open_lock_file().map_err(LockError::Io)? else { return Ok(locked) };
         let file = LockedFile::new(file);
-        file.try_lock()?;
-        locked.add(file);
+        file.try_lock_exclusive()?;
+        locked.add_file_lock(file);
         Ok(locked)
     }
 
-    /// The directory's lock alone keeps writers of this version out; the file's, where there is one, others.
+    /// The directory's lock alone keeps writers of this version out; the file's, where there is
+    /// one, others.
     fn lock_shared(&self) -> Result<OsLock, LockError> {
         self.process.check_io().map_err(LockError::Io)?;
-        let directory = LockedFile::new(self.open_again().map_err(LockError::Io)?);
+        let directory = LockedFile::new(self.reopen_directory().map_err(LockError::Io)?);
         directory.try_lock_shared()?;
-        let mut locked = OsLock::of(directory);
+        let mut locked = OsLock::from_directory(directory);
         let file = match self.open_plain(FileName::Lock, OFlag::O_RDONLY) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(locked),
             file => LockedFile::new(file.map_err(LockError::Io)?),
         };
         file.try_lock_shared()?;
-        locked.add(file);
+        locked.add_file_lock(file);
         Ok(locked)
     }
 
@@ -383,7 +385,7 @@ impl Disk for OsDisk {
             Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => return Ok(u64::MAX),
             told => told?,
         };
-        // No blocks at all: unlimited (tmpfs), or nothing is told (FUSE).
+        // No blocks at all: unlimited (tmpfs), or unknown (FUSE).
         let untold = stat.blocks() == 0;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         Ok(if untold { u64::MAX } else { free })
@@ -400,7 +402,7 @@ impl Disk for OsDisk {
 
 impl Env for OsDisk {
     fn now(&self) -> Duration {
-        clock()
+        monotonic_clock()
     }
 
     fn recently(&self) -> Duration {
@@ -409,7 +411,7 @@ impl Env for OsDisk {
 
     fn random(&self, mut out: &mut [u8]) -> io::Result<()> {
         while !out.is_empty() {
-            match random_some(out) {
+            match fill_some_random(out) {
                 Ok(n) => out = &mut out[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -434,14 +436,14 @@ pub(super) fn spawn_thread(name: String, body: Box<dyn FnOnce() + Send>) -> io::
 }
 
 /// The operating system's monotonic time.
-pub(crate) fn clock() -> Duration {
-    time_of(ClockId::CLOCK_MONOTONIC)
+pub(crate) fn monotonic_clock() -> Duration {
+    read_clock(ClockId::CLOCK_MONOTONIC)
 }
 
 /// The same as of the kernel's last tick, for a fifth of the time.
 #[cfg(target_os = "linux")]
 pub(crate) fn coarse_clock() -> Duration {
-    time_of(ClockId::CLOCK_MONOTONIC_COARSE)
+    read_clock(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -449,7 +451,7 @@ pub(crate) fn coarse_clock() -> Duration {
     clock()
 }
 
-fn time_of(clock: ClockId) -> Duration {
+fn read_clock(clock: ClockId) -> Duration {
     // Refused only for clocks that the system does not have, and that were asked for by name.
     clock.now().map_or(Duration::ZERO, Duration::from)
 }
@@ -461,7 +463,7 @@ pub(crate) fn pause_thread() {
 
 /// Fills a beginning of `out` from the kernel's generator and returns that beginning's length.
 #[expect(unsafe_code, reason = "the standard library has no call for random bytes")]
-fn random_some(out: &mut [u8]) -> io::Result<usize> {
+fn fill_some_random(out: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length are those of one live, exclusively borrowed slice, and the call
     // writes at most that many bytes there.
     let filled = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
@@ -472,12 +474,13 @@ fn directory_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-/// Gives a file or directory a mode, whatever the umask. False when others may do what it was to forbid:
-/// file systems without modes refuse to set one (CIFS, drvfs, some FUSE), or take it and change nothing.
+/// Gives a file or directory a mode, under any umask. False when other users keep more rights than
+/// the mode grants. File systems without modes (CIFS, drvfs, some FUSE) refuse to set one, or
+/// accept it and change nothing.
 ///
 /// # Errors
 /// The operating system's own, but for the refusal.
-fn keep_mode(file: impl AsFd, mode: Mode) -> io::Result<bool> {
+fn set_exact_mode(file: impl AsFd, mode: Mode) -> io::Result<bool> {
     use Errno as E;
 
     match fchmod(&file, mode) {
@@ -488,7 +491,7 @@ fn keep_mode(file: impl AsFd, mode: Mode) -> io::Result<bool> {
     Ok(!Mode::from_bits_truncate(fstat(&file)?.st_mode).intersects(others.difference(mode)))
 }
 
-fn is_plain(stat: &FileStat) -> bool {
+fn is_plain_file(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG
 }
 

@@ -3,14 +3,14 @@
 //! Owns the threads and the bounded queue in front of them. Invariants:
 //!
 //! 1. A command that was accepted is run, also when the pool is closed right after.
-//! 2. A panic in a command ends that command alone: it is reported through the callback given at
-//!    the start, and the worker goes on with the next one.
-//! 3. Closing waits for every worker, except for the one that it happens to run on.
+//! 2. A panic in a command ends that command alone. The worker reports it through the callback
+//!    given at the start, and runs the next command.
+//! 3. Closing waits for every worker, except for the calling one.
 //!
 //! A command must not wait for another command: with all workers waiting, none is left to run it.
-//! Commands start in the order of submission and end in any order. What a command's failure means
-//! is told by the command itself, over a channel of its own; a caller that waits on such a channel
-//! is released when the command is dropped, run or not.
+//! Commands start in the order of submission and end in any order. A command reports its own
+//! failure, over a channel of its own. A caller that waits on such a channel is released when the
+//! command is dropped, run or not.
 
 use std::cell::Cell;
 use std::fmt;
@@ -33,12 +33,12 @@ pub struct Command {
 }
 
 impl Command {
-    /// Makes a command; `name` says what it does, for messages.
+    /// Makes a command; `name` describes it in messages.
     pub fn new(name: &'static str, run: impl FnOnce() + Send + 'static) -> Command {
         Command { name, run: Box::new(run) }
     }
 
-    /// Returns what the command does.
+    /// Returns the command's description.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -67,7 +67,7 @@ pub enum Rejected {
 /// How large a pool is.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolOptions {
-    /// What the threads are called; the worker's number is appended. Linux shows 15 bytes.
+    /// Name of the threads; the worker's number is appended. Linux shows 15 bytes.
     pub name: &'static str,
     /// How many threads there are, at least 1.
     pub worker_count: usize,
@@ -123,7 +123,7 @@ impl IoPool {
         for index in 0..worker_count {
             let id = WorkerId { pool: pool.id, index };
             let (receiver, on_panic) = (receiver.clone(), Arc::clone(&on_panic));
-            let body = Box::new(move || work(id, &receiver, &on_panic));
+            let body = Box::new(move || run_commands(id, &receiver, &on_panic));
             // On error, dropping the pool ends the workers that did start.
             let thread = env.spawn(format!("{name}-{index}"), body)?;
             pool.workers.lock().push(Worker { index, thread });
@@ -136,7 +136,7 @@ impl IoPool {
     /// # Errors
     /// [`Rejected::Closed`] only.
     pub fn submit(&self, command: Command) -> Result<(), Rejected> {
-        match self.sender() {
+        match self.clone_sender() {
             Some(sender) => sender.send(command).map_err(|e| Rejected::Closed(e.into_inner())),
             None => Err(Rejected::Closed(command)),
         }
@@ -147,7 +147,7 @@ impl IoPool {
     /// # Errors
     /// [`Rejected::Full`] and [`Rejected::Closed`].
     pub fn try_submit(&self, command: Command) -> Result<(), Rejected> {
-        match self.sender() {
+        match self.clone_sender() {
             Some(sender) => sender.try_send(command).map_err(|e| match e {
                 TrySendError::Full(command) => Rejected::Full(command),
                 TrySendError::Disconnected(command) => Rejected::Closed(command),
@@ -174,17 +174,17 @@ impl IoPool {
         // that one is gone too.
         drop(self.queue.lock().take());
         match CURRENT.with(Cell::get).filter(|current| current.pool == self.id) {
-            None => join_all(&mut self.workers.lock(), None),
-            // Whoever holds the lock waits for this very thread.
+            None => join_workers(&mut self.workers.lock(), None),
+            // The thread that holds the lock waits for this very worker.
             Some(current) => match self.workers.try_lock() {
-                Some(mut workers) => join_all(&mut workers, Some(current.index)),
+                Some(mut workers) => join_workers(&mut workers, Some(current.index)),
                 None => true,
             },
         }
     }
 
-    /// Taken out of the lock, so that a full queue keeps nobody from closing.
-    fn sender(&self) -> Option<Sender<Command>> {
+    /// Clones the sender, so that a submission that waits at a full queue does not hold up `close`.
+    fn clone_sender(&self) -> Option<Sender<Command>> {
         self.queue.lock().clone()
     }
 }
@@ -203,7 +203,7 @@ impl fmt::Debug for IoPool {
 }
 
 /// Waits for all workers but `except`, which stays for a later closing to wait for.
-fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
+fn join_workers(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
     let mut in_good_order = true;
     for worker in workers.extract_if(.., |worker| Some(worker.index) != except) {
         in_good_order &= worker.thread.join();
@@ -211,8 +211,8 @@ fn join_all(workers: &mut Vec<Worker>, except: Option<usize>) -> bool {
     in_good_order
 }
 
-/// The life of a worker: until the queue is empty and nobody can put anything into it.
-fn work(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
+/// Runs commands until the queue is empty and has no sender.
+fn run_commands(id: WorkerId, queue: &Receiver<Command>, on_panic: &OnPanic) {
     CURRENT.with(|current| current.set(Some(id)));
     let _duty = callback::begin(Duty::Working);
     for command in queue {

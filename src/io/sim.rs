@@ -1,4 +1,4 @@
-//! The simulated disk: forgets what was not synced, and fails on purpose. Feature `sim`.
+//! The simulated disk: loses unsynced changes, and fails on purpose. Feature `sim`.
 //!
 //! Owns [`SimDisk`], a handle to a disk in memory that is cheap to clone and to copy. Everything is
 //! decided by seeds, so that a single-threaded program meets the same disk twice. The rules:
@@ -12,7 +12,7 @@
 //! | misuse by the program             | `file`: panics, and [`SimDisk::violations`]              |
 //!
 //! To try every crash point of a program, run it once with [`SimDisk::record_images`] and cut the
-//! power in each [`Image`]; or run it again and again with [`SimDisk::crash_at`].
+//! power in each [`Image`]. Or run it again and again with [`SimDisk::crash_at`].
 //!
 //! Lock order: the disk's state, then its random bytes or its clock. No code of the program runs
 //! under these locks.
@@ -47,7 +47,7 @@ use media::Media;
 use random::Random;
 use state::{CrashPoint, State};
 
-/// What a power cut may do to changes of names.
+/// Effect of a power cut on changes of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
     /// They survive in order: a beginning of them does.
@@ -59,7 +59,7 @@ pub enum Profile {
     Paranoid,
 }
 
-/// What calls see of a file's bytes after a sync of it has failed.
+/// The bytes of a file that calls see after a sync of it has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncFailure {
     /// The new bytes, though they may never become durable (ext4, xfs).
@@ -107,7 +107,7 @@ impl SimDisk {
         }
     }
 
-    /// Makes another disk that has `media`, and goes on with this one's clock and random bytes.
+    /// Makes another disk that has `media`, and continues this one's clock and random bytes.
     fn successor(&self, media: Media) -> SimDisk {
         SimDisk::over(media, self.shared.random.lock().clone(), self.shared.clock.reading())
     }
@@ -135,8 +135,8 @@ impl SimDisk {
         self.successor(media)
     }
 
-    /// Cuts the power at an operation: it and all later ones fail, with errors that
-    /// [`is_power_loss`] knows, and what [`SimDisk::crash`] finds no longer changes. With
+    /// Cuts the power at an operation. It and all later ones fail, with errors that
+    /// [`is_power_loss`] knows, and the state that [`SimDisk::crash`] finds no longer changes. With
     /// `takes_effect`, the operation was still carried out, as a pending change.
     pub fn crash_at(&self, operation: u64, takes_effect: bool) {
         self.shared.state.lock().crash_point = Some(CrashPoint { operation, takes_effect });
@@ -208,12 +208,12 @@ impl SimDisk {
         self.shared.state.lock().faults.struck()
     }
 
-    /// Sets what a power cut may do to names. Copies of the disk take it over.
+    /// Sets the effect of a power cut on names. Copies of the disk take it over.
     pub fn set_profile(&self, profile: Profile) {
         self.shared.state.lock().media.profile = profile;
     }
 
-    /// Sets what a failed sync does to the cache. Copies of the disk do not take it over.
+    /// Sets the effect of a failed sync on the cache. Copies of the disk do not take it over.
     pub fn set_sync_failure(&self, behaviour: SyncFailure) {
         self.shared.state.lock().sync_failure = behaviour;
     }
@@ -228,7 +228,8 @@ impl SimDisk {
         self.shared.state.lock().media.drop_caches();
     }
 
-    /// Has the disk refuse reads past the cache, as some file systems do. Copies of the disk take it over.
+    /// Has the disk refuse reads past the cache, as some file systems do. Copies of the disk take
+    /// it over.
     pub fn set_hides_the_disk(&self, hides: bool) {
         self.shared.state.lock().media.hides_the_disk = hides;
     }
@@ -244,7 +245,7 @@ impl SimDisk {
         *self.shared.clock.jumps.lock() = seed.map(Random::new);
     }
 
-    /// Returns what the program did that no program may do. Each of these has also panicked.
+    /// Returns the program's violations of the rules. Each of these has also panicked.
     pub fn violations(&self) -> Vec<String> {
         self.shared.state.lock().violations.clone()
     }
@@ -358,7 +359,7 @@ impl Env for SimDisk {
         Ok(())
     }
 
-    /// Time passes here only where somebody waits: a microsecond.
+    /// Time passes here only where a thread waits: a microsecond.
     fn pause(&self) {
         self.advance(Duration::from_micros(1));
         os::pause_thread();

@@ -1,17 +1,17 @@
 //! The contract, claim by claim. Each function opens a fresh store of the fixture, runs one check,
 //! and panics with the claim's name when the backend breaks it.
 //!
-//! The rooms `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not offer:
-//! where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over with a note
-//! on standard error.
+//! The modules `batches`, `tickets`, `ranges` and `levels` are about calls that a backend need not
+//! offer. Where it answers [`Unsupported`](crate::Error::Unsupported), the check is passed over
+//! with a note on standard error.
 //!
 //! Owns the list, [`with_claims!`](crate::with_claims): the functions here, [`all`] and
 //! [`conformance_suite!`](crate::conformance_suite) are made from it.
 
 use super::{Claim, Fixture, checks, run};
 
-/// Calls the macro `$callback` with `$args`, then every claim: a room of `checks`, and in it the
-/// claims with the sentence of the contract that each proves.
+/// Calls the macro `$callback` with `$args`, then every claim: a module of `checks`, and in it the
+/// claims. Each has the sentence of the contract that it proves.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! with_claims {
@@ -50,7 +50,8 @@ macro_rules! with_claims {
                 payloads_of_any_bytes_and_length_round_trip,
                 /// A block of 1 MiB comes back whole.
                 large_block_round_trips,
-                /// Bytes that were read stay the same whatever happens to the block and the store.
+                /// Bytes that were read stay the same, even when the block changes and the store
+                /// closes.
                 payload_in_hand_never_changes,
             }
             atomic {
@@ -82,13 +83,13 @@ macro_rules! with_claims {
                 transaction_reads_its_own_writes,
                 /// A transaction does not see what it deleted.
                 transaction_sees_its_own_deletes,
-                /// An own write stands before whatever others commit.
+                /// An own write hides later commits of others.
                 own_write_hides_newer_commits,
                 /// The snapshot is as of begin, not as of the first read.
                 snapshot_is_taken_at_begin,
                 /// A second read in a transaction finds what the first did.
                 reads_in_a_transaction_repeat,
-                /// All reads of a transaction are on one snapshot, whatever block they are of.
+                /// All reads of a transaction, of any blocks, are on one snapshot.
                 snapshot_spans_all_blocks,
                 /// Deletes after begin are not seen.
                 blocks_deleted_after_begin_are_still_read,
@@ -112,23 +113,24 @@ macro_rules! with_claims {
                 creating_the_same_id_twice_conflicts,
                 /// A block that others created and deleted since begin has changed.
                 block_that_came_and_went_conflicts,
-                /// What counts is that a block changed, not whether its bytes differ.
+                /// A block conflicts because it changed, even if its bytes do not differ.
                 rewriting_the_same_bytes_conflicts,
-                /// The first to commit wins, whoever wrote first.
+                /// The first to commit wins, in any order of writes.
                 first_committer_wins_not_first_writer,
                 /// Of several writers of one block all but the first to commit are refused.
                 only_one_of_many_writers_wins,
                 /// Writes and deletes outside transactions count as commits for others.
                 single_operation_beats_an_open_transaction,
-                /// A refused commit changes nothing, not even blocks that nobody else touched.
+                /// A refused commit changes nothing, not even blocks that no other transaction
+                /// touched.
                 conflict_changes_nothing,
                 /// A refused transaction is rolled back; running it again can win.
                 conflict_rolls_the_transaction_back,
                 /// `Conflict` names the block, the snapshot and the commit that won.
                 conflict_names_the_block_and_the_commit,
-                /// What was rolled back does not stand in anybody's way.
+                /// A rolled back transaction conflicts with none.
                 rolled_back_work_never_conflicts,
-                /// What was committed before begin does not stand in the way.
+                /// A commit before the begin is no conflict.
                 work_committed_before_begin_never_conflicts,
                 /// Transactions on different blocks all commit, in any order.
                 disjoint_transactions_never_conflict,
@@ -178,7 +180,8 @@ macro_rules! with_claims {
                 allocation_stays_above_explicit_ids,
                 /// A transaction is never allocated an id that it wrote itself.
                 allocation_passes_over_the_transactions_own_ids,
-                /// Ids that were named and not committed change nothing: rolled back, refused, still open.
+                /// Ids that were named and not committed change nothing: rolled back, refused,
+                /// still open.
                 names_that_are_not_committed_change_nothing,
                 /// Open transactions are allocated different ids.
                 open_transactions_never_share_an_allocated_id,
@@ -214,7 +217,7 @@ macro_rules! with_claims {
                 blocks_appear_and_vanish_together,
                 /// No reader sees a block go back to an older version.
                 reads_never_go_back,
-                /// What was acknowledged to one thread is seen by all.
+                /// A commit acknowledged to one thread is seen by all.
                 acknowledged_commits_are_visible_to_everyone,
                 /// Increments from eight threads, retried on `Conflict`, add up.
                 no_update_is_lost,
@@ -230,7 +233,8 @@ macro_rules! with_claims {
             batches {
                 /// A batch is one commit, and answers the ids of its writes in order.
                 batch_is_one_commit,
-                /// Within a batch the last operation on an id wins; write then delete leaves nothing.
+                /// Within a batch the last operation on an id wins; write then delete leaves
+                /// nothing.
                 last_operation_of_a_batch_wins,
                 /// A batch with an operation that cannot be is refused whole.
                 batch_is_refused_whole,
@@ -238,9 +242,10 @@ macro_rules! with_claims {
                 many_blocks_are_read_in_the_order_of_their_ids,
             }
             tickets {
-                /// A ticket answers once its commit is visible, and tells that commit's LSN or none.
+                /// A ticket answers once its commit is visible, and tells that commit's LSN or
+                /// none.
                 ticket_answers_when_its_commit_is_visible,
-                /// What one thread hands in commits in that order.
+                /// The submissions of one thread commit in that order.
                 tickets_of_one_thread_keep_their_order,
                 /// A commit that lost says so at its ticket.
                 ticket_of_a_lost_commit_says_conflict,
@@ -270,7 +275,7 @@ macro_rules! with_claims {
                 serializable_refuses_phantoms,
                 /// Absence that was seen is validated.
                 serializable_refuses_what_was_read_as_absent,
-                /// What a read-only transaction has reported is never made untrue.
+                /// The reads of a read-only transaction are never made untrue.
                 serializable_refuses_the_read_only_anomaly,
                 /// Read committed sees the newest commits and never conflicts.
                 read_committed_sees_newer_commits,
@@ -282,9 +287,9 @@ macro_rules! with_claims {
                 empty_store_reopens_empty,
                 /// Deleted blocks stay deleted.
                 deletes_survive_reopen,
-                /// What was pending at close is gone.
+                /// Transactions pending at close are gone.
                 pending_work_is_gone_after_reopen,
-                /// What was rolled back or refused does not come back.
+                /// Rolled back and refused changes do not come back.
                 refused_work_is_gone_after_reopen,
                 /// Transactions of several blocks are there whole.
                 transactions_are_whole_after_reopen,
@@ -296,13 +301,13 @@ macro_rules! with_claims {
                 deleted_ids_are_not_allocated_again_after_reopen,
                 /// Many lives of a store add up.
                 many_reopens_lose_nothing,
-                /// What `sync` covered survives a crash.
+                /// Commits covered by `sync` survive a crash.
                 synced_commits_survive_a_crash,
                 /// Where acknowledged means durable, everything acknowledged survives a crash.
                 acknowledged_commits_survive_a_crash,
-                /// What survives a crash is a prefix of the commits, each whole.
+                /// A prefix of the commits survives a crash, each whole.
                 crash_keeps_whole_commits_in_order,
-                /// What was pending at a crash is gone.
+                /// Transactions pending at a crash are gone.
                 crash_forgets_pending_work,
             }
             random {

@@ -1,10 +1,10 @@
 //! The contract of [`StorageBackend`] as a suite of named claims that any backend can be held to.
 //!
-//! Owns the [`Fixture`] (how to open the backend under test), the list of [`claims`], and the runner.
-//! [`conformance_suite!`](crate::conformance_suite) makes one `#[test]` per claim; [`conformance`]
-//! runs all of them in one call. Every check opens its own fresh store, and ends by comparing the
-//! whole store with a [`Model`]. Checks with random operations print their seed; `AEGIS_SEED`
-//! replays one, `AEGIS_SOAK` multiplies the length of the runs.
+//! Owns the [`Fixture`] (how to open the backend under test), the list of [`claims`], and the
+//! runner. [`conformance_suite!`](crate::conformance_suite) makes one `#[test]` per claim;
+//! [`conformance`] runs all of them in one call. Every check opens its own fresh store, and ends by
+//! comparing the whole store with a [`Model`]. Checks with random operations print their seed;
+//! `AEGIS_SEED` replays one, `AEGIS_SOAK` multiplies the length of the runs.
 //!
 //! [`history`] records what many threads do to a store and judges their isolation.
 //!
@@ -106,7 +106,7 @@ impl<F> fmt::Debug for Claim<F> {
 pub struct Broken {
     /// The claim's name.
     pub claim: &'static str,
-    /// What was seen.
+    /// The observation.
     pub message: String,
 }
 

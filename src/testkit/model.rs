@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::{Block, BlockId};
 
-/// What a store must hold, and when each block last changed.
+/// The blocks that a store must hold, and when each last changed.
 ///
 /// # Examples
 /// ```
@@ -24,7 +24,7 @@ use crate::block::{Block, BlockId};
 pub struct Model {
     blocks: BTreeMap<u64, Block>,
     changed: BTreeMap<u64, u64>,
-    /// Blocks that a commit made and deleted again, so that nobody ever saw a change.
+    /// Blocks that a commit made and deleted again, so that no reader ever saw a change.
     grazed: BTreeMap<u64, u64>,
     commits: u64,
     max_id: u64,
@@ -38,16 +38,17 @@ pub struct ModelTransaction {
     pending: BTreeMap<u64, Option<Block>>,
 }
 
-/// What a commit must answer.
+/// The outcome that a commit must have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Blocks that somebody else changed since the begin. With one of these, `Conflict`.
+    /// Blocks that another commit changed since the begin. With one of these, `Conflict`.
     pub lost: BTreeSet<u64>,
-    /// Blocks that somebody else changed, which the transaction made and deleted again without
-    /// ever having seen one. With only these, a backend may commit (and leave them alone) or refuse.
+    /// Blocks that another commit changed, and that the transaction made and deleted again without
+    /// ever having seen one. With only these, a backend may commit (and leave them alone) or
+    /// refuse.
     pub open: BTreeSet<u64>,
-    /// Blocks that somebody else made and deleted again in one commit. A backend may call that a
-    /// change, and refuse, or not.
+    /// Blocks that another commit made and deleted again. A backend may call that a change, and
+    /// refuse, or not.
     pub grazed: BTreeSet<u64>,
 }
 
@@ -116,7 +117,7 @@ impl Model {
     /// Commits a transaction that has not lost.
     ///
     /// # Panics
-    /// If its verdict is a conflict.
+    /// If the outcome is a conflict.
     pub fn commit(&mut self, tx: ModelTransaction) {
         let verdict = self.verdict(&tx);
         assert!(!verdict.must_conflict(), "the model refuses this commit: {verdict:?}");

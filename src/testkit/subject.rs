@@ -1,8 +1,8 @@
 //! The store under test, and what it must hold.
 //!
-//! Owns [`Subject`] and [`Tx`]: every call goes to the backend and to the [`Model`], and the answers
-//! must agree. Any disagreement is a panic; the runner adds the claim's name. Invariant: after the
-//! body of a check, [`Subject::check`] finds in the store exactly what the model holds.
+//! Owns [`Subject`] and [`Tx`]: every call goes to the backend and to the [`Model`], and the
+//! answers must agree. Any disagreement is a panic; the runner adds the claim's name. Invariant:
+//! after the body of a check, [`Subject::check`] finds in the store exactly what the model holds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -109,12 +109,12 @@ impl<'f> Subject<'f> {
         self.store().stats()
     }
 
-    /// What the store must hold, for checks that talk to the backend themselves.
+    /// The model of the store, for checks that call the backend themselves.
     pub(super) fn model(&self) -> std::cell::RefMut<'_, Model> {
         self.model.borrow_mut()
     }
 
-    /// Has [`Subject::check`] look at an id although no commit of the model touched it.
+    /// Has [`Subject::check`] read an id although no commit of the model touched it.
     pub(super) fn saw(&self, id: u64) {
         self.seen.borrow_mut().insert(id);
     }
@@ -198,8 +198,8 @@ impl<'f> Subject<'f> {
         Some(ok(answer, call))
     }
 
-    /// Says that a check is passed over. Around the test harness, which keeps what a test that passes
-    /// has printed to itself.
+    /// Says that a check is passed over. Around the test harness, which keeps what a test that
+    /// passes has printed to itself.
     pub(super) fn note_unsupported(&self, call: &str, operation: &str) {
         let thread = thread::current();
         let test = thread.name().unwrap_or("a check");
@@ -276,7 +276,8 @@ impl<'f> Subject<'f> {
         assert_eq!(stats.open_transactions, self.open.get(), "stats().open_transactions");
     }
 
-    /// An allocated id is above every id that a commit ever wrote; where there is none above, no block has it.
+    /// An allocated id is above every id that a commit ever wrote; where there is none above, no
+    /// block has it.
     #[track_caller]
     fn check_allocated(&self, asked: BlockId, id: BlockId) {
         self.saw(id.0);

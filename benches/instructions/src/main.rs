@@ -1,9 +1,10 @@
-//! Fixed work on a store: `aegis-blocks-instructions WORK COUNT DIR` does one kind of work `COUNT` times in
-//! a new store at `DIR`, which should lie in memory (`/dev/shm`). `list` names the kinds.
+//! Fixed work on a store. `aegis-blocks-instructions WORK COUNT DIR` does one kind of work `COUNT`
+//! times in a new store. `DIR` should lie in memory (`/dev/shm`). `list` names the kinds.
 //!
-//! For `scripts/instructions`, which counts instructions under valgrind: the difference between two counts,
-//! divided by the difference of their work, is what one operation costs, without opening and filling. One
-//! thread, and a store without threads of its own, so that the same work is the same instructions.
+//! For `scripts/instructions`, which counts instructions under valgrind. The difference of two
+//! counts over the difference of their work is the cost of one operation, without opening and
+//! filling. One thread, and a store without threads of its own, so that the same work is the same
+//! instructions.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A cell of a table: one engine under one workload, in a process and a directory of its own.
 //!
-//! The driver starts this program again with a [`Spec`] as JSON; the process prints its [`Figures`] as
-//! one line of JSON and ends. Nothing that one engine leaves in memory or threads meets another.
+//! The driver starts this program again with a [`Spec`] as JSON; the process prints its [`Figures`]
+//! as one line of JSON and ends. Nothing that one engine leaves in memory or threads meets another.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::engine::Kind;
 use crate::failure::Outcome;
 use crate::workloads::{commits, reads, reopen, space, transfers, views};
 
-/// What a cell does.
+/// The work of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Workload {
@@ -63,12 +63,12 @@ pub enum Workload {
     },
 }
 
-/// What to measure.
+/// The engine to measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// Name of an engine.
     pub engine: String,
-    /// What it does.
+    /// Its work.
     pub workload: Workload,
     /// Threads that do it.
     pub threads: usize,
@@ -89,7 +89,7 @@ impl Spec {
         Kind::named(&self.engine)
     }
 
-    /// What a message calls it.
+    /// Its name in messages.
     pub fn name(&self) -> String {
         format!("{} {:?} x{}", self.engine, self.workload, self.threads)
     }

@@ -1,7 +1,7 @@
 //! The closed loop: every thread does one step after another until the time is over.
 //!
-//! Order: each thread makes its worker and warms up; all meet; meters are read; all go; all meet;
-//! meters are read; each worker reads back a sample of what was acknowledged to it.
+//! Order: each thread makes its worker and warms up; all meet; meters are read; all run; all meet;
+//! meters are read. Then each worker reads back a sample of its acknowledged commits.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ pub enum Length {
     Steps(u64),
 }
 
-/// What a loop measured.
+/// Measurements of a loop.
 pub struct Sample {
     /// Operations counted.
     pub ops: u64,
@@ -52,7 +52,7 @@ pub struct Sample {
     pub elapsed: Duration,
     /// Time of each step in nanoseconds; repeated ones count into the step that succeeds.
     pub latency: Histogram<u64>,
-    /// What the process used meanwhile.
+    /// Resources used by the process meanwhile.
     pub used: Reading,
     /// Blocks that were read back and compared.
     pub checked: u64,

@@ -1,8 +1,9 @@
-//! The driver: every cell in a process and a fresh directory of its own, cells interleaved over rounds.
+//! The driver: every cell in a process and a fresh directory of its own, cells interleaved over
+//! rounds.
 //!
 //! A round goes through all cells of a sheet, engine after engine for each number of threads, every
-//! other round backwards; so a change of the disk's mood meets all engines alike. A cell that fails, or
-//! that has read back nothing of what was acknowledged, fails the run.
+//! other round backwards. So a change in the disk's speed meets all engines alike. A cell that
+//! fails, or that has read back no acknowledged commit, fails the run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Cell {
     pub sheet: String,
     /// The engine's name.
     pub engine: String,
-    /// What it did.
+    /// Its result.
     pub workload: Workload,
     /// How many threads did it.
     pub threads: usize,
@@ -88,7 +89,7 @@ fn measure(args: &RunArgs, sheets: &[Sheet]) -> Outcome<Vec<Cell>> {
                 brief(&figures)
             );
             cell.rounds.push(figures);
-            // What is measured so far survives an interruption.
+            // Measurements so far survive an interruption.
             if let Some(path) = &args.json {
                 let json = serde_json::to_string(&cells)?;
                 std::fs::write(path, json).map_err(Failure::io("cannot write", path))?;

@@ -1,8 +1,8 @@
-//! What is compared: [`Engine`], one implementation a file below, and the list of all of them.
+//! The engines compared: [`Engine`], one implementation a file below, and the list of all of them.
 //!
 //! Every engine runs with the strictest durability it offers: when [`Session::commit`] returns, the
-//! writes would survive power loss. Everything else is as the engine comes. A session belongs to one
-//! thread and is made on it (SQLite: one connection a thread).
+//! writes would survive power loss. Everything else is as the engine comes. A session belongs to
+//! one thread and is made on it (SQLite: one connection a thread).
 
 use std::path::Path;
 
@@ -25,13 +25,13 @@ pub struct Write {
 pub enum Transfer {
     /// Committed and durable.
     Done,
-    /// Somebody else came first; nothing was changed, try again.
+    /// Another transaction came first; nothing was changed, try again.
     Conflict,
 }
 
 /// An open store.
 pub trait Engine: Send + Sync {
-    /// What one thread works with.
+    /// An engine's handle for one thread.
     fn session(&self) -> Outcome<Box<dyn Session + '_>>;
 
     /// Closes the store the clean way.
@@ -46,8 +46,8 @@ pub trait Session {
     /// Shows the newest committed bytes of a block to `sink`; `false` when there is no such block.
     fn read(&mut self, id: u64, sink: &mut dyn FnMut(&[u8])) -> Outcome<bool>;
 
-    /// Moves one unit between two blocks' balances in one serializable, durable transaction. A block
-    /// without balance keeps what it has: that is done, too.
+    /// Moves one unit between two blocks' balances in one serializable, durable transaction. A
+    /// block without balance keeps what it has: that is done, too.
     fn transfer(&mut self, from: u64, to: u64) -> Outcome<Transfer>;
 
     /// Begins a read transaction that pins a snapshot, and drops it.
@@ -66,7 +66,7 @@ pub fn with_balance(bytes: &[u8], balance: u64) -> Vec<u8> {
     bytes
 }
 
-/// What an engine is, and so what it can be asked for.
+/// The kind of an engine, which decides its workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A store: everything.
@@ -84,16 +84,16 @@ pub enum Role {
 /// Opens a store in a directory.
 type Open = fn(&Path) -> Outcome<Box<dyn Engine>>;
 
-/// What the tables say about an engine.
+/// Description of an engine in the tables.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// In tables and on the command line.
     pub name: &'static str,
     /// How commits are made durable.
     pub durability: &'static str,
-    /// What a read verifies.
+    /// Checks of a read.
     pub read_check: &'static str,
-    /// What it is.
+    /// Its kind.
     pub role: Role,
     /// How [`Session::transfer`] is isolated; `None` where it is not offered.
     pub transfers: Option<&'static str>,
@@ -132,7 +132,7 @@ const fn grouped_kind(name: &'static str, durability: &'static str, open: Open) 
     Kind { name, durability, read_check: "-", role: Role::Grouped, transfers: None, open }
 }
 
-/// What our reads verify, in each way of reading.
+/// Checks of our reads, in each way of reading.
 const CHECKED: &str = "CRC-32C on every read";
 
 /// All engines, in the order of the tables.

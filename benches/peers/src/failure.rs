@@ -1,4 +1,4 @@
-//! What can go wrong in a benchmark: every case ends the cell, and the run names the cell.
+//! Failures of a benchmark: each ends the cell, and the run names the cell.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub enum Failure {
         /// Its own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What was acknowledged is not there, or is something else.
+    /// An acknowledged write is missing, or differs.
     #[error("block {id} does not hold what was acknowledged")]
     Lost {
         /// The block.
@@ -28,9 +28,9 @@ pub enum Failure {
     /// Transfers made or destroyed money.
     #[error("{found} units of money instead of {expected}")]
     Money {
-        /// What was put in.
+        /// The sum paid in.
         expected: u64,
-        /// What the accounts hold afterwards.
+        /// The sum of the accounts afterwards.
         found: u64,
     },
     /// The engine cannot do this; the table shows a dash.
@@ -72,7 +72,7 @@ pub enum Failure {
     /// A file or a process could not be used.
     #[error("{what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
         /// The file.
         path: PathBuf,

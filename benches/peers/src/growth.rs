@@ -1,8 +1,8 @@
-//! What our own store costs as it grows: the same measurements on thousands to millions of blocks.
+//! Costs of our own store as it grows: the same measurements on thousands to millions of blocks.
 //!
-//! Each store is filled once with blocks of 16 bytes. Rounds then go through the sizes in turn, every
-//! other round backwards, so a change of the disk's mood meets all sizes alike. Medians over rounds are
-//! reported; a ratio of two sizes is taken within a round.
+//! Each store is filled once with blocks of 16 bytes. Rounds then go through the sizes in turn,
+//! every other round backwards, so a change of the disk's mood meets all sizes alike. Medians over
+//! rounds are reported; a ratio of two sizes is taken within a round.
 //!
 //! | figure               | what it is                                                 | goal             |
 //! |----------------------|------------------------------------------------------------|------------------|
@@ -13,11 +13,12 @@
 //! | reads/s              | 1 thread, 10,000 hot blocks of 4 KiB spread over all ids   | 0.75 of smallest |
 //! | index and checkpoint | bytes a block by `stats()`, right after a checkpoint       | none             |
 //!
-//! A small store is overwritten many times in a turn and compacts meanwhile, a large one is not: what was
-//! written for each byte tells how much of a ratio of commits is due to that.
+//! A small store is overwritten many times in a turn and compacts meanwhile; a large one is not.
+//! The bytes written for each user byte tell how much of a ratio of commits is due to that.
 //!
-//! What is written in a turn stays in the store, so stores grow by blocks of 4 KiB over the rounds. The
-//! last turn of a store removes its files: with the defaults, all together take less than 12 GB.
+//! Blocks written in a turn stay in the store, so stores grow by blocks of 4 KiB over the rounds.
+//! The last turn of a store removes its files: with the defaults, all together take less than 12
+//! GB.
 
 mod killed;
 mod picture;
@@ -35,7 +36,7 @@ use crate::failure::{Failure, Outcome};
 use store::Store;
 use table::{Row, Table};
 
-/// What all choices of ids follow from.
+/// The seed of all choices of ids.
 const SEED: u64 = 0x9e0a_73b1;
 
 /// Sizes in blocks.

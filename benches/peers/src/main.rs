@@ -9,9 +9,9 @@
 //! | `growth`                 | costs of our own store from thousands of blocks to millions          |
 //! | `syncs`                  | counts syncs a commit with `strace`, refuses an engine that has none |
 //!
-//! The source, from here down: `plan` lists the cells, `driver` starts each as a process of its own,
-//! `cell` is that process, `workloads` what it does, `engines` to whom, `report` and `picture` what
-//! comes out.
+//! The source, from here down: `plan` lists the cells, and `driver` starts each as a process of its
+//! own. `cell` is that process, which runs one of `workloads` on one of `engines`. `report` and
+//! `picture` print the results.
 
 mod cell;
 #[path = "../../../program/src/chart.rs"]
@@ -60,7 +60,7 @@ enum Command {
     /// One cell; the driver calls this.
     #[command(hide = true)]
     Cell {
-        /// What to measure, as JSON.
+        /// The cell to measure, as JSON.
         spec: String,
     },
     /// Fills a store and waits; a cell calls this.
@@ -72,7 +72,7 @@ enum Command {
     /// Writes until it is killed; `growth` calls this.
     #[command(hide = true)]
     Victim {
-        /// What to write, as JSON.
+        /// The task, as JSON.
         spec: String,
     },
 }
@@ -101,11 +101,12 @@ pub struct RunArgs {
     /// Seconds of a cell's clock. Default: 1, quick: 0.1.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Where the stores are made, on the disk to measure. Default: the directory for temporary files.
+    /// Where the stores are made, on the disk to measure. Default: the directory for temporary
+    /// files.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Measures a cell again, up to 5 times, while others use more than this share of the processors
-    /// meanwhile, and keeps the quietest. Their kernel threads count, and so do ours.
+    /// Measures a cell again, up to 5 times, while others use more than this share of the
+    /// processors meanwhile, and keeps the quietest. Their kernel threads count, and so do ours.
     #[arg(long)]
     others_max: Option<f64>,
     /// Writes every figure of every cell to this file.
@@ -142,7 +143,8 @@ pub struct GrowthArgs {
     /// Small stores, short clocks, one round.
     #[arg(long)]
     quick: bool,
-    /// Blocks of each store, at least 1,000. Default: 10,000 to 20 million, quick: 1,000 and 20,000.
+    /// Blocks of each store, at least 1,000. Default: 10,000 to 20 million, quick: 1,000 and
+    /// 20,000.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1000..))]
     blocks: Vec<u64>,
     /// Rounds; the median is reported. Default: 3, quick: 1.
@@ -151,7 +153,8 @@ pub struct GrowthArgs {
     /// Seconds of a clock. Default: 2, quick: 0.1.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Where the stores are made, on the disk to measure. Default: the directory for temporary files.
+    /// Where the stores are made, on the disk to measure. Default: the directory for temporary
+    /// files.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Writes every figure of every round to this file.

@@ -1,8 +1,8 @@
-//! What a process used: processor time, bytes written, syncs, and what others used meanwhile.
+//! Resources used by a process: processor time, bytes written, syncs; and those used by others.
 //!
-//! Syncs are counted by standing in front of the C library's `fsync` and `fdatasync`: the linker takes
-//! the definitions of the program before those of the library, for C code linked into it as well. The
-//! figures of `syncs` come from `strace` and check this count.
+//! Syncs are counted by definitions of `fsync` and `fdatasync` in the program. The linker takes
+//! these before the C library's, for C code linked into it as well. The figures of `syncs` come
+//! from `strace` and check this count.
 #![expect(unsafe_code, reason = "two functions of the C library are replaced by counting ones")]
 
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ impl Reading {
         }
     }
 
-    /// What was used since an earlier reading.
+    /// Resources used since an earlier reading.
     pub fn since(&self, earlier: &Reading) -> Reading {
         Reading {
             syncs: self.syncs - earlier.syncs,

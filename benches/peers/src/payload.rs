@@ -11,8 +11,8 @@ const PAYLOADS_PER_THREAD_MAX: usize = 32;
 pub struct Noise(u64);
 
 impl Noise {
-    /// Starts at a seed. Each seed has a place of its own in the one sequence there is, far from those of
-    /// its neighbours: threads that follow each other through it would meet at the same blocks.
+    /// Starts at a seed. Each seed has a place of its own in the one sequence, far from those of
+    /// its neighbours. Threads that follow each other through it would write the same blocks.
     pub fn new(seed: u64) -> Noise {
         let mut place = Noise(seed);
         Noise(place.next())

@@ -6,8 +6,8 @@ use crate::chart::{Chart, Panel, Series, Style};
 use crate::plan::Sheet;
 use crate::report::Report;
 
-/// Lines that are drawn, with their colours: stores in full, group commits by hand beside their engine,
-/// one bare limit. More would hide one another.
+/// Lines that are drawn, with their colours: stores in full, group commits by hand beside their
+/// engine, one bare limit. More would hide one another.
 const LINES: &[(&str, &str, Style)] = &[
     ("prewritten+group", "#6b7280", Style::Dashed),
     ("sqlite", "#8a6d3b", Style::Plain),

@@ -12,7 +12,7 @@ pub struct Sheet {
     pub name: &'static str,
     /// Above the table.
     pub title: String,
-    /// What each cell does.
+    /// The work of each cell.
     pub workload: Workload,
     /// Columns.
     pub threads: Vec<usize>,

@@ -10,9 +10,9 @@ use crate::workloads::views::median;
 
 /// A finished run.
 pub struct Report {
-    /// What was to be measured.
+    /// The cells to measure.
     pub sheets: Vec<Sheet>,
-    /// What was measured.
+    /// The measurements.
     pub cells: Vec<Cell>,
 }
 

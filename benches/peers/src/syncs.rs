@@ -1,7 +1,9 @@
-//! Counts syncs from outside: `strace` follows a cell of one thread, some times without and once with commits.
+//! Counts syncs from outside: `strace` follows a cell of one thread, some times without and once
+//! with commits.
 //!
-//! The difference to the least of the former belongs to the commits. An engine with less than one sync a commit is refused, and so
-//! must be the control, which never syncs: where the control passes, the check itself has failed.
+//! The difference to the least of the former belongs to the commits. An engine with less than one
+//! sync a commit is refused. So must be the control, which never syncs: if it passes, the check
+//! itself has failed.
 
 use std::path::Path;
 
@@ -12,8 +14,8 @@ use crate::engine::{CONTROL, KINDS, Role};
 use crate::failure::{Failure, Outcome};
 
 const COMMITS: u64 = 50;
-/// Runs without commits. What a store's threads prepare may be synced before it is closed or not; the least of
-/// some runs is what opening and closing cannot do without.
+/// Runs without commits. Space that a store's threads prepare may be synced before the close or
+/// not. The least of some runs is the need of opening and closing.
 const IDLE_RUNS: u64 = 3;
 
 /// System calls that make bytes durable.

@@ -1,4 +1,5 @@
-//! Charts for the terminal: throughput as bars, group sizes as a histogram, a commit's time in its parts.
+//! Charts for the terminal: throughput as bars, group sizes as a histogram, a commit's time in its
+//! parts.
 
 use std::fmt::Write;
 
@@ -22,25 +23,29 @@ pub fn draw(report: &Report) -> String {
         let engine = logarithmic(m.commits_per_s, low, high);
         let follower = logarithmic(m.loop_commits_per_s, low, high);
         let rate = grouped(m.commits_per_s.round() as u64);
-        line(&mut out, &name(row), &format!("{} {rate}", overlaid(engine, follower)));
+        push_line(
+            &mut out,
+            &format_row_name(row),
+            &format!("{} {rate}", draw_two_bars(engine, follower)),
+        );
     }
     out += "\ntime of a commit, on average: q waiting for its group or for a core, w written, s synced, \
             k published and woken\n";
     for row in &report.rows {
-        line(&mut out, &name(row), &parts(row));
+        push_line(&mut out, &format_row_name(row), &draw_time_parts(row));
     }
     out += "\ngroups by the number of their commits\n";
     for row in report.rows.iter().filter(|row| row.threads > 1) {
-        histogram(&mut out, row);
+        draw_histogram(&mut out, row);
     }
     out
 }
 
-fn line(out: &mut String, name: &str, text: &str) {
+fn push_line(out: &mut String, name: &str, text: &str) {
     writeln!(out, "{name:>26}  {text}").expect("a string takes every byte");
 }
 
-fn name(row: &Row) -> String {
+fn format_row_name(row: &Row) -> String {
     let threads = if row.threads == 1 { "thread" } else { "threads" };
     format!("{} {threads} x {}", row.threads, row.shape())
 }
@@ -54,12 +59,12 @@ fn logarithmic(value: f64, low: f64, high: f64) -> usize {
     2 + (share * (BAR_WIDTH - 2) as f64).round() as usize
 }
 
-fn overlaid(front: usize, behind: usize) -> String {
+fn draw_two_bars(front: usize, behind: usize) -> String {
     "#".repeat(front) + &"-".repeat(behind.saturating_sub(front))
 }
 
 /// The parts of a commit's time, the bar as long as the whole.
-fn parts(row: &Row) -> String {
+fn draw_time_parts(row: &Row) -> String {
     let m = &row.median;
     let times = [('q', m.wait_us), ('w', m.write_us), ('s', m.sync_us), ('k', m.wake_us)];
     let whole: f64 = times.iter().map(|(_, time)| time).sum();
@@ -73,23 +78,27 @@ fn parts(row: &Row) -> String {
     format!("{bar:<BAR_WIDTH$}{said} us")
 }
 
-fn histogram(out: &mut String, row: &Row) {
+fn draw_histogram(out: &mut String, row: &Row) {
     let total: u64 = row.groups.iter().sum();
     let most = row.groups.iter().copied().max().unwrap_or(0).max(1);
-    line(
+    push_line(
         out,
-        &name(row),
+        &format_row_name(row),
         &format!("{} groups, {:.1} commits each", grouped(total), row.median.group),
     );
     for (class, count) in row.groups.iter().enumerate().filter(|(_, count)| **count > 0) {
         let bar = "#".repeat((count * SMALL_BAR_WIDTH as u64).div_ceil(most) as usize);
         let share = 100.0 * *count as f64 / total as f64;
-        line(out, &size_of(class), &format!("{bar:<SMALL_BAR_WIDTH$} {share:5.1} %"));
+        push_line(
+            out,
+            &format_size_class(class),
+            &format!("{bar:<SMALL_BAR_WIDTH$} {share:5.1} %"),
+        );
     }
 }
 
-/// What a class of sizes is called (see `StorageStats::group_sizes`).
-fn size_of(class: usize) -> String {
+/// Name of a class of sizes (see `StorageStats::group_sizes`).
+fn format_size_class(class: usize) -> String {
     let low = 1_u64 << class;
     match class {
         0 => "1".into(),
@@ -119,7 +128,7 @@ mod tests {
 
     #[test]
     fn parts_fill_the_bar_in_proportion() {
-        let parts = parts(&row());
+        let parts = draw_time_parts(&row());
         let count = |letter| parts.chars().take(BAR_WIDTH).filter(|c| *c == letter).count();
         assert_eq!(['q', 'w', 's', 'k'].map(count), [10, 10, 20, 8]);
     }
@@ -127,7 +136,7 @@ mod tests {
     #[test]
     fn histogram_names_classes_and_leaves_empty_ones_out() {
         let mut out = String::new();
-        histogram(&mut out, &row());
+        draw_histogram(&mut out, &row());
         assert!(out.contains("8 threads x 4 KiB") && out.contains("25.0 %"), "{out}");
         assert!(
             out.contains("2 to 3") && out.contains("75.0 %") && !out.contains("4 to 7"),
@@ -139,6 +148,6 @@ mod tests {
     fn bars_of_one_value_and_of_none_are_drawn() {
         assert_eq!(logarithmic(5.0, 5.0, 5.0), BAR_WIDTH);
         assert_eq!(logarithmic(0.0, 5.0, 5.0), 0);
-        assert_eq!(overlaid(2, 4), "##--");
+        assert_eq!(draw_two_bars(2, 4), "##--");
     }
 }

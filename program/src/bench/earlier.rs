@@ -1,19 +1,19 @@
 //! An earlier run, read back from the file that `--json` wrote, beside this one.
 //!
-//! Absolute figures of two runs differ with the hour; the engine over the leader/follower loop, which met
-//! the same disk in the same seconds, says more. Reads only what it compares, so files of versions that
-//! wrote more or less of the rest can be read.
+//! Absolute figures of two runs differ with the hour. The ratio of the engine to the
+//! leader/follower loop, measured on the same disk in the same seconds, says more. Reads only the
+//! figures it compares, so files of versions with other figures can be read.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::bench::report::{Report, Row, time};
+use crate::bench::report::{Report, Row, format_time};
 use crate::failure::Failure;
 use crate::size::grouped;
 use crate::table::Table;
 
-/// What is compared of an earlier run.
+/// Figures of an earlier run that are compared.
 #[derive(Debug, Deserialize)]
 struct Run {
     machine: Machine,
@@ -68,7 +68,7 @@ impl Earlier {
     }
 
     /// The rows that both runs have, earlier and now, and what else differs.
-    pub fn beside(&self, now: &Report) -> String {
+    pub fn compare_with(&self, now: &Report) -> String {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
             ("commits/s", &["earlier", "now", "ratio"]),
@@ -79,8 +79,8 @@ impl Earlier {
         ]);
         let mut missing = 0;
         for row in &now.rows {
-            match self.find(row) {
-                Some(earlier) => table.row(cells(row, &earlier.median)),
+            match self.find_earlier_row(row) {
+                Some(earlier) => table.row(compare_cells(row, &earlier.median)),
                 None => missing += 1,
             }
         }
@@ -94,7 +94,7 @@ impl Earlier {
         text
     }
 
-    fn find(&self, row: &Row) -> Option<&EarlierRow> {
+    fn find_earlier_row(&self, row: &Row) -> Option<&EarlierRow> {
         let shape = (row.threads, row.size, row.batch);
         self.run.rows.iter().find(|earlier| (earlier.threads, earlier.size, earlier.batch) == shape)
     }
@@ -115,7 +115,7 @@ impl Earlier {
     }
 }
 
-fn cells(row: &Row, then: &EarlierFigures) -> Vec<String> {
+fn compare_cells(row: &Row, then: &EarlierFigures) -> Vec<String> {
     let now = &row.median;
     let rate = |rate: f64| grouped(rate.round() as u64);
     vec![
@@ -124,10 +124,10 @@ fn cells(row: &Row, then: &EarlierFigures) -> Vec<String> {
         rate(then.commits_per_s),
         rate(now.commits_per_s),
         format!("{:.2}", now.commits_per_s / then.commits_per_s),
-        time(then.p50_us),
-        time(now.p50_us),
-        time(then.p99_us),
-        time(now.p99_us),
+        format_time(then.p50_us),
+        format_time(now.p50_us),
+        format_time(then.p99_us),
+        format_time(now.p99_us),
         format!("{:.1}", then.cpu_us),
         format!("{:.1}", now.cpu_us),
         format!("{:.2} x", then.over_loop),

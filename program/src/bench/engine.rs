@@ -1,8 +1,8 @@
 //! The engine under the closed loop: a fresh store, space prepared ahead, then commits.
 //!
-//! Steady state means that the log writes into space that was written before, so the space for the
-//! all slices of a round is prepared before the clock starts. After the last slice every thread's
-//! first and last acknowledged blocks are read back and compared.
+//! Steady state means that the log writes into space that was written before. So the space for all
+//! slices of a round is prepared before the clock starts. After the last slice every thread's first
+//! and last acknowledged blocks are read back and compared.
 
 use std::fs::File;
 use std::io;
@@ -28,11 +28,11 @@ pub struct Setup {
     pub write_mode: Option<WriteModeArg>,
 }
 
-/// What one slice measured of the engine.
+/// Measurements of the engine in one slice.
 pub struct EngineSample {
     /// Commits and latencies.
     pub sample: Sample,
-    /// What the store counted meanwhile.
+    /// Counters of the store for that slice.
     pub counted: Counted,
     /// Bytes of space prepared before the first slice.
     pub prepared_len: u64,
@@ -56,7 +56,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    fn between(before: &StorageStats, after: &StorageStats) -> Counted {
+    fn count_between(before: &StorageStats, after: &StorageStats) -> Counted {
         Counted {
             log_syncs: after.log_syncs - before.log_syncs,
             groups: after.groups - before.groups,
@@ -104,8 +104,9 @@ impl Engine {
             options = options.write_mode(mode.into());
         }
         let store = options.open(&path)?;
-        let wanted_len = space_for(workload, expected.length + WARM_UP, expected.commits_per_s);
-        let prepared_len = wanted_len.min(machine::free_len(&path) / 4);
+        let wanted_len =
+            estimate_log_len(workload, expected.length + WARM_UP, expected.commits_per_s);
+        let prepared_len = wanted_len.min(machine::free_space_len(&path) / 4);
         store.prepare_space(prepared_len)?;
         let writers = (0..workload.threads)
             .map(|thread| Writer::new(store.clone(), *workload, Arc::clone(payloads), thread));
@@ -114,19 +115,19 @@ impl Engine {
     }
 
     /// Commits from all threads for `length`.
-    pub fn slice(&mut self, length: Duration) -> Result<EngineSample, Failure> {
+    pub fn run_slice(&mut self, length: Duration) -> Result<EngineSample, Failure> {
         let before = self.store.stats();
         let writers = std::mem::take(&mut self.writers);
         let (sample, writers) = closed_loop(writers, 1, length)?;
         self.writers = writers;
-        let counted = Counted::between(&before, &self.store.stats());
-        self.settle();
+        let counted = Counted::count_between(&before, &self.store.stats());
+        self.wait_for_zeroing();
         Ok(EngineSample { sample, counted, prepared_len: self.prepared_len })
     }
 
-    /// Waits until the store no longer zeroes space behind the scenes (a second at most), so that
-    /// the loop that is measured next has the disk for itself.
-    fn settle(&self) {
+    /// Waits until the store's background zeroing is done (a second at most), so that the next loop
+    /// has the disk for itself.
+    fn wait_for_zeroing(&self) {
         const STEP: Duration = Duration::from_millis(5);
         const STEPS_MAX: usize = 200;
         let mut zeroed_bytes = self.store.stats().zeroed_bytes;
@@ -139,30 +140,30 @@ impl Engine {
         }
     }
 
-    /// Reads back a sample of what was acknowledged, closes and removes the store. Returns how many
-    /// blocks were compared.
+    /// Reads back a sample of the acknowledged blocks, closes and removes the store. Returns how
+    /// many blocks were compared.
     pub fn finish(self) -> Result<u64, Failure> {
         let mut checked = 0;
         for writer in &self.writers {
-            checked += writer.check()?;
+            checked += writer.compare_blocks()?;
         }
         drop(self.writers);
         self.store.close()?;
-        remove(&self.path).map_err(|e| Failure::io("cannot remove", &self.path, e))?;
+        remove_store(&self.path).map_err(|e| Failure::io("cannot remove", &self.path, e))?;
         Ok(checked)
     }
 }
 
 /// Removes a store and waits until the file system is done with it.
-fn remove(path: &Path) -> io::Result<()> {
+fn remove_store(path: &Path) -> io::Result<()> {
     std::fs::remove_dir_all(path)?;
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-/// An upper estimate of what the log takes: every commit with its headers, every group (of one
-/// commit, at worst) padded to a page, and some; and what the store keeps ahead of its tail in any
-/// case, or it would zero that much again while the clock runs.
-fn space_for(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 {
+/// An upper estimate of the log's length: every commit with its headers, every group (of one
+/// commit, at worst) padded to a page, and some. The space that the store keeps ahead of its tail
+/// is added, or it would be zeroed while the clock runs.
+fn estimate_log_len(workload: &Workload, length: Duration, expected_per_s: f64) -> u64 {
     const PAGE_LEN: f64 = 4096.0;
     const SPACE_LEN_MIN: f64 = 64e6;
     const SPACE_LEN_MAX: f64 = 8e9;
@@ -201,7 +202,7 @@ impl Writer {
         Writer { store, workload, payloads, thread, next: 0, acked, acked_count: 0 }
     }
 
-    fn block(&mut self) -> (Block, usize) {
+    fn make_next_block(&mut self) -> (Block, usize) {
         let index = self.next;
         self.next += 1;
         let payload = self.payloads.get(self.thread, index).clone();
@@ -209,7 +210,7 @@ impl Writer {
     }
 
     fn commit_one(&mut self) -> aegis_blocks::Result<(BlockId, usize)> {
-        let (block, index) = self.block();
+        let (block, index) = self.make_next_block();
         Ok((self.store.write_block(block)?, index))
     }
 
@@ -218,14 +219,14 @@ impl Writer {
         let tx = self.store.begin_transaction()?;
         let mut last = (BlockId(0), 0);
         for _ in 0..self.workload.batch {
-            let (block, index) = self.block();
+            let (block, index) = self.make_next_block();
             last = (self.store.write_block_in_tx(tx, block)?, index);
         }
         self.store.commit_transaction(tx)?;
         Ok(last)
     }
 
-    fn remember(&mut self, acked: (BlockId, usize)) {
+    fn remember_block(&mut self, acked: (BlockId, usize)) {
         if self.acked.len() < 2 * REMEMBERED {
             self.acked.push(acked);
         } else {
@@ -234,8 +235,8 @@ impl Writer {
         self.acked_count += 1;
     }
 
-    /// Reads back what is remembered and returns how many blocks that was.
-    fn check(&self) -> Result<u64, Failure> {
+    /// Reads the remembered blocks back and returns their number.
+    fn compare_blocks(&self) -> Result<u64, Failure> {
         for (id, index) in &self.acked {
             let block = self.store.read_block(*id)?;
             if block.data != *self.payloads.get(self.thread, *index) {
@@ -251,7 +252,7 @@ impl Writer {
 impl Committer for Writer {
     fn commit(&mut self) -> Result<(), Failure> {
         let acked = if self.workload.batch == 1 { self.commit_one() } else { self.commit_batch() }?;
-        self.remember(acked);
+        self.remember_block(acked);
         Ok(())
     }
 }

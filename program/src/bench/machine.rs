@@ -1,5 +1,5 @@
-//! What the figures were measured on: processor, kernel, disk. Reads `/proc`; says "unknown" where
-//! that does not tell.
+//! The machine of the figures: processor, kernel, disk. Reads `/proc`; says "unknown" where that
+//! does not tell.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,10 @@ const UNKNOWN: &str = "unknown";
 impl Machine {
     /// Describes the machine and the disk that `dir` is on.
     pub fn of(dir: &Path) -> Machine {
-        let (file_system, device) = mount_of(dir);
+        let (file_system, device) = read_mount_of(dir);
         Machine {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            cpu: cpu_name(),
+            cpu: read_cpu_name(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or(UNKNOWN.into(), |text| text.trim().into()),
             file_system,
@@ -51,7 +51,7 @@ impl Machine {
 /// lies in memory, the current one.
 pub fn default_dir() -> PathBuf {
     let temporary = std::env::temp_dir();
-    if !is_in_memory(&mount_of(&temporary).0) {
+    if !is_in_memory(&read_mount_of(&temporary).0) {
         return temporary;
     }
     std::env::current_dir().unwrap_or(temporary)
@@ -59,7 +59,7 @@ pub fn default_dir() -> PathBuf {
 
 /// Bytes that can still be written to the disk of `path`, which need not exist itself; plenty where
 /// the system does not tell.
-pub fn free_len(path: &Path) -> u64 {
+pub fn free_space_len(path: &Path) -> u64 {
     let dir = path.ancestors().find(|dir| dir.exists()).unwrap_or(path);
     statvfs(dir).map_or(u64::MAX, |free| free.blocks_available() * free.fragment_size())
 }
@@ -68,14 +68,14 @@ fn is_in_memory(file_system: &str) -> bool {
     matches!(file_system, "tmpfs" | "ramfs")
 }
 
-fn cpu_name() -> String {
+fn read_cpu_name() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("model name"));
     line.and_then(|line| line.split_once(": ")).map_or(UNKNOWN.into(), |(_, name)| name.into())
 }
 
 /// File system and device of a directory.
-fn mount_of(dir: &Path) -> (String, String) {
+fn read_mount_of(dir: &Path) -> (String, String) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     find_mount(&mounts, &dir).unwrap_or((UNKNOWN.into(), UNKNOWN.into()))

@@ -1,5 +1,5 @@
-//! A report as one HTML file that needs no other: chart, tables, charts of text, and the figures as JSON
-//! in a script element that nothing runs.
+//! A report as one HTML file that needs no other: chart, tables, charts of text. The figures are
+//! JSON in a script element that nothing runs.
 
 use crate::bench::report::Report;
 
@@ -27,10 +27,10 @@ pub fn write(report: &Report, svg: &str, parts: &[Part], json: &str) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n\
          <style>{STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n<p>{}</p>\n{svg}",
-        escaped(&place)
+        escape_html(&place)
     );
     for (heading, text) in parts {
-        page += &format!("<h2>{}</h2>\n<pre>{}</pre>\n", escaped(heading), escaped(text));
+        page += &format!("<h2>{}</h2>\n<pre>{}</pre>\n", escape_html(heading), escape_html(text));
     }
     // Nothing in the figures may end the element that they are in.
     let json = json.replace("</", "<\\/");
@@ -39,6 +39,6 @@ pub fn write(report: &Report, svg: &str, parts: &[Part], json: &str) -> String {
         + "</script>\n</body></html>\n"
 }
 
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,4 +1,4 @@
-//! What the chart of a report shows: throughput and latency over threads, engine and rooflines.
+//! The chart of a report: throughput and latency over threads, engine and rooflines.
 
 mod sweep;
 
@@ -12,8 +12,8 @@ const LOOP: &str = "#c2570c";
 const LOOP_TAIL: &str = "#eda66b";
 const BARE: &str = "#6b7280";
 
-/// Draws the engine alone, a line for each shape, where several shapes have several numbers of threads;
-/// else the rows that have the shape of the first one, beside the rooflines.
+/// Draws the engine alone, a line for each shape, where several shapes have several numbers of
+/// threads. Else draws the rows with the first row's shape, beside the rooflines.
 pub fn draw(report: &Report) -> Chart {
     let shapes = sweep::shapes(report);
     if shapes.len() > 1 {
@@ -45,16 +45,16 @@ pub fn draw(report: &Report) -> Chart {
             "{what}: a bare loop into space written before, shared perfectly by all threads.  \
              leader/follower: the textbook group commit, no checksums, no index."
         ),
-        panels: vec![throughput(&rows, what), latency(&rows, what)],
+        panels: vec![throughput(&rows, what), latency_panel(&rows, what)],
     }
 }
 
 fn throughput(rows: &[&Row], what: &str) -> Panel {
-    let series = |name: &str, color, style, value| line(rows, name, color, style, value);
+    let series = |name: &str, color, style, value| series_of_rows(rows, name, color, style, value);
     Panel {
         title: "Commits per second (logarithmic)".into(),
         x_label: "threads".into(),
-        y_text: thousands,
+        y_text: format_thousands,
         series: vec![
             series(what, BARE, Style::Dashed, |m| m.bare_commits_per_s),
             series("leader/follower", LOOP, Style::Plain, |m| m.loop_commits_per_s),
@@ -63,8 +63,8 @@ fn throughput(rows: &[&Row], what: &str) -> Panel {
     }
 }
 
-fn latency(rows: &[&Row], what: &str) -> Panel {
-    let series = |name: &str, color, style, value| line(rows, name, color, style, value);
+fn latency_panel(rows: &[&Row], what: &str) -> Panel {
+    let series = |name: &str, color, style, value| series_of_rows(rows, name, color, style, value);
     Panel {
         title: "Time to acknowledge a commit (logarithmic)".into(),
         x_label: "threads".into(),
@@ -79,7 +79,7 @@ fn latency(rows: &[&Row], what: &str) -> Panel {
     }
 }
 
-fn line(
+fn series_of_rows(
     rows: &[&Row],
     name: &str,
     color: &'static str,
@@ -93,25 +93,25 @@ fn line(
     Series { name: name.into(), color, style, points }
 }
 
-fn thousands(value: f64) -> String {
+fn format_thousands(value: f64) -> String {
     match value {
         ..1000.0 => format!("{value:.0}"),
-        1000.0..10_000.0 => trim(format!("{:.1}", value / 1e3)) + " k",
+        1000.0..10_000.0 => trim_number(format!("{:.1}", value / 1e3)) + " k",
         1000.0..1e6 => format!("{:.0} k", value / 1e3),
-        _ => trim(format!("{:.1}", value / 1e6)) + " M",
+        _ => trim_number(format!("{:.1}", value / 1e6)) + " M",
     }
 }
 
 fn microseconds(value: f64) -> String {
     match value {
         ..1000.0 => format!("{value:.0} \u{b5}s"),
-        1000.0..10_000.0 => trim(format!("{:.1}", value / 1e3)) + " ms",
+        1000.0..10_000.0 => trim_number(format!("{:.1}", value / 1e3)) + " ms",
         10_000.0..1e6 => format!("{:.0} ms", value / 1e3),
-        _ => trim(format!("{:.1}", value / 1e6)) + " s",
+        _ => trim_number(format!("{:.1}", value / 1e6)) + " s",
     }
 }
 
-fn trim(number: String) -> String {
+fn trim_number(number: String) -> String {
     number.strip_suffix(".0").map_or(number.clone(), Into::into)
 }
 
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn axis_labels_are_short() {
-        let counts = [500.0, 1000.0, 1250.0, 20_000.0, 1e6].map(thousands);
+        let counts = [500.0, 1000.0, 1250.0, 20_000.0, 1e6].map(format_thousands);
         assert_eq!(counts, ["500", "1 k", "1.2 k", "20 k", "1 M"]);
         let times = [50.0, 2000.0, 20_000.0, 5e6].map(microseconds);
         assert_eq!(times, ["50 \u{b5}s", "2 ms", "20 ms", "5 s"]);

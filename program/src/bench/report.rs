@@ -1,8 +1,8 @@
-//! From samples to figures: the [`Figures`] of one slice come from engine and rooflines measured
-//! one right after the other, those of a [`Row`] are the medians over its slices.
+//! From samples to figures. The [`Figures`] of one slice come from engine and rooflines, measured
+//! one right after the other. Those of a [`Row`] are the medians over its slices.
 //!
-//! Ratios are taken within each slice, where engine and roofline met the same disk in the same
-//! seconds, and their median is reported: it need not be the ratio of the medians.
+//! Ratios are taken within each slice, where engine and roofline use the same disk in the same
+//! seconds. Their median is reported: it need not be the ratio of the medians.
 
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ pub struct Row {
     pub batch: usize,
     /// The medians.
     pub median: Figures,
-    /// What they are the medians of.
+    /// Values whose medians they are.
     pub slices: Vec<Figures>,
     /// Groups by size over all slices: of 1 commit, of 2 to 3, of 4 to 7, and so on.
     pub groups: Vec<u64>,
@@ -56,7 +56,7 @@ macro_rules! figures {
         impl $name {
             /// The median of each field on its own.
             pub fn median(all: &[$name]) -> $name {
-                $name { $($field: median(all.iter().map(|one| one.$field).collect()),)+ }
+                $name { $($field: median_of_values(all.iter().map(|one| one.$field).collect()),)+ }
             }
         }
     };
@@ -79,8 +79,8 @@ figures! {
         p99_us,
         /// Engine: latency of 999 in 1000.
         p999_us,
-        /// Engine: time of a commit before its group is written and after it was woken, on average: waiting
-        /// for the log, for company and for a core.
+        /// Engine: average time of a commit before its group is written and after it was woken. It
+        /// waits for the log, other commits and a core.
         wait_us,
         /// Engine: time in which a commit's group is laid out and written, on average.
         write_us,
@@ -122,7 +122,7 @@ figures! {
 }
 
 impl Figures {
-    /// Puts together what one slice measured.
+    /// Combines the measurements of one slice.
     pub fn new(
         workload: &Workload,
         engine: &EngineSample,
@@ -180,15 +180,15 @@ impl Row {
 }
 
 /// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
+fn median_of_values(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (half, is_odd) = (values.len() / 2, values.len() % 2 == 1);
     if is_odd { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
 }
 
 impl Report {
-    /// The table that the user reads: what came out, beside what the disk gives.
-    pub fn results(&self) -> Table {
+    /// The table of results: the engine beside the limits of the disk.
+    pub fn result_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
             ("engine", &["commits/s", "MB/s", "p50", "p99", "p999"]),
@@ -202,9 +202,9 @@ impl Report {
                 row.shape(),
                 grouped(m.commits_per_s.round() as u64),
                 format!("{:.1}", m.mb_per_s),
-                time(m.p50_us),
-                time(m.p99_us),
-                time(m.p999_us),
+                format_time(m.p50_us),
+                format_time(m.p99_us),
+                format_time(m.p999_us),
                 grouped(m.bare_commits_per_s.round() as u64),
                 format!("{:.0} %", 100.0 * m.efficiency),
                 grouped(m.loop_commits_per_s.round() as u64),
@@ -214,8 +214,8 @@ impl Report {
         table
     }
 
-    /// The second table: what a commit costs.
-    pub fn costs(&self) -> Table {
+    /// The second table: costs of a commit.
+    pub fn cost_table(&self) -> Table {
         let mut table = Table::new(&[
             ("", &["threads", "commit"]),
             ("engine", &["syncs/commit", "group", "CPU us", "log bytes", "zeroed", "prepared"]),
@@ -242,7 +242,7 @@ impl Report {
         table
     }
 
-    /// What the table's columns mean and what was done around the measurements.
+    /// Explains the table's columns and the steps around the measurements.
     pub fn legend(&self) -> String {
         let sync = if self.durability == "durable" { " + fdatasync" } else { "" };
         format!(
@@ -259,7 +259,7 @@ impl Report {
 }
 
 /// A latency with three digits or so.
-pub fn time(us: f64) -> String {
+pub fn format_time(us: f64) -> String {
     match us {
         ..1000.0 => format!("{us:.0} us"),
         1000.0..10_000.0 => format!("{:.2} ms", us / 1e3),
@@ -274,9 +274,9 @@ mod tests {
 
     #[test]
     fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(vec![7.0]), 7.0);
+        assert_eq!(median_of_values(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median_of_values(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median_of_values(vec![7.0]), 7.0);
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn latencies_read_well() {
-        let read: Vec<String> = [37.4, 1234.0, 12_340.0, 2_500_000.0].map(time).into();
+        let read: Vec<String> = [37.4, 1234.0, 12_340.0, 2_500_000.0].map(format_time).into();
         assert_eq!(read, ["37 us", "1.23 ms", "12.3 ms", "2.50 s"]);
     }
 }

@@ -1,15 +1,15 @@
-//! Rooflines: what this disk gives to the simplest programs that could do the same work.
+//! Rooflines: the speed of this disk under the simplest programs that could do the same work.
 //!
-//! Owns the space they write into: one file, zeroed and synced before the clock starts, written
-//! round and round, so that no write changes a length or an extent. Two loops use it:
+//! Owns the space they write into: one file, zeroed and synced before the clock starts. It is
+//! written as a ring, so that no write changes a length or an extent. Two loops use it:
 //!
 //! 1. [`bare`]: one thread, one write and one `fdatasync` for the commits of all `T` threads
 //!    together: group commit without any cost of coming together. Nothing that syncs once a
 //!    group can be faster in steps.
 //! 2. [`LeaderFollower`]: `T` threads and the textbook group commit. The first to arrive leads its
-//!    group: it waits for the flush under way, copies what is queued into an aligned buffer, writes
-//!    it past the page cache, syncs, and wakes the others; who arrives meanwhile forms the next
-//!    group. No checksums, no index, no recovery: what a careful afternoon's work achieves.
+//!    group. It waits for the flush under way, copies the queue into an aligned buffer, writes that
+//!    past the page cache, syncs, and wakes the others. Threads that arrive meanwhile form the next
+//!    group. No checksums, no index, no recovery: a careful afternoon's work.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,7 +28,7 @@ const PAGE_LEN: usize = 4096;
 /// One write is at most this long; larger groups take several, and still one sync.
 const WRITE_LEN_MAX: usize = 64 << 20;
 
-/// The file: long enough that writes do not meet what the disk is still busy with.
+/// Length of the file: enough that writes do not reach ranges that the disk still writes.
 const SPACE_LEN: u64 = 256 << 20;
 
 const _: () = assert!(SPACE_LEN >= 2 * WRITE_LEN_MAX as u64);
@@ -66,7 +66,7 @@ impl Space {
         Ok(Space { path, buffered, direct, next_offset: Mutex::new(0) })
     }
 
-    fn file(&self, writes: Writes) -> Option<&File> {
+    fn file_for_writes(&self, writes: Writes) -> Option<&File> {
         match writes {
             Writes::Buffered => Some(&self.buffered),
             Writes::Direct => self.direct.as_ref(),
@@ -78,19 +78,19 @@ impl Space {
         self.direct.as_ref().unwrap_or(&self.buffered)
     }
 
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        file.write_all_at(bytes, self.take(bytes.len()))
+    fn write_at_next(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, self.take_offset(bytes.len()))
     }
 
     /// The offset of the next `len` bytes, back to the start at the end.
-    fn take(&self, len: usize) -> u64 {
+    fn take_offset(&self, len: usize) -> u64 {
         let mut next = self.next_offset.lock();
         let offset = if *next + len as u64 > SPACE_LEN { 0 } else { *next };
         *next = offset + len as u64;
         offset
     }
 
-    fn failure(&self, error: &io::Error) -> Failure {
+    fn to_failure(&self, error: &io::Error) -> Failure {
         // The error itself stays with the thread that met it.
         let copy = error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error);
         Failure::io("cannot write", &self.path, copy)
@@ -127,14 +127,14 @@ impl Aligned {
 }
 
 /// Measures the bare loop; `None` where the file system has no writes of this kind.
-pub fn bare(
+pub fn run_bare_loop(
     space: &Space,
     writes: Writes,
     workload: &Workload,
     payloads: &Payloads,
     length: Duration,
 ) -> Result<Option<Sample>, Failure> {
-    let Some(file) = space.file(writes) else {
+    let Some(file) = space.file_for_writes(writes) else {
         return Ok(None);
     };
     let group_len = (workload.commit_len() * workload.threads).next_multiple_of(PAGE_LEN);
@@ -161,7 +161,7 @@ impl Bare<'_> {
         let mut left = self.group_len;
         while left > 0 {
             let len = left.min(WRITE_LEN_MAX);
-            self.space.write(self.file, self.staging.get(0, len))?;
+            self.space.write_at_next(self.file, self.staging.get(0, len))?;
             left -= len;
         }
         if self.durable { self.file.sync_data() } else { Ok(()) }
@@ -170,11 +170,11 @@ impl Bare<'_> {
 
 impl Committer for Bare<'_> {
     fn commit(&mut self) -> Result<(), Failure> {
-        self.write_group().map_err(|e| self.space.failure(&e))
+        self.write_group().map_err(|e| self.space.to_failure(&e))
     }
 }
 
-/// What the leader/follower loop measured.
+/// Measurements of the leader/follower loop.
 pub struct LoopSample {
     /// Commits and latencies.
     pub sample: Sample,
@@ -228,7 +228,7 @@ struct Request {
     first: usize,
 }
 
-/// What a leader works with; allocated once.
+/// A leader's buffers; allocated once.
 struct Flush {
     group: Vec<Request>,
     staging: Aligned,
@@ -260,34 +260,34 @@ impl<'a> LeaderFollower<'a> {
         }
     }
 
-    fn commit(&self, request: Request) -> Result<(), Failure> {
+    fn commit_in_group(&self, request: Request) -> Result<(), Failure> {
         let mut state = self.state.lock();
         let number = state.forming;
         state.queue.push(request);
         if state.queue.len() == 1 {
-            return self.lead(state, number);
+            return self.lead_group(state, number);
         }
         while state.flushed < number {
             if state.failed {
                 return Err(Failure::new("another thread's write failed"));
             }
-            self.follow[parity(number)].wait(&mut state);
+            self.follow[group_parity(number)].wait(&mut state);
         }
         Ok(())
     }
 
-    fn lead(&self, mut state: MutexGuard<'_, State>, number: u64) -> Result<(), Failure> {
+    fn lead_group(&self, mut state: MutexGuard<'_, State>, number: u64) -> Result<(), Failure> {
         let mut flush = loop {
             match state.flush.take() {
                 Some(flush) => break flush,
-                None => self.lead[parity(number)].wait(&mut state),
+                None => self.lead[group_parity(number)].wait(&mut state),
             }
         };
         std::mem::swap(&mut state.queue, &mut flush.group);
         state.forming += 1;
         drop(state);
 
-        let result = self.flush(&mut flush);
+        let result = self.write_and_sync(&mut flush);
 
         let mut state = self.state.lock();
         state.flush = Some(flush);
@@ -299,13 +299,13 @@ impl<'a> LeaderFollower<'a> {
         drop(state);
         if is_next_waiting {
             // First of all: the disk is idle until then.
-            self.lead[parity(number + 1)].notify_one();
+            self.lead[group_parity(number + 1)].notify_one();
         }
-        self.follow[parity(number)].notify_all();
-        result.map_err(|e| self.space.failure(&e))
+        self.follow[group_parity(number)].notify_all();
+        result.map_err(|e| self.space.to_failure(&e))
     }
 
-    fn flush(&self, flush: &mut Flush) -> io::Result<()> {
+    fn write_and_sync(&self, flush: &mut Flush) -> io::Result<()> {
         let file = self.space.best_file();
         let mut filled = 0;
         for request in &flush.group {
@@ -317,7 +317,7 @@ impl<'a> LeaderFollower<'a> {
                     payload = &payload[len..];
                     filled += len;
                     if filled == flush.staging_len {
-                        self.space.write(file, flush.staging.get(0, filled))?;
+                        self.space.write_at_next(file, flush.staging.get(0, filled))?;
                         filled = 0;
                     }
                 }
@@ -326,13 +326,13 @@ impl<'a> LeaderFollower<'a> {
         flush.group.clear();
         if filled > 0 {
             let len = filled.next_multiple_of(PAGE_LEN);
-            self.space.write(file, flush.staging.get(0, len))?;
+            self.space.write_at_next(file, flush.staging.get(0, len))?;
         }
         if self.workload.durable { file.sync_data() } else { Ok(()) }
     }
 }
 
-fn parity(number: u64) -> usize {
+fn group_parity(number: u64) -> usize {
     (number % 2) as usize
 }
 
@@ -347,6 +347,6 @@ impl Committer for Member<'_> {
     fn commit(&mut self) -> Result<(), Failure> {
         let first = self.next;
         self.next += self.queue.workload.batch;
-        self.queue.commit(Request { thread: self.thread, first })
+        self.queue.commit_in_group(Request { thread: self.thread, first })
     }
 }

@@ -1,9 +1,9 @@
-//! Rounds: who is measured when.
+//! Rounds: the order of measurements.
 //!
-//! A shared disk changes its mood within seconds. So the time of a row is cut into slices of a
-//! quarter of a second or so; in each slice bare loop, leader/follower loop and engine follow one
-//! another, in the opposite order in every other slice, and ratios are taken within a slice. A
-//! round goes through all rows; the engine gets a new store in each row of each round.
+//! The speed of a shared disk changes within seconds. So the time of a row is cut into slices of a
+//! quarter of a second or so. In each slice bare loop, leader/follower loop and engine follow one
+//! another, in the opposite order in every other slice. Ratios are taken within a slice. A round
+//! goes through all rows; the engine gets a new store in each row of each round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ struct Line {
     expected_per_s: f64,
 }
 
-/// What a slice measures of a row, as it comes in.
+/// Measurements of a row, slice by slice.
 #[derive(Default)]
 struct Measured {
     bare: Option<(Writes, Sample)>,
@@ -99,13 +99,13 @@ impl Bench {
     }
 
     /// Measures all rows once; ends early when the user interrupts.
-    pub fn round(&mut self, round: usize) -> Result<(), Failure> {
+    pub fn run_round(&mut self, round: usize) -> Result<(), Failure> {
         for line in 0..self.lines.len() {
             let before = self.lines[line].slices.len();
             let mut engine = None;
             for slice in 0..self.slices {
                 if !interrupt::requested() {
-                    self.slice(line, round, slice, &mut engine)?;
+                    self.measure_slice(line, round, slice, &mut engine)?;
                 }
             }
             if let Some(engine) = engine {
@@ -115,12 +115,12 @@ impl Bench {
                 return Ok(());
             }
             let Line { workload, slices, .. } = &self.lines[line];
-            self.bar.suspend(|| live(workload, round, &Figures::median(&slices[before..])));
+            self.bar.suspend(|| report_round(workload, round, &Figures::median(&slices[before..])));
         }
         Ok(())
     }
 
-    fn slice(
+    fn measure_slice(
         &mut self,
         line: usize,
         round: usize,
@@ -140,7 +140,7 @@ impl Bench {
             };
             let threads = self.lines[line].workload.threads;
             self.bar.set_message(format!("round {}, {threads} threads: {name}", round + 1));
-            self.measure(line, subject, engine, &mut measured)?;
+            self.measure_subject(line, subject, engine, &mut measured)?;
             self.bar.inc(1);
         }
         let line = &mut self.lines[line];
@@ -156,7 +156,7 @@ impl Bench {
         Ok(())
     }
 
-    fn measure(
+    fn measure_subject(
         &mut self,
         line: usize,
         subject: Subject,
@@ -190,7 +190,7 @@ impl Bench {
                         },
                     )?),
                 };
-                let sample = engine.slice(self.length)?;
+                let sample = engine.run_slice(self.length)?;
                 *expected_per_s = expected_per_s.max(1.3 * sample.sample.commits_per_s());
                 measured.engine = Some(sample);
             }
@@ -218,8 +218,9 @@ fn better_bare(
     payloads: &Payloads,
     length: Duration,
 ) -> Result<(Writes, Sample), Failure> {
-    let buffered = roofline::bare(space, Writes::Buffered, workload, payloads, length / 2)?;
-    let direct = roofline::bare(space, Writes::Direct, workload, payloads, length / 2)?;
+    let buffered =
+        roofline::run_bare_loop(space, Writes::Buffered, workload, payloads, length / 2)?;
+    let direct = roofline::run_bare_loop(space, Writes::Direct, workload, payloads, length / 2)?;
     let samples = [(Writes::Buffered, buffered), (Writes::Direct, direct)];
     samples
         .into_iter()
@@ -229,7 +230,7 @@ fn better_bare(
 }
 
 /// One line as soon as it is known.
-fn live(workload: &Workload, round: usize, figures: &Figures) {
+fn report_round(workload: &Workload, round: usize, figures: &Figures) {
     output::note(format_args!(
         "round {}  {:>3} threads x {:>8}  {:>8} commits/s  {:>4.0} % of the bare loop, {:.2} x \
          leader/follower",

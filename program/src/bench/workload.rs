@@ -1,7 +1,7 @@
-//! What a row of the benchmark does, and the closed loop that measures engine and rooflines alike.
+//! The work of a row, and the closed loop that measures engine and rooflines alike.
 //!
 //! Every thread commits, waits for the acknowledgement and commits again, until the time is over.
-//! Payloads are made before the clock starts, so that what is measured is the commit.
+//! Payloads are made before the clock starts, so that only commits are measured.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl Payloads {
         let affordable = PAYLOADS_LEN_MAX / (workload.threads * workload.size);
         let count = affordable.clamp(1, PAYLOADS_PER_THREAD_MAX);
         let by_thread = (0..workload.threads)
-            .map(|thread| (0..count).map(|i| payload(workload.size, thread, i)).collect())
+            .map(|thread| (0..count).map(|i| make_payload(workload.size, thread, i)).collect())
             .collect();
         Payloads { by_thread }
     }
@@ -62,7 +62,7 @@ impl Payloads {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one multiplication chain a word is plenty here.
-fn payload(size: usize, thread: usize, index: usize) -> Bytes {
+fn make_payload(size: usize, thread: usize, index: usize) -> Bytes {
     let mut state = ((thread as u64) << 32 | index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
@@ -75,7 +75,7 @@ fn payload(size: usize, thread: usize, index: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// What a closed loop measured.
+/// Measurements of a closed loop.
 #[derive(Debug)]
 pub struct Sample {
     /// Commits acknowledged.
@@ -126,9 +126,9 @@ pub fn closed_loop<C: Committer>(
             .map(|committer| scope.spawn(|| run(committer, &barrier, length)))
             .collect();
         barrier.wait();
-        let (started, cpu_before) = (Instant::now(), cpu_time());
+        let (started, cpu_before) = (Instant::now(), process_cpu_time());
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-        (started.elapsed(), cpu_time().saturating_sub(cpu_before), ended)
+        (started.elapsed(), process_cpu_time().saturating_sub(cpu_before), ended)
     });
     let mut committers = Vec::with_capacity(ended.len());
     for thread in ended {
@@ -164,7 +164,7 @@ fn new_histogram() -> Histogram<u64> {
 }
 
 /// Processor time of this process so far, user and system; zero where the system does not tell.
-fn cpu_time() -> Duration {
+fn process_cpu_time() -> Duration {
     let duration =
         |time: TimeVal| Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1000);
     getrusage(UsageWho::RUSAGE_SELF)

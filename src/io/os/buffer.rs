@@ -44,7 +44,7 @@ impl AlignedBuf {
         self.storage.truncate(self.padding_len);
     }
 
-    /// Makes room for `additional` bytes more than are held.
+    /// Allocates for `additional` bytes more than are held.
     pub fn reserve(&mut self, additional: usize) {
         let needed = self.len() + additional;
         if needed > self.capacity() {

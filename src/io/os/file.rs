@@ -1,12 +1,13 @@
 //! Files of the real disk.
 //!
-//! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again; a
+//! Owns one descriptor a file. Invariants: a sync is one `fdatasync` and is never tried again. A
 //! direct file turns into an ordinary one, for good, when the file system refuses an aligned
-//! transfer; one that is to see the disk itself refuses that transfer instead. A transfer beyond the process's limit on file lengths raises `SIGXFSZ`, which ends the
-//! process unless it is ignored. So each opening asks for that limit before it reaches further than
-//! ever, and transfers nothing beyond it. A limit that is lowered below that later is not noticed.
-//! Does not loop over short transfers (see [`super::super`]), except in [`DiskFile::zero`], which is
-//! one operation to its caller.
+//! transfer. A file opened past the cache returns that refusal instead. A transfer beyond the
+//! process's limit on file lengths raises `SIGXFSZ`, which ends the process unless it is ignored.
+//! So each opening asks for that limit before it reaches further than ever, and transfers nothing
+//! beyond it. A limit that is lowered below that later is not noticed. Does not loop over short
+//! transfers (see [`super::super`]), except in [`DiskFile::zero`], which is one operation to its
+//! caller.
 
 use crate::unheard::unheard;
 use std::fs::File;
@@ -60,7 +61,7 @@ impl OsFile {
         OsFile { file, direct, is_strict, zeroing, process: Process::current(), allowed_end }
     }
 
-    /// Has a direct file refuse what it would otherwise do through the page cache.
+    /// Has a direct file refuse transfers that would otherwise use the page cache.
     pub(super) fn past_the_cache_only(mut self) -> OsFile {
         assert!(self.direct, "it was opened for transfers past the page cache");
         self.is_strict = true;
@@ -76,7 +77,7 @@ impl OsFile {
 
     /// Runs a transfer; when the file system takes no direct transfers of our alignment, runs it
     /// once more through the page cache.
-    fn transfer(&self, mut run: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    fn run_transfer(&self, mut run: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         self.process.check_io()?;
         match run() {
             Err(e) if self.direct && e.raw_os_error() == Some(Errno::EINVAL as i32) => {
@@ -90,9 +91,9 @@ impl OsFile {
         }
     }
 
-    /// How much of a write counts. A direct one that was cut short can only go on at a page, so a page
-    /// that was written in part is written again.
-    fn progress(&self, written: usize, len: usize) -> usize {
+    /// How much of a write counts. A short direct write can only continue at a page, so a page
+    /// written in part is written again.
+    fn count_written(&self, written: usize, len: usize) -> usize {
         if self.direct && written < len { written - written % PAGE_LEN } else { written }
     }
 
@@ -107,13 +108,13 @@ impl OsFile {
         if self.zeroing.is_refused() {
             return Ok(false);
         }
-        let (offset, len) = (to_off_t(offset)?, to_off_t(len)?);
+        let (offset, len) = (to_file_offset(offset)?, to_file_offset(len)?);
         loop {
             match fallocate(&self.file, WRITE_ZEROES, offset, len) {
                 Ok(()) => return Ok(true),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
-                    self.zeroing.refuse();
+                    self.zeroing.note_refusal();
                     return Ok(false);
                 }
                 Err(e) => return Err(e.into()),
@@ -126,24 +127,24 @@ impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         self.check_aligned(offset, buf);
         self.may_reach(offset.saturating_add(buf.len() as u64))?;
-        let written = self.transfer(|| self.file.write_at(buf, offset))?;
-        Ok(self.progress(written, buf.len()))
+        let written = self.run_transfer(|| self.file.write_at(buf, offset))?;
+        Ok(self.count_written(written, buf.len()))
     }
 
     fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         for buf in bufs {
             self.check_aligned(offset, buf);
         }
-        let at = to_off_t(offset)?;
+        let at = to_file_offset(offset)?;
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         self.may_reach(offset.saturating_add(len as u64))?;
-        let written = self.transfer(|| Ok(pwritev(&self.file, bufs, at)?))?;
-        Ok(self.progress(written, len))
+        let written = self.run_transfer(|| Ok(pwritev(&self.file, bufs, at)?))?;
+        Ok(self.count_written(written, len))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.check_aligned(offset, buf);
-        self.transfer(|| self.file.read_at(buf, offset))
+        self.run_transfer(|| self.file.read_at(buf, offset))
     }
 
     fn map(&self, len: usize) -> io::Result<Box<dyn View>> {
@@ -160,7 +161,7 @@ impl DiskFile for OsFile {
     }
 
     fn begin_read(&self, offset: u64, len: u64) {
-        if let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) {
+        if let (Ok(offset), Ok(len)) = (to_file_offset(offset), to_file_offset(len)) {
             let will_need = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
             unheard(posix_fadvise(&self.file, offset, len, will_need), "it is a hint");
         }
@@ -173,8 +174,9 @@ impl DiskFile for OsFile {
 
     #[expect(unsafe_code, reason = "nix has no `sync_file_range`")]
     fn begin_write_back(&self, offset: u64, len: u64) {
-        let (Ok(offset), Ok(len)) = (to_off_t(offset), to_off_t(len)) else { return };
-        // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from the sync.
+        let (Ok(offset), Ok(len)) = (to_file_offset(offset), to_file_offset(len)) else { return };
+        // Without one of the `WAIT` flags it neither waits nor takes a failed write's error from
+        // the sync.
         // SAFETY: it reads no memory; the descriptor is open as long as `self` is.
         unsafe {
             libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
@@ -200,7 +202,7 @@ impl DiskFile for OsFile {
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.process.check_io()?;
         self.may_reach(offset.saturating_add(len))?;
-        let (at, len) = (to_off_t(offset)?, to_off_t(len)?);
+        let (at, len) = (to_file_offset(offset)?, to_file_offset(len)?);
         loop {
             match fallocate(&self.file, FallocateFlags::empty(), at, len) {
                 Err(Errno::EINTR) => {}
@@ -253,8 +255,8 @@ impl DiskFile for OsFile {
         super::in_place::mark_alike(&self.file, original);
         let range =
             CloneRange { from: original.as_raw_fd().into(), from_offset: 0, len, offset: 0 };
-        // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors are open as long
-        // as the borrows of their files.
+        // SAFETY: it reads one `CloneRange`, which is laid out as the kernel's; both descriptors
+        // are open as long as the borrows of their files.
         unsafe { clone_range(self.file.as_raw_fd(), &range) }?;
         Ok(())
     }
@@ -279,7 +281,7 @@ nix::ioctl_write_ptr!(
     CloneRange
 );
 
-fn to_off_t(value: u64) -> io::Result<libc::off_t> {
+fn to_file_offset(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
@@ -296,10 +298,10 @@ mod tests {
         let (direct, buffered) = (open(true), open(false));
         let cases = [(0, 0), (512, 0), (4096, 4096), (5000, 4096), (8191, 4096), (8192, 8192)];
         for (written, counts) in cases {
-            assert_eq!(direct.progress(written, 12_288), counts);
-            assert_eq!(buffered.progress(written, 12_288), written);
+            assert_eq!(direct.count_written(written, 12_288), counts);
+            assert_eq!(buffered.count_written(written, 12_288), written);
         }
-        assert_eq!(direct.progress(12_288, 12_288), 12_288);
+        assert_eq!(direct.count_written(12_288, 12_288), 12_288);
     }
 
     #[test]
@@ -308,16 +310,16 @@ mod tests {
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).expect("flags"));
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).expect("a direct file");
         let direct = OsFile::new(file, true, Arc::default());
-        // Three bytes are what the file system refuses; the assertion on alignment is above this.
-        let written = direct.transfer(|| direct.file.write_at(b"abc", 0));
+        // The file system refuses three bytes; the assertion on alignment is above this.
+        let written = direct.run_transfer(|| direct.file.write_at(b"abc", 0));
         assert_eq!(written.expect("the second try"), 3);
         let mut refusals = 1;
-        let again = direct.transfer(|| {
+        let again = direct.run_transfer(|| {
             refusals -= 1;
             if refusals >= 0 { Err(Errno::EINVAL.into()) } else { direct.file.write_at(b"d", 3) }
         });
         assert_eq!(again.expect("the second try"), 1);
-        let refused = direct.transfer(|| Err(Errno::EINVAL.into()));
+        let refused = direct.run_transfer(|| Err(Errno::EINVAL.into()));
         assert_eq!(refused.expect_err("refused twice").kind(), io::ErrorKind::InvalidInput);
         let flags = OFlag::from_bits_retain(fcntl(&direct.file, FcntlArg::F_GETFL).expect("flags"));
         assert!(!flags.contains(OFlag::O_DIRECT));

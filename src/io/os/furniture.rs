@@ -1,17 +1,17 @@
-//! What a file system puts into its own root, so that a store may be a whole volume.
+//! Entries that a file system puts into its own root, so that a store may be a whole volume.
 //!
-//! Owns the closed list of such names. An entry of the list is nobody's data, and [`list`] leaves it out:
-//! a store, a backup or a restored store may be made beside it. Everything else in a directory is the data
-//! of somebody, hidden files among it.
+//! Owns the closed list of such names. An entry of the list is no user's data, and [`list`] leaves
+//! it out. A store, a backup or a restored store may be made beside it. Everything else in a
+//! directory counts as a user's data, hidden files too.
 //!
-//! | name                | made by                        | left out if it is a directory |
-//! |---------------------|--------------------------------|-------------------------------|
-//! | `lost+found`        | ext2, ext3, ext4               | that is empty, or that this user may not look into |
-//! | `.snapshot`, `.zfs` | file servers and ZFS           | whatever is in it: older states of this volume, read-only |
+//! | name                | made by              | left out if it is a directory                 |
+//! |---------------------|----------------------|-----------------------------------------------|
+//! | `lost+found`        | ext2, ext3, ext4     | that is empty or not readable by this user    |
+//! | `.snapshot`, `.zfs` | file servers and ZFS | of any content: older states, read-only       |
 //!
-//! What `fsck` has saved in `lost+found` may be the last copy of somebody's files, so a directory that holds
-//! something is not overlooked. It belongs to root with mode 0700: a store of another user cannot look, and
-//! cannot do harm to what is in there either.
+//! Files that `fsck` saved in `lost+found` may be the last copy, so one with entries is not left
+//! out. It belongs to root with mode 0700: the store of another user can neither read nor harm its
+//! files.
 //!
 //! [`list`]: crate::io::Disk::list
 
@@ -46,10 +46,10 @@ pub(super) fn is_furniture(
     if !stat()?.is_some_and(is_directory) {
         return Ok(false);
     }
-    if may_hold_something { Ok(true) } else { is_empty(directory, name) }
+    if may_hold_something { Ok(true) } else { is_empty_directory(directory, name) }
 }
 
-fn is_empty(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
+fn is_empty_directory(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let flags = directory_flags() | OFlag::O_NOFOLLOW;
     let mut inner = match Dir::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::EACCES | Errno::EPERM | Errno::ENOENT) => return Ok(true),

@@ -1,14 +1,17 @@
 //! Overwriting in place: space that was reserved once is enough for every later write.
 //!
-//! The log is written over space that was reserved or zeroed ahead. A file system that copies on write takes
-//! *new* space for that, so a full one refuses a write into reserved space. btrfs lets a file that is still empty
-//! be marked to be overwritten in place (`FS_NOCOW_FL`). Owns that mark, and the rules:
+//! The log is written over space that was reserved or zeroed ahead. A file system that copies on
+//! write takes *new* space for that, so a full one refuses a write into reserved space. btrfs lets
+//! a file that is still empty be marked to be overwritten in place (`FS_NOCOW_FL`). Owns that mark,
+//! and the rules:
 //!
-//! 1. Every new file of a store on btrfs is marked. It is a wish: a system that refuses it is no error.
-//! 2. A file is marked as another one is before it shares that one's bytes: btrfs refuses to share otherwise.
+//! 1. Every new file of a store on btrfs is marked. It is a wish: a system that refuses it is no
+//!    error.
+//! 2. A file is marked as another one is before it shares that one's bytes: btrfs refuses to share
+//!    otherwise.
 //!
-//! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums. Bytes that a
-//! snapshot of the volume or a reflink shares are copied on write all the same.
+//! A marked file has no checksums of btrfs and is not compressed; the store has its own checksums.
+//! Bytes that a snapshot of the volume or a reflink shares are still copied on write.
 
 use crate::unheard::unheard;
 use std::fs::File;
@@ -35,18 +38,24 @@ nix::ioctl_write_ptr_bad!(
     c_int
 );
 
-/// Has an empty file overwritten in place, where the file system can and would not do so by itself.
+/// Has an empty file overwritten in place, where the file system can but does not by default.
 pub(super) fn overwrite_in_place(empty: &File) {
     let is_copied = fstatfs(empty).is_ok_and(|found| found.filesystem_type() == BTRFS_SUPER_MAGIC);
     if is_copied {
-        unheard(mark(empty, IN_PLACE), "the file system then copies on write, which is slower");
+        unheard(
+            set_inode_flags(empty, IN_PLACE),
+            "the file system then copies on write, which is slower",
+        );
     }
 }
 
 /// Marks an empty file as another one is, so that it can share that one's bytes.
 pub(super) fn mark_alike(empty: &File, original: &File) {
-    if let Ok(flags) = flags_of(original) {
-        unheard(mark(empty, flags & IN_PLACE), "the bytes are then copied and not shared");
+    if let Ok(flags) = read_inode_flags(original) {
+        unheard(
+            set_inode_flags(empty, flags & IN_PLACE),
+            "the bytes are then copied and not shared",
+        );
     }
 }
 
@@ -55,21 +64,21 @@ pub(super) fn mark_alike(empty: &File, original: &File) {
 /// # Errors
 /// The file system has none.
 #[expect(unsafe_code, reason = "no crate has a call for it")]
-fn flags_of(file: &File) -> io::Result<c_int> {
+fn read_inode_flags(file: &File) -> io::Result<c_int> {
     let mut flags = 0;
-    // SAFETY: the call writes an int through the pointer, which is that of a live `c_int`; the descriptor is open
-    // as long as the borrow of its file.
+    // SAFETY: the call writes an int through a pointer to a live `c_int`. The descriptor is open as
+    // long as the borrow of its file.
     unsafe { get_flags(file.as_raw_fd(), &mut flags) }?;
     Ok(flags)
 }
 
 #[expect(unsafe_code, reason = "no crate has a call for it")]
-fn mark(file: &File, marked: c_int) -> io::Result<()> {
-    let flags = flags_of(file)?;
+fn set_inode_flags(file: &File, marked: c_int) -> io::Result<()> {
+    let flags = read_inode_flags(file)?;
     let wanted = flags & !IN_PLACE | marked;
     if wanted != flags {
-        // SAFETY: the call reads an int through the pointer, which is that of a live `c_int`; the descriptor is
-        // open as long as the borrow of its file.
+        // SAFETY: the call reads an int through a pointer to a live `c_int`. The descriptor is open
+        // as long as the borrow of its file.
         unsafe { set_flags(file.as_raw_fd(), &wanted) }?;
     }
     Ok(())

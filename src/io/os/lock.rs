@@ -1,12 +1,12 @@
 //! The store's lock of the real disk.
 //!
-//! Owns the locked descriptors. The lock is `flock`'s, which belongs to an opening of a file and not to
-//! a process: a forked child shares it. So three things hold:
+//! Owns the locked descriptors. The lock is `flock`'s, which belongs to an opening of a file and
+//! not to a process: a forked child shares it. So three things hold:
 //!
 //! 1. Only the process that took the lock unlocks it. In any other a drop changes nothing.
-//! 2. It unlocks before it closes, which ends the lock whatever other process has the descriptor.
-//! 3. A child of `fork` has the descriptors closed before it runs, so that a parent's end by a signal
-//!    ends the lock, too. A child of a raw `clone` keeps the lock until it execs or exits.
+//! 2. It unlocks before it closes, which ends the lock even if another process has the descriptor.
+//! 3. A child of `fork` has the descriptors closed before it runs, so that a parent's end by a
+//!    signal ends the lock, too. A child of a raw `clone` keeps the lock until it execs or exits.
 
 use std::fs::{File, TryLockError};
 use std::os::fd::AsRawFd;
@@ -24,12 +24,12 @@ pub struct OsLock {
 
 impl OsLock {
     /// Holds the lock of a directory alone.
-    pub(super) fn of(directory: LockedFile) -> OsLock {
+    pub(super) fn from_directory(directory: LockedFile) -> OsLock {
         OsLock { directory, file: None }
     }
 
     /// Holds the lock of `LOCK`, too.
-    pub(super) fn add(&mut self, file: LockedFile) {
+    pub(super) fn add_file_lock(&mut self, file: LockedFile) {
         self.file = Some(file);
     }
 }
@@ -58,14 +58,14 @@ impl LockedFile {
 
     /// # Errors
     /// As [`Disk::lock`](crate::io::Disk::lock).
-    pub(super) fn try_lock(&self) -> Result<(), LockError> {
-        self.file.try_lock().map_err(not_taken)
+    pub(super) fn try_lock_exclusive(&self) -> Result<(), LockError> {
+        self.file.try_lock().map_err(to_lock_error)
     }
 
     /// # Errors
     /// As [`Disk::lock_shared`](crate::io::Disk::lock_shared).
     pub(super) fn try_lock_shared(&self) -> Result<(), LockError> {
-        self.file.try_lock_shared().map_err(not_taken)
+        self.file.try_lock_shared().map_err(to_lock_error)
     }
 
     /// Unlocks in the process that locked.
@@ -78,7 +78,7 @@ impl LockedFile {
     }
 }
 
-fn not_taken(refused: TryLockError) -> LockError {
+fn to_lock_error(refused: TryLockError) -> LockError {
     match refused {
         TryLockError::WouldBlock => LockError::Held,
         TryLockError::Error(e) => LockError::Io(e),

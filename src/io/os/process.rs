@@ -1,18 +1,19 @@
-//! The process that a store belongs to, and how a forked child is told from its parent.
+//! The process that a store belongs to, and detection of a forked child.
 //!
-//! Owns one word of memory that the kernel clears in each child (`MADV_WIPEONFORK`), so that no call
-//! of the system is needed to see a fork, a raw `clone` included. A process writes a number into it
-//! that no ancestor had. [`Process`] is that number, noted where something is made. Where the kernel
-//! has no such memory, the process id is the number, and each look is a system call. A child of
-//! `vfork` shares all memory with its parent and is not told from it: it may only exec or exit.
+//! Owns one word of memory that the kernel clears in each child (`MADV_WIPEONFORK`). A fork, a raw
+//! `clone` included, is thereby seen without a system call. A process writes a number into it that
+//! no ancestor had. [`Process`] is that number, noted where something is made. Where the kernel has
+//! no such memory, the process id is the number, and each look is a system call. A child of `vfork`
+//! shares all memory with its parent and is not told from it: it may only exec or exit.
 //!
-//! Rule: what holds locks, threads, maps or descriptors of a store notes its [`Process`]. Every call
-//! looks at it **before** the first lock, since a lock that another thread held at the fork is never
-//! released in the child. Every drop looks at it, too, and forgets what it holds: [`ProcessBound`].
+//! Rule: a struct that holds locks, threads, maps or descriptors of a store notes its [`Process`].
+//! Every call looks at it **before** the first lock, since a lock that another thread held at the
+//! fork is never released in the child. Every drop checks it, too, and in a child forgets its
+//! resources: [`ProcessBound`].
 //!
-//! Also owns the list of descriptors that must not live on in a child, those of the stores' locks. A
-//! lock belongs to an opening of a file, which a child shares: it would stay locked when the parent is
-//! killed. A handler of `fork` closes them in the child; a raw `clone` runs no handler.
+//! Also owns the list of descriptors that must not live on in a child, those of the stores' locks.
+//! A lock belongs to an opening of a file, which a child shares: it would stay locked when the
+//! parent is killed. A handler of `fork` closes them in the child; a raw `clone` runs no handler.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -28,7 +29,7 @@ use crate::unheard::unheard;
 pub(crate) struct Process {
     /// Cleared by the kernel in a child; `None` where it cannot.
     word: Option<&'static AtomicU64>,
-    /// What stands in the word of that process, or its id.
+    /// The value in the word of that process, or its id.
     number: u64,
 }
 
@@ -49,7 +50,7 @@ impl Process {
         Process { word: Some(word), number }
     }
 
-    /// What tells it from its ancestors and descendants; never 0.
+    /// Number that no ancestor and no descendant has; never 0.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -75,14 +76,14 @@ impl Process {
     /// As [`Process::check`], for calls of the operating system.
     ///
     /// # Errors
-    /// One that [`Error::io`] makes [`Error::Forked`] of.
+    /// An error that [`Error::io`] turns into [`Error::Forked`].
     #[inline]
     pub(crate) fn check_io(&self) -> std::io::Result<()> {
         if self.is_current() { Ok(()) } else { Err(std::io::Error::other(ForkedProcess)) }
     }
 
-    /// Ends a child that was forked in a callback and returned from it. The frames below belong to the
-    /// parent's store: they hold its locks and would write to its files.
+    /// Ends a child that was forked in a callback and returned from it. The frames below belong to
+    /// the parent's store: they hold its locks and would write to its files.
     pub(crate) fn end_if_forked(&self) {
         if !self.is_current() {
             let message =
@@ -127,7 +128,8 @@ impl<T> Drop for ProcessBound<T> {
     #[expect(unsafe_code, reason = "whether a field is dropped is decided here")]
     fn drop(&mut self) {
         if self.process.is_current() {
-            // SAFETY: the value is dropped nowhere else, and not used after this: `self` is being dropped.
+            // SAFETY: the value is dropped nowhere else, and not used after this: `self` is being
+            // dropped.
             unsafe { ManuallyDrop::drop(&mut self.value) }
         }
     }
@@ -153,8 +155,8 @@ fn cleared_word() -> Option<&'static AtomicU64> {
         word = first.map_or_else(|others| others, |_null| page);
     }
     #[expect(unsafe_code, reason = "the word lies in a page of its own")]
-    // SAFETY: it points to the first word of a page that is never unmapped, aligned and zero at first, and
-    // used as an `AtomicU64` only.
+    // SAFETY: it points to the first word of a page that is never unmapped, aligned and zero at
+    // first, and used as an `AtomicU64` only.
     unsafe {
         word.as_ref()
     }
@@ -167,8 +169,8 @@ fn map_cleared_page() -> Option<*mut AtomicU64> {
     let (access, kind) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let len = super::super::PAGE_LEN;
-    // SAFETY: a new mapping at a place of the kernel's choice touches no other memory, and the advice is for
-    // that mapping alone.
+    // SAFETY: a new mapping at a place of the kernel's choice touches no other memory, and the
+    // advice is for that mapping alone.
     let (page, refused) = unsafe {
         let page = libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0);
         (page, page == libc::MAP_FAILED || libc::madvise(page, len, libc::MADV_WIPEONFORK) != 0)
@@ -182,8 +184,8 @@ fn map_cleared_page() -> Option<*mut AtomicU64> {
     None
 }
 
-/// A place of the list of descriptors that a child closes. SlotList are used again and never freed, so
-/// that the handler of a fork can walk them without a lock.
+/// A place of the list of descriptors that a child closes. SlotList are used again and never freed,
+/// so that the handler of a fork can walk them without a lock.
 #[derive(Debug)]
 struct DescriptorSlot {
     descriptor: AtomicI32,
@@ -210,21 +212,22 @@ impl ClosedInChild {
             .compare_exchange(NO_DESCRIPTOR, descriptor, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
-            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::free())));
+            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::new_unused())));
         }
         ClosedInChild(place)
     }
 }
 
 impl Drop for ClosedInChild {
-    /// To be dropped before the descriptor is closed here: its number may be another file's after that.
+    /// To be dropped before the descriptor is closed here: its number may be another file's after
+    /// that.
     fn drop(&mut self) {
         self.0.descriptor.store(NO_DESCRIPTOR, Ordering::Release);
     }
 }
 
 impl DescriptorSlot {
-    fn free() -> DescriptorSlot {
+    fn new_unused() -> DescriptorSlot {
         DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() }
     }
 }
@@ -234,14 +237,15 @@ impl DescriptorSlot {
 fn handle_forks() {
     static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
     if !IS_REGISTERED.swap(true, Ordering::AcqRel) {
-        // SAFETY: the handler takes no lock and allocates nothing; its code is there as long as the process.
-        // Without memory for it a child keeps the descriptors, as one of a raw `clone` does.
+        // SAFETY: the handler takes no lock and allocates nothing; its code is there as long as the
+        // process. Without memory for it a child keeps the descriptors, as one of a raw `clone`
+        // does.
         unsafe { libc::pthread_atfork(None, None, Some(close_in_child)) };
     }
 }
 
-/// What a child does before `fork` returns in it. The file that owns the descriptor is bound to the parent's
-/// process: in this one it is neither used nor closed, not even when it is dropped.
+/// Runs in a child before `fork` returns in it. The file that owns the descriptor is bound to the
+/// parent's process. The child neither uses nor closes it, even when it drops it.
 extern "C" fn close_in_child() {
     let mut place = Some(&DESCRIPTOR_SLOTS);
     while let Some(here) = place {
@@ -265,7 +269,7 @@ mod tests {
         first.end_if_forked();
     }
 
-    /// What a child sees, without one: its word is zero, and later a number of its own.
+    /// Without a fork, does as a child would: its word is zero, and later a number of its own.
     #[test]
     fn another_number_in_the_word_is_another_process() {
         static WORD: AtomicU64 = AtomicU64::new(5);

@@ -1,5 +1,5 @@
-//! Whole directories: exchanging two, and giving one another name. Each is one step that a power cut
-//! leaves done or undone.
+//! Whole directories: exchanging two, and giving one another name. Each is one step that a power
+//! cut leaves done or undone.
 
 use std::io;
 use std::path::Path;

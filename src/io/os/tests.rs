@@ -1,4 +1,4 @@
-//! The real disk against a real directory; what needs another process runs this binary again.
+//! The real disk against a real directory; tests of another process run this binary again.
 
 use std::io::{ErrorKind, IoSlice};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -95,7 +95,7 @@ fn zeroing_replaces_old_bytes_and_extends_the_file() {
     let disk = scratch.disk();
     for refused in [false, true] {
         if refused {
-            disk.zeroing.refuse();
+            disk.zeroing.note_refusal();
         }
         let name = FileName::Temporary(u64::from(refused));
         let file = file_with(&disk, name, &[5; 10_000]);
@@ -178,7 +178,7 @@ fn what_is_not_a_plain_file_is_refused_without_waiting() {
     let scratch = Scratch::new();
     let disk = scratch.disk();
     let target = scratch.root.path().join("target");
-    std::fs::write(&target, b"somebody else's").expect("written");
+    std::fs::write(&target, b"another's").expect("written");
     symlink(&target, scratch.file_path(FileName::Segment(1))).expect("linked");
     mkfifo(&scratch.file_path(FileName::Segment(2)), Mode::S_IRWXU).expect("made");
     std::fs::create_dir(scratch.file_path(FileName::Segment(3))).expect("made");
@@ -190,7 +190,7 @@ fn what_is_not_a_plain_file_is_refused_without_waiting() {
         check_kind(disk.open(FileName::Segment(n), How::CreateNew), ErrorKind::AlreadyExists);
     }
     assert!(matches!(disk.lock(), Err(LockError::Io(_))));
-    assert_eq!(std::fs::read(&target).expect("read"), b"somebody else's");
+    assert_eq!(std::fs::read(&target).expect("read"), b"another's");
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn a_link_to_the_directory_is_followed_once() {
     symlink(scratch.path(), &link).expect("linked");
     for way in [link.clone(), link.join("")] {
         let disk = OsDisk::open(&way).expect("opened");
-        assert!(disk.is_at(&scratch.path()).expect("looked at"));
-        assert!(!disk.is_at(scratch.root.path()).expect("looked at"));
+        assert!(disk.is_directory_at(&scratch.path()).expect("looked at"));
+        assert!(!disk.is_directory_at(scratch.root.path()).expect("looked at"));
         // Where the link leads from now on is nothing to an open store.
         std::fs::remove_file(&link).expect("removed");
         symlink(scratch.root.path(), &link).expect("linked");
@@ -291,7 +291,7 @@ fn the_environment_has_a_clock_randomness_and_threads() {
     assert!(!thread.expect("started").join());
 }
 
-/// A map is noticed by a later opening though nothing else is left of the one that made it.
+/// A later opening notices a map, even when nothing else of the first opening is left.
 #[test]
 fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     let scratch = Scratch::new();
@@ -299,7 +299,7 @@ fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     drop(file_with(&disk, SEGMENT, &[7; 3 * PAGE_LEN]));
     let is_mapped =
         |disk: &OsDisk| disk.open(SEGMENT, How::ReadWrite).expect("the file").is_mapped_elsewhere();
-    assert!(!is_mapped(&disk), "nobody has a map yet");
+    assert!(!is_mapped(&disk), "there is no map yet");
     let view = disk.open(SEGMENT, How::Read).expect("the file").map(3 * PAGE_LEN).expect("a map");
     let held = view.bytes(PAGE_LEN as u64, 9).expect("bytes");
     drop(disk);
@@ -309,7 +309,7 @@ fn map_is_noticed_as_long_as_bytes_of_it_are_held() {
     assert!(is_mapped(&later), "the bytes are held");
     assert_eq!(held, [7; 9][..]);
     drop(held);
-    assert!(!is_mapped(&later), "nobody looks any more");
+    assert!(!is_mapped(&later), "no view and no bytes are left");
 }
 
 #[test]
@@ -317,11 +317,11 @@ fn a_mode_that_the_file_system_does_not_keep_is_told_and_no_error() {
     // Modes of files below /proc cannot be changed, not even by root.
     let open_to_all = std::fs::File::open("/proc/self/status").expect("a file");
     assert!(fchmod(&open_to_all, FILE_MODE).is_err(), "a file system without modes");
-    assert!(!keep_mode(&open_to_all, FILE_MODE).expect("no error"));
+    assert!(!set_exact_mode(&open_to_all, FILE_MODE).expect("no error"));
     let all = Mode::S_IRWXU | Mode::S_IRWXG | Mode::S_IRWXO;
-    assert!(keep_mode(&open_to_all, all).expect("no error"), "nobody is let in against a wish");
+    assert!(set_exact_mode(&open_to_all, all).expect("no error"), "that mode forbids nothing");
     let own = tempfile::tempfile().expect("a temporary file");
-    assert!(keep_mode(&own, FILE_MODE).expect("set"));
+    assert!(set_exact_mode(&own, FILE_MODE).expect("set"));
 
     let scratch = Scratch::new();
     let open = |disk| crate::LocalBackend::open_on(disk, crate::LocalBackend::options());

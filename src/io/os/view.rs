@@ -1,15 +1,15 @@
 //! Mapped views of the real disk's files.
 //!
-//! Owns the map, and decides what the system reads together with a page that is asked for. Left to
-//! itself a map has up to `read_ahead_kb` of the disk read around each page that is missed; that is
-//! 8 MiB on some, 6 ms for a block of 4 KiB. Asked for single pages, it takes a trip to the disk for
-//! each. So a map is told that reads will be here and there, and the first reader of a window of
-//! [`WINDOW_LEN`] asks for all of it.
+//! Owns the map and its read-ahead. By default the kernel reads up to `read_ahead_kb` around each
+//! missed page. That is 8 MiB on some disks: 6 ms for a block of 4 KiB. Without read-ahead each
+//! page is a disk read of its own. So a map is advised of random reads, and the first reader of a
+//! window of [`WINDOW_LEN`] asks for all of it.
 //!
-//! A map outlives the descriptor that it was made from, the handle of its store, and the store's lock, as long
-//! as a reader holds bytes of it. So that a later handle, in any process, cuts no file below such bytes, a map
-//! is made from an opening with a shared lock (`flock`). The system keeps that lock until the opening's last
-//! descriptor *and* its last map are gone. [`DiskFile::is_mapped_elsewhere`] asks for the exclusive one.
+//! While a reader holds bytes of it, a map outlives its descriptor, its store's handle and the
+//! store's lock. No later handle, in any process, may truncate a file below such bytes. So a map is
+//! made from an opening with a shared lock (`flock`). The system keeps that lock until the
+//! opening's last descriptor *and* its last map are gone. [`DiskFile::is_mapped_elsewhere`] asks
+//! for the exclusive one.
 //!
 //! [`DiskFile::is_mapped_elsewhere`]: super::super::DiskFile::is_mapped_elsewhere
 
@@ -27,14 +27,14 @@ use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::super::View;
 
-/// Bytes that are read from the disk at once. Measured on a virtual disk: 4 KiB take 79 us, 64 KiB 134,
-/// 256 KiB 302.
+/// Bytes that are read from the disk at once. Measured on a virtual disk: 4 KiB take 79 us, 64 KiB
+/// 134, 256 KiB 302.
 const WINDOW_LEN: usize = 64 << 10;
 
-/// A mapped file. A slice costs one reference count, whatever its length.
+/// A mapped file. A slice of any length costs one reference count.
 pub(super) struct OsView {
     map: Arc<Mmap>,
-    /// All of the map; what readers get is cut from it.
+    /// All of the map; readers get slices of it.
     whole: Bytes,
     len: usize,
     windows: Windows,
@@ -44,7 +44,7 @@ pub(super) struct OsView {
 struct Windows {
     /// A bit for each.
     asked: Box<[AtomicU64]>,
-    /// Bytes that nobody writes to any more.
+    /// Bytes that no thread writes to any more.
     settled_len: AtomicUsize,
 }
 
@@ -55,14 +55,14 @@ impl Windows {
         Windows { asked, settled_len: AtomicUsize::new(0) }
     }
 
-    /// Says that nobody writes to the first `len` bytes any more, which are all there are.
-    fn settle(&self, len: usize) {
+    /// Notes that no thread writes to the first `len` bytes any more, which are all there are.
+    fn note_settled(&self, len: usize) {
         self.settled_len.store(len.next_multiple_of(WINDOW_LEN), Ordering::Relaxed);
     }
 
-    /// Notes that somebody reads a range, and yields the windows to ask for: the settled ones that it
-    /// touches and that were not asked for before.
-    fn to_ask(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
+    /// Notes that a reader wants a range, and yields the windows to ask for. Those are the settled
+    /// ones in the range that were not asked for before.
+    fn take_unasked(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
         let mut settled_len = self.settled_len.load(Ordering::Relaxed);
         if settled_len < end {
             self.settled_len.fetch_max(end, Ordering::Relaxed);
@@ -86,19 +86,19 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-fn whole_of(map: &Arc<Mmap>) -> Bytes {
+fn bytes_of_map(map: &Arc<Mmap>) -> Bytes {
     Bytes::from_owner(Owner(Arc::clone(map)))
 }
 
 impl OsView {
-    /// Maps bytes `0..len` of a file. While it `grows`, only bytes that were asked for, and those in
-    /// front of them, count as settled: reading ahead of them would fill the cache with pages that
-    /// direct writes are about to change.
+    /// Maps bytes `0..len` of a file. While it `grows`, only bytes that were read, and those in
+    /// front of them, count as settled. Read-ahead beyond them would cache pages that direct writes
+    /// are about to change.
     pub(super) fn new(file: &File, len: usize, grows: bool) -> io::Result<OsView> {
         unheard(file.try_lock_shared(), "where files have no locks no file is cut");
-        let map = Arc::new(map_file(file, len)?);
+        let map = Arc::new(map_read_only(file, len)?);
         unheard(map.advise(Advice::Random), "it is a hint");
-        let whole = whole_of(&map);
+        let whole = bytes_of_map(&map);
         let view = OsView { map, whole, len, windows: Windows::new(len) };
         if !grows {
             view.settle();
@@ -107,11 +107,11 @@ impl OsView {
     }
 
     /// Looks up a range that is about to be read.
-    fn range(&self, offset: u64, len: usize) -> io::Result<Range<usize>> {
+    fn prepare_range(&self, offset: u64, len: usize) -> io::Result<Range<usize>> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let end = start.checked_add(len).filter(|end| *end <= self.len);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        for window in self.windows.to_ask(start, end) {
+        for window in self.windows.take_unasked(start, end) {
             let from = window * WINDOW_LEN;
             let len = WINDOW_LEN.min(self.len - from);
             let advised = self.map.advise_range(Advice::WillNeed, from, len);
@@ -123,27 +123,26 @@ impl OsView {
 
 impl View for OsView {
     fn bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        Ok(self.whole.slice(self.range(offset, len)?))
+        Ok(self.whole.slice(self.prepare_range(offset, len)?))
     }
 
     fn slice(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
-        Ok(Cow::Borrowed(&self.map[self.range(offset, len)?]))
+        Ok(Cow::Borrowed(&self.map[self.prepare_range(offset, len)?]))
     }
 
     fn settle(&self) {
-        self.windows.settle(self.len);
+        self.windows.note_settled(self.len);
     }
 
     fn is_shared(&mut self) -> bool {
-        // `Bytes` does not show the count of an owner that it was given, but the owner is dropped
-        // with the last of its bytes: let go of ours, and see whether that owner still holds the
-        // map.
+        // `Bytes` does not show the count of its owner, but drops the owner with the last of its
+        // bytes. So drop ours, and see whether the owner still holds the map.
         self.whole = Bytes::new();
         let shared = Arc::strong_count(&self.map) > 1;
-        // Pairs with the release in the last drop of the owner, so that whatever the reader did
-        // with its bytes is over before the caller writes to the file.
+        // Pairs with the release in the last drop of the owner. So the reader's use of its bytes is
+        // over before the caller writes to the file.
         fence(Ordering::Acquire);
-        self.whole = whole_of(&self.map);
+        self.whole = bytes_of_map(&self.map);
         shared
     }
 
@@ -155,11 +154,12 @@ impl View for OsView {
 
 /// Maps bytes `0..len` of a file for reading.
 #[expect(unsafe_code, reason = "a mapping of a file is unsafe by nature")]
-fn map_file(file: &File, len: usize) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`:
-    // bytes beyond the end of the file are not touched, files that are mapped are never cut (see the header), and no
-    // byte is written to the file while somebody holds a slice over it (`View::is_shared`). The
-    // directory has mode 0700 and is locked, so no other program has a reason to write there.
+fn map_read_only(file: &File, len: usize) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only here, and its users keep to the contract of `DiskFile::map`.
+    // Bytes beyond the end of the file are not touched. Mapped files are never truncated (see the
+    // header). No byte is written to the file while a reader holds a slice over it
+    // (`View::is_shared`). The directory has mode 0700 and is locked, so no other program has a
+    // reason to write there.
     unsafe { MmapOptions::new().len(len).map(file) }
 }
 
@@ -170,13 +170,13 @@ mod tests {
     const W: usize = WINDOW_LEN;
 
     fn asked(windows: &Windows, start: usize, end: usize) -> Vec<usize> {
-        windows.to_ask(start, end).collect()
+        windows.take_unasked(start, end).collect()
     }
 
     #[test]
     fn each_window_is_asked_for_once() {
         let windows = Windows::new(200 * W);
-        windows.settle(200 * W - 9);
+        windows.note_settled(200 * W - 9);
         assert_eq!(asked(&windows, 5, 5 + 4096), [0]);
         assert_eq!(asked(&windows, 9000, 9001), []);
         assert_eq!(asked(&windows, W - 1, 3 * W + 1), [1, 2, 3]);
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(asked(&windows, 2 * W + 9, 3 * W), [2]);
         assert_eq!(asked(&windows, 3 * W, 5 * W), [3, 4]);
         assert_eq!(asked(&windows, 5 * W, 5 * W + 9), []);
-        windows.settle(9 * W);
+        windows.note_settled(9 * W);
         assert_eq!(asked(&windows, 5 * W, 5 * W + 9), [5]);
     }
 }

@@ -11,7 +11,7 @@ use super::super::FileName;
 use super::Profile;
 use super::content::{Content, Page, Piece, SECTOR_LEN, SECTORS_PER_PAGE, SectorMask};
 
-/// The number of a file, whatever its names. Never used twice.
+/// The number of a file, independent of its names. Never used twice.
 pub(super) type FileId = u64;
 
 /// A change that a power cut may lose.
@@ -54,7 +54,7 @@ impl NameChange {
         file
     }
 
-    /// Returns the name that the change gives and the one that it takes away.
+    /// Returns the name that the change gives and the name that it removes.
     fn halves(self) -> (Option<FileName>, Option<FileName>) {
         match self {
             NameChange::Create { name, .. } => (Some(name), None),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::super::PAGE_LEN;
 
-/// What a power cut tears writes into, in bytes.
+/// The unit into which a power cut tears writes, in bytes.
 pub(super) const SECTOR_LEN: usize = 512;
 pub(super) const SECTORS_PER_PAGE: usize = PAGE_LEN / SECTOR_LEN;
 const PAGES_PER_CHUNK: u64 = 32;
@@ -104,7 +104,7 @@ impl Content {
         }
     }
 
-    /// Writes bytes without a look at the length.
+    /// Writes bytes without checking the length.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let mut rest = bytes;
         for piece in pieces(offset, bytes.len() as u64) {

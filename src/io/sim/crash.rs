@@ -1,4 +1,4 @@
-//! What a power cut leaves of a simulated disk.
+//! Power cuts of a simulated disk: which changes survive.
 //!
 //! Owns the choices among the legal outcomes. The log of changes is walked once, oldest first; each
 //! change consists of *units* that survive or not, one by one:
@@ -12,11 +12,11 @@
 //! | create, remove    |     1 | [`Profile::Journaled`]: all later changes of names are lost too  |
 //! | rename            |     1 | [`Profile::Paranoid`]: 2 units, the new name and the old one     |
 //!
-//! So a length may survive without its data and reads zeros there, a file may lose its name
-//! although its bytes were synced, and a sector written several times may hold any of the versions.
-//! With garbage, a sector that was written since the last sync may also hold random bytes, or the
-//! left part of one version and the right part of another: synced bytes that share the sector go
-//! with them. Locks do not survive.
+//! So a length may survive without its data and reads zeros there. A file may lose its name
+//! although its bytes were synced. A sector written several times may hold any of the versions.
+//! With garbage, a sector that was written since the last sync may also hold random bytes. Or it
+//! holds the left part of one version and the right part of another. Synced bytes that share the
+//! sector are lost with it. Locks do not survive.
 
 use std::sync::Arc;
 
@@ -95,8 +95,8 @@ impl CrashChoice {
     }
 
     /// Lists the choices worth trying over `count` units: all subsets when there are at most
-    /// [`SUBSET_UNIT_COUNT_MAX`]; otherwise nothing, everything, every unit alone, every unit
-    /// missing, every prefix; and some at random, half of those with garbage.
+    /// [`SUBSET_UNIT_COUNT_MAX`]. Otherwise nothing, everything, every unit alone, every unit
+    /// missing, every prefix. Some random ones are added, half of those with garbage.
     pub fn all(count: usize, seed: u64) -> impl Iterator<Item = CrashChoice> {
         let few = count <= SUBSET_UNIT_COUNT_MAX;
         let subset_count = if few { 1_usize << count } else { 0 };
@@ -125,7 +125,7 @@ pub(super) fn unit_count(media: &Media) -> usize {
     media.pending.iter().map(|change| change.what.unit_count(media.profile)).sum()
 }
 
-/// Returns what a disk holds after the cut.
+/// Returns the content of a disk after the cut.
 pub(super) fn survivors(media: &Media, choice: &CrashChoice) -> Media {
     let mut left = Media { pending: Vec::new(), files: Default::default(), ..media.clone() };
     left.files.clone_from(&media.files);
@@ -147,7 +147,7 @@ pub(super) fn survivors(media: &Media, choice: &CrashChoice) -> Media {
     left
 }
 
-/// What becomes of one sector.
+/// The fate of one sector.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Lost,

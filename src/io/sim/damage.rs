@@ -1,8 +1,8 @@
-//! Damage between two runs: what a bad device, a careless person or an attacker does to files.
+//! Damage of files between two runs, by a bad device, a careless user or an attacker.
 //!
 //! Owns the changes that no program made: they are durable at once, count as no operation and meet
-//! no fault. Meant for a disk that nobody has open; pending changes of a damaged file stay pending.
-//! A file that does not exist is a mistake of the test, and panics.
+//! no fault. Meant for a disk that no store has open; pending changes of a damaged file stay
+//! pending. A file that does not exist is a mistake of the test, and panics.
 
 use super::super::{Entry, FileName};
 use super::SimDisk;
@@ -52,7 +52,7 @@ impl SimDisk {
         });
     }
 
-    /// Puts a file in place, with these bytes; replaces one that is there.
+    /// Creates a file with these bytes, or replaces it.
     pub fn put_file(&self, name: FileName, bytes: &[u8]) {
         let mut content = Content::default();
         content.write(0, bytes);
@@ -60,14 +60,14 @@ impl SimDisk {
         self.shared.state.lock().media.install(name, content);
     }
 
-    /// Copies a file, in place of one that is there.
+    /// Copies a file, or replaces the target.
     pub fn copy_file(&self, from: FileName, to: FileName) {
         let media = &mut self.shared.state.lock().media;
         let content = media.cached(media.expect_file(from)).clone();
         media.install(to, content);
     }
 
-    /// Copies a file from another disk, in place of one that is there.
+    /// Copies a file from another disk, or replaces the target.
     pub fn copy_file_from(&self, other: &SimDisk, from: FileName, to: FileName) {
         let content = {
             let media = &other.shared.state.lock().media;

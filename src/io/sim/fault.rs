@@ -1,16 +1,16 @@
 //! Errors on purpose: which operation fails, how, and with what effect.
 //!
 //! Owns the list of armed [`Fault`]s and the count of operations. Every call of
-//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered from
-//! 0; a fault that makes no sense for the operation it meets (no space for a read) passes it by.
-//! What an effect does to files is decided where the operation is.
+//! [`Disk`](crate::io::Disk) and [`DiskFile`](crate::io::DiskFile) is an operation, numbered
+//! from 0. A fault that makes no sense for the operation it meets (no space for a read) passes it
+//! by. The operation itself decides how an effect changes its files.
 
 use std::io;
 
 use super::super::{FileName, PAGE_LEN};
 use super::content::SECTOR_LEN;
 
-/// What an operation is.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the call of the same name")]
 pub enum OperationKind {
@@ -36,7 +36,7 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    /// Returns whether what a power cut leaves can differ before and after the operation.
+    /// Returns whether a power cut before the operation can leave other bytes than one after it.
     pub fn is_change(self) -> bool {
         use OperationKind as K;
         matches!(
@@ -63,7 +63,7 @@ impl OperationKind {
 pub struct Operation {
     /// Its number.
     pub index: u64,
-    /// What it was.
+    /// Its kind.
     pub kind: OperationKind,
     /// The file it was about, by the name it was opened with.
     pub name: Option<FileName>,
@@ -102,16 +102,17 @@ pub enum FaultKind {
     Eio,
     /// As `Eio`, reported by a change that took effect completely.
     EioAfterEffect,
-    /// No space (`ENOSPC`), for what may need some. Zeroing may have got half of the way.
+    /// No space (`ENOSPC`), for operations that may need some. Zeroing may have got half of the
+    /// way.
     Enospc,
     /// No space left to this user (`EDQUOT`), otherwise as `Enospc`.
     Edquot,
-    /// No descriptor is left (`EMFILE`), for what opens a file. Nothing is done.
+    /// No descriptor is left (`EMFILE`), for operations that open a file. Nothing is done.
     Emfile,
-    /// No address space or map is left (`ENOMEM`), for what maps a file. Nothing is done.
+    /// No address space or map is left (`ENOMEM`), for operations that map a file. Nothing is done.
     Enomem,
-    /// The process may make no file so long (`EFBIG`), for what may make one longer but a write: that is
-    /// refused before. Nothing is done.
+    /// The process may make no file so long (`EFBIG`), for operations that extend one. Writes are
+    /// excepted: they are refused before. Nothing is done.
     Efbig,
     /// A signal came (`EINTR`), for transfers and syncs. When sticky, every other one succeeds.
     Eintr,
@@ -126,7 +127,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// Returns what the fault does to such an operation; nothing when it does not concern it.
+    /// Returns the fault's effect on such an operation; none when it does not concern it.
     fn verdict(self, kind: OperationKind) -> Option<Verdict> {
         use OperationKind as K;
         let fails = |errno, concerned: bool| {
@@ -175,13 +176,13 @@ pub struct Fault {
     pub sticky: bool,
 }
 
-/// What an operation does to files.
+/// Effect of an operation on files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Effect {
     Full,
     /// A transfer moves this much.
     Short(Share),
-    /// What such a failure leaves: half a write, half a range of zeros, doubt after a sync.
+    /// The remains of such a failure: half a write, half a range of zeros, doubt after a sync.
     Fail,
     Nothing,
 }
@@ -198,7 +199,7 @@ impl Effect {
     }
 }
 
-/// What an operation does and reports.
+/// Effect and result of an operation.
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub(super) effect: Effect,

@@ -6,7 +6,7 @@
 //! 2. a touch of a view beyond the page that holds the end of the file: a real map raises `SIGBUS`;
 //! 3. a write, zeroing or cut that changes bytes which a reader holds through a view.
 //!
-//! A view copies at the time of the call, so bytes once handed out never change here; rule 3 is
+//! A view copies at the time of the call, so bytes once handed out never change here. Rule 3 is
 //! what a program would see on a real map.
 
 use std::any::Any;
@@ -33,11 +33,11 @@ pub struct SimFile {
     name: FileName,
     writes: bool,
     direct: bool,
-    /// Reads see what the disk holds.
+    /// Reads see the disk's bytes.
     past_cache: bool,
 }
 
-/// Keeps a file, whatever happens to its names.
+/// Keeps a file, even without a name.
 #[derive(Debug)]
 pub(super) struct Handle {
     shared: Arc<Shared>,
@@ -179,7 +179,7 @@ impl DiskFile for SimFile {
             if effect == Effect::Fail || room < len {
                 return Err(no_space());
             }
-            // What is within the file stays; beyond it there are zeros.
+            // Bytes within the file stay; beyond it there are zeros.
             let from = offset.max(state.media.cached(self.handle.file).len());
             if from < offset + len {
                 state.media.zero(self.handle.file, from, offset + len - from);
@@ -214,7 +214,7 @@ fn no_space() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
-/// Returns the buffers without what lies behind their first `len` bytes.
+/// Returns the first `len` bytes of the buffers.
 fn first_bytes<'a>(bufs: &'a [IoSlice<'_>], len: usize) -> Vec<&'a [u8]> {
     let mut rest = len;
     let mut first = Vec::with_capacity(bufs.len());

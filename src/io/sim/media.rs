@@ -1,17 +1,17 @@
-//! What the simulated disk stores: files, names, and the changes that no sync has made durable.
+//! State of the simulated disk: files, names, and the changes that no sync has made durable.
 //!
-//! Owns [`Media`]: for every file and for the directory the durable state, the state that calls
-//! see, and one chronological log of [`Change`]s between the two. Rules, each with a test:
+//! Owns [`Media`]: the durable state and the state that calls see, of every file and of the
+//! directory. One chronological log of [`Change`]s lies between the two. Rules, each with a test:
 //!
 //! 1. A successful sync of a file makes its bytes and its length durable, and no name.
 //! 2. A successful sync of the directory makes names durable, and no byte.
-//! 3. After a failed sync of a file the changes before it stay doubtful for ever: a power cut may
-//!    keep or lose each one, and no later sync makes them durable, though it reports success. Calls
+//! 3. After a failed sync of a file the changes before it stay doubtful for ever. A power cut may
+//!    keep or lose each one. No later sync makes them durable, though it reports success. Calls
 //!    still see them, or no longer do ([`SyncFailure`]). The same holds for names.
-//! 4. A removed file stays with those who have it open, and takes space until they close it.
+//! 4. A removed file stays for its open handles, and takes space until they are closed.
 //!
-//! A copy is cheap: contents are shared. Knows nothing of faults, locks or threads; what a power
-//! cut makes of the log is in [`super::crash`].
+//! A copy is cheap: contents are shared. Knows nothing of faults, locks or threads; the effect of a
+//! power cut is in [`super::crash`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -135,7 +135,7 @@ impl Media {
                 renewed.extend(name.touches());
             }
         }
-        // What is durable now is newer than what was in doubt, and cannot be undone by it.
+        // Durable names are newer than doubtful ones, which cannot undo them.
         self.pending.retain(|change| match &change.what {
             What::Name(name) => {
                 change.doubtful && name.touches().all(|name| !renewed.contains(&name))
@@ -247,7 +247,7 @@ impl Media {
         }
     }
 
-    /// Makes a file durable, except for what an earlier failure has left doubtful.
+    /// Makes a file durable, except for changes that an earlier failure has left doubtful.
     pub(super) fn sync_file(&mut self, file: FileId) {
         let of_file = |change: &Change| change.what.file() == Some(file);
         if self.pending.iter().any(|change| of_file(change) && change.doubtful) {
@@ -282,7 +282,7 @@ impl Media {
                 }
             }
         }
-        // What is durable now is newer than what was in doubt, and cannot be undone by it.
+        // Durable bytes are newer than doubtful ones, which cannot undo them.
         let nothing_renewed = renewed.is_empty() && !length_is_renewed;
         self.pending.retain_mut(|change| match &mut change.what {
             What::Sectors { file: of, page, mask, .. } if *of == file => {
@@ -322,7 +322,8 @@ impl Media {
         }
     }
 
-    /// What a read past the cache sees: it has written back what is due, and of doubtful bytes the disk has none.
+    /// The bytes that a read past the cache sees: due changes are written back, and the disk has no
+    /// doubtful bytes.
     pub(super) fn written_back(&self, file: FileId) -> Content {
         let in_doubt = |change: &Change| change.doubtful && change.what.file() == Some(file);
         if !self.pending.iter().any(in_doubt) {

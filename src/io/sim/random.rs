@@ -1,7 +1,7 @@
 //! A small generator for everything that a seed decides. Not for salts or keys.
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
-/// every seed gives a good stream, and a copy goes on with the same one.
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// Every seed gives a good stream, and a copy continues the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 

@@ -23,7 +23,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) crash_point: Option<CrashPoint>,
     pub(super) crashed: bool,
-    /// Who has the lock: a writer, or so many that only look.
+    /// The holders of the lock: one writer, or a number of readers.
     pub(super) is_locked: bool,
     pub(super) look_count: u64,
     pub(super) sync_failure: SyncFailure,
@@ -55,7 +55,7 @@ pub struct Image {
     pub operation: u64,
     /// The last mark that was set before.
     pub mark: u64,
-    /// The disk; cut its power to see what is left.
+    /// The disk; cut its power to see the rest.
     pub disk: SimDisk,
 }
 
@@ -95,7 +95,7 @@ impl Shared {
         let Verdict { effect, error } = state.admit(kind, name)?;
         let result = body(&mut state, effect);
         match error {
-            // The result may own what takes the lock when it goes.
+            // The result may own a value whose drop takes the lock.
             Some(error) => {
                 drop(state);
                 drop(result);

@@ -43,7 +43,7 @@ fn sector_values(bytes: &[u8]) -> Vec<u8> {
     bytes.chunks(SECTOR_LEN).map(|sector| sector[0]).collect()
 }
 
-/// What a file holds after the cut.
+/// The bytes of a file after the cut.
 fn left(disk: &SimDisk, choice: CrashChoice, name: FileName) -> Option<Vec<u8>> {
     disk.crash(choice).contents(name)
 }

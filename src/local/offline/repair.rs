@@ -96,7 +96,7 @@ pub(crate) fn repair_store(path: &Path, copy: CopyInto) -> Result<RepairReport> 
 /// Checks that the path still leads to the directory that was locked and read.
 fn check_still_there(disk: &OsDisk, path: &Path) -> Result<()> {
     let io = |source| Error::io(IoOp::Rename, path, source);
-    match disk.is_at(path).map_err(io)? {
+    match disk.is_directory_at(path).map_err(io)? {
         true => Ok(()),
         false => Err(io(std::io::Error::other("another directory has this name by now"))),
     }

@@ -1,5 +1,5 @@
-//! Allocation: dense, increasing, above explicit ids that were committed, never twice, and below the top when that is
-//! used up.
+//! Allocation: dense, increasing, above explicit ids that were committed, never twice, and below
+//! the top when that is used up.
 
 use std::collections::BTreeSet;
 
@@ -87,7 +87,7 @@ pub(in crate::testkit) fn names_that_are_not_committed_change_nothing(s: &mut Su
     lost.loses(1);
     refused!(s.store().delete_block(BlockId(5000)), Error::BlockNotFound { id: BlockId(5000) });
     open.put(1 << 52, "still open");
-    assert_eq!(s.allocate("b"), 2, "the next id, whatever was named and not committed");
+    assert_eq!(s.allocate("b"), 2, "the next id: ids named and not committed do not count");
     open.commit();
     assert_eq!(s.allocate("c"), (1 << 52) + 1, "the id above one that was committed");
 }

@@ -37,7 +37,7 @@ pub(in crate::testkit) fn serializable_refuses_write_skew(s: &mut Subject<'_>) {
     write(store, b, 2, "off");
     let (a, b) = (committed(store.commit_transaction(a)), committed(store.commit_transaction(b)));
     assert!(!(a && b), "both committed, although each changed what the other had read");
-    assert!(a || b, "the first to commit has nobody to lose against");
+    assert!(a || b, "the first to commit has no rival");
     for (id, committed) in [(1, a), (2, b)] {
         if committed {
             s.model().write(block(id, "off"));
@@ -91,7 +91,7 @@ pub(in crate::testkit) fn serializable_refuses_the_read_only_anomaly(s: &mut Sub
     let deposit = s.begin_at(Serializable).expect("as the one before");
     read(s.store(), deposit, 2);
     write(s.store(), deposit, 2, "savings 20");
-    assert!(committed(s.store().commit_transaction(deposit)), "nobody else has committed");
+    assert!(committed(s.store().commit_transaction(deposit)), "no other transaction has committed");
     s.model().write(block(2, "savings 20"));
     let report = s.begin_at(Serializable).expect("as the ones before");
     read(s.store(), report, 1);

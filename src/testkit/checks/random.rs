@@ -178,7 +178,7 @@ pub(in crate::testkit) fn threads_on_their_own_blocks_match_their_models(s: &mut
     }
 }
 
-/// One single operation or one transaction of a thread that nobody disturbs.
+/// One single operation or one transaction of a thread, without concurrent writers.
 fn step_alone(store: &dyn StorageBackend, rng: &mut Rng, model: &mut Model, base: u64, max: usize) {
     let mut id = || BlockId(base + rng.below(IDS_PER_THREAD));
     let (single, ids) = (id(), [id(), id(), id(), id()]);

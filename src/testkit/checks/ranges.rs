@@ -17,7 +17,7 @@ pub(in crate::testkit) fn range_lists_what_the_transaction_sees(s: &mut Subject<
     tx.put(65, "own");
     tx.remove(65);
     tx.lists(0, u64::MAX);
-    // What others do meanwhile is not seen.
+    // Concurrent changes are not seen.
     s.put(5, "newer");
     s.put(600, "newer");
     s.remove(70);

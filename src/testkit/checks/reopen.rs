@@ -1,4 +1,4 @@
-//! What a closed, or crashed, and reopened store holds: everything committed and nothing else.
+//! A closed, or crashed, and reopened store holds everything committed and nothing else.
 
 use crate::backend::StorageBackend;
 use crate::block::{Block, BlockId, BlockType};

@@ -158,9 +158,9 @@ pub(in crate::testkit) fn finished_transactions_cost_no_memory(s: &mut Subject<'
     }
     let stats = s.stats();
     assert_eq!(stats.open_transactions, 0, "all of them have ended");
-    assert_eq!(stats.undo_entries, 0, "nobody needs an older version");
+    assert_eq!(stats.undo_entries, 0, "no snapshot needs an older version");
     assert_eq!(stats.index_bytes, index_bytes, "the index holds blocks, not transactions");
-    // What is remembered of them is bounded: the first may be forgotten, and is never open.
+    // The store remembers a bounded number of them: the first may be forgotten, and is never open.
     match s.store().commit_transaction(first) {
         Err(Error::TransactionNotFound { .. }) => {}
         Err(Error::TransactionNotActive { state: TransactionState::RolledBack, .. }) => {}
@@ -183,7 +183,7 @@ pub(in crate::testkit) fn versions_are_kept_only_for_open_snapshots(s: &mut Subj
     young.holds(1, "round 0");
     young.rollback();
     fill(2);
-    assert_eq!(s.stats().undo_entries, 0, "nobody needs an older version");
+    assert_eq!(s.stats().undo_entries, 0, "no snapshot needs an older version");
 }
 
 pub(in crate::testkit) fn transaction_is_shared_by_threads(s: &mut Subject<'_>) {
@@ -301,5 +301,5 @@ pub(in crate::testkit) fn storm_of_begins_and_ends_leaves_nothing(s: &mut Subjec
     for thread in 0..8 {
         s.lacks(2 + thread);
     }
-    assert_eq!(s.stats().undo_entries, 0, "nobody needs an older version");
+    assert_eq!(s.stats().undo_entries, 0, "no snapshot needs an older version");
 }

@@ -38,7 +38,8 @@ impl Drop for Ends<'_> {
 }
 
 /// One thread writes number after number, three read, until each side has done enough while the
-/// other was at work, or has failed. Readers read once more after the last write. Returns the last number.
+/// other was at work, or has failed. Readers read once more after the last write. Returns the last
+/// number.
 fn one_writes_three_read(write: impl Fn(u64) + Sync, read: impl Fn() + Sync) -> u64 {
     let (ended, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     let written = threads(4, |thread| {

@@ -70,10 +70,10 @@ pub(in crate::testkit) fn ticket_of_a_lost_commit_says_conflict(s: &mut Subject<
 }
 
 pub(in crate::testkit) fn dropped_ticket_does_not_lose_its_commit(s: &mut Subject<'_>) {
-    let Some(ticket) = submit(s, 1, "nobody waits") else { return };
+    let Some(ticket) = submit(s, 1, "no waiter") else { return };
     drop(ticket);
     ok(s.store().sync(), "sync");
-    s.holds(1, "nobody waits");
+    s.holds(1, "no waiter");
 }
 
 pub(in crate::testkit) fn callback_is_called_once(s: &mut Subject<'_>) {

@@ -2,20 +2,21 @@
 //!
 //! Owns [`check`] and its [`Verdict`]. In this order, for every transaction, committed or not:
 //!
-//! 1. What it wrote itself it reads back. Each other value was written to that block, by a transaction
-//!    that committed (else `AbortedRead`), as its last word on the block (`IntermediateRead`), and not
-//!    before its commit was asked for (`DirtyRead`).
-//! 2. There is one LSN, within the bounds recorded, at which all that it saw was the newest. If there is
-//!    none, the finding says why: `NonRepeatableRead`, `PhantomRead`, `FracturedRead` when there is none
-//!    anywhere, `StaleRead` or `LateRead` when it is elsewhere. The bounds shrink to the LSNs that are
-//!    left. At read committed, each read has an LSN of its own, and they never go back.
-//! 3. First committer wins: no block that it wrote was changed by another commit between its snapshot
-//!    and its own (`LostUpdate`), unless it was read committed. To delete what is not there, as a
-//!    transaction does that deletes what it wrote itself, is no change.
+//! 1. A transaction reads back its own writes. Each other value was written to that block by a
+//!    transaction that committed (else `AbortedRead`). It was that one's last write of the block
+//!    (`IntermediateRead`), and its commit had been called (`DirtyRead`).
+//! 2. There is one LSN, within the bounds recorded, at which all that it saw was the newest. If
+//!    there is none, the finding says why: `NonRepeatableRead`, `PhantomRead`, `FracturedRead` when
+//!    there is none anywhere, `StaleRead` or `LateRead` when it is elsewhere. The bounds shrink to
+//!    the LSNs that are left. At read committed, each read has an LSN of its own, and they never go
+//!    back.
+//! 3. First committer wins: no block that it wrote was changed by another commit between its
+//!    snapshot and its own (`LostUpdate`), unless it was read committed. To delete what is not
+//!    there, as a transaction does that deletes what it wrote itself, is no change.
 //!
 //! Then serializable transactions are held to commit order and searched for cycles
-//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in what follows. Of the crate, only the names of
-//! the isolation levels are used here.
+//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in what
+//! follows. Of the crate, only the names of the isolation levels are used here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,13 +26,13 @@ use super::versions::{Seen, Spans, Version, Versions, intersect, last_operations
 use super::{Anomaly, Bounds, Finding, History, Operation, Outcome, Record};
 use crate::transaction::IsolationLevel;
 
-/// Findings that a verdict holds at most: a broken store breaks most of its transactions.
+/// Findings in a report, at most: a broken store breaks most of its transactions.
 pub const FINDING_COUNT_MAX: usize = 10_000;
 
 /// Everywhere.
 const ALL: Bounds = Bounds { from: 0, to: u64::MAX };
 
-/// What [`check`] found, and what it looked at.
+/// The findings of [`check`], and counts of the checked parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// All that is wrong, at most [`FINDING_COUNT_MAX`].
@@ -88,7 +89,7 @@ pub fn check(history: &History) -> Verdict {
 pub(super) struct Judged {
     /// Where its snapshot is.
     pub(super) snapshot: Bounds,
-    /// What it saw of others.
+    /// Its reads of other transactions' values.
     pub(super) external: Vec<Observation>,
 }
 
@@ -183,7 +184,7 @@ impl<'h> Reader<'h> {
         let spans = self.moments(versions, self.record.snapshot, |_| true);
         match (spans.first(), spans.last()) {
             (Some(first), Some(last)) => Some(Bounds { from: first.from, to: last.to }),
-            // Without reads, bounds that contradict each other harm nobody.
+            // Without reads, contradicting bounds do no harm.
             _ if self.external.is_empty() => Some(self.record.snapshot),
             _ => {
                 findings.push(self.explain(versions));
@@ -192,7 +193,7 @@ impl<'h> Reader<'h> {
         }
     }
 
-    /// Rule 1, for one value of somebody else.
+    /// Rule 1, for one value of another transaction.
     fn judge_value(
         &self,
         at: Observation,
@@ -217,8 +218,8 @@ impl<'h> Reader<'h> {
         findings.push(self.finding(anomaly, Some(write.writer), at.id));
     }
 
-    /// A commit of which it saw a part and missed another. Where the commit's place is known that has no
-    /// common moment; where it is not, each part alone has one.
+    /// A commit of which it saw a part and missed another. Where the commit's place is known that
+    /// has no common moment; where it is not, each part alone has one.
     fn torn(&self, history: &History, versions: &Versions) -> Option<Finding> {
         for at in &self.external {
             let Some(writer) = writer_of(versions, at.seen) else { continue };
@@ -303,7 +304,8 @@ impl<'h> Reader<'h> {
         (self.external.last().map_or(0, |at| at.id), None)
     }
 
-    /// Read committed: each read has a moment, none is before the one before. A range is not one read.
+    /// Read committed: each read has a moment, none is before the one before. A range is not one
+    /// read.
     fn newest_each(&self, versions: &Versions, findings: &mut Vec<Finding>) -> Option<Bounds> {
         let Bounds { mut from, to } = self.record.snapshot;
         for at in &self.external {

@@ -8,11 +8,11 @@
 //! | wr   | the writer of a version     | who read it, or listed a range that it changed         |
 //! | rw   | a *serializable* reader     | who wrote the next version, or next changed the range  |
 //!
-//! Anti-dependencies (rw) of weaker transactions are no obligation, so they are left out: what remains is
-//! the mixed graph, which must have no cycle. Reads have been checked before, so ww and wr edges go
-//! forward in commit order. Then a cycle needs an rw edge that goes back: to a commit between the
-//! reader's snapshot and its own commit. Without one there is nothing to search, which is the rule; each
-//! one is a finding, named by the shortest cycle through it, or `UnvalidatedRead` where there is none.
+//! Anti-dependencies (rw) of weaker transactions are no obligation, so they are left out. The rest
+//! is the mixed graph, which must have no cycle. Reads have been checked before, so ww and wr edges
+//! go forward in commit order. Then a cycle needs an rw edge that goes back: to a commit between
+//! the reader's snapshot and its own commit. Mostly there is none, and nothing to search. Each one
+//! is a finding, named by the shortest cycle through it, or `UnvalidatedRead` where there is none.
 
 use std::collections::VecDeque;
 
@@ -77,7 +77,7 @@ fn edges_back(
     back
 }
 
-/// What changed each thing that a serializable transaction saw of others, after its snapshot.
+/// Changes, after its snapshot, of the blocks that a serializable transaction read.
 fn anti_dependencies(
     index: usize,
     history: &History,

@@ -1,16 +1,16 @@
 //! Histories: what transactions did and saw, as plain data, and a checker for their isolation.
 //!
-//! Owns the data ([`History`], [`Record`], [`Operation`], [`Outcome`]), the names of what can be wrong
-//! ([`Anomaly`], after Adya, "Weak Consistency", 1999, and Fekete et al., "A Read-Only Transaction
-//! Anomaly Under Snapshot Isolation", 2004), and three parts over them:
+//! Owns the data ([`History`], [`Record`], [`Operation`], [`Outcome`]) and the names of anomalies
+//! ([`Anomaly`]). These follow Adya, "Weak Consistency", 1999, and Fekete et al., "A Read-Only
+//! Transaction Anomaly Under Snapshot Isolation", 2004. Three parts work on them:
 //!
-//! - [`Recorder`] stands between a program and a [`StorageBackend`](crate::StorageBackend) and writes
-//!   down every call and its answer. Each write carries a value that no other write has.
+//! - [`Recorder`] stands between a program and a [`StorageBackend`](crate::StorageBackend) and
+//!   writes down every call and its answer. Each write carries a value that no other write has.
 //! - [`Workload`] is a seeded program for many threads that gets in its own way.
 //! - [`check`] judges a history. It knows LSNs and values, and nothing of how a store works.
 //!
-//! A history says nothing of durability, and a store that answers with an error other than those of
-//! the contract has no history: recording stops with that error.
+//! A history says nothing of durability. An error other than those of the contract ends the
+//! recording: such a store has no history.
 //!
 //! # Examples
 //! ```
@@ -36,7 +36,8 @@ pub use check::{FINDING_COUNT_MAX, Verdict, check};
 pub use record::{GARBAGE, Recorder, Recording};
 pub use workload::Workload;
 
-/// What was done to some blocks of a store from a moment at which it was at rest and had none of them.
+/// The operations on some blocks of a store, from a moment at which it was at rest and had none of
+/// them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
     /// The newest LSN at that moment.
@@ -45,8 +46,8 @@ pub struct History {
     pub transactions: Vec<Record>,
 }
 
-/// One transaction, or one call outside any. Moments are ticks of a clock that all threads share: of
-/// two that do not overlap, the earlier ended at a smaller tick than the later began.
+/// One transaction, or one call outside any. Moments are ticks of a clock that all threads share.
+/// Of two that do not overlap, the earlier ended at a smaller tick than the later began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// `None` for a call outside transactions: a single operation or a batch.
@@ -119,13 +120,13 @@ pub enum Outcome {
     RolledBack,
 }
 
-/// What can be wrong with a history.
+/// A defect of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Anomaly {
     /// Two commits are in one place of commit order.
     SharedLsn,
-    /// A value was read that nobody wrote there.
+    /// A value was read that no transaction wrote there.
     Garbage,
     /// A transaction did not read back what it wrote itself.
     OwnWriteLost,
@@ -155,18 +156,19 @@ pub enum Anomaly {
     ReadOnlyAnomaly,
     /// A cycle of dependencies of another shape.
     Cycle,
-    /// What a serializable transaction read was changed before it committed. No cycle came of it, but
-    /// commit order is not the serial order.
+    /// A block that a serializable transaction had read was changed before it committed. No cycle
+    /// came of it, but commit order is not the serial order.
     UnvalidatedRead,
 }
 
 /// An anomaly, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What is wrong.
+    /// The defect.
     pub anomaly: Anomaly,
     /// The transactions involved, as indices into [`History::transactions`]: the one that read or
-    /// wrote wrongly first. Of a cycle all, in order, from the first of two anti-dependencies in a row.
+    /// wrote wrongly first. Of a cycle all, in order, from the first of two anti-dependencies in a
+    /// row.
     pub transactions: Vec<usize>,
     /// The block at which it shows.
     pub id: Option<u64>,

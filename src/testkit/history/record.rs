@@ -26,8 +26,9 @@ use crate::transaction::{IsolationLevel, WriteBatch};
 /// The value of a payload that no recorder wrote. Values that were written begin at 1.
 pub const GARBAGE: u64 = 0;
 
-/// Records what threads do to a store. The store must be at rest when it is made, and hold none of the
-/// blocks that the threads will use; they must use no others, and nobody else may write.
+/// Records the operations of threads on a store. The store must be at rest when the recorder is
+/// made, and hold none of the blocks that the threads will use. The threads must use no others, and
+/// no other thread may write.
 pub struct Recorder<'s> {
     store: &'s dyn StorageBackend,
     exact: bool,
@@ -61,8 +62,8 @@ impl<'s> Recorder<'s> {
         }
     }
 
-    /// For a backend that does not implement [`StorageBackend::submit_transaction`]: its tickets say
-    /// what was visible after the commit, not where the commit is.
+    /// For a backend that does not implement [`StorageBackend::submit_transaction`]: its tickets
+    /// say what was visible after the commit, not where the commit is.
     pub fn tickets_are_bounds(self) -> Recorder<'s> {
         Recorder { exact: false, ..self }
     }
@@ -118,7 +119,8 @@ impl<'s> Recorder<'s> {
     }
 
     /// Writes and deletes blocks as one batch and returns whether the store took it. It refuses a
-    /// batch that deletes what is not there and, where batches are transactions, one that conflicts.
+    /// batch that deletes what is not there and, where batches are transactions, one that
+    /// conflicts.
     ///
     /// # Errors
     /// As [`StorageBackend::apply`] otherwise.

@@ -1,9 +1,9 @@
 //! The versions of each block, in commit order, as far as the history tells it.
 //!
 //! Owns [`Versions`]: for every id its versions, for every value its write, and the place of every
-//! commit. A commit whose LSN is known only within bounds is *placed* where one LSN within them is left
-//! that no other commit has; where more are left, its versions keep bounds, and every answer here is
-//! one that some place within them allows. So no finding is owed to a bound.
+//! commit. A commit whose LSN is known only within bounds is *placed* if the bounds leave one LSN
+//! that no other commit has. If they leave more, its versions keep bounds. Every answer here is
+//! then one that some place within the bounds allows, so no finding is owed to a bound.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,7 +35,7 @@ pub(super) struct Write {
     pub(super) is_last: bool,
 }
 
-/// What an operation saw of one block.
+/// An operation's view of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     Value(u64),
@@ -59,7 +59,7 @@ pub(super) type Spans = Vec<Bounds>;
 /// All versions of a history.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    /// The blocks that anybody wrote or deleted, committed or not.
+    /// The blocks that a transaction wrote or deleted, committed or not.
     pub(super) ids: Vec<u64>,
     pub(super) by_id: HashMap<u64, Vec<Version>>,
     /// Where each commit is.
@@ -159,8 +159,8 @@ fn nothing(place: Bounds) -> Version {
     Version { place, value: None, writer: None, is_change: false, last: 0, last_so_far: 0 }
 }
 
-/// Sorts the versions of a block and says until when each may be the newest: until one that is surely
-/// later is surely there.
+/// Sorts the versions of a block and says until when each may be the newest: until one that is
+/// surely later is surely there.
 fn put_in_order(list: &mut [Version]) {
     list.sort_by_key(|version| (version.place.from, version.place.to));
     let mut so_far = 0;

@@ -1,10 +1,10 @@
 //! The workload: seeded transactions of many threads on few blocks, made to collide.
 //!
-//! Owns [`Workload`]. The seed fixes what each thread asks for; how threads meet is up to the machine.
-//! The ids are in two halves. *Registers* are only ever read, or read and then written in a snapshot or
-//! serializable transaction, and never deleted: their values alone tell their order, which is what a
-//! checker without LSNs needs. *Free* blocks are written blindly, deleted, and changed by batches, single
-//! calls and read committed transactions as well.
+//! Owns [`Workload`]. The seed fixes what each thread asks for; how threads meet is up to the
+//! machine. The ids are in two halves. *Registers* are only read, or read and then written in a
+//! snapshot or serializable transaction, and never deleted. So their values alone tell their order,
+//! which a checker without LSNs needs. *Free* blocks are written blindly, deleted, and changed by
+//! batches, single calls and read committed transactions as well.
 
 use std::ops::Range;
 use std::sync::Barrier;
@@ -66,8 +66,8 @@ impl Workload {
         self.first_id..self.first_id + self.registers
     }
 
-    /// Runs the threads and returns what happened. An isolation level or a range that the store does
-    /// not support is left out.
+    /// Runs the threads and returns what happened. An isolation level or a range that the store
+    /// does not support is left out.
     ///
     /// # Errors
     /// Any error that the contract does not allow for, of the first thread that met one.
@@ -142,7 +142,7 @@ impl<'w> Worker<'w> {
         }
     }
 
-    /// What was left open reads once more, as of its begin, and is given up.
+    /// An open transaction reads once more, as of its begin, and is rolled back.
     fn wake_up(&mut self) -> Result<()> {
         for mut tx in std::mem::take(&mut self.left_open) {
             for _ in 0..OPERATION_COUNT_MAX {

@@ -20,7 +20,8 @@ pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
     open_with(dir, LocalBackend::options())
 }
 
-/// Opens with default options and makes space that commits find, as a log that recycles its files does.
+/// Opens with default options and makes space that commits find, as a log that recycles its files
+/// does.
 pub fn open_prepared(dir: &Path) -> Outcome<Box<dyn Engine>> {
     let store = LocalBackend::options().open(dir.join("store")).map_err(Failure::of(NAME))?;
     store.prepare_space(PREPARED_LEN).map_err(Failure::of(NAME))?;

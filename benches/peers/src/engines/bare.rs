@@ -1,11 +1,11 @@
 //! Bare limits: what the disk gives to programs that keep a log and nothing else.
 //!
 //! 1. `append`: each thread takes the next offset of a growing file, writes and calls `fdatasync`.
-//! 2. `append+group`: the textbook group commit. The first to arrive leads its group: it waits for the
-//!    flush under way, copies what is queued, writes it, syncs, and wakes the others; who arrives
-//!    meanwhile forms the next group.
-//! 3. `prewritten+group`: the same with `O_DIRECT` into space that was zeroed and synced before, round
-//!    and round, so that no length and no extent changes.
+//! 2. `append+group`: the textbook group commit. The first to arrive leads its group: it waits for
+//!    the flush under way, copies the queue, writes that, syncs, and wakes the others. Threads that
+//!    arrive meanwhile form the next group.
+//! 3. `prewritten+group`: the same with `O_DIRECT` into space that was zeroed and synced before,
+//!    round and round, so that no length and no extent changes.
 //!
 //! No checksums, no index, no recovery. A session remembers where its latest blocks went, so that a
 //! sample of what it acknowledged can be read back.
@@ -26,7 +26,7 @@ const NAME: &str = "bare log";
 /// Alignment of everything that bypasses the page cache.
 const PAGE_LEN: usize = 4096;
 
-/// Space that is written before, and the room that a group may still need at its end.
+/// Space that is written before, and the bytes that a group may still need at its end.
 const SPACE_LEN: u64 = 512 << 20;
 const GROUP_LEN_MAX: u64 = 64 << 20;
 

@@ -1,7 +1,7 @@
 //! Group commit by hand: one writer thread in front of an engine that has none.
 //!
-//! What people build today: callers send their writes over a channel and wait; the writer takes what
-//! has gathered, commits it as one transaction, and answers everybody.
+//! Callers send their writes over a channel and wait. The writer takes all that have gathered,
+//! commits them as one transaction, and answers all callers. This is the common design today.
 
 use std::path::Path;
 use std::sync::Arc;

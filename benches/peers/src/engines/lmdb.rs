@@ -15,14 +15,14 @@ const NAME: &str = "lmdb";
 const MAP_LEN: usize = 64 << 30;
 const READERS_MAX: u32 = 512;
 
-/// Opens with default flags, which sync every commit. What is read is lent, until the read transaction
+/// Opens with default flags, which sync every commit. Reads borrow bytes until the read transaction
 /// ends.
 pub fn open(dir: &Path) -> Outcome<Box<dyn Engine>> {
     open_with(dir, false)
 }
 
-/// The same, with what is read copied, as a caller must who keeps it: a read transaction that stays
-/// open keeps the file from reusing pages.
+/// The same, with a copy of the bytes read, as a caller needs to keep them. An open read
+/// transaction keeps the file from reusing pages.
 pub fn open_copied(dir: &Path) -> Outcome<Box<dyn Engine>> {
     open_with(dir, true)
 }
@@ -40,7 +40,7 @@ struct Lmdb {
 }
 
 impl Lmdb {
-    #[expect(unsafe_code, reason = "LMDB maps its file, which nobody else may change")]
+    #[expect(unsafe_code, reason = "LMDB maps its file, which no other program may change")]
     fn open(path: &Path, copies: bool) -> heed::Result<Lmdb> {
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP_LEN).max_readers(READERS_MAX);

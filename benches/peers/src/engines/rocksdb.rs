@@ -1,4 +1,5 @@
-//! RocksDB: a log-structured merge tree in C++ with optimistic transactions and a group commit of its own.
+//! RocksDB: a log-structured merge tree in C++ with optimistic transactions and a group commit of
+//! its own.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! A process that is killed while it writes.
 //!
-//! 1. It opens the closed store and overwrites random blocks with 4 KiB each, without waiting for syncs,
-//!    until the log beyond the checkpoint has [`LOG_LEN`] bytes.
+//! 1. It opens the closed store and overwrites random blocks with 4 KiB each, without waiting for
+//!    syncs. It ends when the log beyond the checkpoint has [`LOG_LEN`] bytes.
 //! 2. It writes the probe of its round, syncs, says so, and writes on.
 //! 3. The other process kills it then. Were it not killed, it would end after as much again.
 
@@ -21,7 +21,7 @@ use crate::workloads::reopen::{FILLED, elsewhere};
 /// Below the log bytes after which a store makes a checkpoint by itself.
 const LOG_LEN: u64 = 64 << 20;
 
-/// What the process is told.
+/// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Victim {
     /// The store.
@@ -38,7 +38,7 @@ impl Victim {
         elsewhere("victim", &serde_json::to_string(self)?, true)
     }
 
-    /// What the process does.
+    /// The work of the process.
     pub fn write(&self) -> Outcome<()> {
         let store = open_buffered(&self.path)?;
         let payloads = Payloads::new(1, 1, BLOCK_LEN);

@@ -1,4 +1,4 @@
-//! What the threads of a turn do, step by step: overwrite random blocks, read random hot ones.
+//! The steps of a turn's threads: overwrite random blocks, read random hot ones.
 
 use aegis_blocks::{BlockId, LocalBackend, StorageBackend};
 
@@ -18,8 +18,8 @@ fn noise(round: usize, thread: usize) -> Noise {
     Noise::new(SEED + ((round as u64) << 32 | thread as u64))
 }
 
-/// Blocks that lie evenly among all: equally many payloads in every store, but each in another part of the
-/// index.
+/// Blocks that lie evenly among all: equally many payloads in every store, but each in another part
+/// of the index.
 pub struct Hot {
     count: u64,
     stride: u64,
@@ -81,8 +81,8 @@ impl Worker for Read<'_> {
     }
 }
 
-/// `write_block` over a random block of 1 to `blocks`; threads share none, so each knows what its latest
-/// one must hold.
+/// `write_block` over a random block of 1 to `blocks`; threads share none, so each knows what its
+/// latest one must hold.
 pub struct Overwrite<'a> {
     store: &'a LocalBackend,
     noise: Noise,

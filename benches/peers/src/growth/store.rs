@@ -4,13 +4,15 @@
 //!
 //! 1. Opens the closed store and reads its probe, [`OPENS`] times.
 //! 2. A child process writes and is killed; opens what that left and reads the probe.
-//! 3. Overwrites the hot blocks, makes a checkpoint, closes and opens: no index entry and no payload is
-//!    in the store's own memory any more. Reads each hot block once, then random ones against the clock.
+//! 3. Overwrites the hot blocks, makes a checkpoint, closes and opens: no index entry and no
+//!    payload is in the store's own memory any more. Reads each hot block once, then random ones
+//!    against the clock.
 //! 4. Overwrites random blocks against the clock.
 //! 5. Makes a checkpoint, asks `stats()`, closes.
 //!
-//! The *probe* is the block behind the last one that was filled. Only [`Victim`] overwrites it, durably and
-//! with other bytes in each round, so each open is told by its one read whether it found the latest commit.
+//! The *probe* is the block behind the last one that was filled. Only [`Victim`] overwrites it,
+//! durably and with other bytes in each round. So the one read of each open tells whether it found
+//! the latest commit.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -112,7 +114,8 @@ impl Store {
         std::fs::remove_dir_all(&path).map_err(Failure::io("cannot remove", path))
     }
 
-    /// Milliseconds of opening after a close and after a kill, and the log bytes that the latter read.
+    /// Milliseconds of opening after a close and after a kill, and the log bytes that the latter
+    /// read.
     fn opens(&self, round: u64) -> Outcome<(f64, f64, u64)> {
         let mut closed_ms = Vec::new();
         for _ in 0..OPENS {

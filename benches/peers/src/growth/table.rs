@@ -37,7 +37,7 @@ const COLUMNS: &[Column] = &[
     ("on disk, MiB", "disk_mib", count),
 ];
 
-/// What the last size may lose against the first one: the figure, its name, the least ratio.
+/// Allowed loss of the last size against the first one: the figure, its name, the least ratio.
 const KEPT: &[(&str, &str, f64)] =
     &[("commits/s", "commit_per_s", 0.9), ("hot reads/s", "read_per_s", 0.75)];
 

@@ -1,5 +1,5 @@
-//! What a snapshot costs that is held over a run of overwrites: memory in proportion to the blocks that
-//! were overwritten, however often, and none after its drop.
+//! Memory of a snapshot held over a run of overwrites. It is in proportion to the blocks that were
+//! overwritten, however often, and none after its drop.
 
 use aegis_blocks::{
     Block, BlockId, BlockType, LocalBackend, StorageBackend, StorageExt, WriteBatch,

@@ -1,4 +1,4 @@
-//! What the threads of a ratio do, step by step.
+//! The steps of a ratio's threads.
 
 use std::collections::VecDeque;
 

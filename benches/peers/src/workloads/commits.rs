@@ -59,7 +59,7 @@ pub struct Writer<'a> {
     noise: Noise,
     commits: u64,
     writes: Vec<Write>,
-    /// What the first commits wrote, then what the latest did, in a ring.
+    /// Writes of the first commits, then those of the latest ones, in a ring.
     first: Vec<Write>,
     latest: Vec<Write>,
 }
@@ -132,7 +132,8 @@ impl Worker for Writer<'_> {
     fn check(&mut self) -> Outcome<u64> {
         let mut newest = BTreeMap::new();
         if self.shape.ids.is_none() {
-            // The bare log finds only its latest ones; whoever finds the first ones must find all.
+            // The bare log finds only its latest ones; an engine that finds the first ones must
+            // find all.
             let is_found = match self.first.first() {
                 Some(write) => self.session.read(write.id, &mut |_| ())?,
                 None => false,

@@ -1,4 +1,5 @@
-//! One workload a file, and what they share: filling a store with blocks whose bytes follow from ids.
+//! One workload a file, and what they share: filling a store with blocks whose bytes follow from
+//! ids.
 
 pub mod commits;
 pub mod reads;
@@ -39,7 +40,7 @@ pub fn compare(session: &mut dyn Session, id: u64, expected: &[u8]) -> Outcome<(
     if found && is_equal { Ok(()) } else { Err(Failure::Lost { id }) }
 }
 
-/// Compares some blocks of a filled store, spread evenly; returns how many.
+/// Compares some blocks of a filled store, at even distances; returns how many.
 pub fn compare_some(
     session: &mut dyn Session,
     blocks: u64,

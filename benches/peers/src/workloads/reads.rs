@@ -1,7 +1,8 @@
 //! Hot random reads of 4 KiB, alone or beside threads that commit.
 //!
-//! Those are measured, too: alone before the readers come, and beside them. On few processors both must get less
-//! then, so what a commit costs in processor time, that of the readers left out, says whether they are in its way.
+//! Those are measured, too: alone before the readers come, and beside them. On few processors both
+//! must get less then. So the processor time of a commit, without that of the readers, says whether
+//! they slow it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ pub fn run(spec: &Spec, blocks: u64, writers: usize) -> Outcome<Figures> {
     beside.cpu = beside.cpu.saturating_sub(spent.cpu());
     let mut figures = figures(&sample?, 0);
     figures.insert("first_read_us".into(), first_read_us);
-    // What commits take is not the readers'.
+    // Time of commits is not the readers'.
     figures.insert("cpu_us".into(), spent.cpu_us());
     if let Some(alone) = alone {
         let ((), alone) = alone?;
@@ -43,7 +44,7 @@ pub fn run(spec: &Spec, blocks: u64, writers: usize) -> Outcome<Figures> {
     Ok(figures)
 }
 
-/// What threads that commit did.
+/// Results of the threads that commit.
 struct Written {
     commits: u64,
     /// Processor time of the whole process.
@@ -82,8 +83,8 @@ fn commit_while<R>(
     })
 }
 
-/// Reads every block once, so that what follows is hot, and returns how long one took on average. What was
-/// written through the page cache is hot already.
+/// Reads every block once, so that later reads are hot, and returns how long one took on average.
+/// Blocks written through the page cache are hot already.
 pub fn warm(engine: &dyn Engine, blocks: u64) -> Outcome<f64> {
     let mut session = engine.session()?;
     let started = Instant::now();
@@ -111,7 +112,7 @@ fn write(
     Ok(commits)
 }
 
-/// What workers did, warming up included.
+/// Results of workers, warming up included.
 #[derive(Default)]
 struct Spent {
     ns: AtomicU64,

@@ -1,4 +1,5 @@
-//! Opening after a close and after a kill: another process fills the store and ends, this one opens.
+//! Opening after a close and after a kill: another process fills the store and ends, this one
+//! opens.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::payload::Payloads;
 use crate::workloads::{BLOCK_LEN, compare, compare_some, fill};
 
-/// What the other process says when its store is filled.
+/// The line that the other process prints when its store is filled.
 pub const FILLED: &str = "filled";
 
 /// Fills in another process, ends it as the workload says, and measures opening and one read.
@@ -27,8 +28,8 @@ pub fn run(spec: &Spec, blocks: u64, killed: bool) -> Outcome<Figures> {
     Ok(Figures::from([("open_ms".into(), open_ms), ("checked".into(), checked as f64)]))
 }
 
-/// Starts this program with a command that fills a store, waits until it says so, and kills it or lets it
-/// close the store.
+/// Starts this program with a command that fills a store, waits until it says so, and kills it or
+/// lets it close the store.
 pub fn elsewhere(command: &str, spec: &str, killed: bool) -> Outcome<()> {
     let program = std::env::current_exe().map_err(Failure::io("cannot find", "this program"))?;
     let failed = || Failure::io("cannot run", program.clone());

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::payload::Noise;
 use crate::workloads::BLOCK_LEN;
 
-/// What every account holds at first: more than a run can take from it.
+/// First sum of every account: more than a run can take from it.
 const BALANCE: u64 = 1 << 32;
 
 /// Measures transfers of all threads.

@@ -1,6 +1,6 @@
 //! The chart of a sweep: the engine over threads, a line for each shape of commit.
 
-use super::{line, microseconds, thousands};
+use super::{format_thousands, microseconds, series_of_rows};
 use crate::bench::report::{Figures, Report, Row};
 use crate::chart::{Chart, Panel, Series, Style};
 
@@ -29,7 +29,7 @@ pub fn draw(report: &Report, shapes: &[Shape]) -> Chart {
         title: title.into(),
         x_label: "threads".into(),
         y_text,
-        series: series(report, shapes, value),
+        series: series_by_shape(report, shapes, value),
     };
     Chart {
         title: format!("aegis-blocks, {} commits by size", report.durability),
@@ -40,18 +40,18 @@ pub fn draw(report: &Report, shapes: &[Shape]) -> Chart {
         caption: "The engine alone; the tables have bare and leader/follower loops beside it."
             .into(),
         panels: vec![
-            panel("Commits per second (logarithmic)", thousands, |m| m.commits_per_s),
+            panel("Commits per second (logarithmic)", format_thousands, |m| m.commits_per_s),
             panel("p99 of a commit (logarithmic)", microseconds, |m| m.p99_us),
         ],
     }
 }
 
-fn series(report: &Report, shapes: &[Shape], value: fn(&Figures) -> f64) -> Vec<Series> {
+fn series_by_shape(report: &Report, shapes: &[Shape], value: fn(&Figures) -> f64) -> Vec<Series> {
     let of = |(shape, color): (&Shape, &'static str)| {
         let matching = report.rows.iter().filter(|row| (row.size, row.batch) == *shape);
         let rows: Vec<&Row> = matching.collect();
         let name = rows.first().map_or(String::new(), |row| row.shape());
-        line(&rows, &name, color, Style::Plain, value)
+        series_of_rows(&rows, &name, color, Style::Plain, value)
     };
     shapes.iter().zip(COLORS.into_iter().cycle()).map(of).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::io::AlignedBuf;
 
-/// Runs what must panic, and returns the one mistake that it left on record.
+/// Runs a body that must panic, and returns the one recorded mistake.
 #[track_caller]
 fn violation(disk: &SimDisk, mistake: impl FnOnce()) -> String {
     let before = disk.violations().len();
@@ -80,8 +80,8 @@ fn bytes_must_not_change_under_their_reader() {
         drop(file.write_vectored_at(0, &[IoSlice::new(b"x1"), IoSlice::new(b"2x4y")]));
     });
     drop(held);
-    file.zero(0, 4096).expect("nobody looks");
-    file.set_len(0).expect("nobody looks");
+    file.zero(0, 4096).expect("zeroed");
+    file.set_len(0).expect("cut");
 }
 
 #[test]
