@@ -50,6 +50,8 @@ pub use report::SpaceReport;
 use crate::backend::Durability;
 use crate::block::BlockId;
 use crate::callback;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::io::Disk;
 use crate::io::os::{OsDisk, OsFile};
