@@ -161,7 +161,7 @@ impl<D: Disk> Reserve<D> {
         self.resize_locked(&mut self.state.lock(), load)
     }
 
-    /// As [`Reserve::suit`], where nothing but the number of blocks has changed.
+    /// As [`Reserve::resize_for`], where nothing but the number of blocks has changed.
     ///
     /// # Errors
     /// As [`Reserve::refill`].
