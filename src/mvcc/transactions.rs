@@ -262,6 +262,7 @@ impl TransactionTable {
         let entry = self
             .entries
             .get(thread_slot_of(id))
+            .filter(|_| Word::can_hold(id.0))
             .and_then(|entries| entries.existing_slot(place_in_slot(id)));
         entry.ok_or(Error::TransactionNotFound { id })
     }
@@ -301,6 +302,18 @@ mod tests {
         table
             .begin_or_refuse(IsolationLevel::Snapshot, Duration::ZERO)
             .expect("fewer are open than may be")
+    }
+
+    #[test]
+    fn made_up_id_is_no_transaction_even_where_it_ends_like_one() {
+        let table = table();
+        let id = begin(&table);
+        for bit in 61..64 {
+            let made_up = TransactionId(id.0 | 1 << bit);
+            let answer = table.start_commit(made_up);
+            assert!(matches!(answer, Err(Error::TransactionNotFound { id }) if id == made_up));
+        }
+        assert!(table.start_commit(id).is_ok(), "the transaction is as it was");
     }
 
     #[test]

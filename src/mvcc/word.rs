@@ -41,7 +41,13 @@ pub(crate) struct Word(u64);
 
 impl Word {
     pub(crate) fn new(id: u64, phase: Phase) -> Word {
+        debug_assert!(Word::can_hold(id), "no bit of an id is lost");
         Word(id << PHASE_BITS | phase as u64)
+    }
+
+    /// Whether a number can be an id: a caller may have made it up.
+    pub(crate) fn can_hold(id: u64) -> bool {
+        id.leading_zeros() >= PHASE_BITS
     }
 
     pub(crate) fn from_bits(bits: u64) -> Word {
