@@ -113,7 +113,7 @@ impl<F: DiskFile> Flight<F> {
         Ok(())
     }
 
-    /// Makes it durable, and all that was only written before it. Returns the number of syncs.
+    /// Makes the flight durable, and all that was only written before. Returns the number of syncs.
     ///
     /// # Errors
     /// [`Error::Io`]: any part of it may be durable; nothing may be appended any more.

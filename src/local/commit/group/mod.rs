@@ -75,15 +75,15 @@ pub(crate) enum Event<T> {
 /// Actions for the leader, in this order.
 #[derive(Debug)]
 pub(crate) struct Actions<T> {
-    /// Put these in the index and step with `Published` for each.
+    /// Put these in the index and report `Published` for each.
     pub(crate) publish: Vec<Group<T>>,
     /// Answer its members.
     pub(crate) answer: Option<Group<T>>,
     /// Refuse these.
     pub(crate) refuse: Vec<(Submission<T>, Error)>,
-    /// Write this and step with `Landed`.
+    /// Write this and report `Landed`.
     pub(crate) write: Option<Group<T>>,
-    /// More callers are expected: step with `Tick` no later than at this time.
+    /// More callers are expected: report `Tick` no later than at this time.
     pub(crate) wait_until: Option<Duration>,
 }
 
