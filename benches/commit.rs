@@ -9,7 +9,7 @@
 //! | length     | [`COMMITS`] commits a run, [`RUNS`] runs, the median is printed   |
 //!
 //! Run with `cargo bench`. Nothing is asserted about time; every run checks that the store holds
-//! what was committed. `aegis-blocks bench` measures the same beside the disk's rooflines.
+//! the committed blocks. `aegis-blocks bench` measures the same beside the disk's rooflines.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 use std::time::Instant;

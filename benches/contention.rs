@@ -122,7 +122,7 @@ fn counters<S: StorageBackend + StorageExt>(name: &str, mut make: impl FnMut() -
     }
 }
 
-/// One round: what the writers did alone, and beside what the long one did.
+/// One round: the writers alone, then the writers beside the long one.
 struct Round {
     kept: f64,
     long: Calls,

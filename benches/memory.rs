@@ -1,4 +1,4 @@
-//! Commits and reads of the store in memory: what the engine costs without a disk.
+//! Commits and reads of the store in memory: the cost of the engine without a disk.
 //!
 //! | what     | value                                                                      |
 //! |----------|----------------------------------------------------------------------------|
@@ -7,7 +7,7 @@
 //! | threads  | [`THREADS`]                                                                |
 //! | length   | [`OPERATIONS`] of each thread a run, [`RUNS`] runs, the median is printed  |
 //!
-//! Run with `cargo bench --bench memory`. Every block is compared with what was committed last.
+//! Run with `cargo bench --bench memory`. Every block is compared with its last commit.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! One thread keeps thousands of durable commits in flight: it submits and goes on, and a callback
-//! tells when each commit is safe. For comparison, the same thread then waits for each.
+//! One thread keeps thousands of durable commits in flight. It submits without waiting, and a
+//! callback tells when each commit is safe. For comparison, the same thread then waits for each.
 //!
 //! Run with `cargo run --release --example pipeline`.
 

@@ -1,6 +1,6 @@
 //! Fixtures without their types, so that the checks are compiled once and not once a backend.
 //!
-//! Owns [`AnyFixture`], what the checks ask of a fixture, and [`Held`], the backend it opened.
+//! Owns [`AnyFixture`], the fixture as the checks use it, and [`Held`], the backend it opened.
 
 use std::any::Any;
 

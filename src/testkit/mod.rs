@@ -6,9 +6,9 @@
 //! comparing the whole store with a [`Model`]. Checks with random operations print their seed;
 //! `AEGIS_SEED` replays one, `AEGIS_SOAK` multiplies the length of the runs.
 //!
-//! [`history`] records what many threads do to a store and judges their isolation.
+//! [`history`] records the calls of many threads to a store and checks their isolation.
 //!
-//! Does not test what the trait cannot see: options of a backend, damage on disk, full disks.
+//! Does not test anything outside the trait: options of a backend, damage on disk, full disks.
 //!
 //! # Examples
 //! ```

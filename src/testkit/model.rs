@@ -1,4 +1,4 @@
-//! The contract as a map: what a store must hold, and what a commit must answer.
+//! The contract as a map: the blocks a store must hold, and the outcome of a commit.
 //!
 //! Owns [`Model`] and [`ModelTransaction`]. Single-threaded and obvious on purpose: a snapshot is a
 //! copy of the whole map. Shares no code with any backend, so that it can judge them.
@@ -89,7 +89,7 @@ impl Model {
         true
     }
 
-    /// Begins a transaction on what is committed now.
+    /// Begins a transaction on the present commits.
     pub fn begin(&self) -> ModelTransaction {
         ModelTransaction {
             begun: self.commits,
@@ -98,7 +98,7 @@ impl Model {
         }
     }
 
-    /// Returns what a commit of `tx` must answer now.
+    /// Returns the outcome that a commit of `tx` must have now.
     pub fn verdict(&self, tx: &ModelTransaction) -> Verdict {
         let since = |at: Option<&u64>| at.is_some_and(|at| *at > tx.begun);
         let mut verdict = Verdict::default();
@@ -144,12 +144,12 @@ impl Model {
         self.max_id
     }
 
-    /// Returns what `StorageStats::total_blocks` must be.
+    /// Returns the right value of `StorageStats::total_blocks`.
     pub fn total_blocks(&self) -> u64 {
         self.blocks.len() as u64
     }
 
-    /// Returns what `StorageStats::total_bytes` must be.
+    /// Returns the right value of `StorageStats::total_bytes`.
     pub fn total_bytes(&self) -> u64 {
         self.blocks.values().map(|block| block.data.len() as u64).sum()
     }

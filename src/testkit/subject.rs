@@ -1,8 +1,9 @@
-//! The store under test, and what it must hold.
+//! The store under test, and its model.
 //!
 //! Owns [`Subject`] and [`Tx`]: every call goes to the backend and to the [`Model`], and the
 //! answers must agree. Any disagreement is a panic; the runner adds the claim's name. Invariant:
-//! after the body of a check, [`Subject::check`] finds in the store exactly what the model holds.
+//! after the body of a check, [`Subject::check`] finds in the store exactly the blocks of the
+//! model.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -54,7 +55,7 @@ pub(super) struct Tx<'s, 'f> {
     pub(super) model: RefCell<ModelTransaction>,
 }
 
-/// A savepoint, and what the transaction had pending at it.
+/// A savepoint, and the pending changes of the transaction at it.
 pub(super) struct Mark {
     pub(super) savepoint: Savepoint,
     model: ModelTransaction,
@@ -75,7 +76,7 @@ pub(super) fn ok<T>(result: Result<T>, what: &str) -> T {
 }
 
 /// Runs `count` threads, each with its number, and returns their results in order. They begin
-/// together. The first panic goes on in the caller once all have ended.
+/// together. The first panic is resumed in the caller once all have ended.
 pub(super) fn threads<T: Send>(count: u64, body: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let (body, start) = (&body, &Barrier::new(count as usize));
     let results: Vec<_> = thread::scope(|scope| {
@@ -249,8 +250,8 @@ impl<'f> Subject<'f> {
         self.store.as_ref().map(|_| ())
     }
 
-    /// Asserts that the store holds what the model holds and nothing else, seen from outside and
-    /// from inside a transaction, and that `stats` says so.
+    /// Asserts that the store holds exactly the blocks of the model, read outside and inside a
+    /// transaction, and that `stats` agrees.
     #[track_caller]
     pub(super) fn check(&self) {
         if self.store.is_none() {
@@ -291,7 +292,7 @@ impl<'f> Subject<'f> {
     }
 }
 
-/// Asserts what a read found: this block to the last field, or `BlockNotFound`.
+/// Asserts the result of a read: this block to the last field, or `BlockNotFound`.
 #[track_caller]
 pub(super) fn expect_block(
     found: Result<Block>,

@@ -53,7 +53,7 @@ enum Command {
     Run(RunArgs),
     /// Measures ratios of our own store.
     Own(OwnArgs),
-    /// Measures what our own store costs as it grows.
+    /// Measures the costs of our own store as it grows.
     Growth(GrowthArgs),
     /// Counts syncs a commit with strace and refuses engines that do not sync.
     Syncs(SyncsArgs),

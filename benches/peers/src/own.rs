@@ -1,5 +1,5 @@
-//! Ratios of our own store: what a batch, a snapshot, a ticket and a held view cost beside the
-//! plain way.
+//! Ratios of our own store: costs of a batch, a snapshot, a ticket and a held view beside the plain
+//! way.
 //!
 //! Both sides of a ratio use the same open store in alternating slices, in the opposite order in
 //! every other pair. The ratio is taken within a pair, and the median of all pairs is reported.
@@ -56,7 +56,7 @@ struct Pace {
     blocks: u64,
 }
 
-/// Measures what was asked for and prints a table.
+/// Measures the chosen ratios and prints a table.
 pub fn run(args: &OwnArgs) -> Outcome<()> {
     let (slice, pairs, wide, blocks) =
         if args.quick { (50, 3, 10_000, 20_000) } else { (250, 9, WIDE_BLOCKS, 4_000_000) };
@@ -105,7 +105,7 @@ pub fn fill(store: &LocalBackend, blocks: u64, len: usize) -> Outcome<()> {
     store.sync().map_err(failed)
 }
 
-/// Compares a hot block with what [`fill`] wrote.
+/// Compares a hot block with the bytes that [`fill`] wrote.
 pub fn is_filled(id: u64, data: &Bytes, payloads: &Payloads) -> Outcome<()> {
     let (expected, found) = (payloads.get(id), data);
     let is_right = found.len() == expected.len() && found.last() == expected.last();
@@ -219,7 +219,7 @@ fn tickets(store: &LocalBackend, pace: Pace) -> Outcome<()> {
 fn views(store: &LocalBackend, pace: Pace) -> Outcome<()> {
     fill(store, pace.wide, BLOCK_LEN)?;
     fill(store, pace.blocks, 16)?;
-    // Nothing is left to be done beside what is measured, and what is read is hot.
+    // No other work is left beside the measurement, and reads are hot.
     store.checkpoint().map_err(failed)?;
     for id in 1..=pace.wide {
         store.read_block(BlockId(id)).map_err(failed)?;

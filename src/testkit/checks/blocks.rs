@@ -1,4 +1,4 @@
-//! Single blocks: what is written is what is read, under the id it was written.
+//! Single blocks: reads return the bytes written, under the same id.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! First committer wins: who gets `Conflict`, who never does, and what it leaves behind.
+//! First committer wins: which transactions get `Conflict`, which never do, and its effects.
 
 use crate::block::BlockId;
 use crate::error::{Error, TransactionState};

@@ -1,4 +1,4 @@
-//! Who sees what: nothing pending, nothing newer than the snapshot, always one's own writes.
+//! Visibility: nothing pending, nothing newer than the snapshot, always own writes.
 
 use crate::testkit::subject::Subject;
 

@@ -1,4 +1,4 @@
-//! Isolation levels: what serializable refuses, and what read committed sees.
+//! Isolation levels: commits that serializable refuses, and reads of read committed.
 
 use crate::backend::StorageBackend;
 use crate::block::{BlockId, TransactionId};

@@ -1,4 +1,4 @@
-//! The life of a transaction: what is refused after its end, and that it costs nothing then.
+//! The life of a transaction: calls refused after its end, and no cost then.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! `stats` against what happened and against a scan.
+//! `stats` against the operations done and against a scan.
 
 use crate::block::BlockId;
 use crate::error::Error;

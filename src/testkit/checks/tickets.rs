@@ -1,4 +1,4 @@
-//! Tickets: commits that are handed in and waited for later, and what makes them durable.
+//! Tickets: commits that are submitted and waited for later, and their durability.
 
 use std::sync::mpsc;
 use std::time::Duration;

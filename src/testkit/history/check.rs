@@ -11,12 +11,12 @@
 //!    the LSNs that are left. At read committed, each read has an LSN of its own, and they never go
 //!    back.
 //! 3. First committer wins: no block that it wrote was changed by another commit between its
-//!    snapshot and its own (`LostUpdate`), unless it was read committed. To delete what is not
-//!    there, as a transaction does that deletes what it wrote itself, is no change.
+//!    snapshot and its own (`LostUpdate`), unless it was read committed. The delete of a missing
+//!    block, such as a transaction's own new one, is no change.
 //!
 //! Then serializable transactions are held to commit order and searched for cycles
-//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in what
-//! follows. Of the crate, only the names of the isolation levels are used here.
+//! ([`cycles`](super::cycles)). Transactions that already broke 1 or 2 take no part in the later
+//! rules. Of the crate, only the names of the isolation levels are used here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,7 +45,8 @@ pub struct Verdict {
     pub reads: u64,
     /// Reads that the transaction's own writes answered.
     pub own_reads: u64,
-    /// Commits whose LSN is known only within bounds; what they wrote is judged leniently.
+    /// Commits whose LSN is known only within bounds; reads of their writes get the benefit of
+    /// doubt.
     pub unplaced: u64,
 }
 
@@ -112,7 +113,8 @@ struct Reader<'h> {
 }
 
 impl<'h> Reader<'h> {
-    /// Splits what a transaction saw into its own, judged here, and that of others.
+    /// Splits the reads of a transaction into those of its own writes, checked here, and the
+    /// others.
     fn new(
         index: usize,
         record: &'h Record,
@@ -241,7 +243,7 @@ impl<'h> Reader<'h> {
         None
     }
 
-    /// The LSNs within bounds at which some of what it saw was the newest.
+    /// The LSNs within bounds at which a version that it read was the newest.
     fn moments(
         &self,
         versions: &Versions,
@@ -258,7 +260,7 @@ impl<'h> Reader<'h> {
         spans
     }
 
-    /// Says what is wrong with reads that have no common moment within the bounds.
+    /// Names the anomaly of reads that have no common moment within the bounds.
     fn explain(&self, versions: &Versions) -> Finding {
         if let Some((id, writer)) = self.changed_its_mind(versions) {
             return self.finding(Anomaly::NonRepeatableRead, writer, id);
@@ -291,7 +293,7 @@ impl<'h> Reader<'h> {
         None
     }
 
-    /// The block at which the last common moment is lost, and who wrote what was seen there.
+    /// The block at which the last common moment is lost, and the writer of the version read there.
     fn culprit(&self, versions: &Versions, everywhere: bool) -> (u64, Option<usize>) {
         let within = if everywhere { ALL } else { self.record.snapshot };
         let mut spans = vec![within];

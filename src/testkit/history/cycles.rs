@@ -1,4 +1,4 @@
-//! Cycles among dependencies: what serializable transactions must not make.
+//! Cycles among dependencies, which serializable transactions must not make.
 //!
 //! Owns the dependency graph. Nodes are committed transactions and calls. Edges, after Adya:
 //!
@@ -130,7 +130,7 @@ fn graph(history: &History, versions: &Versions, judged: &[Option<Judged>]) -> V
     graph
 }
 
-/// Who made a block as it was seen.
+/// The transaction that made a block as it was read.
 fn read_from(versions: &Versions, id: u64, seen: Seen, snapshot: u64) -> Option<usize> {
     if let Seen::Value(value) = seen {
         return versions.writes.get(&value).map(|write| write.writer);

@@ -1,4 +1,4 @@
-//! Histories: what transactions did and saw, as plain data, and a checker for their isolation.
+//! Histories: operations and reads of transactions as plain data, and a checker of their isolation.
 //!
 //! Owns the data ([`History`], [`Record`], [`Operation`], [`Outcome`]) and the names of anomalies
 //! ([`Anomaly`]). These follow Adya, "Weak Consistency", 1999, and Fekete et al., "A Read-Only
@@ -76,7 +76,7 @@ pub struct Bounds {
     pub to: u64,
 }
 
-/// An operation and what it saw.
+/// An operation and its observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// A block was read.
@@ -128,7 +128,7 @@ pub enum Anomaly {
     SharedLsn,
     /// A value was read that no transaction wrote there.
     Garbage,
-    /// A transaction did not read back what it wrote itself.
+    /// A transaction did not read back its own write.
     OwnWriteLost,
     /// A value was read whose writer was rolled back (G1a).
     AbortedRead,
@@ -152,7 +152,7 @@ pub enum Anomaly {
     WriteSkew,
     /// As write skew, by way of a range that gained or lost a block (G2).
     RangeSkew,
-    /// Serializable transactions are in order, but for one that only read.
+    /// Serializable transactions are in order, except for a read-only transaction.
     ReadOnlyAnomaly,
     /// A cycle of dependencies of another shape.
     Cycle,
@@ -166,9 +166,9 @@ pub enum Anomaly {
 pub struct Finding {
     /// The defect.
     pub anomaly: Anomaly,
-    /// The transactions involved, as indices into [`History::transactions`]: the one that read or
-    /// wrote wrongly first. Of a cycle all, in order, from the first of two anti-dependencies in a
-    /// row.
+    /// The transactions involved, as indices into [`History::transactions`]. The first is the
+    /// transaction with the wrong read or write. Of a cycle all, in order, from the first of two
+    /// anti-dependencies in a row.
     pub transactions: Vec<usize>,
     /// The block at which it shows.
     pub id: Option<u64>,

@@ -148,7 +148,7 @@ impl<'s> Recorder<'s> {
         Ok(true)
     }
 
-    /// Returns what was recorded. Transactions that are still open are not part of it, so end them.
+    /// Returns the history. Transactions that are still open are not part of it, so end them.
     pub fn finish(self) -> History {
         let mut transactions = self.records.into_inner();
         transactions.sort_by_key(|record| record.ended);

@@ -18,7 +18,7 @@ pub(super) struct Version {
     pub(super) value: Option<u64>,
     /// `None` before the first write.
     pub(super) writer: Option<usize>,
-    /// Whether it surely changed the block: a deletion of what is not there does not.
+    /// Whether it surely changed the block: a deletion of a missing block does not.
     pub(super) is_change: bool,
     /// The last LSN at which it may be the newest.
     last: u64,

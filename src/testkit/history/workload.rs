@@ -1,6 +1,6 @@
 //! The workload: seeded transactions of many threads on few blocks, made to collide.
 //!
-//! Owns [`Workload`]. The seed fixes what each thread asks for; how threads meet is up to the
+//! Owns [`Workload`]. The seed fixes the calls of each thread; their interleaving is up to the
 //! machine. The ids are in two halves. *Registers* are only read, or read and then written in a
 //! snapshot or serializable transaction, and never deleted. So their values alone tell their order,
 //! which a checker without LSNs needs. *Free* blocks are written blindly, deleted, and changed by
@@ -26,7 +26,7 @@ const LEFT_OPEN_COUNT: usize = 3;
 /// A seeded run. Fields that are left as [`Workload::new`] has them suit most stores.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// Fixes what is asked of the store.
+    /// Fixes the calls to the store.
     pub seed: u64,
     /// Threads, eight by default.
     pub threads: u64,
@@ -66,8 +66,8 @@ impl Workload {
         self.first_id..self.first_id + self.registers
     }
 
-    /// Runs the threads and returns what happened. An isolation level or a range that the store
-    /// does not support is left out.
+    /// Runs the threads and returns the history. An isolation level or a range that the store does
+    /// not support is left out.
     ///
     /// # Errors
     /// Any error that the contract does not allow for, of the first thread that met one.

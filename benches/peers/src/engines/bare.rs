@@ -1,4 +1,4 @@
-//! Bare limits: what the disk gives to programs that keep a log and nothing else.
+//! Bare limits: the speed of the disk under programs that keep a log and nothing else.
 //!
 //! 1. `append`: each thread takes the next offset of a growing file, writes and calls `fdatasync`.
 //! 2. `append+group`: the textbook group commit. The first to arrive leads its group: it waits for

@@ -1,4 +1,4 @@
-//! The figures of all sizes as Markdown: a table of medians, and what the largest store lost.
+//! The figures of all sizes as Markdown: a table of medians, and the losses of the largest store.
 
 use serde::Serialize;
 

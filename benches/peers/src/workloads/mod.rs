@@ -1,4 +1,4 @@
-//! One workload a file, and what they share: filling a store with blocks whose bytes follow from
+//! One workload a file, and their common part: filling a store with blocks whose bytes follow from
 //! ids.
 
 pub mod commits;
