@@ -40,6 +40,7 @@ impl Location {
             compression: self.compression,
             encryption: self.encryption,
             data_size: self.len,
+            // No codec is there yet: the stored bytes are the plain ones.
             uncompressed_size: self.len,
             checksum: self.checksum,
             version: self.version,

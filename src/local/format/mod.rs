@@ -7,7 +7,7 @@
 //! | `META`          | one page, [`description`]: written once                         |
 //! | `LOCK`          | empty                                                           |
 //! | `SEG-<16 hex>`  | one page with the [`segment`] header, then groups of [`frame`]s |
-//! | `CKPT-<16 hex>` | an image of the index, `local::checkpoint`                      |
+//! | `CKPT-<16 hex>` | an image of the index, [`checkpoint`], of [`page`]s             |
 //! | `TMP-<16 hex>`  | unfinished; removed at open                                     |
 //!
 //! A *group* is what one write puts into a segment. It starts on a page boundary, holds frames one

@@ -137,9 +137,7 @@ impl Drop for Trying<'_> {
         if std::thread::panicking() {
             let Case { test, name } = self.case;
             eprintln!("failed: {test}, case {name}, trying {}", self.what);
-            eprintln!(
-                "replay: AEGIS_SWEEP_ONLY={name} cargo test --features sim --test crash {test}"
-            );
+            eprintln!("replay: AEGIS_SWEEP_ONLY={name} cargo test --test crash {test}");
         }
     }
 }
