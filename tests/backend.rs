@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use aegis_blocks::conformance_suite;
 use aegis_blocks::io::sim::{CrashChoice, SimDisk};
 use aegis_blocks::testkit::{Fixture, Rng, seed};
-use aegis_blocks::{Durability, LocalBackend, MemoryBackend, Options, ReadMode};
+use aegis_blocks::{Durability, LocalBackend, MemoryBackend, Options, ReadMode, conformance_suite};
 use tempfile::TempDir;
 
 conformance_suite!(memory, Memory);

@@ -18,12 +18,11 @@ mod sweep;
 
 use aegis_blocks::io::sim::Profile;
 
-use sweep::cuts;
 use sweep::damage::{self, Victim};
 use sweep::faults::{self, Start};
 use sweep::tally::Tally;
-use sweep::threads;
 use sweep::workload::{self, FULL, SCRIPTED, words};
+use sweep::{cuts, threads};
 
 const PROFILES: [Profile; 3] = [Profile::Posix, Profile::Journaled, Profile::Paranoid];
 

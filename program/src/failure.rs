@@ -3,9 +3,8 @@
 //! Owns the shape of the line. The codes are [`crate::exit`]'s. Does not decide which errors a
 //! command survives.
 
-use std::fmt;
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
 use clap::error::ErrorKind;
 

@@ -4,11 +4,10 @@
 //! own files into it, and none writes files into a store. Directories are told apart by device and
 //! inode, so that every path and link to one is the same.
 
-use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::failure::Failure;
 

@@ -17,11 +17,10 @@ pub mod sim;
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::Weak;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 

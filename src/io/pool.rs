@@ -13,10 +13,9 @@
 //! command is dropped, run or not.
 
 use std::cell::Cell;
-use std::fmt;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use super::{Env, Thread};
 use crate::callback::{self, Duty};

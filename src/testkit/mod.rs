@@ -39,12 +39,11 @@ mod rng;
 mod subject;
 
 use std::any::Any;
-use std::fmt;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 
 pub use model::{Model, ModelTransaction, Verdict};
 pub use rng::{Rng, seed, soak};

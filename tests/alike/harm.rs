@@ -1,8 +1,7 @@
 //! What the world does to files.
 
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use crate::files::names;
 use crate::kinds::{Store, last_file, options, used_len, write};

@@ -1,9 +1,8 @@
 //! Kinds of stores, and the states that each of them was in.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use aegis_blocks::{Block, BlockId, BlockType, LocalBackend, Options, StorageBackend};
 use tempfile::TempDir;

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use crate::block::{BlockHeader, BlockId, BlockType, Compression, Encryption, Lsn};
 use crate::checksum;
 use crate::io::FileName;
-use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    BELOW_MAX, Header, ImageLayout, ImageName, LogPosition, ROW_LEN, Summary, encode_segment_table,
+    BELOW_MAX, Header, ImageLayout, ImageName, LogPosition, ROW_LEN, SegmentUse, Summary,
+    encode_segment_table,
 };
 use crate::local::format::description::Description;
 use crate::local::format::frame::{self, Cut, FrameHeader, Kind, TableRow};

@@ -1,11 +1,10 @@
 //! The process that watches: starts the lives of a world one after the other, kills some of them, and
 //! names the stacks of one that makes no progress.
 
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use aegis_blocks::testkit::Rng;
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aegis_blocks::Error;
 use aegis_blocks::{
-    Block, BlockId, BlockType, Defect, LocalBackend, Lsn, Options, RepairReport, SalvageReport,
-    StorageBackend,
+    Block, BlockId, BlockType, Defect, Error, LocalBackend, Lsn, Options, RepairReport,
+    SalvageReport, StorageBackend,
 };
 use tempfile::TempDir;
 

@@ -61,8 +61,7 @@ use std::process::ExitCode;
 
 use parking_lot::Mutex;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
-use shuttle::sync as primitives;
-use shuttle::{Config, FailurePersistence, Runner, thread_local};
+use shuttle::{Config, FailurePersistence, Runner, sync as primitives, thread_local};
 
 pub use backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};
 pub use block::{

@@ -9,9 +9,10 @@ mod state;
 use std::collections::BTreeSet;
 use std::sync::Once;
 
-use aegis_blocks::conformance_suite;
 use aegis_blocks::testkit::{self, Fixture, broken, broken_claims, claims};
-use aegis_blocks::{Block, BlockId, Result, StorageBackend, StorageStats, TransactionId};
+use aegis_blocks::{
+    Block, BlockId, Result, StorageBackend, StorageStats, TransactionId, conformance_suite,
+};
 
 use flaws::Flaw;
 use reference::Reference;

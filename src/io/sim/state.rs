@@ -5,10 +5,9 @@
 //! and what it reports.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::{fmt, io};
 
 use super::super::FileName;
 use super::change::FileId;

@@ -9,9 +9,7 @@ use crate::local::space::usage::Usage;
 use crate::local::stall::StallLog;
 use crate::local::wake::WakeUp;
 use crate::mvcc::Mvcc;
-use crate::sync::AtomicBool;
-use crate::sync::AtomicU64;
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, AtomicU64, Mutex};
 use std::sync::Arc;
 
 /// State that the log shares with callers and workers.

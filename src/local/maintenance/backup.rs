@@ -34,8 +34,7 @@
 //! Opening refuses a directory with a manifest, since opening would change it. Restoring copies it,
 //! `META` last, and compares every file.
 
-use crate::local::read::backup::check_directory_empty;
-use crate::local::read::backup::read_manifest;
+use crate::local::read::backup::{check_directory_empty, read_manifest};
 use crate::local::read::copy::Watch;
 
 use crate::block::Lsn;

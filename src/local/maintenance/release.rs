@@ -8,8 +8,7 @@ use std::sync::Arc;
 use super::{Maintenance, MaintenanceState};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
-use crate::local::format::checkpoint::SegmentUse;
-use crate::local::format::checkpoint::Summary;
+use crate::local::format::checkpoint::{SegmentUse, Summary};
 use crate::local::maintenance::checkpoint::image::Image;
 
 impl<D: Disk> Maintenance<D> {

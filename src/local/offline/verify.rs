@@ -12,8 +12,7 @@
 //!
 //! Unused segments and checkpoints, which a crash may leave, are not read.
 
-use crate::local::format::place::Damage;
-use crate::local::format::place::damage_of_error;
+use crate::local::format::place::{Damage, damage_of_error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -26,8 +25,7 @@ use crate::local::format::location::Location;
 use crate::local::format::place::damaged;
 use crate::local::format::{PAGE, page_up};
 use crate::local::maintenance::checkpoint::Chain;
-use crate::local::options::ReadMode;
-use crate::local::options::ShownMax;
+use crate::local::options::{ReadMode, ShownMax};
 use crate::local::read::scan::{Found, Frame, Scanner};
 use crate::local::read::segment::Views;
 use crate::local::recovery::identity::{lock_store_shared, read_description};

@@ -9,22 +9,17 @@ mod start;
 
 use crate::io::os::OsDisk;
 use crate::local::LocalBackend;
-use crate::local::options::limits_from_options;
-use crate::local::options::open_error;
+use crate::local::options::{limits_from_options, open_error};
 use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::lock_store;
-use crate::local::recovery::identity::read_description;
-use crate::local::recovery::identity::write_description;
-use crate::local::recovery::listing::Listing;
-use crate::local::recovery::listing::list_store;
+use crate::local::recovery::identity::{lock_store, read_description, write_description};
+use crate::local::recovery::listing::{Listing, list_store};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, Env, FileName, How, PAGE_LEN};
 use crate::local::format::description::Description;
-use crate::local::format::place::damaged;
-use crate::local::format::place::path_of;
+use crate::local::format::place::{damaged, path_of};
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::options::{Options, WriteMode};
 use crate::local::read::segment::Views;

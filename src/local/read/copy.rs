@@ -11,8 +11,7 @@ use crate::checksum;
 use crate::error::{Defect, Error, IoOp, Result};
 use crate::io::{Disk, DiskFile, FileName, How, write_all_at};
 use crate::local::format::manifest::Row;
-use crate::local::format::place::damaged;
-use crate::local::format::place::path_of;
+use crate::local::format::place::{damaged, path_of};
 use crate::sync::Process;
 use crate::unheard::unheard;
 

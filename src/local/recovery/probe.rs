@@ -7,16 +7,12 @@
 use std::sync::Arc;
 
 use crate::block::Lsn;
-use crate::error::Defect;
-use crate::error::{Error, Result};
+use crate::error::{Defect, Error, Result};
 use crate::io::{Disk, FileName, How};
 use crate::local::format::PAGE;
-use crate::local::format::place::damaged;
-use crate::local::format::place::{Damage, damage_of_error};
-use crate::local::options::ReadMode;
-use crate::local::options::ShownMax;
-use crate::local::read::segment::Views;
-use crate::local::read::segment::show_segments;
+use crate::local::format::place::{Damage, damage_of_error, damaged};
+use crate::local::options::{ReadMode, ShownMax};
+use crate::local::read::segment::{Views, show_segments};
 use crate::local::recovery::identity::{lock_store_shared, read_description};
 use crate::local::recovery::listing::list_store;
 use crate::local::recovery::{Recovery, Replay};

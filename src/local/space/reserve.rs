@@ -18,8 +18,7 @@
 //! Space that is drawn passes through the file system: another program that writes at that moment
 //! may take it.
 
-use crate::local::options::QUOTA_SHARE;
-use crate::local::options::RECOVERY_LEN;
+use crate::local::options::{QUOTA_SHARE, RECOVERY_LEN};
 use std::io;
 use std::sync::Arc;
 

@@ -21,9 +21,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::cycles;
 use super::versions::{Seen, Spans, Version, Versions, intersect, last_operations};
-use super::{Anomaly, Bounds, Finding, History, Operation, Outcome, Record};
+use super::{Anomaly, Bounds, Finding, History, Operation, Outcome, Record, cycles};
 use crate::transaction::IsolationLevel;
 
 /// Findings in a report, at most: a broken store breaks most of its transactions.

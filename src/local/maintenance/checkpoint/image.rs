@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::block::BlockId;
 use crate::error::{Defect, Error, IoOp, Resource, Result, shortage};
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, View, read_exact_at};
-use crate::local::format::checkpoint::SegmentUse;
-use crate::local::format::checkpoint::{Header, ROW_LEN, Summary, decode_segment_table};
+use crate::local::format::checkpoint::{
+    Header, ROW_LEN, SegmentUse, Summary, decode_segment_table,
+};
 use crate::local::format::description::Description;
 use crate::local::format::page::{ImagePage, Record};
-use crate::local::format::place::damaged;
-use crate::local::format::place::path_of;
+use crate::local::format::place::{damaged, path_of};
 use crate::local::format::{FORMAT_VERSION, PAGE};
 use crate::local::options::ReadMode;
 use crate::local::read::mapping::{map_of_file, view_of_file};

@@ -10,9 +10,8 @@ use crate::block::BlockId;
 use crate::checksum;
 use crate::io::{Disk, DiskFile, FileName, How, PAGE_LEN, write_all_at};
 use crate::local::format::PAGE;
-use crate::local::format::checkpoint::SegmentUse;
 use crate::local::format::checkpoint::{
-    Header, ImageLayout, ImageName, Summary, encode_segment_table, seed_of_image_pages,
+    Header, ImageLayout, ImageName, SegmentUse, Summary, encode_segment_table, seed_of_image_pages,
 };
 use crate::local::format::description::Description;
 use crate::local::format::page::{

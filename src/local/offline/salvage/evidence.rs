@@ -23,8 +23,7 @@ use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::frame::{Kind, TableRow, align_frame_offset};
 use crate::local::format::location::Location;
-use crate::local::format::place::damage_of_error;
-use crate::local::format::place::damaged;
+use crate::local::format::place::{damage_of_error, damaged};
 use crate::local::maintenance::checkpoint::Chain;
 use crate::local::offline::salvage::Loss;
 use crate::local::offline::verify::{
