@@ -3,7 +3,7 @@
 //! Owns the core, the appender and the receiving end of the commit queue. A step takes all messages
 //! from the queue, lets the core form a group, and lays it out. Then the leader releases the commit
 //! lock, and writes and syncs the group (see `errand`). Back under the lock it publishes the group
-//! in the index, and then wakes its callers without the lock. The `driver` decides which thread
+//! in the index, and then wakes its callers without the lock. The `handover` decides which thread
 //! leads, and when.
 //!
 //! A few milliseconds after the last group the log writes its *durable mark* (see `log_end`), so

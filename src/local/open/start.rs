@@ -75,10 +75,8 @@ impl<D: Disk> Opened<D> {
         if let Some(ending) = ending {
             shared.durable.store(ending.durable.0, Ordering::Relaxed);
         }
-        let pool = match options.single_threaded {
-            true => None,
-            false => Some(start_io_workers(&*disk, options.io_threads, &shared.poison)?),
-        };
+        let start_workers = || start_io_workers(&*disk, options.io_threads, &shared.poison);
+        let pool = (!options.single_threaded).then(start_workers).transpose()?;
         let appended = Tail { segment: Arc::clone(&tail.segment), ..tail };
         let own_from = tail.segment.sequence + u64::from(tail.offset != PAGE);
         let parts = SpaceParts {

@@ -115,16 +115,7 @@ impl<D: Disk> Recovery<'_, D> {
             return Err(damaged(name, 0, Defect::MissingSegment));
         };
         let (first, first_len) = (first.number, first.len);
-        let mut expected = start.position.sequence;
-        for (sequence, scanner) in &segments {
-            if *sequence != expected {
-                return Err(damaged(FileName::Segment(scanner.number), 0, Defect::MissingSegment));
-            }
-            expected = cuts.get(sequence).map_or(sequence + 1, |(_, next)| *next);
-        }
-        if cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
-            return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
-        }
+        check_no_segment_missing(&segments, &cuts, start.position.sequence)?;
         if first_len < start.position.offset {
             let checkpoint = images.image_names().first().map_or(0, |head| head.number);
             let defect = Defect::MissingEnd { checkpoint, lsn: start.lsn };
@@ -156,6 +147,21 @@ impl<D: Disk> Recovery<'_, D> {
         })?;
         Ok(found)
     }
+}
+
+/// Checks that segments follow each other from one on, past truncations.
+fn check_no_segment_missing<F>(segments: &Segments<F>, cuts: &Cuts, first: u64) -> Result<()> {
+    let mut expected = first;
+    for (sequence, scanner) in segments {
+        if *sequence != expected {
+            return Err(damaged(FileName::Segment(scanner.number), 0, Defect::MissingSegment));
+        }
+        expected = cuts.get(sequence).map_or(sequence + 1, |(_, next)| *next);
+    }
+    if cuts.keys().any(|sequence| !segments.contains_key(sequence)) {
+        return Err(damaged(FileName::Segment(0), 0, Defect::MissingSegment));
+    }
+    Ok(())
 }
 
 /// Collects the truncation records that begin segments. Records of places before `start` have no

@@ -148,8 +148,7 @@ pub(super) fn follow_chain<F: DiskFile>(
     loop {
         let Some(segment) = segments.get_mut(&walk.at.sequence) else { return Ok(()) };
         let cut = cuts.get(&walk.at.sequence).copied();
-        let cut_at = cut;
-        let end = cut_at.map_or(segment.len, |(offset, _)| offset);
+        let end = cut.map_or(segment.len, |(offset, _)| offset);
         while walk.at.offset < end
             && let Found::Frame(frame) = segment.read_frame_at(walk.at.offset)?
             && walk.at.is_continued_by(&frame)
