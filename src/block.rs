@@ -140,7 +140,7 @@ pub struct BlockHeader {
 
 impl BlockHeader {
     /// Whether both lengths agree, as they do without compression.
-    pub(crate) fn is_plain(&self) -> bool {
+    pub(crate) fn lengths_agree(&self) -> bool {
         self.compression != Compression::None || self.uncompressed_size == self.data_size
     }
 }
@@ -268,7 +268,7 @@ impl Block {
         if !self.verify_checksum() {
             return refuse("the header's length or checksum does not match the payload");
         }
-        if !self.header.is_plain() {
+        if !self.header.lengths_agree() {
             return refuse("uncompressed_size differs from data_size without compression");
         }
         Ok(())
@@ -301,7 +301,7 @@ fn decode_header(data: &[u8]) -> Result<BlockHeader> {
         version: word16(28),
         flags: word16(30),
     };
-    if header.is_plain() { Ok(header) } else { Err(unknown()) }
+    if header.lengths_agree() { Ok(header) } else { Err(unknown()) }
 }
 
 fn malformed(offset: usize, defect: Defect) -> Error {

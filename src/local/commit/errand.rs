@@ -1,5 +1,5 @@
-//! Errands: the leader's work without the commit lock, so that another thread can form the next
-//! group meanwhile.
+//! Errands: the leader's writes and answers. With many callers the leader runs an errand without
+//! the commit lock, so that another thread can form the next group meanwhile.
 //!
 //! An [`Errand`] answers the callers of published groups, and writes the next group (a [`Trip`]).
 //!
@@ -22,7 +22,7 @@ use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::ticket::Reply;
 
-/// Work without the commit lock.
+/// Answers to callers, and the next group to write.
 pub(crate) struct Errand<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) shared: Arc<Shared>,

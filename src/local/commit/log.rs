@@ -1,10 +1,9 @@
 //! The log: carries out what the commit core decides.
 //!
 //! Owns the core, the appender and the receiving end of the commit queue. A step takes all messages
-//! from the queue, lets the core form a group, and lays it out. Then the leader releases the commit
-//! lock, and writes and syncs the group (see `errand`). Back under the lock it publishes the group
-//! in the index, and then wakes its callers without the lock. The `handover` decides which thread
-//! leads, and when.
+//! from the queue, lets the core form a group, and lays it out. Then the leader writes and syncs
+//! the group (see `errand`), publishes it in the index, and wakes its callers. With many callers it
+//! writes and wakes without the commit lock. The `handover` decides which thread leads, and when.
 //!
 //! A few milliseconds after the last group the log writes its *durable mark* (see `log_end`), so
 //! that recovery can tell a torn tail from damage to acknowledged data.

@@ -6,7 +6,7 @@
 //!    commit to the queue ([`driver`]).
 //! 2. One thread at a time leads: it holds the commit lock and runs the [`log`] ([`handover`]).
 //! 3. The leader forms a group ([`group`]) and lays it out ([`append`]).
-//! 4. It writes and syncs the group without the lock ([`flight`], [`errand`]).
+//! 4. It writes and syncs the group, with many callers without the lock ([`flight`], [`errand`]).
 //! 5. It publishes the group in the index, and answers the callers ([`log`], [`errand`]).
 //!
 //! [`phases`] counts where the time goes.

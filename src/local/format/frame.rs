@@ -352,7 +352,7 @@ fn header_of_row(id: BlockId, row: &[u8; ENTRY_LEN]) -> Option<BlockHeader> {
         version: le::u16(row, 24),
         flags: le::u16(row, 26),
     };
-    header.is_plain().then_some(header)
+    header.lengths_agree().then_some(header)
 }
 
 /// The body of a [`Kind::Cut`] frame: where the log ended when recovery ran.
