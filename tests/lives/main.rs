@@ -38,7 +38,7 @@ use crate::life::Life;
 use crate::parent::{Tally, World};
 use crate::plan::THREADS_MAX;
 
-/// Lives that `cargo test` tries.
+/// Lives that a run tries which is given no number.
 const SHORT: u64 = 24;
 /// Lives of one store.
 const WORLD_LIVES: u64 = 10;

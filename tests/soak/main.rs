@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::parent::Soak;
 
-/// How long `cargo test` soaks.
+/// How long a run soaks that is given no number.
 const SHORT: Duration = Duration::from_secs(12);
 
 fn main() {
