@@ -306,7 +306,7 @@ impl<F: FnMut()> Drop for Owner<F> {
 
 /// A block that calls when the last of its payload is dropped.
 fn block_that_calls(id: u64, at_end: impl FnMut() + Send + 'static) -> Block {
-    let payload = Bytes::from_owner(Owner { bytes: *b"somebody", at_end });
+    let payload = Bytes::from_owner(Owner { bytes: *b"borrowed", at_end });
     Block::new(BlockId(id), BlockType::TableData, payload)
 }
 

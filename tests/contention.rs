@@ -1,4 +1,4 @@
-//! Contention: where threads change the same blocks, every call of `transact` gets through, and nobody waits for ever.
+//! Contention: where threads change the same blocks, every call of `transact` gets through, and none waits for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,7 +155,7 @@ fn body_that_waits_in_its_turn_for_a_thread_that_commits_loses_the_turn() {
 }
 
 #[test]
-fn body_in_its_turn_that_commits_beside_its_transaction_waits_for_nobody() {
+fn body_in_its_turn_that_commits_beside_its_transaction_does_not_wait() {
     on_both(|store| {
         let tries = in_its_turn(store, || {
             // Of the block that it claims, alone and by a call that loses, too.
@@ -193,7 +193,7 @@ fn call_that_loses_every_try_gives_up_and_leaves_no_turn_behind() {
         assert!(matches!(failed, Err(Error::BlockNotFound { .. })), "{failed:?}");
         std::thread::scope(|scope| {
             let other = scope.spawn(|| store.write_block(number(COUNTER, 1)));
-            other.join().expect("nobody's turn is in its way").expect("commits");
+            other.join().expect("no turn is in its way").expect("commits");
         });
     });
 }
@@ -223,7 +223,7 @@ fn panic_in_a_turn_ends_it() {
 }
 
 #[test]
-fn closing_beside_turns_leaves_nobody_waiting() {
+fn closing_beside_turns_leaves_no_caller_waiting() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = LocalBackend::open(dir.path().join("store")).expect("the store opens");
     store.write_block(number(COUNTER, 0)).expect("a block is written");

@@ -132,7 +132,7 @@ fn scan(store: &LocalBackend) -> Vec<State> {
         let block = store.read_block(id).expect("a block that is listed");
         let tag = block.data.first_chunk().map(|tag| u64::from_le_bytes(*tag));
         let tag = tag.unwrap_or_else(|| panic!("block {id} holds {:?}", block.data));
-        assert!(block.data == payload(tag), "block {id} holds other bytes than anybody wrote");
+        assert!(block.data == payload(tag), "block {id} holds bytes that no thread wrote");
         (blocks, bytes) = (blocks + 1, bytes + block.data.len() as u64);
         let thread = (tag & 0xFF) as usize;
         found[thread].insert(id.0, tag);
@@ -312,7 +312,7 @@ fn check_thread(cycle: u64, thread: usize, record: &Record, found: &State) -> bo
     if *found == record.state {
         return false;
     }
-    // The ids that an unacknowledged commit was given are known to nobody else.
+    // The ids that an unacknowledged commit was given are known to the store alone.
     let known = |id: &u64| record.state.contains_key(id);
     let tag_of = |part: &Part| match part {
         Part::Allocate { tag } => Some(*tag),

@@ -179,7 +179,7 @@ fn write_out(disk: &SimDisk, dir: &Path) {
     }
 }
 
-/// What the program does with a store that nobody has open.
+/// What the program does with a store that is closed.
 fn check_closed(disk: &SimDisk, model: &Model, context: &str) {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, out) = (dir.path().join("store"), dir.path().join("out"));

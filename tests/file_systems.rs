@@ -25,7 +25,7 @@ use closed::{check, closed_store, directory, everything, find, name, payload, re
 
 /// A store can be made, backed up to and restored to the root of a fresh volume.
 #[test]
-fn what_a_fresh_volume_holds_is_nobodys_data() {
+fn what_a_fresh_volume_holds_is_data_of_no_program() {
     for own in ["lost+found", ".snapshot", ".zfs"] {
         let (directory, path) = directory();
         let [backup, again] = ["backup", "again"].map(|name| directory.path().join(name));
@@ -52,9 +52,9 @@ fn what_a_fresh_volume_holds_is_nobodys_data() {
 /// Puts something into a directory.
 type Plant = fn(&Path);
 
-/// What `fsck` saved may be the last copy of a file, and other names may be anybody's.
+/// What `fsck` saved may be the last copy of a file, and other names may be of any program.
 #[test]
-fn what_may_be_somebodys_data_is_no_store() {
+fn what_may_be_data_of_a_program_is_no_store() {
     let plants: [(&str, Plant); 5] = [
         ("lost+found with a file", |path| {
             fs::create_dir(path.join("lost+found")).expect("a directory");

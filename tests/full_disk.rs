@@ -143,7 +143,9 @@ fn full_store_is_emptied_of_small_blocks_one_by_one() {
     }
     assert_eq!(store.stats().total_blocks, 0);
     store.compact_now().expect("nothing is left to move");
-    store.write_block(filling(1)).expect("there is space again, and nobody gave any");
+    store
+        .write_block(filling(1))
+        .expect("there is space again, and none was given back from outside");
     store.close().expect("a clean close");
     let store = LocalBackend::open_on(disk.clone(), short()).expect("the store opens again");
     holds_filling(&store, 1);
@@ -236,7 +238,9 @@ fn long_segments_are_no_hindrance_on_a_small_disk() {
     }
     store.compact_now().expect("nothing is left to move");
     for id in 1..=count / 2 {
-        store.write_block(large(id)).expect("there is space again, and nobody gave any");
+        store
+            .write_block(large(id))
+            .expect("there is space again, and none was given back from outside");
     }
     assert!(disk.violations().is_empty(), "{:?}", disk.violations());
 }
@@ -321,7 +325,7 @@ fn reserve_grows_with_the_store_and_shrinks_with_it() {
 }
 
 #[test]
-fn disk_that_refuses_the_reserve_stands_in_nobodys_way() {
+fn disk_that_refuses_the_reserve_stands_in_no_way() {
     for kind in [OperationKind::Create, OperationKind::Zero, OperationKind::SyncData] {
         let disk = SimDisk::new(13);
         disk.inject_on(kind, Some(FileName::Reserve), 0, FaultKind::Eio, true);

@@ -89,7 +89,7 @@ fn acknowledged_before_a_kill(dir: &Path, number: u64, count: u64) -> Vec<(u64, 
     let mut lines = BufReader::new(writer.stdout.take().expect("piped"));
     let (mut commits, mut line) = (Vec::new(), String::new());
     while lines.read_line(&mut line).expect("the writer prints") > 0 {
-        // A line that the kill cut short was not acknowledged to anybody.
+        // A line that the kill cut short was not acknowledged.
         if let (Some(rest), true) = (line.strip_prefix("acknowledged "), line.ends_with('\n')) {
             let numbers: Vec<u64> =
                 rest.split_whitespace().map(|n| n.parse().expect("a number")).collect();

@@ -1,5 +1,5 @@
 //! What commits in the middle of a checkpoint or a compaction, and what fails there: nothing is lost,
-//! nothing counts too early, and nobody reads what may go away again. And what ends a store or disturbs its
+//! nothing counts too early, and no reader sees what may go away again. And what ends a store or disturbs its
 //! threads: a drop, a panic, a clock that jumps.
 
 #[path = "support/gated.rs"]
@@ -221,7 +221,7 @@ fn pause_in_the_middle_of_a_segment_ends_its_moves_and_a_resume_takes_them_up_ag
     assert!((6..=240).step_by(6).all(|id| version(&store, id) == 1));
 }
 
-/// What nobody waits for is committed all the same, and nothing of the store goes on.
+/// What no caller waits for is committed all the same, and nothing of the store goes on.
 #[test]
 fn store_that_is_dropped_finishes_its_commits_and_ends_its_threads() {
     let disk = GatedDisk::over(SimDisk::new(6));
@@ -274,7 +274,7 @@ fn clock_that_jumps_costs_no_commit_and_gives_up_no_snapshot() {
     }
 }
 
-/// A store whose log panicked in the hands of whoever carried it. There are no other threads, whose
+/// A store whose log panicked on the thread that carried it. There are no other threads, whose
 /// writes the panic could hit.
 fn panicked() -> (GatedDisk, LocalBackend<GatedDisk>) {
     let disk = GatedDisk::over(SimDisk::new(5));

@@ -114,7 +114,7 @@ fn transaction_ended_by_its_id_says_so_to_its_handle() {
 }
 
 #[test]
-fn savepoint_of_somebody_else_is_refused_and_undoes_nothing() {
+fn savepoint_of_another_transaction_is_refused_and_undoes_nothing() {
     on_each(|store| {
         let (tx, other) = (store.begin().expect("begins"), store.begin().expect("begins"));
         let foreign = other.savepoint().expect("marks");
@@ -209,7 +209,7 @@ fn in_flight_one_by_one(check: impl Fn(&SimDisk, LocalBackend<SimDisk>)) {
     }
 }
 
-/// Hands in a commit of one block, of which nobody is told yet.
+/// Hands in a commit of one block, which is not answered yet.
 fn hand_in(store: &LocalBackend<SimDisk>, id: u64) -> Result<CommitTicket> {
     let tx = store.begin_transaction()?;
     store.write_block_in_tx(tx, block(id, "handed in"))?;

@@ -509,7 +509,7 @@ impl<H: Home> StateMachineTest for Machine<H> {
         assert_eq!(stats.total_blocks, world.blocks.len() as u64);
         assert_eq!(stats.open_transactions, world.open.len() as u64);
         let needed = world.open.values().any(|open| open.level != IsolationLevel::ReadCommitted);
-        assert!(needed || stats.undo_entries == 0, "versions are kept for nobody: {stats:?}");
+        assert!(needed || stats.undo_entries == 0, "versions are kept for no snapshot: {stats:?}");
     }
 }
 

@@ -1,5 +1,5 @@
 //! Who may open a store, and where: what is no store, what lies among its files, other openers,
-//! permissions and options. Whoever is refused is told why and has changed nothing.
+//! permissions and options. An opener that is refused is told why and has changed nothing.
 
 #[path = "support/block.rs"]
 mod block;
@@ -178,7 +178,7 @@ fn second_opener_is_locked_out_whatever_becomes_of_the_lock_file() {
     let lock = path.join("LOCK");
     for replaced in [false, true] {
         let store = LocalBackend::open(&path).expect("the first opener");
-        fs::remove_file(&lock).expect("somebody removes the lock file");
+        fs::remove_file(&lock).expect("the lock file is removed");
         if replaced {
             fs::write(&lock, "").expect("and puts another one there");
         }
@@ -241,7 +241,7 @@ fn child_is_locked_out() {
 #[test]
 fn child_opens() {
     let Some(path) = path_for_child() else { return };
-    check(&LocalBackend::open(path).expect("nobody has it open"), &[]);
+    check(&LocalBackend::open(path).expect("no process has it open"), &[]);
     println!("done: child_opens");
 }
 
@@ -259,17 +259,17 @@ fn missing_permission_is_named() {
     child("child_without_permission", &path);
     check(&LocalBackend::open(&path).expect("root opens it"), &[]);
     for path in everything(&path).keys() {
-        nix::unistd::chown(path, Some(NOBODY), None).expect("root gives files away");
+        nix::unistd::chown(path, Some(UNPRIVILEGED), None).expect("root gives files away");
     }
     child("child_with_its_own_store", &path);
 }
 
-const NOBODY: nix::unistd::Uid = nix::unistd::Uid::from_raw(65_534);
+const UNPRIVILEGED: nix::unistd::Uid = nix::unistd::Uid::from_raw(65_534);
 
 #[test]
 fn child_without_permission() {
     let Some(path) = path_for_child() else { return };
-    match nix::unistd::setuid(NOBODY) {
+    match nix::unistd::setuid(UNPRIVILEGED) {
         Ok(()) => refused_for_permission(&path, "a directory of root's"),
         Err(e) => println!("skipped: cannot become another user here: {e}"),
     }
@@ -279,7 +279,7 @@ fn child_without_permission() {
 #[test]
 fn child_with_its_own_store() {
     let Some(path) = path_for_child() else { return };
-    match nix::unistd::setuid(NOBODY) {
+    match nix::unistd::setuid(UNPRIVILEGED) {
         Ok(()) => without_permission(&path),
         Err(e) => println!("skipped: cannot become another user here: {e}"),
     }

@@ -260,7 +260,7 @@ fn descriptors_of_opening(path: &Path) {
 }
 
 /// Who may do everything has no limit on threads: such a process becomes another user first, one who has none.
-fn become_nobody(path: &Path) {
+fn become_unprivileged(path: &Path) {
     if !geteuid().is_root() {
         return;
     }
@@ -271,7 +271,7 @@ fn become_nobody(path: &Path) {
 }
 
 fn threads(path: &Path) {
-    become_nobody(path);
+    become_unprivileged(path);
     options().open(path).expect("a new store").close().expect("closes");
     let names = || {
         let entries = fs::read_dir(path).expect("the store").map(|entry| entry.expect("a file"));

@@ -144,7 +144,9 @@ fn store_above_its_quota_opens_refuses_writes_and_heals_by_deletes() {
             assert!(taken(&disk) <= most, "{} bytes are taken, not {most}", taken(&disk));
         }
         store.compact_now().expect("compaction above the quota");
-        store.write_block(filling(1)).expect("enough was deleted, and nobody opened anything");
+        store
+            .write_block(filling(1))
+            .expect("enough was deleted, and the store was not opened again");
         holds(&store, (1..=1).chain(count - 9..=count));
         assert!(taken(&disk) <= MAX, "{} bytes are taken", taken(&disk));
         // From here on the quota holds like any other.
@@ -196,7 +198,7 @@ fn owner_is_told_once_that_space_is_low_before_it_is_gone() {
     let mut count = 0;
     while told.load(Ordering::Relaxed) == 0 {
         count += 1;
-        store.write_block(filling(count)).expect("there is space before anybody is told");
+        store.write_block(filling(count)).expect("there is space before the callback is called");
     }
     let bytes = left.load(Ordering::Relaxed);
     assert!((100 << 10..300 << 10).contains(&bytes), "told at {bytes} bytes");
@@ -218,7 +220,8 @@ fn full_disk_rings_too_with_threads() {
     let store = open(&disk, options);
     disk.set_capacity(Some(MAX));
     fill_until_refused(&store, 1000);
-    let bytes = told.recv_timeout(std::time::Duration::from_secs(60)).expect("somebody is told");
+    let bytes =
+        told.recv_timeout(std::time::Duration::from_secs(60)).expect("the callback is called");
     assert!(bytes < 200 << 10, "told at {bytes} bytes");
 }
 

@@ -34,7 +34,7 @@ fn segments(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Overwrites, deletes, checkpoints, compaction and reopening on a simulated disk, which stops a program that
-/// changes bytes under somebody who holds them. Blocks are held over all of it.
+/// changes bytes under a reader that holds them. Blocks are held over all of it.
 #[test]
 fn every_mode_answers_what_was_written_while_segments_are_given_back() {
     for mode in MODES {
@@ -241,7 +241,7 @@ fn deleted_segments_that_readers_hold_are_counted_until_they_let_go() {
         assert_eq!(told(), deleted_map_len(&path), "{mode:?}");
         assert_eq!(told() > 0, is_mapped, "{mode:?}");
         drop(held);
-        assert_eq!(told(), 0, "{mode:?}: nobody holds them any more");
+        assert_eq!(told(), 0, "{mode:?}: they were dropped");
         store.close().expect("a clean close");
     }
 }

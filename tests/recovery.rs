@@ -179,7 +179,7 @@ fn recovery_of_a_long_commit_is_interrupted_anywhere_and_done_again() {
             let long = batch(2..=25, 30_000);
             store.apply_with(long, durability).expect("a commit of several segments");
             let durable = if durability == Durability::Durable { 25 } else { 1 };
-            // What nobody sees on the disk is written over itself, which most disks do without tearing it.
+            // What recovery cannot see on the disk is written over itself, which most disks do without tearing it.
             cut_recovery(&kill(store, &disk), durable, 25, !hides_the_disk);
         }
     }

@@ -166,7 +166,7 @@ fn segment_whose_renaming_failed_is_not_made_twice() {
             let disk = SimDisk::new(skip);
             let store = open(&disk);
             disk.inject_on(OperationKind::Rename, None, skip, kind, false);
-            // Others are made in its place, and nobody hears of it.
+            // Others are made in its place, and no caller is told.
             for id in 1..=40 {
                 store.write_block(block(id, 8000)).expect("written");
             }
@@ -244,7 +244,7 @@ fn segment_cut_within_its_first_page_is_damaged() {
 }
 
 /// Behind a bulk load nothing is zeroed ahead until a short commit comes. Who asked for space in between
-/// waited for ever, and kept everybody else waiting.
+/// waited for ever, and kept all other callers waiting.
 #[test]
 fn space_is_prepared_behind_a_bulk_load() {
     let options = LocalBackend::options().single_threaded(true);
@@ -302,7 +302,7 @@ fn threads_may_share_a_single_threaded_store() {
 }
 
 /// Without threads of its own, a store whose ticket was answered already while later ones were not
-/// looked for more to do for ever, and never did it: nobody else was there to carry the log.
+/// looked for more to do for ever, and never did it: no other thread was there to carry the log.
 #[test]
 fn answered_ticket_does_not_wait_for_ever_beside_open_ones() {
     let store = open(&SimDisk::new(1));
@@ -361,14 +361,14 @@ fn store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery() {
     }
 }
 
-/// A lock belongs to the file that was opened, not to its name: while a store was open somebody removed
-/// its `LOCK`, the next opener made a new one, locked that and wrote beside the first.
+/// A lock belongs to the file that was opened, not to its name: while a store was open its `LOCK` was
+/// removed, the next opener made a new one, locked that and wrote beside the first.
 #[test]
-fn removed_lock_file_lets_nobody_in() {
+fn removed_lock_file_lets_no_opener_in() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store");
     let store = options().open(&path).expect("the first opener");
-    std::fs::remove_file(path.join("LOCK")).expect("somebody removes the lock file");
+    std::fs::remove_file(path.join("LOCK")).expect("the lock file is removed");
     let second = options().open(&path).expect_err("the store is open");
     assert!(matches!(second, Error::Locked { .. }), "{second:?}");
     store.write_block(block(1, 100)).expect("the first one goes on");

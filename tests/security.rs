@@ -1,8 +1,8 @@
-//! What somebody plants in a store's directory, what others may read of it, and what its errors and
+//! What another user plants in a store's directory, what others may read of it, and what its errors and
 //! its source say: links and devices are refused, modes are the owner's alone, and no value gets into
 //! a message.
 //!
-//! A store of wider modes is opened as it is: whoever widened them decided that. Where others can
+//! A store of wider modes is opened as it is: that was its owner's decision. Where others can
 //! write to the directory, files that are not ours or have a second name are refused.
 
 #[path = "support/fill.rs"]
@@ -159,7 +159,7 @@ fn second_names_are_refused_where_others_can_write() {
         check(&path);
         for mode in [0o770, 0o707] {
             set_mode(&path, mode);
-            let error = options().open(&path).expect_err("somebody may have the file open");
+            let error = options().open(&path).expect_err("another process may have the file open");
             assert!(
                 matches!(&error, Error::Io { op: IoOp::Open | IoOp::Lock, source, .. }
                     if source.kind() == std::io::ErrorKind::PermissionDenied),
@@ -182,7 +182,7 @@ fn files_of_others_are_refused_where_they_can_write() {
     set_mode(&path, 0o777);
     for victim in files(&path) {
         nix::unistd::chown(&victim, Some(65_534.into()), None).expect("given away");
-        let error = options().open(&path).expect_err("the file is somebody else's");
+        let error = options().open(&path).expect_err("the file is another user's");
         assert!(matches!(&error, Error::Io { op: IoOp::Open | IoOp::Lock, .. }), "{error:?}");
         nix::unistd::chown(&victim, Some(0.into()), None).expect("taken back");
     }
@@ -198,7 +198,7 @@ fn nothing_is_written_through_what_is_planted_under_names_to_come() {
         for prefix in prefixes {
             let (directory, path) = closed_store();
             let victim = directory.path().join("victim");
-            fs::write(&victim, "somebody else's").expect("a file");
+            fs::write(&victim, "another user's").expect("a file");
             let store = options().open(&path).expect("the store opens");
             let known = files(&path);
             let planted: Vec<_> = (1..200)
@@ -224,7 +224,7 @@ fn nothing_is_written_through_what_is_planted_under_names_to_come() {
             let stops = prefix == "TMP-" || what == "directory";
             assert_eq!(refusal.is_some(), stops, "{what} at {prefix}");
             drop(store);
-            assert_eq!(fs::read(&victim).expect("the victim"), b"somebody else's", "{what}");
+            assert_eq!(fs::read(&victim).expect("the victim"), b"another user's", "{what}");
             for at in planted.iter().filter(|at| at.symlink_metadata().is_ok()) {
                 if !at.symlink_metadata().expect("looked at").is_file() {
                     unplant(at);
@@ -382,7 +382,7 @@ fn no_source_holds_a_mutant_or_asks_the_environment() {
     }
 }
 
-/// An error that nobody hears of is left so on purpose, by `unheard` and with a reason.
+/// A result that is dropped is dropped on purpose, by `unheard` and with a reason.
 #[test]
 fn no_result_is_dropped_without_a_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

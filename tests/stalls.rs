@@ -97,7 +97,7 @@ fn waited_for_everything(seed: u64) -> LocalBackend<SimDisk> {
     store.compact_now().expect("compacts");
     disk.set_capacity(Some(1 << 20));
     let count = (1..200).find(|id| store.write_block(filling(*id)).is_err()).expect("full") - 1;
-    // What it sees cannot go, so the reserve is drawn down and whoever deletes looks for room.
+    // What it sees cannot go, so the reserve is drawn down and a delete looks for room.
     let _kept = store.snapshot().expect("a snapshot");
     let deleted = (1..=count).take_while(|id| store.delete_block(BlockId(*id)).is_ok()).count();
     assert!(deleted > 10, "{deleted} deletes on a full disk");
@@ -121,7 +121,7 @@ fn commits_beyond_the_bytes_in_flight_wait_for_them() {
 }
 
 #[test]
-fn checkpoint_that_holds_up_somebody_is_a_stall() {
+fn checkpoint_that_holds_up_a_writer_is_a_stall() {
     let (disk, store) = open(5, short().single_threaded(false));
     let wanted = |store: &LocalBackend<SimDisk>| stall(store, StallCause::Upkeep).count > 0;
     std::thread::scope(|scope| {
@@ -136,7 +136,7 @@ fn checkpoint_that_holds_up_somebody_is_a_stall() {
             store.checkpoint().expect("a checkpoint");
         }
     });
-    assert!(wanted(&store), "nobody waited for a checkpoint: {:?}", store.stats().stalls);
+    assert!(wanted(&store), "no writer waited for a checkpoint: {:?}", store.stats().stalls);
     assert!(disk.violations().is_empty(), "{:?}", disk.violations());
 }
 

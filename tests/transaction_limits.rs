@@ -112,7 +112,7 @@ fn begin_waits_for_a_transaction_to_end() {
                     for _ in 0..50 {
                         let tx = store.begin_timeout(Duration::from_secs(300)).expect("begins");
                         tx.write(block(thread, "turn")).expect("writes");
-                        tx.commit().expect("nobody else is in a transaction");
+                        tx.commit().expect("no other thread is in a transaction");
                     }
                 });
             }
@@ -147,7 +147,7 @@ fn snapshot_over_its_age_is_given_up_and_others_go_on() {
         clock.advance(seconds(60));
         old.read(BlockId(1)).expect("it may be that old");
         clock.advance(seconds(1));
-        // Somebody else's operation is enough: the owner may never come back.
+        // Another thread's operation is enough: the owner may never come back.
         let young = store.snapshot().expect("holds");
         assert_eq!(store.stats().undo_entries, 0, "nothing is kept for them any more");
 

@@ -218,7 +218,7 @@ macro_rules! with_claims {
                 /// No reader sees a block go back to an older version.
                 reads_never_go_back,
                 /// A commit acknowledged to one thread is seen by all.
-                acknowledged_commits_are_visible_to_everyone,
+                acknowledged_commits_are_visible_to_every_reader,
                 /// Increments from eight threads, retried on `Conflict`, add up.
                 no_update_is_lost,
                 /// Transfers between blocks keep their sum in every snapshot.

@@ -47,7 +47,7 @@ struct Shown {
     checkpoint_damaged: bool,
 }
 
-/// Asks everybody. Those who only look may change nothing, and who refuses to open may not either.
+/// Asks every command. Those that only look may change nothing, nor may an open that refuses.
 pub fn judge(store: &Store, path: &Path) -> Verdict {
     let before = contents(path);
     let probed = match LocalBackend::probe(path).expect("an answer") {

@@ -72,7 +72,7 @@ pub fn version_of(id: u64, bytes: &[u8]) -> Option<u64> {
 
 const VERSION_MAX: u64 = 9;
 
-/// A store that nobody has open, and what it was like before.
+/// A store that is closed, and what it was like before.
 pub struct Store {
     pub kind: Kind,
     pub directory: TempDir,

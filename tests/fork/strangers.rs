@@ -50,7 +50,7 @@ fn orphan(dir: &Path, is_killed: bool) {
     let mut told = [0];
     from_child.read_exact(&mut told).expect("the orphan lives");
     // It has the descriptors of its parent, and not the lock.
-    let store = LocalBackend::open(dir.join("store")).expect("nobody has the lock");
+    let store = LocalBackend::open(dir.join("store")).expect("the orphan has no lock");
     assert_eq!(&store.read_block(BlockId(1)).expect("reads").data[..], b"parent");
     from_parent.write_all(b"g").expect("the orphan waits");
     from_child.read_exact(&mut told).expect("the orphan is refused");

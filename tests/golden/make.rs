@@ -137,7 +137,7 @@ fn compacted(path: &Path) -> Files {
     killed(store, path)
 }
 
-/// The last commit is there in part, and nobody was told of it.
+/// The last commit is there in part, and its caller was told of none.
 fn torn(path: &Path) -> Files {
     let store = options().open(path).expect("opens");
     for id in 1..=10 {

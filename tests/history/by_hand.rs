@@ -110,7 +110,7 @@ fn history_without_anomaly_is_clean() {
 }
 
 #[test]
-fn write_that_nobody_committed_is_an_aborted_read() {
+fn write_that_was_never_committed_is_an_aborted_read() {
     let all = [
         tx(Snapshot, 1, &[read(X, 10), write(X, 11)]),
         tx(Snapshot, 1, &[read(X, 11)]).only_reads(),
@@ -143,7 +143,7 @@ fn write_that_is_not_yet_committed_is_a_dirty_read() {
 }
 
 #[test]
-fn value_of_nobody_or_of_another_block_is_garbage() {
+fn value_of_no_write_or_of_another_block_is_garbage() {
     assert_named(&[tx(Snapshot, 1, &[read(X, GARBAGE)]).only_reads()], &[Garbage]);
     assert_named(&[tx(Snapshot, 1, &[read(X, 20)]).only_reads()], &[Garbage]);
     assert_named(&[tx(Snapshot, 1, &[list(&[X, Y, Z])]).only_reads()], &[Garbage]);

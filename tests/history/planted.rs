@@ -216,7 +216,7 @@ fn old_snapshots_are_caught() {
 }
 
 #[test]
-fn bytes_of_nobody_are_caught() {
+fn bytes_that_no_thread_wrote_are_caught() {
     assert_caught(Flaw::Garbles, &[Garbage]);
 }
 

@@ -194,7 +194,7 @@ fn smallest_and_largest_ids_are_kept() {
 #[test]
 fn id_zero_in_a_frame_is_refused() {
     let mut forger = Forger::new();
-    forger.commit(0, b"nobody", 6);
+    forger.commit(0, b"orphan", 6);
     forger.end();
     assert_eq!(refused(&forger), (Defect::OpTable, PAGE));
 }

@@ -31,7 +31,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || callers(true, [Calls::Back, Calls::Waits]),
     },
     Claim {
-        name: "an_announced_commit_is_answered_while_nobody_waits",
+        name: "an_announced_commit_is_answered_while_no_caller_waits",
         preemption_count_max: None,
         kernel: || callers(true, [Calls::Back]),
     },
@@ -61,7 +61,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || pause(true, Trips::None),
     },
     Claim {
-        name: "a_panic_in_a_turn_leaves_nobody_waiting",
+        name: "a_panic_in_a_turn_leaves_no_caller_waiting",
         preemption_count_max: Some(2),
         kernel: || panics(Trips::None),
     },
@@ -91,17 +91,17 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || travellers(true, Trips::One, [Calls::Back, Calls::Waits]),
     },
     Claim {
-        name: "whoever_wants_the_load_between_turns_meets_nobody_away",
+        name: "a_caller_that_wants_the_load_between_turns_finds_it_there",
         preemption_count_max: Some(3),
         kernel: || pause(false, Trips::Two),
     },
     Claim {
-        name: "a_panic_between_turns_leaves_nobody_waiting",
+        name: "a_panic_between_turns_leaves_no_caller_waiting",
         preemption_count_max: Some(3),
         kernel: panic_between_turns,
     },
     Claim {
-        name: "a_panic_on_a_trip_leaves_nobody_waiting",
+        name: "a_panic_on_a_trip_leaves_no_caller_waiting",
         preemption_count_max: Some(2),
         kernel: || panics(Trips::Two),
     },

@@ -27,7 +27,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: failed_sync,
     },
     Claim {
-        name: "the_first_of_two_causes_is_everybodys",
+        name: "every_thread_sees_the_first_of_two_causes",
         preemption_count_max: None,
         kernel: causes,
     },

@@ -67,7 +67,7 @@ pub fn tool(name: &str) -> Result<(), Skipped> {
 }
 
 impl Arena {
-    /// Takes the calling thread, and all that it starts, out of sight of everybody else.
+    /// Takes the calling thread, and all that it starts, out of sight of all other processes.
     fn new() -> Result<Arena, Skipped> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Skipped("only root can mount".to_string()));

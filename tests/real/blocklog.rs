@@ -202,7 +202,7 @@ fn serve(mut device: File, mut disk: Disk) {
         answer.extend(body);
         match device.write_all(&answer) {
             Ok(()) => {}
-            // Nobody waits for it any more.
+            // The request was given up: its process is gone.
             Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => {}
             Err(e) => panic!("the kernel refuses an answer to request {opcode}: {e}"),
         }

@@ -147,7 +147,7 @@ impl Trial {
                 run(store, session, states, |_, answer| match answer {
                     Ok(_) => {
                         let moment = if is_cut.load(Ordering::SeqCst) { LATE } else { BEFORE };
-                        // Nobody counts any more once the cut has begun.
+                        // The counting thread is gone once the cut has begun.
                         acknowledged.send(()).unwrap_or(());
                         (moment, ControlFlow::Continue(()))
                     }

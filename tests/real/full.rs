@@ -154,7 +154,7 @@ impl Trial {
             self.store = Some(options(&mut self.rng).open(self.path()).expect("there is space"));
             self.compare();
         }
-        // Healed, and nobody opened anything for it.
+        // Healed, and the store was not opened again for it.
         self.session += 1;
         let states = std::mem::take(&mut self.states);
         let records = run(self.store(), self.session, states, |_, answer| {

@@ -14,7 +14,7 @@ fn block() -> Block {
     Block::new(BlockId(1), BlockType::TableData, "kept")
 }
 
-/// A file that is unlinked while somebody waits to lock it would let two openers in.
+/// A file that is unlinked while an opener waits to lock it would let two openers in.
 #[test]
 fn lock_file_is_the_same_through_opens_refusals_and_closes() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -44,10 +44,7 @@ pub fn scan(store: &LocalBackend) -> Vec<State> {
         let block = store.read_block(id).expect("a block that is listed");
         let tag = block.data.first_chunk().map(|tag| u64::from_le_bytes(*tag));
         let tag = tag.unwrap_or_else(|| panic!("block {id} holds {:?}", block.data));
-        assert!(
-            block.data == payload(id.0, tag),
-            "block {id} holds other bytes than anybody wrote"
-        );
+        assert!(block.data == payload(id.0, tag), "block {id} holds bytes that no thread wrote");
         (blocks, bytes) = (blocks + 1, bytes + block.data.len() as u64);
         found[owner(id.0) as usize].insert(id.0, tag);
     }
@@ -117,6 +114,9 @@ fn kept_count(thread: u64, record: &Record, found: &State) -> u64 {
     let tag = is.unwrap_or_else(|| panic!("thread {thread}: its counting block is gone"));
     let (session, number) = (tag >> 24, tag & 0xFF_FFFF);
     assert_eq!(session, record.session, "thread {thread}: a commit of another session came back");
-    assert!(number <= record.outcomes.len() as u64, "thread {thread}: commit {number} of nobody");
+    assert!(
+        number <= record.outcomes.len() as u64,
+        "thread {thread}: no step made commit {number}"
+    );
     number
 }

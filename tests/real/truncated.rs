@@ -1,7 +1,7 @@
-//! A segment that somebody cuts while the store has it mapped.
+//! A segment that another program cuts while the store has it mapped.
 //!
-//! Nobody but the store has a reason to write in its directory, which has mode 0700 and is locked. If
-//! somebody does all the same, a read beyond the new end ends the process by SIGBUS, as with every
+//! No program but the store has a reason to write in its directory, which has mode 0700 and is locked. If
+//! one does all the same, a read beyond the new end ends the process by SIGBUS, as with every
 //! mapped file, and a read within the last page of the file finds zeros there, which the checksum
 //! names. Without maps every read is answered or names what is wrong. Other bytes than were written are
 //! never answered. Each cut is tried in a child.

@@ -79,7 +79,7 @@ nix::ioctl_write_ptr_bad!(
 /// How long a file system that was given up may be busy.
 const BUSY_MAX: Duration = Duration::from_secs(20);
 
-/// Unmounts what nobody uses any more. A child that another test has just started holds the files of
+/// Unmounts what is no longer used. A child that another test has just started holds the files of
 /// all tests until its exec is over, which its start does not wait for; so this tries again for a
 /// while. A file that is left open is still found.
 pub fn unmount(point: &Path) {
@@ -174,7 +174,7 @@ impl Volume {
         unsafe { shut_down(root.as_raw_fd(), &(how as u32)) }.expect("a power cut");
     }
 
-    /// Unmounts it; nobody may have a file open in there.
+    /// Unmounts it; no process may have a file open in there.
     pub fn unmount(&mut self) {
         unmount(&self.point);
         self.mounted = false;

@@ -383,7 +383,7 @@ fn block_written_again_after_its_deletion_is_lost_with_its_newest_version() {
     check(&store, &desk.model, &[150]);
 }
 
-/// What an interrupted repair left, and what earlier ones kept, is nobody's to overwrite.
+/// What an interrupted repair left, and what earlier ones kept, is never overwritten.
 #[test]
 fn ids_that_were_given_away_are_not_given_away_again() {
     let mut desk = Desk::new();

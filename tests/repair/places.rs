@@ -21,15 +21,15 @@ fn salvage_takes_no_directory_that_exists_or_lies_in_the_store() {
     assert!(contents(&path) == before);
     let open = options().open(&path).expect("opens");
     let out = path.with_file_name("out");
-    let error = LocalBackend::salvage(&path, &out).expect_err("somebody writes to it");
+    let error = LocalBackend::salvage(&path, &out).expect_err("another handle writes to it");
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");
-    let error = LocalBackend::repair(&path).expect_err("somebody writes to it");
+    let error = LocalBackend::repair(&path).expect_err("another handle writes to it");
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");
     open.close().expect("closes");
     assert!(!out.exists());
 }
 
-/// Longer than the blocks, segments and commits that a store has where nobody asks for others.
+/// Longer than the blocks, segments and commits that a store has by default.
 #[test]
 fn names_beside_the_store_that_are_taken_are_left_alone() {
     let mut desk = Desk::new();

@@ -42,7 +42,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         paths: &["acknowledged", "Closed"],
     },
     Claim {
-        name: "a_panic_is_named_and_leaves_nobody_waiting",
+        name: "a_panic_is_named_and_leaves_no_caller_waiting",
         schedule: panicking,
         paths: &["acknowledged", "Poisoned"],
     },

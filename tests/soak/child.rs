@@ -147,8 +147,8 @@ impl Child {
         Ok(())
     }
 
-    /// A snapshot sees all the money, and the same blocks however long it is held; and bytes that somebody
-    /// holds stay what they are after it, whatever becomes of their segments.
+    /// A snapshot sees all the money, and the same blocks however long it is held; and bytes that a
+    /// reader holds stay what they are after it, whatever becomes of their segments.
     fn look(&self) -> Result<()> {
         let mut rng = Rng::new(self.seed);
         let mut held: Vec<Block> = Vec::new();
@@ -165,7 +165,7 @@ impl Child {
             assert!(first == again, "a snapshot changed");
             drop(snapshot);
             assert!(held.iter().all(is_whole), "bytes that were held changed");
-            // Where memory is measured nobody holds any of it by chance.
+            // Where memory is measured no reader holds any of it by chance.
             if self.pause.is_zero() && rng.below(8) == 0 {
                 held = first;
             }

@@ -110,12 +110,12 @@ flaws! {
     DeletesLeakIntoSnapshots => [blocks_deleted_after_begin_are_still_read],
     /// Snapshots hold what was created since.
     CreationsLeakIntoSnapshots => [blocks_created_after_begin_are_not_seen],
-    /// Two versions of a block are kept, whoever needs a third.
+    /// Two versions of a block are kept, though a snapshot needs a third.
     KeepsTwoVersions => [every_open_snapshot_keeps_its_version],
     /// A snapshot misses the newest commit.
     BeginMissesTheNewest => [
         begin_sees_all_that_was_committed_before,
-        acknowledged_commits_are_visible_to_everyone,
+        acknowledged_commits_are_visible_to_every_reader,
     ],
 
     // Conflicts.
@@ -251,7 +251,7 @@ flaws! {
     /// Every third read finds the version before.
     StaleReads => [reads_never_go_back],
     /// A commit is visible with the next one.
-    AcknowledgesBeforeVisible => [acknowledged_commits_are_visible_to_everyone],
+    AcknowledgesBeforeVisible => [acknowledged_commits_are_visible_to_every_reader],
     /// Validation and application are two steps.
     RacyValidation => [
         one_of_many_racing_transactions_wins,

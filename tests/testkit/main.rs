@@ -90,7 +90,7 @@ fn assert_caught(flaw: Flaw, expected: &[&str]) {
 
 /// What cannot be planted in a backend of safe code, and why.
 const NOT_PLANTED: [(&str, &str); 1] =
-    [("payload_in_hand_never_changes", "safe code cannot change bytes that somebody else holds")];
+    [("payload_in_hand_never_changes", "safe code cannot change bytes that a reader holds")];
 
 /// A backend that offers only what it must.
 struct Plain(Reference);

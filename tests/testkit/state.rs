@@ -74,7 +74,7 @@ pub struct Quirks {
 
 const ENDED_COUNT_MAX: usize = 1000;
 
-/// Flaws that show older versions to somebody, and so need them kept.
+/// Flaws that show older versions to a reader, and so need them kept.
 const NEED_HISTORY: [Flaw; 12] = [
     Flaw::KeepsEveryVersion,
     Flaw::BeginMissesTheNewest,

@@ -58,7 +58,7 @@ fn with_and_without_threads(check: impl Fn(&LocalBackend<SimDisk>, bool)) {
         let store = LocalBackend::open_on(disk.clone(), options).expect("opens");
         store.write_block(block(20_000, "first")).expect("writes");
         if !single {
-            // Behind the first commit's witness nothing is due any more, and everybody sleeps.
+            // Behind the first commit's witness nothing is due any more, and every thread sleeps.
             let written_len = store.stats().log_bytes;
             disk.advance(Duration::from_secs(1));
             in_the_end(|| store.stats().log_bytes > written_len);
@@ -77,7 +77,7 @@ fn submit(store: &impl StorageBackend, id: u64) -> CommitTicket {
     store.submit_transaction(tx, None).expect("hands in")
 }
 
-/// Asks again and again; gives up after more time than anybody needs.
+/// Asks again and again; gives up after more time than any commit needs.
 #[track_caller]
 fn in_the_end(mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -93,7 +93,7 @@ fn commit_whose_ticket_is_dropped_becomes_visible_by_itself() {
         drop(submit(store, 1));
         let is_visible = || store.block_exists(BlockId(1)).expect("looks");
         if single {
-            assert!(is_visible(), "there is nobody else to carry it out");
+            assert!(is_visible(), "there is no other thread to carry it out");
         }
         in_the_end(is_visible);
     });

@@ -168,7 +168,7 @@ fn an_unfinished_directory_is_named_so_and_used_again() {
         assert!(!desk.path(name).join("unfinished").exists());
     }
     assert_eq!(snapshot(&desk.path("backup")), kept);
-    // Files of somebody else are never taken for leftovers.
+    // Files of another program are never taken for leftovers.
     fs::create_dir_all(desk.path("mine/unfinished")).unwrap();
     fs::write(desk.path("mine/letter"), "mine").unwrap();
     assert_eq!(desk.refused(4, &["backup", "store", "mine"]), "mine is not empty");

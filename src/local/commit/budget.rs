@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_in_line_before_it_looks_whether_anybody_works() {
+    fn thread_that_waits_is_in_line_before_it_looks_for_a_worker() {
         let budget = Budget::new(100);
         budget.take_or_wait(100, || {});
         budget.take_or_wait(1, || {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_hold_more_than_the_budget_and_nobody_is_left_waiting() {
+    fn threads_never_hold_more_than_the_budget_and_none_is_left_waiting() {
         let (budget, held) = (Budget::new(100), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 1..=8_u64 {

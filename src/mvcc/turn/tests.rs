@@ -144,7 +144,7 @@ fn turns_are_taken_in_the_order_of_coming_one_at_a_time() {
 }
 
 #[test]
-fn thread_in_its_turn_waits_for_nobody() {
+fn thread_in_its_turn_does_not_wait() {
     let (turns, others) = (turns(), turns());
     let (_loser, _other) = (turns.register_loser(), others.register_loser());
     let turn =

@@ -168,7 +168,7 @@ pub(in crate::testkit) fn reads_never_go_back(s: &mut Subject<'_>) {
     s.model().write(block(1, number(last)));
 }
 
-pub(in crate::testkit) fn acknowledged_commits_are_visible_to_everyone(s: &mut Subject<'_>) {
+pub(in crate::testkit) fn acknowledged_commits_are_visible_to_every_reader(s: &mut Subject<'_>) {
     let store = s.store();
     // Pairs of threads: the writer of a pair tells its reader of every acknowledged commit.
     threads(4, |pair| {

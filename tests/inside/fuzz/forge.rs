@@ -54,7 +54,7 @@ impl Forger {
         self.disk.put_file(self.file(), &header.encode());
     }
 
-    /// A commit of one block of `len` bytes: `data`, and zeros that nobody writes.
+    /// A commit of one block of `len` bytes: `data`, and zeros that are not written.
     pub fn commit(&mut self, id: u64, data: &'static [u8], len: u32) {
         let mut header = Block::new(BlockId(id), BlockType::TableData, data).header;
         (header.data_size, header.uncompressed_size) = (len, len);

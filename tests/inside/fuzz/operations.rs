@@ -275,7 +275,7 @@ fn choice(argument: u8) -> CrashChoice {
     }
 }
 
-/// Injected failures never look like damage, and panic nobody.
+/// Injected failures never look like damage, and never panic.
 fn check_failure(error: &Error) {
     match error {
         Error::Io { .. } | Error::StorageFull { .. } | Error::ResourceExhausted { .. } => {}

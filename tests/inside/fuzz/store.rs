@@ -1,8 +1,8 @@
 //! Targets over the files of a whole store, and over its scanner.
 //!
-//! A directory that somebody else wrote is opened, or refused by name and not changed. Once it is
+//! A directory that another program wrote is opened, or refused by name and not changed. Once it is
 //! open, what it shows stays: every block reads as it did, or as corrupt, after a clean close and
-//! the next opening. Nobody vouches for what the blocks say: who can write checksums can write
+//! the next opening. Nothing vouches for what the blocks say: a program that can write checksums can write
 //! blocks.
 
 use std::collections::BTreeMap;

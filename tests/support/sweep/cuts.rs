@@ -107,7 +107,7 @@ fn check_left(
     let store = reopen(&tape.word, disk);
     let count = tape.history.check(&store, wanted.clone());
     note_paths(tally, &store, made, count < *wanted.end());
-    // O5: what was answered stays, though nobody has synced or closed.
+    // O5: what was answered stays, though the store was neither synced nor closed.
     let again = disk.crash(CrashChoice::Nothing);
     leave(store, disk);
     if !seed.is_multiple_of(3) {

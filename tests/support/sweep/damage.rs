@@ -19,7 +19,7 @@ pub const PATHS: &[&str] = &["refused", "corrupt block", "nothing lost", "tail l
 const SECTOR_LEN: u64 = 512;
 const PAGE_LEN: u64 = 4096;
 
-/// A store that nobody has open, and what it holds.
+/// A store that is closed, and what it holds.
 pub struct Victim {
     pub word: String,
     disk: SimDisk,

@@ -278,7 +278,7 @@ impl Run {
         let lsn = |run: &Run| run.store.as_ref().map(|store| store.stats().visible_lsn);
         let before = lsn(self);
         self.durably(LocalBackend::compact_now);
-        // Nobody commits meanwhile: these are moves.
+        // No caller commits meanwhile: these are moves.
         if lsn(self) > before {
             self.paths.insert("compaction");
         }

@@ -11,7 +11,7 @@ impl State {
         last.is_some_and(|version| version.lsn > snapshot)
     }
 
-    /// Returns a block that somebody else changed since the snapshot.
+    /// Returns a block that another commit changed since the snapshot.
     pub fn validate(&self, id: TransactionId, tx: &Open) -> Option<u64> {
         if tx.reads_newest(self.flaw) {
             return None;
@@ -31,8 +31,8 @@ impl State {
         }
     }
 
-    /// Returns a block that a serializable transaction has read, or a range it listed, and somebody
-    /// changed.
+    /// Returns a block that a serializable transaction has read, or a range it listed, and
+    /// another commit changed.
     fn read_is_lost(&self, tx: &Open) -> Option<u64> {
         if tx.isolation != IsolationLevel::Serializable
             || tx.ops.is_empty()

@@ -6,7 +6,7 @@ use super::{Quirks, State};
 use crate::flaws::Flaw;
 
 impl State {
-    /// What every open does: no transaction lives on, and nobody needs older versions.
+    /// What every open does: no transaction lives on, and no snapshot needs older versions.
     pub fn restart(&mut self) {
         self.open.clear();
         self.ended.clear();

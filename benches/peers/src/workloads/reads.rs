@@ -22,8 +22,8 @@ pub fn run(spec: &Spec, blocks: u64, writers: usize) -> Outcome<Figures> {
     fill(&mut *engine.session()?, blocks, &Payloads::new(1, 0, BLOCK_LEN), 0)?;
     let first_read_us = warm(&*engine, blocks)?;
     let engine_ref = &*engine;
-    let nobody_reads = || std::thread::sleep(Duration::from_secs_f64(spec.seconds));
-    let alone = (writers > 0).then(|| commit_while(engine_ref, writers, blocks, nobody_reads));
+    let without_readers = || std::thread::sleep(Duration::from_secs_f64(spec.seconds));
+    let alone = (writers > 0).then(|| commit_while(engine_ref, writers, blocks, without_readers));
     let spent = Spent::default();
     let make = |thread| Ok(Timed::new(Reader::new(engine_ref, thread, blocks)?, &spent));
     let read = || closed_loop(spec.threads, spec.warm_up(), spec.length(), make);

@@ -52,7 +52,7 @@ fn a_view_reads_what_the_file_holds_at_the_time() {
 }
 
 #[test]
-fn a_view_is_shared_while_somebody_holds_its_bytes() {
+fn a_view_is_shared_while_a_reader_holds_its_bytes() {
     let (_disk, file) = disk_with(A, b"abc");
     let mut view = file.map(3).expect("mapped");
     assert!(!view.is_shared());

@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn image_keeps_up_with_the_log_and_does_not_pause_without_commits() {
         let is_image_ahead = |log_len, done| is_image_ahead(log_len, 1000, done, 100);
-        assert!(!is_image_ahead(0, 50), "nobody commits");
+        assert!(!is_image_ahead(0, 50), "no caller commits");
         assert!(is_image_ahead(1, 1));
         assert!(is_image_ahead(500, 50));
         assert!(!is_image_ahead(501, 50), "the log is ahead");

@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(
             schedule.pause_after(SECOND, 101, 2 * STEP_LEN),
             Duration::ZERO,
-            "nobody writes"
+            "no caller writes"
         );
         let behind = 100 + 2 * STEP_LEN;
         assert_eq!(schedule.pause_after(SECOND, behind, 3 * STEP_LEN), Duration::ZERO);
