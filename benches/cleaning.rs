@@ -1,17 +1,17 @@
 //! Cost of moves by the design of the log: a model of its cleaning, without a disk and the store.
 //!
-//! | what     | value                                                                              |
-//! |----------|------------------------------------------------------------------------------------|
-//! | workload | [`TURNS`] overwrites of each of [`BLOCKS`] blocks on average, all of one size;     |
-//! |          | the first [`TURNS_NOT_COUNTED`] are not counted                                    |
-//! | draws    | Zipf with the exponent 0.99, drawn as in `benches/space.rs`, and with 0: uniform   |
-//! | segments | of 16,000 and 4,000 blocks: 64 MB and 16 MB, if a block has 4 KiB                  |
-//! | pace     | blocks moved for each one committed, at most: 1 as in the store while others       |
-//! |          | write, 3 as good as unlimited                                                      |
-//! | tails    | 1: moves and commits go to one segment, as in the store; 2: moves have their own;  |
-//! |          | 3: blocks moved twice have their own again                                         |
-//! | scores   | [`SCORES`]; cost-benefit is the store's, for its source see the module compaction  |
-//! | goal     | segments are emptied while the log has more than 1 / [`UTILISATION`] of the blocks |
+//! | what     | value                                                                          |
+//! |----------|--------------------------------------------------------------------------------|
+//! | workload | [`TURNS`] overwrites of each of [`BLOCKS`] blocks on average, all of one size; |
+//! |          | the first [`TURNS_NOT_COUNTED`] are not counted                                |
+//! | draws    | Zipf with the exponent 0.99, drawn as in `benches/space.rs`; with 0: uniform   |
+//! | segments | of 16,000 and 4,000 blocks: 64 MB and 16 MB, if a block has 4 KiB              |
+//! | pace     | blocks moved for each one committed, at most: 1 as in the store while others   |
+//! |          | write, 3 as good as unlimited                                                  |
+//! | tails    | 1: moves and commits go to one segment, as in the store; 2: moves have theirs; |
+//! |          | 3: blocks moved twice have theirs again                                        |
+//! | scores   | [`SCORES`]; cost-benefit is the store's, its source is the module compaction   |
+//! | goal     | segments are emptied while the log has over 1 / [`UTILISATION`] of the blocks  |
 //!
 //! Run with `cargo bench --bench cleaning`. A row for each design has the bytes written for each
 //! byte overwritten, moves included, and the peak of the log over the live blocks. Bytes written

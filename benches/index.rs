@@ -1,11 +1,13 @@
 //! Cost of the index: `cargo bench --bench index [-- BLOCKS]`.
 //!
-//! | what          | value                                                                                |
-//! |---------------|--------------------------------------------------------------------------------------|
-//! | random ids    | bytes of a checkpoint a block, [`RANDOM`] blocks with random 64-bit ids              |
-//! | hot reads     | of [`HOT`] blocks of 256 bytes among [`READ_AMONG`], index in memory, then in the image |
-//! | image written | bytes of checkpoints over user bytes: uniform overwrites of BLOCKS (10 million) with blocks of 256 bytes, and of 4 KiB |
-//! | seed          | [`SEED`]                                                                             |
+//! | what          | value                                                                   |
+//! |---------------|-------------------------------------------------------------------------|
+//! | random ids    | bytes of a checkpoint a block, [`RANDOM`] blocks with random 64-bit ids |
+//! | hot reads     | of [`HOT`] blocks of 256 bytes among [`READ_AMONG`], index in memory,   |
+//! |               | then in the image                                                       |
+//! | image written | bytes of checkpoints over user bytes: uniform overwrites of BLOCKS      |
+//! |               | (10 million) with blocks of 256 bytes, and of 4 KiB                     |
+//! | seed          | [`SEED`]                                                                |
 //!
 //! Bytes of checkpoints are those the process wrote (`/proc/self/io`) less those the store counts
 //! as log and zeros. The blocks that are overwritten held 16 bytes, so that ten million of them fit

@@ -1,14 +1,18 @@
 //! Cost of listing: `cargo bench --bench scan [-- BLOCKS]`.
 //!
-//! | what           | value                                                                               |
-//! |----------------|-------------------------------------------------------------------------------------|
-//! | listing        | the processor time to walk all ids of [`FEW`] and of four times as many blocks, and their ratio |
-//! | ids            | dense: one after the other; sparse: one in each 1,000, so one a page of the index   |
-//! | stores         | in memory; local with the index in memory, and in the image that a checkpoint makes |
-//! | first of range | of BLOCKS (10 million) dense blocks in the image, from a random id to the end, [`LOOKS`] times: the id alone, and the block; the most that one takes on the heap of its thread |
-//! | payload        | 16 bytes                                                                            |
-//! | rounds         | [`ROUNDS`], few and many in turns; medians                                          |
-//! | seed           | [`SEED`]                                                                            |
+//! | what           | value                                                                   |
+//! |----------------|-------------------------------------------------------------------------|
+//! | listing        | the processor time to walk all ids of [`FEW`] and of four times as many |
+//! |                | blocks, and their ratio                                                 |
+//! | ids            | dense: one after the other; sparse: one in each 1,000, so one a page    |
+//! |                | of the index                                                            |
+//! | stores         | in memory; local with the index in memory, and in a checkpoint's image  |
+//! | first of range | of BLOCKS (10 million) dense blocks in the image, from a random id to   |
+//! |                | the end, [`LOOKS`] times: the id alone, and the block; the most that    |
+//! |                | one takes on the heap of its thread                                     |
+//! | payload        | 16 bytes                                                                |
+//! | rounds         | [`ROUNDS`], few and many in turns; medians                              |
+//! | seed           | [`SEED`]                                                                |
 
 #[path = "../tests/support/allocator.rs"]
 mod allocator;

@@ -5,12 +5,21 @@ use crate::backend::StorageBackend;
 
 /// The event that comes before a commit is acknowledged.
 ///
-/// The fate of acknowledged commits; each cell names its test in `tests/durability.rs`:
+/// The fate of acknowledged commits:
 ///
-/// | level      | process killed | operating system crashes | power lost                                                               |
-/// |------------|----------------|--------------------------|--------------------------------------------------------------------------|
-/// | `Durable`  | survive<br>`durable_commits_survive_a_kill` | survive<br>`durable_commits_survive_a_crash_of_the_system` | survive<br>`durable_commits_survive_a_power_cut` |
-/// | `Buffered` | survive<br>`buffered_commits_survive_a_kill` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_crash_of_the_system` | a prefix survives<br>`of_buffered_commits_a_prefix_survives_a_power_cut` |
+/// | level      | process killed | operating system crashes | power lost        |
+/// |------------|----------------|--------------------------|-------------------|
+/// | `Durable`  | survive        | survive                  | survive           |
+/// | `Buffered` | survive        | a prefix survives        | a prefix survives |
+///
+/// `tests/durability.rs` has a test for each cell, here from left to right and down:
+///
+/// - `durable_commits_survive_a_kill`
+/// - `durable_commits_survive_a_crash_of_the_system`
+/// - `durable_commits_survive_a_power_cut`
+/// - `buffered_commits_survive_a_kill`
+/// - `of_buffered_commits_a_prefix_survives_a_crash_of_the_system`
+/// - `of_buffered_commits_a_prefix_survives_a_power_cut`
 ///
 /// The prefix ends at the last [`sync`](StorageBackend::sync), sync interval, durable commit
 /// or [`close`](crate::LocalBackend::close) at the earliest

@@ -1,5 +1,6 @@
-//! User code on a store's threads: every callback beside every call that may wait. None of them hangs: where others
-//! wait for the thread, the call is refused before it does anything, and the store goes on.
+//! User code on a store's threads: every callback beside every call that may wait. None of them
+//! hangs: where others wait for the thread, the call is refused before it does anything, and the
+//! store goes on.
 
 use std::ops::ControlFlow::{self, Continue};
 use std::sync::Mutex;
@@ -19,7 +20,8 @@ type Store = LocalBackend<SimDisk>;
 /// A call that may wait for a store.
 type Call = fn(&Store) -> Result<()>;
 
-/// Runs a call in a callback of the store that it is given, or of another one, and says what it answered.
+/// Runs a call in a callback of the store that it is given, or of another one, and says what it
+/// answered.
 type Callback = fn(single: bool, call: Call) -> Result<()>;
 
 /// What a callback may do.
@@ -192,7 +194,8 @@ fn on_durable_at_once(single: bool, call: Call) -> Result<()> {
     goes_on(store, answer(&receiver))
 }
 
-/// Options of a store that tells once that space is low, and gives the handle that it is sent to `tell`.
+/// Options of a store that tells once that space is low, and gives the handle that it is sent to
+/// `tell`.
 fn told_of_space<T: Send + 'static>(
     single: bool,
     tell: impl Fn(Store) -> T + Send + Sync + 'static,
@@ -318,7 +321,8 @@ fn drop_of_a_payload(single: bool, call: Call) -> Result<()> {
     goes_on(store, answer(&receiver))
 }
 
-/// A reader's own bytes are dropped where it drops them. In a store in memory they are the writer's.
+/// A reader's own bytes are dropped where it drops them. In a store in memory they are the
+/// writer's.
 fn drop_of_a_payload_that_was_read(single: bool, call: Call) -> Result<()> {
     let (store, (sender, receiver)) = (open(&SimDisk::new(1), single), channel());
     let (memory, within) = (MemoryBackend::new(), store.clone());

@@ -14,7 +14,8 @@ use compacting::{SEGMENT_LEN, options};
 use fill::filling;
 use log_len::log_len;
 
-/// What could be given back is, or the error names the bytes that are missing; with those it goes on.
+/// What could be given back is, or the error names the bytes that are missing; with those it goes
+/// on.
 #[test]
 fn compaction_of_a_full_disk_gives_back_or_names_what_is_missing() {
     let mut missing_count = 0;

@@ -1,4 +1,5 @@
-//! Contention: where threads change the same blocks, every call of `transact` gets through, and none waits for ever.
+//! Contention: where threads change the same blocks, every call of `transact` gets through, and
+//! none waits for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +23,8 @@ fn add_one(tx: &Transaction, id: BlockId) -> Result<()> {
     tx.write(number(id, read(tx, id)? + 1)).map(drop)
 }
 
-/// Runs `check` on a store in memory and on a local one. Both have blocks 1 to 9, with the number 0.
+/// Runs `check` on a store in memory and on a local one. Both have blocks 1 to 9, with the number
+/// 0.
 fn on_both(check: impl Fn(&Arc<dyn StorageBackend>)) {
     let dir = tempfile::tempdir().expect("a directory");
     let local = LocalBackend::open(dir.path().join("store")).expect("the store opens");
@@ -55,7 +57,8 @@ fn counter_that_many_threads_change_gives_no_call_up() {
     });
 }
 
-/// Runs `body` for each try until it commits, beside writers of some ids that never cease. Says how often it ran.
+/// Runs `body` for each try until it commits, beside writers of some ids that never cease. Says how
+/// often it ran.
 fn tries_beside_writers(
     store: &Arc<dyn StorageBackend>,
     ids: std::ops::Range<u64>,

@@ -1,7 +1,8 @@
-//! Nothing that was acknowledged is lost, nothing that was refused comes back: with the power cut at
-//! every operation, every operation failing, and every byte damaged, on the simulated disk.
+//! Nothing that was acknowledged is lost, nothing that was refused comes back: with the power cut
+//! at every operation, every operation failing, and every byte damaged, on the simulated disk.
 //!
-//! `AEGIS_SWEEP=1000` runs every case; the default is a sample. A failure prints how to run it again.
+//! `AEGIS_SWEEP=1000` runs every case; the default is a sample. A failure prints how to run it
+//! again.
 
 #[path = "support/block.rs"]
 mod block;
@@ -86,7 +87,8 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
             cuts::sweep(&mut tally, &case, &word, profile, 100);
         }
     }
-    // Big commits, groups and a full disk are in other words only, and short ones fill no segment again.
+    // Big commits, groups and a full disk are in other words only, and short ones fill no segment
+    // again.
     let elsewhere = ["big commit", "group of 2", "group of 8", "segment recycled", "reserve drawn"];
     let paths: Vec<_> = paths.into_iter().filter(|path| !elsewhere.contains(path)).collect();
     tally.finish_some(&paths);

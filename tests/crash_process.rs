@@ -1,14 +1,15 @@
-//! A process that dies by SIGKILL leaves exactly what its threads acknowledged, and of what was under
-//! way either all or nothing.
+//! A process that dies by SIGKILL leaves exactly what its threads acknowledged, and of what was
+//! under way either all or nothing.
 //!
 //! The parent starts this test binary again as a writer. Its threads overwrite, delete and allocate
 //! blocks of their own, singly and in transactions, and print each acknowledgement to a pipe. The
-//! parent, which can tell from the seed what every thread does next, kills the writer after a seeded
-//! number of acknowledgements, or while it still opens the store; then it opens the store itself and
-//! compares all of it with its own record, block by block. One store lives through all restarts.
+//! parent, which can tell from the seed what every thread does next, kills the writer after a
+//! seeded number of acknowledgements, or while it still opens the store; then it opens the store
+//! itself and compares all of it with its own record, block by block. One store lives through all
+//! restarts.
 //!
-//! `AEGIS_KILLS` sets their number, `AEGIS_SEED` replays a run: what the threads do, not how far each
-//! of them gets.
+//! `AEGIS_KILLS` sets their number, `AEGIS_SEED` replays a run: what the threads do, not how far
+//! each of them gets.
 
 #[path = "support/counted.rs"]
 mod counted;

@@ -1,9 +1,9 @@
 //! What the documents name exists: tests, files, functions.
 //!
 //! What docs/reliability.md says is tested has a test of that name, in the program that it names.
-//! A test is named there by two words in code, one behind the other: program and name. The program is
-//! one of `tests/` or `program/tests/`, or `lib` for the library's own tests, whose names hold their
-//! modules.
+//! A test is named there by two words in code, one behind the other: program and name. The program
+//! is one of `tests/` or `program/tests/`, or `lib` for the library's own tests, whose names hold
+//! their modules.
 
 #[path = "support/counted.rs"]
 mod counted;
@@ -70,7 +70,8 @@ fn programs() -> BTreeMap<String, BTreeSet<String>> {
     programs
 }
 
-/// What stands in code in a document, the words between single backticks. Blocks of code are left out.
+/// What stands in code in a document, the words between single backticks. Blocks of code are left
+/// out.
 fn words_in_code(document: &str) -> Vec<String> {
     let text = document.split("```").step_by(2).collect::<String>();
     text.split('`').skip(1).step_by(2).map(str::to_string).collect()

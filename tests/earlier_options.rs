@@ -1,6 +1,6 @@
-//! What was legal under the options of an earlier session meets a limit of this one. Stores made under large
-//! options are opened under each small one, and under all of them at once: whatever is then done to them ends,
-//! loses nothing, and is refused by name if it is refused.
+//! What was legal under the options of an earlier session meets a limit of this one. Stores made
+//! under large options are opened under each small one, and under all of them at once: whatever is
+//! then done to them ends, loses nothing, and is refused by name if it is refused.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::Continue;
@@ -16,8 +16,8 @@ use aegis_blocks::{
 
 type Model = BTreeMap<u64, Vec<u8>>;
 
-/// Changes of files after which a store under test counts as one that goes on for ever: many times what any of
-/// them takes.
+/// Changes of files after which a store under test counts as one that goes on for ever: many times
+/// what any of them takes.
 const OPERATIONS_MAX: u64 = 40_000;
 
 fn large() -> Options {
@@ -71,8 +71,8 @@ fn block(id: u64, data: &[u8]) -> Block {
     Block::new(BlockId(id), BlockType::TableData, data.to_vec())
 }
 
-/// Blocks longer than a small segment among short ones, two thirds of all of it dead. What is dead lies beside
-/// what is not, so that compaction moves long blocks, too.
+/// Blocks longer than a small segment among short ones, two thirds of all of it dead. What is dead
+/// lies beside what is not, so that compaction moves long blocks, too.
 fn made(is_closed: bool) -> (SimDisk, Model) {
     let disk = SimDisk::new(1);
     let store = LocalBackend::open_on(disk.clone(), large()).expect("opens");

@@ -280,8 +280,8 @@ fn segments_of(disk: &SimDisk) -> Vec<FileName> {
     names.filter(|name| matches!(name, FileName::Segment(_))).collect()
 }
 
-/// Two stores that were one go on apart. Their segments have the same places, the same store and right
-/// checksums; only what comes before them differs.
+/// Two stores that were one go on apart. Their segments have the same places, the same store and
+/// right checksums; only what comes before them differs.
 #[test]
 fn segment_of_a_clone_is_named() {
     let disk = SimDisk::new(1);

@@ -1,5 +1,5 @@
-//! What file systems do with a store's directory: their own entries in it, links to it, its removal and
-//! its renaming, and what they refuse.
+//! What file systems do with a store's directory: their own entries in it, links to it, its removal
+//! and its renaming, and what they refuse.
 #![cfg(target_os = "linux")]
 
 #[path = "support/block.rs"]
@@ -163,7 +163,8 @@ fn store_behind_a_link_is_repaired_and_the_link_stays() {
     }
 }
 
-/// The directory was removed under an open store, and 500 durable commits were acknowledged into nothing.
+/// The directory was removed under an open store, and 500 durable commits were acknowledged into
+/// nothing.
 #[test]
 fn commit_into_removed_files_is_refused_within_a_second() {
     type Remove = fn(&SimDisk) -> Vec<FileName>;
@@ -209,7 +210,8 @@ fn close_of_a_removed_store_says_so() {
     );
 }
 
-/// A segment cannot be made in a directory that is gone. That was told as a failed write, to be opened again.
+/// A segment cannot be made in a directory that is gone. That was told as a failed write, to be
+/// opened again.
 #[test]
 fn segment_that_cannot_be_made_in_a_removed_directory_is_no_failed_write() {
     let (_directory, path) = directory();

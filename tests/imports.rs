@@ -1,8 +1,9 @@
 //! The order of the modules: an import goes down, and circles are small. And no two types of the
 //! library have one name.
 //!
-//! Reads the `use` lines and the `crate::` paths of every file of the library, tests and documentation left out.
-//! A module that is named in [`LAYERS`] may import from its own layer and from lower ones.
+//! Reads the `use` lines and the `crate::` paths of every file of the library, tests and
+//! documentation left out. A module that is named in [`LAYERS`] may import from its own layer and
+//! from lower ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

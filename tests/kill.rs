@@ -1,8 +1,8 @@
 //! Killed processes: nothing acknowledged is lost when a writing process dies by SIGKILL.
 //!
 //! The parent starts this test binary again as a writer, reads an acknowledgement a line, kills the
-//! writer after a seeded number of them, opens the store itself and compares. One store lives through
-//! all restarts. `AEGIS_KILLS` sets their number.
+//! writer after a seeded number of them, opens the store itself and compares. One store lives
+//! through all restarts. `AEGIS_KILLS` sets their number.
 
 #[path = "support/counted.rs"]
 mod counted;
@@ -76,7 +76,8 @@ fn write_for_ever(store: &LocalBackend, thread: u64) {
     }
 }
 
-/// Starts the writer with this number, kills it after `count` acknowledgements, and returns all that it printed.
+/// Starts the writer with this number, kills it after `count` acknowledgements, and returns all
+/// that it printed.
 fn acknowledged_before_a_kill(dir: &Path, number: u64, count: u64) -> Vec<(u64, Vec<u64>)> {
     let mut writer = Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", "writer_started_by_the_parent", "--nocapture"])

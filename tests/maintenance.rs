@@ -1,6 +1,6 @@
-//! What commits in the middle of a checkpoint or a compaction, and what fails there: nothing is lost,
-//! nothing counts too early, and no reader sees what may go away again. And what ends a store or disturbs its
-//! threads: a drop, a panic, a clock that jumps.
+//! What commits in the middle of a checkpoint or a compaction, and what fails there: nothing is
+//! lost, nothing counts too early, and no reader sees what may go away again. And what ends a store
+//! or disturbs its threads: a drop, a panic, a clock that jumps.
 
 #[path = "support/gated.rs"]
 mod gated;
@@ -128,8 +128,8 @@ fn segment_replaced_behind_an_image_stays_for_the_image() {
     assert!(lost > 0, "what replaced the blocks was durable at once: nothing was tried");
 }
 
-/// The mark says that the image counts. What was committed meanwhile may be lost in a power cut all the
-/// same, and is no damage then.
+/// The mark says that the image counts. What was committed meanwhile may be lost in a power cut all
+/// the same, and is no damage then.
 #[test]
 fn mark_of_an_image_does_not_vouch_for_commits_that_are_not_durable() {
     let disk = GatedDisk::over(SimDisk::new(3));
@@ -152,8 +152,8 @@ fn mark_of_an_image_does_not_vouch_for_commits_that_are_not_durable() {
     assert!(lost > 0, "the second commit was never lost: nothing was tried");
 }
 
-/// A block that was moved is read at its new place only once that is durable: a failed sync may take
-/// the bytes there away from the cache.
+/// A block that was moved is read at its new place only once that is durable: a failed sync may
+/// take the bytes there away from the cache.
 #[test]
 fn moved_block_is_read_though_a_sync_fails_that_reverts_the_cache() {
     let mut failed = 0;

@@ -312,7 +312,8 @@ fn panic_that_unwinds_through_transactions_rolls_them_back() {
     });
 }
 
-/// A program's own parallel loops run on the same threads as work that the store would leave to them.
+/// A program's own parallel loops run on the same threads as work that the store would leave to
+/// them.
 #[test]
 fn writes_from_parallel_loops_of_the_program_come_to_an_end() {
     use rayon::prelude::*;

@@ -1,6 +1,6 @@
-//! Random sequences of calls against a map: what the contract says in a hundred lines, on memory, on
-//! the simulated disk (with power cuts) and on the file system. A sequence that fails is shortened to
-//! the few calls that it takes.
+//! Random sequences of calls against a map: what the contract says in a hundred lines, on memory,
+//! on the simulated disk (with power cuts) and on the file system. A sequence that fails is
+//! shortened to the few calls that it takes.
 //!
 //! `AEGIS_SEED` replays a run, `AEGIS_SOAK` multiplies the number of cases.
 
@@ -377,7 +377,8 @@ struct Running<H> {
 }
 
 fn block(id: u64, byte: u8) -> Block {
-    // Some of several pages, so that segments fill up, and some as long as the shortest segment allows.
+    // Some of several pages, so that segments fill up, and some as long as the shortest segment
+    // allows.
     let len = if byte % 32 == 31 { 32 << 10 } else { 1 + usize::from(byte) * 40 };
     Block::new(BlockId(id), BlockType::TableData, vec![byte; len])
 }
@@ -427,8 +428,8 @@ impl<H: Home> Running<H> {
                 let crash = if let Call::Crash(seed) = call { Some(*seed) } else { None };
                 drop(store);
                 let home = self.home.take().expect("a reopening puts it back");
-                // Transactions that are open at a close end with it, so they are dropped after it; but
-                // memory goes on, and they with it.
+                // Transactions that are open at a close end with it, so they are dropped after it;
+                // but memory goes on, and they with it.
                 let open = std::mem::take(&mut self.open);
                 self.home = Some(home.reopen(crash));
                 drop(open);

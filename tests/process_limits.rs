@@ -1,8 +1,8 @@
-//! Limits of the process: a shortage that touched nothing refuses the call that met it, by name, and nothing
-//! else; once the limit is lifted the same store goes on.
+//! Limits of the process: a shortage that touched nothing refuses the call that met it, by name,
+//! and nothing else; once the limit is lifted the same store goes on.
 //!
-//! A limit is the whole process's, so each case runs in a child: this binary again, told what to do by its
-//! environment. A child that a signal ends has failed.
+//! A limit is the whole process's, so each case runs in a child: this binary again, told what to do
+//! by its environment. A child that a signal ends has failed.
 
 #[path = "support/counted.rs"]
 mod counted;
@@ -73,8 +73,8 @@ fn child_started_by_a_test() {
     println!("all as promised");
 }
 
-/// Writes until a write is refused, and says by which error and how many were taken. Before each of them it
-/// takes away what there is too much of.
+/// Writes until a write is refused, and says by which error and how many were taken. Before each of
+/// them it takes away what there is too much of.
 fn write_until_refused(
     store: &LocalBackend,
     first: u64,
@@ -259,7 +259,8 @@ fn descriptors_of_opening(path: &Path) {
     store.close().expect("closes");
 }
 
-/// Who may do everything has no limit on threads: such a process becomes another user first, one who has none.
+/// Who may do everything has no limit on threads: such a process becomes another user first, one
+/// who has none.
 fn become_unprivileged(path: &Path) {
     if !geteuid().is_root() {
         return;
@@ -314,7 +315,8 @@ fn file_length(path: &Path) {
     setrlimit(Limit::RLIMIT_FSIZE, hard, hard).expect("no limit");
     check_goes_on(&store, refused);
     let count = store.stats().total_blocks;
-    // Opening writes the last page of the log again: below a limit that forbids it, it is refused by name.
+    // Opening writes the last page of the log again: below a limit that forbids it, it is refused
+    // by name.
     drop(store);
     setrlimit(Limit::RLIMIT_FSIZE, 4 << 10, hard).expect("a lower limit");
     let error = options().open(path).map(drop).expect_err("the limit is below the log's end");
@@ -327,7 +329,8 @@ fn file_length(path: &Path) {
     check_after_reopening(store, path, count).expect("closes and opens");
 }
 
-/// What this process has of a store below a path: descriptors, maps, and threads by the names of the store's.
+/// What this process has of a store below a path: descriptors, maps, and threads by the names of
+/// the store's.
 fn taken(path: &Path) -> [u64; 3] {
     let entries = |directory: &str| fs::read_dir(directory).expect("a listing").flatten();
     let links = entries("/proc/self/fd").filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -343,7 +346,8 @@ fn taken(path: &Path) -> [u64; 3] {
     ]
 }
 
-/// The table of docs/reliability.md: what is taken at rest, and at most beside what the options allow.
+/// The table of docs/reliability.md: what is taken at rest, and at most beside what the options
+/// allow.
 fn told() -> [[u64; 2]; 3] {
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reliability.md");
     let document = fs::read_to_string(document).expect("the document");

@@ -137,7 +137,8 @@ fn store_above_its_quota_opens_refuses_writes_and_heals_by_deletes() {
         holds(&store, 1..=count);
         let error = store.write_block(filling(1)).expect_err("more is there than may be");
         assert!(is_quota(&error, MAX), "{error:?}");
-        // The reserve of that moment, and the segment that recovery or the session begins, are on top.
+        // The reserve of that moment, and the segment that recovery or the session begins, are on
+        // top.
         let most = taken(&disk).max(before + (512 << 10));
         for id in 1..=count - 10 {
             store.delete_block(BlockId(id)).unwrap_or_else(|e| panic!("delete {id}: {e:?}"));

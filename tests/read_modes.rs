@@ -1,4 +1,5 @@
-//! Ways of reading: every [`ReadMode`] answers the same, and says what is wrong with a file in its own way.
+//! Ways of reading: every [`ReadMode`] answers the same, and says what is wrong with a file in its
+//! own way.
 
 #[path = "support/block.rs"]
 mod block;
@@ -33,8 +34,8 @@ fn segments(path: &Path) -> Vec<PathBuf> {
     names.map(|name| path.join(name)).collect()
 }
 
-/// Overwrites, deletes, checkpoints, compaction and reopening on a simulated disk, which stops a program that
-/// changes bytes under a reader that holds them. Blocks are held over all of it.
+/// Overwrites, deletes, checkpoints, compaction and reopening on a simulated disk, which stops a
+/// program that changes bytes under a reader that holds them. Blocks are held over all of it.
 #[test]
 fn every_mode_answers_what_was_written_while_segments_are_given_back() {
     for mode in MODES {
@@ -145,8 +146,8 @@ fn cut_segment_is_named_and_ends_no_process_where_nothing_is_mapped() {
     assert!(named > 16, "{named} errors");
 }
 
-/// A block that is changed on the disk after it was read is not changed in the hands of the reader, and is
-/// named by the next read.
+/// A block that is changed on the disk after it was read is not changed in the hands of the reader,
+/// and is named by the next read.
 #[test]
 fn bytes_that_are_not_of_the_map_stay_as_they_were_verified() {
     for mode in [ReadMode::Copied, ReadMode::Pread] {
@@ -170,8 +171,8 @@ fn bytes_that_are_not_of_the_map_stay_as_they_were_verified() {
     }
 }
 
-/// A reader took bytes of commits whose sync failed then, and holds them over the reopening, which leaves those
-/// commits out. They lie in a map: a file cut below it ends the process by SIGBUS.
+/// A reader took bytes of commits whose sync failed then, and holds them over the reopening, which
+/// leaves those commits out. They lie in a map: a file cut below it ends the process by SIGBUS.
 #[test]
 fn bytes_held_over_poison_and_reopening_are_not_cut_off() {
     for behaviour in [SyncFailure::CacheKept, SyncFailure::CacheReverted] {

@@ -1,4 +1,5 @@
-//! A store that is opened to be read only: nothing in its directory changes, whatever it is asked for.
+//! A store that is opened to be read only: nothing in its directory changes, whatever it is asked
+//! for.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -272,7 +273,8 @@ fn backups_build_on_those_of_a_read_only_store() {
     check("five", &after);
 }
 
-/// Whatever a power cut leaves, a read-only open shows what a writing one recovers, and its backup holds that.
+/// Whatever a power cut leaves, a read-only open shows what a writing one recovers, and its backup
+/// holds that.
 #[test]
 fn read_only_open_shows_what_a_writing_one_recovers_after_any_crash() {
     let simple = || options().single_threaded(true).checkpoint_log_len(128 << 10);

@@ -1,4 +1,5 @@
-//! Recovery after a commit of any length: with bounded memory, and with no more space than the reserve keeps for it.
+//! Recovery after a commit of any length: with bounded memory, and with no more space than the
+//! reserve keeps for it.
 
 #[path = "support/options.rs"]
 mod options;
@@ -142,7 +143,8 @@ fn commit_that_takes_most_of_a_quota_is_recovered_within_it() {
     store.write_block(block(1, 10_000)).expect("there is space again");
 }
 
-/// Every state that a power cut in recovery may leave is recovered: all blocks, or those that were durable.
+/// Every state that a power cut in recovery may leave is recovered: all blocks, or those that were
+/// durable.
 fn cut_recovery(left: &SimDisk, durable: u64, last: u64, garbage: bool) {
     left.record_images();
     let store = open(left, short());
@@ -179,7 +181,8 @@ fn recovery_of_a_long_commit_is_interrupted_anywhere_and_done_again() {
             let long = batch(2..=25, 30_000);
             store.apply_with(long, durability).expect("a commit of several segments");
             let durable = if durability == Durability::Durable { 25 } else { 1 };
-            // What recovery cannot see on the disk is written over itself, which most disks do without tearing it.
+            // What recovery cannot see on the disk is written over itself, which most disks do
+            // without tearing it.
             cut_recovery(&kill(store, &disk), durable, 25, !hides_the_disk);
         }
     }

@@ -32,8 +32,8 @@ fn commit_big(store: &LocalBackend<SimDisk>) -> aegis_blocks::Result<()> {
     store.commit_transaction(tx)
 }
 
-/// A transaction longer than a segment, and shorter than the 1 MiB from which commits were split, fit
-/// nowhere: the log made one segment after the other, until the disk or the memory was full.
+/// A transaction longer than a segment, and shorter than the 1 MiB from which commits were split,
+/// fit nowhere: the log made one segment after the other, until the disk or the memory was full.
 #[test]
 fn transaction_longer_than_a_short_segment_is_split() {
     let disk = SimDisk::new(1);
@@ -74,9 +74,9 @@ fn void_segments_of_an_interrupted_recovery_are_removed() {
     }
 }
 
-/// A process died between naming a segment and syncing that name. The next one found the store cleanly
-/// closed, used that segment as it was, and acknowledged commits in it; a power cut then took the name,
-/// and the commits with it.
+/// A process died between naming a segment and syncing that name. The next one found the store
+/// cleanly closed, used that segment as it was, and acknowledged commits in it; a power cut then
+/// took the name, and the commits with it.
 #[test]
 fn name_of_a_segment_made_ahead_is_durable_before_use() {
     let disk = SimDisk::new(1);
@@ -131,15 +131,15 @@ fn fail_syncs_of_names(prepared: &SimDisk, commit_count: u64) {
     }
 }
 
-/// The sync of the name `META` failed, so open failed. The next open found the name in the cache, used
-/// the store, and a power cut took the name with everything in it.
+/// The sync of the name `META` failed, so open failed. The next open found the name in the cache,
+/// used the store, and a power cut took the name with everything in it.
 #[test]
 fn store_whose_creation_failed_is_made_anew() {
     fail_syncs_of_names(&SimDisk::new(1), 1);
 }
 
-/// The sync of the name of the segment that recovery makes failed. The next recovery built upon that
-/// segment; a power cut took its name, and with it the way to everything behind it.
+/// The sync of the name of the segment that recovery makes failed. The next recovery built upon
+/// that segment; a power cut took its name, and with it the way to everything behind it.
 #[test]
 fn recovery_does_not_build_on_a_name_that_may_be_lost() {
     let disk = SimDisk::new(1);
@@ -148,8 +148,8 @@ fn recovery_does_not_build_on_a_name_that_may_be_lost() {
     fail_syncs_of_names(&disk.crash(CrashChoice::Nothing), 1);
 }
 
-/// The name of the next segment was given but its sync failed. The log tried again with another file and
-/// the same place in the row; two segments with one place made the store unreadable.
+/// The name of the next segment was given but its sync failed. The log tried again with another
+/// file and the same place in the row; two segments with one place made the store unreadable.
 #[test]
 fn segment_is_never_made_twice() {
     let disk = SimDisk::new(1);
@@ -157,8 +157,8 @@ fn segment_is_never_made_twice() {
     fail_syncs_of_names(&disk, 6);
 }
 
-/// The renaming of a new segment failed, or so it was reported: it had its name. Another one was made for
-/// the same place in the row.
+/// The renaming of a new segment failed, or so it was reported: it had its name. Another one was
+/// made for the same place in the row.
 #[test]
 fn segment_whose_renaming_failed_is_not_made_twice() {
     for kind in [FaultKind::EioAfterEffect, FaultKind::Eio] {
@@ -180,8 +180,8 @@ fn segment_whose_renaming_failed_is_not_made_twice() {
     }
 }
 
-/// The sync of the end mark failed, and with it that of the file's length. The next session wrote into
-/// the length that the cache showed; a power cut made the file as short as it had been.
+/// The sync of the end mark failed, and with it that of the file's length. The next session wrote
+/// into the length that the cache showed; a power cut made the file as short as it had been.
 #[test]
 fn length_of_a_closed_log_is_durable_before_use() {
     let disk = SimDisk::new(1);
@@ -194,8 +194,8 @@ fn length_of_a_closed_log_is_durable_before_use() {
     assert!(store.block_exists(BlockId(1)).expect("an answer"));
 }
 
-/// The same where the next session goes on in the next segment: its syncs do not cover the page of the
-/// end mark, so opening has to.
+/// The same where the next session goes on in the next segment: its syncs do not cover the page of
+/// the end mark, so opening has to.
 #[test]
 fn end_of_a_closed_log_is_durable_before_the_next_segment_is_used() {
     let mut rolled_count = 0;
@@ -230,8 +230,9 @@ fn end_of_a_closed_log_is_durable_before_the_next_segment_is_used() {
     assert!(rolled_count > 0, "the next segment was used");
 }
 
-/// A segment made ahead was cut within its first page, behind the header: it was taken for one written
-/// as far as nothing, a subtraction went below zero, and with checks off its header would have been zeroed.
+/// A segment made ahead was cut within its first page, behind the header: it was taken for one
+/// written as far as nothing, a subtraction went below zero, and with checks off its header would
+/// have been zeroed.
 #[test]
 fn segment_cut_within_its_first_page_is_damaged() {
     let disk = SimDisk::new(1);
@@ -243,8 +244,8 @@ fn segment_cut_within_its_first_page_is_damaged() {
     assert!(matches!(error, Error::Corrupt { defect: Defect::Truncated, .. }), "{error:?}");
 }
 
-/// Behind a bulk load nothing is zeroed ahead until a short commit comes. Who asked for space in between
-/// waited for ever, and kept all other callers waiting.
+/// Behind a bulk load nothing is zeroed ahead until a short commit comes. Who asked for space in
+/// between waited for ever, and kept all other callers waiting.
 #[test]
 fn space_is_prepared_behind_a_bulk_load() {
     let options = LocalBackend::options().single_threaded(true);
@@ -260,8 +261,9 @@ fn space_is_prepared_behind_a_bulk_load() {
     store.write_block(block(100, 100)).expect("written");
 }
 
-/// A commit handed in while the store was being closed waited for ever: the keeper ended without looking at
-/// the inbox again. `tests/loom` tries every schedule of it; this is the same with real threads.
+/// A commit handed in while the store was being closed waited for ever: the keeper ended without
+/// looking at the inbox again. `tests/loom` tries every schedule of it; this is the same with real
+/// threads.
 #[test]
 fn commit_beside_the_closing_is_answered() {
     for seed in 0..100 {
@@ -283,8 +285,8 @@ fn commit_beside_the_closing_is_answered() {
     }
 }
 
-/// Two threads on a store in single-threaded mode: the one with the log had its answer, saw the other's
-/// commit in the inbox and looked at it for ever, without taking a turn for it.
+/// Two threads on a store in single-threaded mode: the one with the log had its answer, saw the
+/// other's commit in the inbox and looked at it for ever, without taking a turn for it.
 #[test]
 fn threads_may_share_a_single_threaded_store() {
     let store = open(&SimDisk::new(1));
@@ -318,8 +320,8 @@ fn answered_ticket_does_not_wait_for_ever_beside_open_ones() {
     second.wait().expect("commits");
 }
 
-/// With the last 64 ids in a checkpoint, listing went on behind the last page: at the first one again, for
-/// ever and into more and more memory (or into a panic, where overflows are checked).
+/// With the last 64 ids in a checkpoint, listing went on behind the last page: at the first one
+/// again, for ever and into more and more memory (or into a panic, where overflows are checked).
 #[test]
 fn listing_ends_behind_the_last_id_of_a_checkpoint() {
     let store = open(&SimDisk::new(1));
@@ -336,9 +338,10 @@ fn listing_ends_behind_the_last_id_of_a_checkpoint() {
     assert_eq!(blocks.expect("reads").len(), ids.len());
 }
 
-/// The process that made a store was killed before the name of `META` was durable. Recovery saw the name,
-/// wrote a segment behind the first one, and made the name durable last: a power cut in between could take
-/// the name and leave the segment, which was then taken for a log that had lost its `META`, for ever.
+/// The process that made a store was killed before the name of `META` was durable. Recovery saw the
+/// name, wrote a segment behind the first one, and made the name durable last: a power cut in
+/// between could take the name and leave the segment, which was then taken for a log that had lost
+/// its `META`, for ever.
 #[test]
 fn store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery() {
     for profile in [Profile::Posix, Profile::Journaled, Profile::Paranoid] {
@@ -361,8 +364,8 @@ fn store_killed_while_it_was_made_survives_a_power_cut_in_its_recovery() {
     }
 }
 
-/// A lock belongs to the file that was opened, not to its name: while a store was open its `LOCK` was
-/// removed, the next opener made a new one, locked that and wrote beside the first.
+/// A lock belongs to the file that was opened, not to its name: while a store was open its `LOCK`
+/// was removed, the next opener made a new one, locked that and wrote beside the first.
 #[test]
 fn removed_lock_file_lets_no_opener_in() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -376,8 +379,9 @@ fn removed_lock_file_lets_no_opener_in() {
     options().open(&path).expect("free again").close().expect("closed");
 }
 
-/// Space was zeroed to the very byte that was asked for, and from there on: direct writes that are not whole
-/// pages. A debug build's worker panicked and the store refused writes; a release build gave up direct writes.
+/// Space was zeroed to the very byte that was asked for, and from there on: direct writes that are
+/// not whole pages. A debug build's worker panicked and the store refused writes; a release build
+/// gave up direct writes.
 #[test]
 fn space_is_prepared_in_whole_pages() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -390,9 +394,9 @@ fn space_is_prepared_in_whole_pages() {
     store.close().expect("closes");
 }
 
-/// The publisher asked the image which version a commit replaces, after its bytes were in the log. Where files
-/// are read and not mapped, a disk that failed just then was a panic under the lock of a shard. The store was
-/// poisoned, and readers of that shard waited for a failing disk.
+/// The publisher asked the image which version a commit replaces, after its bytes were in the log.
+/// Where files are read and not mapped, a disk that failed just then was a panic under the lock of
+/// a shard. The store was poisoned, and readers of that shard waited for a failing disk.
 #[test]
 fn disk_that_fails_to_read_the_image_refuses_a_commit_and_nothing_else() {
     let (mut refused, mut count) = (0, 0);

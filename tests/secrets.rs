@@ -137,8 +137,9 @@ fn no_value_is_in_any_message() {
         "TransactionTooLarge",
         "UnsupportedFormat",
     ];
-    // Left out: `Unsupported`, since both backends offer everything, `IdsExhausted`, which takes 2^64 blocks, and those
-    // that are the same whatever a block holds (`Forked`, `InCallback`, `ReadOnly`, `ResourceExhausted` and the like).
+    // Left out: `Unsupported`, since both backends offer everything, `IdsExhausted`, which takes
+    // 2^64 blocks, and those that are the same whatever a block holds (`Forked`, `InCallback`,
+    // `ReadOnly`, `ResourceExhausted` and the like).
     assert_eq!(printed.variants, every.map(str::to_string).into(), "errors that were provoked");
 }
 

@@ -1,6 +1,6 @@
-//! What another user plants in a store's directory, what others may read of it, and what its errors and
-//! its source say: links and devices are refused, modes are the owner's alone, and no value gets into
-//! a message.
+//! What another user plants in a store's directory, what others may read of it, and what its errors
+//! and its source say: links and devices are refused, modes are the owner's alone, and no value
+//! gets into a message.
 //!
 //! A store of wider modes is opened as it is: that was its owner's decision. Where others can
 //! write to the directory, files that are not ours or have a second name are refused.

@@ -1,5 +1,5 @@
-//! What snapshots keep of the log: no more than they see, at their right versions through every move, counted as
-//! what it takes on disk, and given up at the limit.
+//! What snapshots keep of the log: no more than they see, at their right versions through every
+//! move, counted as what it takes on disk, and given up at the limit.
 
 #[path = "support/compacting.rs"]
 mod compacting;
@@ -35,7 +35,8 @@ fn check_snapshot(snapshot: &Snapshot, model: &Model, context: &str) {
     );
 }
 
-/// One random history with snapshots that come and go; returns how often one was looked at after moves.
+/// One random history with snapshots that come and go; returns how often one was looked at after
+/// moves.
 fn run(seed: u64) -> u64 {
     let (mut rng, mut disk) = (Rng(seed * 2 + 1), SimDisk::new(seed));
     let mut store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
@@ -102,8 +103,8 @@ fn snapshots_see_their_versions_through_moves_checkpoints_and_crashes() {
     assert!(looks > 400, "{looks} looks at snapshots");
 }
 
-/// Takes snapshots of which each sees a few old versions that nothing else needs, with a segment and a bit of
-/// others between them.
+/// Takes snapshots of which each sees a few old versions that nothing else needs, with a segment
+/// and a bit of others between them.
 fn write_between_snapshots(store: &LocalBackend<SimDisk>) -> Vec<(Snapshot, u64)> {
     let mut held = Vec::new();
     for version in 1..=60 {

@@ -1,5 +1,5 @@
-//! Checkpoints, compaction and recycling against a plain model: nothing is lost, nothing comes back, and
-//! the space of what was replaced does.
+//! Checkpoints, compaction and recycling against a plain model: nothing is lost, nothing comes
+//! back, and the space of what was replaced does.
 
 #[path = "support/log_len.rs"]
 mod log_len;
@@ -454,7 +454,8 @@ fn many_small_checkpoints_leave_few_images_and_nothing_deleted_comes_back() {
 fn threads_that_prepare_space_at_once_all_get_theirs() {
     let store = LocalBackend::open_on(SimDisk::new(1), LocalBackend::options()).expect("opens");
     for round in 1..=30 {
-        // Each wants more than is there; a caller that has enough first must not end the work for the other.
+        // Each wants more than is there; a caller that has enough first must not end the work for
+        // the other.
         let len = |share: u64| (round * share) << 20;
         std::thread::scope(|scope| {
             for share in [1, 2, 3] {

@@ -1,7 +1,7 @@
 //! Long waits of writers have a cause, and short ones leave no trace.
 //!
-//! On a simulated disk time passes only where the test says so. With jumps of its clock everything takes
-//! between nothing and an hour, so whatever is measured shows.
+//! On a simulated disk time passes only where the test says so. With jumps of its clock everything
+//! takes between nothing and an hour, so whatever is measured shows.
 
 #[path = "support/fill.rs"]
 mod fill;

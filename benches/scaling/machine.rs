@@ -1,13 +1,13 @@
 //! A machine under a virtual clock: callers in a closed loop, cores that they share, one device,
 //! and the product's own commit core in between.
 //!
-//! | cost of processor time | value         | where from                                                  |
-//! |------------------------|---------------|-------------------------------------------------------------|
-//! | to be woken            | [`WOKEN`]     | a switch and a cold cache                                   |
-//! | to make a commit       | [`PREPARE`]   | block, batch, submission                                    |
-//! | to wake one caller     | [`WAKE`]      | a futex call of the leader                                  |
-//! | a member of a group    | [`MEMBER`]    | its checks, its copy, its place in the index                |
-//! | a group                | [`GROUP`]     | system calls, headers, publication                          |
+//! | cost of processor time | value       | where from                                   |
+//! |------------------------|-------------|----------------------------------------------|
+//! | to be woken            | [`WOKEN`]   | a switch and a cold cache                    |
+//! | to make a commit       | [`PREPARE`] | block, batch, submission                     |
+//! | to wake one caller     | [`WAKE`]    | a futex call of the leader                   |
+//! | a member of a group    | [`MEMBER`]  | its checks, its copy, its place in the index |
+//! | a group                | [`GROUP`]   | system calls, headers, publication           |
 //!
 //! Chosen so that 8 and 64 callers on 2 cores give the measurements of docs/performance.md. Work is
 //! done in the order in which it was asked for, by the first core that is free. The leader waits

@@ -43,7 +43,8 @@ pub enum Harm {
     OlderLast,
     /// The first segment that has changed since is as it was then.
     OlderFirst,
-    /// A copy was made of the directory while it was written to, the first files before, the last ones after.
+    /// A copy was made of the directory while it was written to, the first files before, the last
+    /// ones after.
     CopiedWhileOpen,
     /// Two copies went on. This is one of them, with the last segment of the other.
     LastOfAnotherLife,

@@ -15,7 +15,8 @@ pub enum Verdict {
     Whole,
     /// The damage, for which the store does not open.
     Named(String),
-    /// The damage, which all name, and without which the store opens: what it costs is named when it is read.
+    /// The damage, which all name, and without which the store opens: what it costs is named when
+    /// it is read.
     InPart(String),
     /// The damage, which verification names, and those who read what is damaged.
     Unread(String),

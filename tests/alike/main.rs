@@ -1,16 +1,17 @@
-//! Files as the world damages them, and what is said of them: every kind of damage on every kind of store.
+//! Files as the world damages them, and what is said of them: every kind of damage on every kind of
+//! store.
 //!
-//! [`kinds`] makes the stores, [`harm`] damages their files, [`judge`] asks `probe`, `verify`, an open that only
-//! reads and one that writes. For each pair exactly one of these holds:
+//! [`kinds`] makes the stores, [`harm`] damages their files, [`judge`] asks `probe`, `verify`, an
+//! open that only reads and one that writes. For each pair exactly one of these holds:
 //!
 //! - everything that was acknowledged is there, and all four say so;
 //! - the damage is named by all four, and nothing in the directory has changed;
-//! - a page of the checkpoint is damaged, and the log is not there to do without: all four name it, and the store
-//!   opens with the rest, as it does when a block is damaged;
-//! - what is damaged is content behind which a checkpoint stands, which opening does not read: `verify` names it,
-//!   and so does who reads it;
-//! - what is missing is the end of the log behind its last checkpoint and behind everything else that vouches for
-//!   it: such a store cannot be told from one that a power cut ended there.
+//! - a page of the checkpoint is damaged, and the log is not there to do without: all four name it,
+//!   and the store opens with the rest, as it does when a block is damaged;
+//! - what is damaged is content behind which a checkpoint stands, which opening does not read:
+//!   `verify` names it, and so does who reads it;
+//! - what is missing is the end of the log behind its last checkpoint and behind everything else
+//!   that vouches for it: such a store cannot be told from one that a power cut ended there.
 
 #[path = "../support/counted.rs"]
 mod counted;

@@ -73,8 +73,9 @@ fn stores_restored_from_one_backup_never_share_an_identity() {
     check_backup(&path("of-store"), &path("restored"), report.lsn, &model);
 }
 
-/// A store goes on in the same segment after it was closed, and then in those that it had made ahead. So two lives of
-/// a store that was copied then write different blocks to files of one name, length, place in the log and salt.
+/// A store goes on in the same segment after it was closed, and then in those that it had made
+/// ahead. So two lives of a store that was copied then write different blocks to files of one name,
+/// length, place in the log and salt.
 #[test]
 fn backup_takes_nothing_over_that_is_another_lifes() {
     for written_count in [5, 100] {

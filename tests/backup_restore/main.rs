@@ -1,6 +1,6 @@
-//! Backups of a running store: what they hold is the store as of one commit, whatever happens beside
-//! them, and what is wrong with one is named. [`incremental`] ones take files over; [`simulated`] disks
-//! fail in the middle of one.
+//! Backups of a running store: what they hold is the store as of one commit, whatever happens
+//! beside them, and what is wrong with one is named. [`incremental`] ones take files over;
+//! [`simulated`] disks fail in the middle of one.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

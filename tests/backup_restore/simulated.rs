@@ -89,7 +89,8 @@ fn failed_restore_on_a_simulated_disk_leaves_no_store() {
             let unfinished =
                 |entry: &Entry| matches!(entry, Entry::File { name: FileName::Temporary(_), .. });
             let is_empty = left.list().unwrap().iter().all(unfinished);
-            // The whole store, or none: never one with something missing, and no new one in its place.
+            // The whole store, or none: never one with something missing, and no new one in its
+            // place.
             match LocalBackend::open_on(left, single_threaded().create(!is_empty)) {
                 Ok(opened) => {
                     assert!(has_meta && !is_empty, "{operation}, {choice:?}");

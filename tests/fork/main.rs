@@ -1,10 +1,10 @@
 //! Forks: a store belongs to the process that opened it, in every state that a fork may find it in.
 //!
-//! Each test starts this program again with the name of a state in its environment. That program opens
-//! a store, forks in that state and looks at both sides: the child is refused everything and changes
-//! nothing by dropping what it holds; the parent's store goes on, stays locked and keeps its commits.
-//! A child that hangs is ended by its own alarm, and a program that hangs by its own, so that a test
-//! which fails ends, too.
+//! Each test starts this program again with the name of a state in its environment. That program
+//! opens a store, forks in that state and looks at both sides: the child is refused everything and
+//! changes nothing by dropping what it holds; the parent's store goes on, stays locked and keeps
+//! its commits. A child that hangs is ended by its own alarm, and a program that hangs by its own,
+//! so that a test which fails ends, too.
 
 #[path = "../support/block.rs"]
 mod block;

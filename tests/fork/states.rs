@@ -168,7 +168,8 @@ pub fn ticket(dir: &Path) {
     }
 }
 
-/// A ticket whose commit another thread carries at the fork: it holds what the child would wait for.
+/// A ticket whose commit another thread carries at the fork: it holds what the child would wait
+/// for.
 pub fn carried_ticket(dir: &Path) {
     let store = open(dir);
     let (within, is_within) = channel();

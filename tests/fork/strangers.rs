@@ -1,5 +1,5 @@
-//! Processes that have parted: a parent that is gone, a child that is another program or has a store of
-//! its own.
+//! Processes that have parted: a parent that is gone, a child that is another program or has a
+//! store of its own.
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;

@@ -1,7 +1,8 @@
 //! What a golden store holds: a text file beside the archive, made when the store was made.
 //!
-//! A line says how opening goes (`clean` or `unclean`), the newest commit and whether a tail is torn
-//! off, then one line a block: id, type, version, flags, length and FNV-1a hash of its payload.
+//! A line says how opening goes (`clean` or `unclean`), the newest commit and whether a tail is
+//! torn off, then one line a block: id, type, version, flags, length and FNV-1a hash of its
+//! payload.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,9 +1,11 @@
-//! Golden stores: small stores that released versions of the format wrote, which every later version
-//! must open, read, write to and open again; and the refusal of stores that a later version wrote.
+//! Golden stores: small stores that released versions of the format wrote, which every later
+//! version must open, read, write to and open again; and the refusal of stores that a later version
+//! wrote.
 //!
-//! `tests/golden/<format version>/<name>.store` is an archive of the files, `<name>.expected` says what
-//! is in it. They are never written again. For a new format version: raise `VERSION` here and run
-//! `cargo test --test golden -- --ignored`; it makes the directory of that version, and none other.
+//! `tests/golden/<format version>/<name>.store` is an archive of the files, `<name>.expected` says
+//! what is in it. They are never written again. For a new format version: raise `VERSION` here and
+//! run `cargo test --test golden -- --ignored`; it makes the directory of that version, and none
+//! other.
 
 mod archive;
 mod expected;
@@ -134,7 +136,8 @@ fn every_golden_store_opens_is_whole_takes_writes_and_opens_again() {
     println!("{} golden stores", golden.len());
 }
 
-/// What occurs in the files: codes of frames, of table rows, shapes of pages (level, length of ids).
+/// What occurs in the files: codes of frames, of table rows, shapes of pages (level, length of
+/// ids).
 #[derive(Default)]
 struct Seen {
     kinds: BTreeSet<u8>,

@@ -1,5 +1,5 @@
-//! How the golden stores were made: without threads, so that a copy of the files between two calls is
-//! what `kill -9` leaves there.
+//! How the golden stores were made: without threads, so that a copy of the files between two calls
+//! is what `kill -9` leaves there.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -29,7 +29,8 @@ fn options() -> Options {
         .space_amplification_max(1e6)
 }
 
-/// A block whose payload tells which it is, and is one byte for the most part, to be kept in few bytes.
+/// A block whose payload tells which it is, and is one byte for the most part, to be kept in few
+/// bytes.
 fn block(id: u64, version: u16, len: usize) -> Block {
     let mut data = format!("block {id} version {version}").into_bytes();
     data.resize(len, b'a' + (id % 26) as u8);

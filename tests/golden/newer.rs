@@ -1,4 +1,5 @@
-//! What this version says to stores of a later one: its name, on every way in, and nothing is changed.
+//! What this version says to stores of a later one: its name, on every way in, and nothing is
+//! changed.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,8 +16,8 @@ fn files_of(name: &str) -> Files {
     found.expect("a golden store").1
 }
 
-/// Writes a version into a copy of the first bytes of a file, and their checksum where it takes the rest
-/// of `len` bytes in.
+/// Writes a version into a copy of the first bytes of a file, and their checksum where it takes the
+/// rest of `len` bytes in.
 fn set_version(bytes: &mut [u8], at: usize, len: usize) {
     bytes[at + 8..at + 12].copy_from_slice(&LATER.to_le_bytes());
     let (head, rest) = (&bytes[at..at + 12], &bytes[at + 16..at + len]);

@@ -1,9 +1,10 @@
-//! The second opinion: the same histories, judged by `adya`, which sees values and outcomes, no LSNs.
+//! The second opinion: the same histories, judged by `adya`, which sees values and outcomes, no
+//! LSNs.
 //!
 //! Owns the translation. Of each history only the registers are shown: they are never deleted and
-//! written only after they were read, so that their values chain into one order. Transactions that saw
-//! none, and read committed ones (which write none), are left out. What is left of a correct history is
-//! correct, at every level.
+//! written only after they were read, so that their values chain into one order. Transactions that
+//! saw none, and read committed ones (which write none), are left out. What is left of a correct
+//! history is correct, at every level.
 
 use std::ops::Range;
 
@@ -15,9 +16,11 @@ use aegis_blocks::testkit::history::{History, Operation, Outcome, Record};
 /// What the black box is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Are snapshot and serializable transactions, and single reads, on snapshots that are up to date?
+    /// Are snapshot and serializable transactions, and single reads, on snapshots that are up to
+    /// date?
     SnapshotIsolation,
-    /// Are the serializable transactions, with single reads, as if one after the other, in real time?
+    /// Are the serializable transactions, with single reads, as if one after the other, in real
+    /// time?
     StrictSerializability,
 }
 

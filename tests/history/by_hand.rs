@@ -76,7 +76,8 @@ fn history(transactions: &[Record]) -> History {
     History { base: 0, transactions: [&[first], transactions].concat() }
 }
 
-/// Asserts that a history is given these names and no others, and each with a transaction of its own.
+/// Asserts that a history is given these names and no others, and each with a transaction of its
+/// own.
 #[track_caller]
 fn assert_named(transactions: &[Record], expected: &[Anomaly]) {
     let verdict = check(&history(transactions));

@@ -1,9 +1,9 @@
-//! Isolation, checked on recorded histories of every backend by two checkers that share nothing: the
-//! kit's own, which knows LSNs, and a black box, which sees values only. And both held to their own
-//! claim: histories that are wrong are caught, by name.
+//! Isolation, checked on recorded histories of every backend by two checkers that share nothing:
+//! the kit's own, which knows LSNs, and a black box, which sees values only. And both held to their
+//! own claim: histories that are wrong are caught, by name.
 //!
-//! A default run judges a million transactions; `AEGIS_HISTORY=N` multiplies them, `AEGIS_SEED` moves
-//! them elsewhere:
+//! A default run judges a million transactions; `AEGIS_HISTORY=N` multiplies them, `AEGIS_SEED`
+//! moves them elsewhere:
 //!
 //! ```text
 //! AEGIS_HISTORY=50 cargo test --release --test history -- --nocapture
@@ -26,7 +26,8 @@ use aegis_blocks::{
 
 use black_box::Question;
 
-/// Transactions of one history, at most: enough that threads meet often, few enough to keep memory flat.
+/// Transactions of one history, at most: enough that threads meet often, few enough to keep memory
+/// flat.
 const WINDOW_MAX: u64 = 20_000;
 
 /// What a run adds up to.
@@ -45,8 +46,8 @@ struct Tally {
     skewed: u64,
 }
 
-/// Records and judges windows of transactions until `count` are judged, and half as many that committed
-/// by the black box too.
+/// Records and judges windows of transactions until `count` are judged, and half as many that
+/// committed by the black box too.
 fn judge_windows(name: &str, store: &dyn StorageBackend, count: u64) -> Tally {
     let count = count * scale();
     let fixed = seed(0x0815_7031);
@@ -98,8 +99,8 @@ fn judge_window(store: &dyn StorageBackend, load: &Workload, tally: &mut Tally) 
     tally.unplaced += verdict.unplaced;
 }
 
-/// The second opinion: how many committed transactions it saw, and whether there were skews among them
-/// where they are allowed.
+/// The second opinion: how many committed transactions it saw, and whether there were skews among
+/// them where they are allowed.
 fn judge_without_lsns(history: &History, load: &Workload) -> (u64, bool) {
     let (registers, question) = (load.register_ids(), Question::StrictSerializability);
     let shown = black_box::assert_right(history, &registers, Question::SnapshotIsolation);
@@ -150,8 +151,8 @@ fn short_segments() -> Options {
 #[test]
 fn million_transactions_in_memory_are_isolated() {
     let tally = judge_windows("memory", &MemoryBackend::new(), 1_000_000);
-    // Single calls tell no LSN. Where commits are made one by one their place is clear all the same; if
-    // it were not, what they write would be judged leniently.
+    // Single calls tell no LSN. Where commits are made one by one their place is clear all the
+    // same; if it were not, what they write would be judged leniently.
     assert!(tally.unplaced * 100 < tally.commits, "{} commits not placed", tally.unplaced);
 }
 

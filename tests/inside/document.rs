@@ -1,9 +1,10 @@
 //! `docs/format.md` beside the code: neither says what the other does not.
 //!
 //! Every table of the document with offsets and sizes is compared with an encoder: each field is
-//! encoded with other values, and the bytes that change must be exactly those that the document names.
-//! The tables have no gaps and every field of the code is in them. Codes, magics and limits are compared
-//! with the constants, and the tables in the headers of the modules with those of the document.
+//! encoded with other values, and the bytes that change must be exactly those that the document
+//! names. The tables have no gaps and every field of the code is in them. Codes, magics and limits
+//! are compared with the constants, and the tables in the headers of the modules with those of the
+//! document.
 
 use std::collections::BTreeMap;
 
@@ -442,8 +443,8 @@ fn limits_and_file_names_are_those_of_the_document() {
     assert!(listed[0].iter().map(|row| &row[0]).eq(&names), "{names:?}");
 }
 
-/// Tables in the headers of modules: the source, which of its tables, the section, and the offset at
-/// which that table begins.
+/// Tables in the headers of modules: the source, which of its tables, the section, and the offset
+/// at which that table begins.
 const HEADERS: [(&str, usize, &str, usize); 8] = [
     (include_str!("../../src/local/format/description.rs"), 0, "META", 16),
     (include_str!("../../src/local/format/segment.rs"), 0, "Segment header", 16),

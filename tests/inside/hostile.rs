@@ -1,6 +1,6 @@
 //! Files that were written to do harm: the checksums are right, the content is none that a store
-//! writes. Each is refused by name or opened, soon, without panic, and with memory that the length of
-//! the files bounds.
+//! writes. Each is refused by name or opened, soon, without panic, and with memory that the length
+//! of the files bounds.
 //!
 //! The [`allocator`] keeps an account of every thread; stores run single-threaded.
 
@@ -14,8 +14,8 @@ use crate::{Defect, Error, LocalBackend, Result, StorageBackend};
 
 /// Memory that opening may take whatever the files hold: the scanner's window of 256 KiB, staging.
 const CONSTANT_LEN: usize = 2 << 20;
-/// Memory for each byte of the files, at its peak: a frame in the window, its table decoded, its place
-/// in the index, its copy when it is written again. The worst that is tried here takes 9.
+/// Memory for each byte of the files, at its peak: a frame in the window, its table decoded, its
+/// place in the index, its copy when it is written again. The worst that is tried here takes 9.
 const PEAK_PER_BYTE: usize = 16;
 /// No single allocation is longer than twice what the files hold.
 const LARGEST_PER_BYTE: usize = 2;
@@ -140,8 +140,8 @@ fn frame_of_four_gibibytes_in_a_short_file_costs_nothing() {
     }
 }
 
-/// A cut that named its own segment, or a later one, sent recovery back to frames that it had walked:
-/// with the right salt, for ever.
+/// A cut that named its own segment, or a later one, sent recovery back to frames that it had
+/// walked: with the right salt, for ever.
 #[test]
 fn cut_that_names_its_own_or_a_later_segment_is_refused() {
     for sequence in [1, 2, u64::MAX] {
@@ -167,8 +167,8 @@ fn cut_behind_the_end_of_a_segment_is_refused_at_once() {
     }
 }
 
-/// Opening after a clean close writes the end mark again, and asserted that the bytes are the same. An
-/// end mark that shares its page with a commit failed that.
+/// Opening after a clean close writes the end mark again, and asserted that the bytes are the same.
+/// An end mark that shares its page with a commit failed that.
 #[test]
 fn end_mark_in_the_page_of_a_commit_is_refused() {
     let image = fuzz::ImageWriter::of_disk(&{

@@ -1,5 +1,5 @@
-//! Numbers at the ends of their ranges, on files of gigabytes that take no space: the simulated disk
-//! keeps what was written, and a forger writes frames that no store would.
+//! Numbers at the ends of their ranges, on files of gigabytes that take no space: the simulated
+//! disk keeps what was written, and a forger writes frames that no store would.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ fn refused(forger: &Forger) -> (Defect, u64) {
 #[test]
 fn blocks_up_to_the_last_page_below_four_gibibytes_are_read() {
     let mut forger = Forger::new();
-    // One block takes all but three pages: its own first, one of a small block, one of the end mark.
+    // One block takes all but three pages: its own first, one of a small block, one of the end
+    // mark.
     let len = (4 * GIB - 3 * PAGE) as u32 - 96;
     forger.commit(1, b"", len);
     assert_eq!(forger.offset, 4 * GIB - 2 * PAGE);

@@ -1,5 +1,6 @@
-//! Comparing a store with the journal: each thread's blocks are what its steps made, up to one between the
-//! newest step that must survive and the one that was under way. The counter is the sum of what all counted.
+//! Comparing a store with the journal: each thread's blocks are what its steps made, up to one
+//! between the newest step that must survive and the one that was under way. The counter is the sum
+//! of what all counted.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +49,8 @@ fn walk<D: Disk>(store: &LocalBackend<D>, journal: &Journal) -> (Vec<Part>, u64)
     (parts, counter)
 }
 
-/// Compares a store with the journal. Returns each thread's part, and writes down what was in doubt.
+/// Compares a store with the journal. Returns each thread's part, and writes down what was in
+/// doubt.
 ///
 /// # Panics
 /// If anything that was acknowledged is lost, or anything is there that no step made.
@@ -61,7 +63,8 @@ pub fn compare<D: Disk>(store: &LocalBackend<D>, journal: &Journal, seed: u64) -
     parts
 }
 
-/// Finds the step up to which a thread's blocks are what it made, and begins the next life behind it.
+/// Finds the step up to which a thread's blocks are what it made, and begins the next life behind
+/// it.
 fn settle(journal: &Journal, seed: u64, thread: u64, part: &mut Part) {
     let (floor, told) = (journal.durable(thread), journal.told_count(thread));
     let answers = journal.told_before(thread, told + 1);

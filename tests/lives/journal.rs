@@ -1,11 +1,11 @@
 //! The journal: what each step was told, in a file that outlives the process that is killed.
 //!
-//! | bytes                        | what                                                              |
-//! |------------------------------|-------------------------------------------------------------------|
-//! | 8                            | progress: a number that moves with each step that is told of      |
-//! | 8 a thread                   | the first step of the life under way                              |
-//! | 8 a thread                   | the newest step of that life that is durable                      |
-//! | [`STEPS_MAX`] a thread       | a byte a step, see [`Told`]                                       |
+//! | bytes                  | what                                                         |
+//! |------------------------|--------------------------------------------------------------|
+//! | 8                      | progress: a number that moves with each step that is told of |
+//! | 8 a thread             | the first step of the life under way                         |
+//! | 8 a thread             | the newest step of that life that is durable                 |
+//! | [`STEPS_MAX`] a thread | a byte a step, see [`Told`]                                  |
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -269,7 +269,8 @@ impl<D: Disk> Life<'_, D> {
         Ok(())
     }
 
-    /// Does what an operator does. That is no progress: a writer that waits for ever would go unseen beside it.
+    /// Does what an operator does. That is no progress: a writer that waits for ever would go
+    /// unseen beside it.
     fn tend(&self, mut rng: Rng) {
         let store = &self.store;
         let mut nth = 0;

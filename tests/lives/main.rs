@@ -1,17 +1,20 @@
-//! Lives: a store goes through sessions, each with options of its own, random threads, and an end by
-//! chance; what was acknowledged is in a journal beside it.
+//! Lives: a store goes through sessions, each with options of its own, random threads, and an end
+//! by chance; what was acknowledged is in a journal beside it.
 //!
-//! `cargo test --test lives -- LIVES [SEED [JOBS]]`; without a number it takes [`SHORT`]. Half of the lives are
-//! on files, in a process that is killed by SIGKILL, closes, drops the store or just ends. The others
-//! are on the simulated disk, whose power is cut, whose operations fail, or which is full. Each life:
+//! `cargo test --test lives -- LIVES [SEED [JOBS]]`; without a number it takes [`SHORT`]. Half of
+//! the lives are on files, in a process that is killed by SIGKILL, closes, drops the store or just
+//! ends. The others are on the simulated disk, whose power is cut, whose operations fail, or which
+//! is full. Each life:
 //!
 //! 1. `probe` and `verify` look at what the life before left, and find no damage.
-//! 2. The store is opened with other options, walked, and compared with the journal ([`check`]): every
-//!    acknowledged step is there, and nothing else but the step that was under way ([`plan`]).
-//! 3. It closes, and opens with the options of this life. Threads write, read and tend it ([`life`]).
+//! 2. The store is opened with other options, walked, and compared with the journal ([`check`]):
+//!    every acknowledged step is there, and nothing else but the step that was under way
+//!    ([`plan`]).
+//! 3. It closes, and opens with the options of this life. Threads write, read and tend it
+//!    ([`life`]).
 //!
-//! A watchdog names the stacks of a life that makes no progress for ten seconds; one that makes none
-//! for a minute fails ([`parent`]).
+//! A watchdog names the stacks of a life that makes no progress for ten seconds; one that makes
+//! none for a minute fails ([`parent`]).
 
 mod check;
 #[path = "../support/counted.rs"]
@@ -133,7 +136,8 @@ fn run(lives: u64, seed: u64, jobs: u64) -> ExitCode {
     code(tally)
 }
 
-/// Looks at what the life before left, with `probe`, with `verify`, and open with options of its own.
+/// Looks at what the life before left, with `probe`, with `verify`, and open with options of its
+/// own.
 fn look(dir: &Path, seed: u64, nth: u64) {
     let (path, journal) = (dir.join("store"), Journal::open(&dir.join("journal")));
     if !path.exists() {

@@ -1,5 +1,5 @@
-//! The process that watches: starts the lives of a world one after the other, kills some of them, and
-//! names the stacks of one that makes no progress.
+//! The process that watches: starts the lives of a world one after the other, kills some of them,
+//! and names the stacks of one that makes no progress.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -27,8 +27,8 @@ pub struct Tally {
     pub stills: u64,
     /// Lives that made none for [`HANG`].
     pub hangs: u64,
-    /// Lives that ended by themselves: something acknowledged was lost, something was there that no step made, or a
-    /// call answered what it must not.
+    /// Lives that ended by themselves: something acknowledged was lost, something was there that no
+    /// step made, or a call answered what it must not.
     pub wrong: u64,
 }
 

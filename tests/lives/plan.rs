@@ -1,5 +1,5 @@
-//! What the threads do: the `n`th step of a thread follows from seed, thread and `n`. So the journal
-//! needs one byte a step to say what a store must hold.
+//! What the threads do: the `n`th step of a thread follows from seed, thread and `n`. So the
+//! journal needs one byte a step to say what a store must hold.
 //!
 //! | step      | what                                                                            |
 //! |-----------|---------------------------------------------------------------------------------|
@@ -12,7 +12,8 @@
 //! | allocate  | a block whose id the store chooses                                              |
 //! | release   | deletes the oldest of those                                                     |
 //!
-//! A block is as long as id and step say, whatever the options: one that is over a limit is refused.
+//! A block is as long as id and step say, whatever the options: one that is over a limit is
+//! refused.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Lives on the simulated disk: the power is cut, or an operation fails, at a random moment of a life.
+//! Lives on the simulated disk: the power is cut, or an operation fails, at a random moment of a
+//! life.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

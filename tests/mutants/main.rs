@@ -1,8 +1,10 @@
-//! Mutants: bugs that are planted in a copy of the sources, one at a time, so that the tests are tested.
+//! Mutants: bugs that are planted in a copy of the sources, one at a time, so that the tests are
+//! tested.
 //!
-//! Each file beside this one is a mutant, named as the file. Nothing of it is compiled into the product:
-//! `scripts/mutants` copies the checkout, writes all mutants into the copy, builds that once, and chooses
-//! one by the variable `AEGIS_MUTANT`. The test that the mutant names must fail then.
+//! Each file beside this one is a mutant, named as the file. Nothing of it is compiled into the
+//! product: `scripts/mutants` copies the checkout, writes all mutants into the copy, builds that
+//! once, and chooses one by the variable `AEGIS_MUTANT`. The test that the mutant names must fail
+//! then.
 //!
 //! ```text
 //! test: PROGRAM NAME         the test that must fail: a program of tests/, or lib
@@ -15,7 +17,8 @@
 //! ```
 //!
 //! Without an argument (`cargo test`) the program checks that all mutants still apply, that no two
-//! change the same line, and that their tests exist. `list` prints them, `write DIR` writes them into a copy.
+//! change the same line, and that their tests exist. `list` prints them, `write DIR` writes them
+//! into a copy.
 
 #[path = "../support/counted.rs"]
 mod counted;

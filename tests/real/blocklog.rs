@@ -1,8 +1,8 @@
 //! A disk that remembers: one file, served through FUSE from memory, that logs what reaches it.
 //!
-//! Owns the bytes and the log of writes and flushes. A loop device over the file makes a block device
-//! of it, on which a real file system can be mounted. Speaks as much of the kernel's protocol (7.31)
-//! as a mount whose root is a single plain file needs:
+//! Owns the bytes and the log of writes and flushes. A loop device over the file makes a block
+//! device of it, on which a real file system can be mounted. Speaks as much of the kernel's
+//! protocol (7.31) as a mount whose root is a single plain file needs:
 //!
 //! | request           | answer                                                          |
 //! |-------------------|-----------------------------------------------------------------|
@@ -13,12 +13,12 @@
 //! | `GETATTR`, `STATFS`, `FLUSH`, `RELEASE`, `DESTROY` | what little there is to say     |
 //! | others            | `ENOSYS`; among them the calls that discard and reserve          |
 //!
-//! A request is answered after it was logged, one at a time. A write that was logged before a flush is
-//! taken to be covered by it.
+//! A request is answered after it was logged, one at a time. A write that was logged before a flush
+//! is taken to be covered by it.
 //!
-//! The server is a process of its own, this test binary started again: a thread beside the store would
-//! wait for the lock of the address space whenever the store holds it in a page fault that only the
-//! server can end. It ends when its disk is taken off, or when the test's process is gone.
+//! The server is a process of its own, this test binary started again: a thread beside the store
+//! would wait for the lock of the address space whenever the store holds it in a page fault that
+//! only the server can end. It ends when its disk is taken off, or when the test's process is gone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};

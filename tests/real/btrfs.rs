@@ -1,5 +1,5 @@
-//! A full btrfs, which copies on write: space that was reserved is no reservation there unless a file is
-//! marked to be overwritten in place.
+//! A full btrfs, which copies on write: space that was reserved is no reservation there unless a
+//! file is marked to be overwritten in place.
 
 use std::fs;
 use std::ops::ControlFlow::Continue;
@@ -56,7 +56,8 @@ fn block(id: u64) -> Block {
     filling(id, BLOCK_LEN)
 }
 
-/// Writes until there is no space, deletes half of the blocks and goes on. Returns how many were written.
+/// Writes until there is no space, deletes half of the blocks and goes on. Returns how many were
+/// written.
 fn fill(path: &Path, durability: Durability) -> u64 {
     let store = options().durability(durability).open(path).expect("a new store");
     let mut count = 0;
@@ -92,7 +93,8 @@ pub fn full(arena: &Arena) -> Result<(), Skipped> {
     Ok(())
 }
 
-/// A file that is overwritten in place shares its bytes with such files only, and others with others.
+/// A file that is overwritten in place shares its bytes with such files only, and others with
+/// others.
 pub fn shared(arena: &Arena) -> Result<(), Skipped> {
     let volume = Volume::new(arena)?;
     let path = volume.point.join("store");

@@ -1,9 +1,10 @@
 //! Full file systems: a filler takes the space from a store in use, and gives it back.
 //!
 //! Holds what the engine promises: a commit without space answers `StorageFull` and leaves nothing,
-//! reads go on, a delete is done or refused as a whole, and writes succeed again once there is space,
-//! without opening the store again. A full disk never leads to an unknown outcome. The filler is
-//! bounded by the image, and reserves space in a file system that was seen to be the test's own.
+//! reads go on, a delete is done or refused as a whole, and writes succeed again once there is
+//! space, without opening the store again. A full disk never leads to an unknown outcome. The
+//! filler is bounded by the image, and reserves space in a file system that was seen to be the
+//! test's own.
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;

@@ -1,9 +1,10 @@
-//! Nothing that was acknowledged is lost on real file systems that lose their power, reorder writes,
-//! run full, fail to sync or are mounted for reading only.
+//! Nothing that was acknowledged is lost on real file systems that lose their power, reorder
+//! writes, run full, fail to sync or are mounted for reading only.
 //!
-//! Each test works in a mount namespace of its own, on loop devices over files in memory, and leaves
-//! nothing behind. Where a machine lacks what a test needs (root, a program, a facility of the kernel),
-//! the test says `skipped: why` on standard error. The defaults are a sample; how much is tried:
+//! Each test works in a mount namespace of its own, on loop devices over files in memory, and
+//! leaves nothing behind. Where a machine lacks what a test needs (root, a program, a facility of
+//! the kernel), the test says `skipped: why` on standard error. The defaults are a sample; how much
+//! is tried:
 //!
 //! | variable        | counts                                        | default |
 //! |-----------------|-----------------------------------------------|--------:|

@@ -51,7 +51,8 @@ fn free_len(path: &Path) -> u64 {
     stat.blocks_available() * stat.fragment_size()
 }
 
-/// A backup that returned outlives a power cut, all that the store does, and a store restored from it.
+/// A backup that returned outlives a power cut, all that the store does, and a store restored from
+/// it.
 pub fn backups(arena: &Arena) -> Result<(), Skipped> {
     let mut volume = Volume::new(Kind::Xfs, arena.path(), 320 << 20)?;
     volume.mount("");

@@ -1,7 +1,7 @@
 //! What file systems refuse: wishes that a store goes on without, and what it insists on.
 //!
-//! A child works on a store below `strace`, which answers one kind of call in the kernel's place, each time.
-//! The parent then opens what is left undisturbed and compares.
+//! A child works on a store below `strace`, which answers one kind of call in the kernel's place,
+//! each time. The parent then opens what is left undisturbed and compares.
 
 use std::fs;
 use std::ops::ControlFlow::Continue;

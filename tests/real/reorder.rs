@@ -1,10 +1,11 @@
 //! Crash images: what a disk that reorders writes between two flushes may hold after a power cut.
 //!
-//! A store works on ext4 on a [`BlockLog`]. For a moment in the log an image is made of everything up
-//! to the last flush before it, and of a subset of the 4 KiB units written since; ext4 recovers from
-//! that, then the store. An acknowledgement counts when the log was no longer at its publication than
-//! at the moment. Every other round starts on a crash image of the round before, so that its log has
-//! the recovery of file system and store in it, and the cuts there are cuts of a recovery.
+//! A store works on ext4 on a [`BlockLog`]. For a moment in the log an image is made of everything
+//! up to the last flush before it, and of a subset of the 4 KiB units written since; ext4 recovers
+//! from that, then the store. An acknowledgement counts when the log was no longer at its
+//! publication than at the moment. Every other round starts on a crash image of the round before,
+//! so that its log has the recovery of file system and store in it, and the cuts there are cuts of
+//! a recovery.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -220,7 +221,8 @@ impl Trial<'_> {
         image
     }
 
-    /// Which units of the last ones survive: none, all, all but one, one alone, the first ones, or any.
+    /// Which units of the last ones survive: none, all, all but one, one alone, the first ones, or
+    /// any.
     fn subset(&mut self, count: u64) -> Vec<bool> {
         let kind = self.rng.below(8);
         let chosen = self.rng.below(count.max(1));

@@ -1,10 +1,10 @@
-//! A volume that promises more space than there is: `fdatasync` really fails, and the next one would
-//! succeed.
+//! A volume that promises more space than there is: `fdatasync` really fails, and the next one
+//! would succeed.
 //!
-//! A sparse image with 200 MiB of ext4 lies on a file system of 24 MiB in memory. ext4 hands out blocks
-//! that cannot be written, so what fails is the write-back, the sync or the direct write. Then the
-//! store must refuse every further write, and answer from what it acknowledged. After that the memory
-//! is made larger, as an operator would, and the store opened again.
+//! A sparse image with 200 MiB of ext4 lies on a file system of 24 MiB in memory. ext4 hands out
+//! blocks that cannot be written, so what fails is the write-back, the sync or the direct write.
+//! Then the store must refuse every further write, and answer from what it acknowledged. After that
+//! the memory is made larger, as an operator would, and the store opened again.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -1,10 +1,10 @@
-//! System calls that fail: the store in a process whose calls `strace` answers in the kernel's place,
-//! and in one whose files may not grow.
+//! System calls that fail: the store in a process whose calls `strace` answers in the kernel's
+//! place, and in one whose files may not grow.
 //!
-//! The parent starts this test binary again as a writer, below `strace` with an injected error for the
-//! n-th call of a kind (of each thread), or below a limit on file lengths, where a write that crosses
-//! the limit is really cut short and the next one fails. The writer prints an answer a line and goes
-//! on after errors. Then the parent opens the store undisturbed and compares.
+//! The parent starts this test binary again as a writer, below `strace` with an injected error for
+//! the n-th call of a kind (of each thread), or below a limit on file lengths, where a write that
+//! crosses the limit is really cut short and the next one fails. The writer prints an answer a line
+//! and goes on after errors. Then the parent opens the store undisturbed and compares.
 
 use std::fs;
 use std::io::Write;

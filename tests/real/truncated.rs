@@ -1,10 +1,10 @@
 //! A segment that another program cuts while the store has it mapped.
 //!
-//! No program but the store has a reason to write in its directory, which has mode 0700 and is locked. If
-//! one does all the same, a read beyond the new end ends the process by SIGBUS, as with every
-//! mapped file, and a read within the last page of the file finds zeros there, which the checksum
-//! names. Without maps every read is answered or names what is wrong. Other bytes than were written are
-//! never answered. Each cut is tried in a child.
+//! No program but the store has a reason to write in its directory, which has mode 0700 and is
+//! locked. If one does all the same, a read beyond the new end ends the process by SIGBUS, as with
+//! every mapped file, and a read within the last page of the file finds zeros there, which the
+//! checksum names. Without maps every read is answered or names what is wrong. Other bytes than
+//! were written are never answered. Each cut is tried in a child.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
@@ -44,8 +44,8 @@ fn segment_cut_under_a_store_without_maps_ends_no_process() {
     assert!(killed == 0 && named > 0, "{killed} were killed, {named} errors named");
 }
 
-/// Cuts a segment at many places. Returns how many readers were ended by a signal, and how many errors the
-/// others named.
+/// Cuts a segment at many places. Returns how many readers were ended by a signal, and how many
+/// errors the others named.
 fn cuts(mode: ReadMode) -> (u64, usize) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store");

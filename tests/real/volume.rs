@@ -104,7 +104,8 @@ pub fn run(command: &mut Command) -> Result<(), Skipped> {
 }
 
 impl Volume {
-    /// Makes a new file system of this length in `directory`, and mounts it once to see that it works.
+    /// Makes a new file system of this length in `directory`, and mounts it once to see that it
+    /// works.
     pub fn new(kind: Kind, directory: &Path, len: u64) -> Result<Volume, Skipped> {
         let image = directory.join(format!("{}.image", kind.name()));
         File::create_new(&image).and_then(|file| file.set_len(len)).expect("an image");
@@ -124,8 +125,9 @@ impl Volume {
         Volume { kind, image: image.to_path_buf(), point, mounted: false }
     }
 
-    /// Has the loop device take one page at a time. Otherwise it acknowledges a longer request of which
-    /// its image took only a part: with an image that runs out of space that is a disk that lies.
+    /// Has the loop device take one page at a time. Otherwise it acknowledges a longer request of
+    /// which its image took only a part: with an image that runs out of space that is a disk that
+    /// lies.
     pub fn take_single_pages(&self) {
         let device = fs::metadata(&self.point).expect("mounted").dev();
         let number = format!("{}:{}", major(device), minor(device));

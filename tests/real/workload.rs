@@ -1,10 +1,10 @@
 //! The workload: what each writing thread commits, decided by nothing but its number, the session's
 //! and the commit's.
 //!
-//! Owns ids, tags and payloads. Each thread has [`OWN_IDS`] blocks of its own. The first one counts:
-//! every commit writes it, so it tells which commit of its thread is the last in the store. The other
-//! blocks that a commit touches are written or deleted. A tag names session and commit, and a payload
-//! is made from tag and id, so no two are alike.
+//! Owns ids, tags and payloads. Each thread has [`OWN_IDS`] blocks of its own. The first one
+//! counts: every commit writes it, so it tells which commit of its thread is the last in the store.
+//! The other blocks that a commit touches are written or deleted. A tag names session and commit,
+//! and a payload is made from tag and id, so no two are alike.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -131,8 +131,8 @@ pub fn outcome(answer: Result<Lsn>, durability: Durability) -> Outcome {
     }
 }
 
-/// Lets all threads commit until `seen`, which is told of each answer as it comes, tells them to stop.
-/// The number that it returns with that is the moment from which on the answer counts.
+/// Lets all threads commit until `seen`, which is told of each answer as it comes, tells them to
+/// stop. The number that it returns with that is the moment from which on the answer counts.
 pub fn run(
     store: &LocalBackend,
     session: u64,

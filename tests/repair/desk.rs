@@ -96,7 +96,8 @@ pub fn names(path: &Path, prefix: &str) -> Vec<String> {
     contents(path).into_keys().filter(|name| name.starts_with(prefix)).collect()
 }
 
-/// The file and offset of bytes that stand there once; of the last place where they stand several times.
+/// The file and offset of bytes that stand there once; of the last place where they stand several
+/// times.
 pub fn find(path: &Path, bytes: &[u8]) -> Option<(String, u64)> {
     let mut found = None;
     for (name, content) in contents(path) {

@@ -1,5 +1,5 @@
-//! Damaged stores: refused or served with named errors, verified, salvaged and repaired. What was written
-//! and what lies in undamaged files is known to the test on its own.
+//! Damaged stores: refused or served with named errors, verified, salvaged and repaired. What was
+//! written and what lies in undamaged files is known to the test on its own.
 #![cfg(target_os = "linux")]
 
 mod desk;
@@ -399,7 +399,8 @@ fn ids_that_were_given_away_are_not_given_away_again() {
     assert_eq!(id, BlockId(201));
 }
 
-/// Sectors overwritten anywhere: what comes back was written once, and what is not as it was is explained.
+/// Sectors overwritten anywhere: what comes back was written once, and what is not as it was is
+/// explained.
 #[test]
 fn random_damage_is_repaired_and_accounted_for() {
     let mut damaged_count = 0;

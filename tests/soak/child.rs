@@ -1,8 +1,8 @@
-//! The process that works: writers, movers of money, readers of snapshots, backups. It lives until it is
-//! killed, or until its standard input ends; then it closes the store.
+//! The process that works: writers, movers of money, readers of snapshots, backups. It lives until
+//! it is killed, or until its standard input ends; then it closes the store.
 //!
-//! Writers say what was acknowledged in the file `acks`: 8 bytes a thread, the number of its last step.
-//! What a dead process wrote to a file stays written.
+//! Writers say what was acknowledged in the file `acks`: 8 bytes a thread, the number of its last
+//! step. What a dead process wrote to a file stays written.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -24,7 +24,8 @@ use aegis_blocks::testkit::Rng;
 /// Between two backups.
 const BACKUP_PAUSE: Duration = Duration::from_millis(1500);
 
-/// Steps of each writer without a pause: caches and the allocator's arenas take their shares by then.
+/// Steps of each writer without a pause: caches and the allocator's arenas take their shares by
+/// then.
 const WARM_UP: u64 = 20_000;
 
 /// Where a child works.
@@ -185,7 +186,8 @@ impl Child {
             self.store.backup_to(name(n), since.as_deref(), &watch)?;
             check_backup(&name(n))?;
             if n > 0 {
-                // Under another name: what a kill leaves of it half gone must not look like a backup.
+                // Under another name: what a kill leaves of it half gone must not look like a
+                // backup.
                 let older = name(n - 1).with_extension("going");
                 fs::rename(name(n - 1), &older).expect("an older backup is renamed");
                 fs::remove_dir_all(older).expect("an older backup goes");

@@ -1,15 +1,18 @@
 //! Soak: a store that is written to, read, backed up and killed for as long as one likes.
 //!
-//! `scripts/soak MINUTES [SEED]`, or `cargo test --test soak -- MINUTES [SEED]`; without a number it takes
-//! [`SHORT`]. Two child processes work side by side ([`child`]), each on a store of its own:
+//! `scripts/soak MINUTES [SEED]`, or `cargo test --test soak -- MINUTES [SEED]`; without a number
+//! it takes [`SHORT`]. Two child processes work side by side ([`child`]), each on a store of its
+//! own:
 //!
-//! 1. One is killed with SIGKILL at random times, once a minute on average (every ten seconds when the
-//!    whole takes less than five minutes). After each kill the parent opens the store: each thread's blocks
-//!    must be what its steps up to the last acknowledged one made, or that and the one that was under way
-//!    ([`plan`]); the money must be there; `verify` and `verify_backup` must find nothing.
-//! 2. One lives from the beginning to the end. Its resident memory (`VmRSS`) at the end must be within 5 % of
-//!    what it was after a sixth of the time: the medians of samples, ten a second, over a twelfth of the
-//!    time from there on, and over the last twelfth. (Not compared when the whole takes less than ten minutes.)
+//! 1. One is killed with SIGKILL at random times, once a minute on average (every ten seconds when
+//!    the whole takes less than five minutes). After each kill the parent opens the store: each
+//!    thread's blocks must be what its steps up to the last acknowledged one made, or that and the
+//!    one that was under way ([`plan`]); the money must be there; `verify` and `verify_backup` must
+//!    find nothing.
+//! 2. One lives from the beginning to the end. Its resident memory (`VmRSS`) at the end must be
+//!    within 5 % of what it was after a sixth of the time: the medians of samples, ten a second,
+//!    over a twelfth of the time from there on, and over the last twelfth. (Not compared when the
+//!    whole takes less than ten minutes.)
 //!
 //! Stores lie in the directory for temporary files (`TMPDIR`).
 

@@ -12,8 +12,9 @@ use crate::memory::Memory;
 use crate::plan::{ACCOUNTS, Blocks, MONEY, Step, WRITERS, money, thread_of, written_by};
 use aegis_blocks::testkit::Rng;
 
-/// Between two steps of each thread of the child that is never killed, in microseconds: so long that how
-/// much it does, and so how much memory that takes, hardly depends on what else the machine does.
+/// Between two steps of each thread of the child that is never killed, in microseconds: so long
+/// that how much it does, and so how much memory that takes, hardly depends on what else the
+/// machine does.
 const GENTLE_US: u64 = 10_000;
 /// A sample of memory is taken, and the time looked at, so often.
 const TICK: Duration = Duration::from_millis(100);
@@ -133,7 +134,8 @@ fn is_alive(child: &mut Child) -> bool {
     child.try_wait().expect("a child").is_none()
 }
 
-/// What a killed process left of backups: whole ones with a manifest, and unfinished ones, which go.
+/// What a killed process left of backups: whole ones with a manifest, and unfinished ones, which
+/// go.
 fn check_backups(dir: &Path) -> u64 {
     let mut count = 0;
     for entry in fs::read_dir(dir).expect("a directory") {
@@ -155,8 +157,8 @@ impl Model {
         Model { seed, done: vec![0; WRITERS as usize], blocks }
     }
 
-    /// Compares a store with what these steps make, each thread's with one step more if that is there,
-    /// and goes on from what is found.
+    /// Compares a store with what these steps make, each thread's with one step more if that is
+    /// there, and goes on from what is found.
     fn compare(&mut self, store: &LocalBackend, acknowledged: &[u64]) {
         let mut found = vec![Blocks::new(); WRITERS as usize];
         let (mut sum, mut bytes, mut count) = (0, 0, 0);

@@ -1,5 +1,5 @@
-//! What the writers do: the `n`th step of a thread follows from seed, thread and `n`, so the parent knows
-//! what a store must hold from the number of the last acknowledged step alone.
+//! What the writers do: the `n`th step of a thread follows from seed, thread and `n`, so the parent
+//! knows what a store must hold from the number of the last acknowledged step alone.
 
 use std::collections::BTreeMap;
 

@@ -44,7 +44,8 @@ fn charge(taken: usize, given_back: usize) {
 
 struct Accountant;
 
-// SAFETY: every call is handed on to the system's allocator as it is; the account does not allocate.
+// SAFETY: every call is handed on to the system's allocator as it is; the account does not
+// allocate.
 unsafe impl GlobalAlloc for Accountant {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         charge(layout.size(), 0);

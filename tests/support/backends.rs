@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use aegis_blocks::{Block, BlockId, BlockType, MemoryBackend, StorageBackend};
 
-/// Runs a check on each backend, with blocks 1 and 2 in the store. Nothing of it may be left behind.
+/// Runs a check on each backend, with blocks 1 and 2 in the store. Nothing of it may be left
+/// behind.
 pub fn on_each(local: impl StorageBackend + 'static, check: impl Fn(Arc<dyn StorageBackend>)) {
     let stores: [Arc<dyn StorageBackend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(local)];
     for store in stores {

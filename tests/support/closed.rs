@@ -1,4 +1,5 @@
-//! A store with known blocks that was closed, and what may become of it: opened, refused and unchanged.
+//! A store with known blocks that was closed, and what may become of it: opened, refused and
+//! unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,7 +74,8 @@ pub fn closed_store() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Asserts that the store holds all blocks of [`closed_store`] but these, takes writes, and says so.
+/// Asserts that the store holds all blocks of [`closed_store`] but these, takes writes, and says
+/// so.
 #[track_caller]
 pub fn check(store: &LocalBackend, without: &[u64]) {
     for id in (1..=BLOCKS).filter(|id| !without.contains(id)) {

@@ -1,4 +1,5 @@
-//! What a run adds up to, one line for each figure: `count: WHAT N`. `scripts/reliability` reads them.
+//! What a run adds up to, one line for each figure: `count: WHAT N`. `scripts/reliability` reads
+//! them.
 //!
 //! Printed behind everything else that a test asserts, so that a figure stands for what held.
 

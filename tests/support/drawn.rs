@@ -1,7 +1,8 @@
 //! Options drawn from a seed: what a store is opened with differs from session to session.
 //!
-//! Every option that limits something is drawn, mostly small, so that limits are met. What one session
-//! allowed, a later one may not: blocks longer than its segments, logs longer than its memory or quota.
+//! Every option that limits something is drawn, mostly small, so that limits are met. What one
+//! session allowed, a later one may not: blocks longer than its segments, logs longer than its
+//! memory or quota.
 
 use std::time::Duration;
 
@@ -91,8 +92,8 @@ impl Drawn {
         }
     }
 
-    /// Draws options under which the store refuses no block of up to 32 KiB, and no transaction. Its
-    /// segments are short enough for a disk in memory.
+    /// Draws options under which the store refuses no block of up to 32 KiB, and no transaction.
+    /// Its segments are short enough for a disk in memory.
     #[allow(dead_code, reason = "some programs want refusals")]
     pub fn draw_lenient(rng: &mut Rng) -> Drawn {
         let segment_len_max = one_of(rng, &[64 << 10, 64 << 10, 128 << 10, 256 << 10]);

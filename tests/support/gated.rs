@@ -1,8 +1,8 @@
-//! The simulated disk with a moment in it: code of the test that runs right before one operation, in the
-//! middle of whatever the store does then.
+//! The simulated disk with a moment in it: code of the test that runs right before one operation,
+//! in the middle of whatever the store does then.
 //!
-//! Owns at most one [`Moment`] at a time; it passes once. The code runs in the thread that asked for the
-//! operation and may call the store, as another thread would at that time.
+//! Owns at most one [`Moment`] at a time; it passes once. The code runs in the thread that asked
+//! for the operation and may call the store, as another thread would at that time.
 
 use std::io;
 use std::path::Path;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use aegis_blocks::io::sim::{OperationKind, SimDisk, SimFile, SimLock};
 use aegis_blocks::io::{Disk, DiskFile, Entry, Env, FileName, How, LockError, Thread, View};
 
-/// When the code runs: before the next operation of this kind on such a file. A rename counts by the
-/// name that it gives.
+/// When the code runs: before the next operation of this kind on such a file. A rename counts by
+/// the name that it gives.
 struct Moment {
     kind: OperationKind,
     of: fn(FileName) -> bool,

@@ -1,5 +1,6 @@
-//! Recorded histories of the reference backend: clean as it is, and each flaw of its isolation caught
-//! by name. It answers commits without their LSNs, so the checker works from bounds throughout.
+//! Recorded histories of the reference backend: clean as it is, and each flaw of its isolation
+//! caught by name. It answers commits without their LSNs, so the checker works from bounds
+//! throughout.
 
 use std::collections::BTreeMap;
 

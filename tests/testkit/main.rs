@@ -1,5 +1,5 @@
-//! The conformance kit held to its own claim: a correct backend passes every check, and each of many
-//! deliberately broken ones is caught by name.
+//! The conformance kit held to its own claim: a correct backend passes every check, and each of
+//! many deliberately broken ones is caught by name.
 
 mod flaws;
 mod histories;

@@ -1,7 +1,7 @@
 //! A backend that is right by being simple, with places where one [`Flaw`] can be planted.
 //!
-//! Owns [`Reference`]: one lock around a [`State`]. Shares no code with the backends of the crate or
-//! with the kit's model.
+//! Owns [`Reference`]: one lock around a [`State`]. Shares no code with the backends of the crate
+//! or with the kit's model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Transactions as handles, on memory and local: isolation levels, savepoints, batches, [`tickets`],
-//! and [`walks`] over ranges.
+//! Transactions as handles, on memory and local: isolation levels, savepoints, batches,
+//! [`tickets`], and [`walks`] over ranges.
 
 #[path = "../support/backends.rs"]
 mod backends;

@@ -4,14 +4,14 @@
 //! every other round backwards, so a change of the disk's mood meets all sizes alike. Medians over
 //! rounds are reported; a ratio of two sizes is taken within a round.
 //!
-//! | figure               | what it is                                                 | goal             |
-//! |----------------------|------------------------------------------------------------|------------------|
-//! | open after a close   | with one read; median of 5 in a turn                       | at most 3 ms     |
-//! | open after a kill    | with one read, 64 MiB of log behind the checkpoint, once   | none             |
-//! | commits/s            | 64 threads, 4 KiB over a random block, one a commit        | 0.90 of smallest |
-//! | written / user bytes | of the process by `/proc/self/io`, while commits are timed  | none             |
-//! | reads/s              | 1 thread, 10,000 hot blocks of 4 KiB spread over all ids   | 0.75 of smallest |
-//! | index and checkpoint | bytes a block by `stats()`, right after a checkpoint       | none             |
+//! | figure               | what it is                                     | goal             |
+//! |----------------------|------------------------------------------------|------------------|
+//! | open after a close   | with one read; median of 5 in a turn           | at most 3 ms     |
+//! | open after a kill    | with one read, 64 MiB of log to replay, once   | none             |
+//! | commits/s            | 64 threads, 4 KiB over a random block each     | 0.90 of smallest |
+//! | written / user bytes | by `/proc/self/io`, while commits are timed    | none             |
+//! | reads/s              | 1 thread, 10,000 hot 4 KiB blocks over all ids | 0.75 of smallest |
+//! | index and checkpoint | bytes a block by `stats()`, after a checkpoint | none             |
 //!
 //! A small store is overwritten many times in a turn and compacts meanwhile; a large one is not.
 //! The bytes written for each user byte tell how much of a ratio of commits is due to that.

@@ -1,13 +1,13 @@
 //! Durable commits of aegis-blocks beside other embedded stores and beside bare limits.
 //!
-//! | command                  | what it does                                                         |
-//! |--------------------------|----------------------------------------------------------------------|
-//! | `run`                    | measures all cells in rounds; table, JSON and charts                 |
-//! | `run --quick`            | the same for a minute or two: does everything still work?            |
-//! | `run --only transfers`   | one workload; `run --list` names them                                |
-//! | `own`                    | ratios of our own store: batches, snapshots, tickets                 |
-//! | `growth`                 | costs of our own store from thousands of blocks to millions          |
-//! | `syncs`                  | counts syncs a commit with `strace`, refuses an engine that has none |
+//! | command                | what it does                                                       |
+//! |------------------------|--------------------------------------------------------------------|
+//! | `run`                  | measures all cells in rounds; table, JSON and charts               |
+//! | `run --quick`          | the same for a minute or two: does everything still work?          |
+//! | `run --only transfers` | one workload; `run --list` names them                              |
+//! | `own`                  | ratios of our own store: batches, snapshots, tickets               |
+//! | `growth`               | costs of our own store from thousands of blocks to millions        |
+//! | `syncs`                | counts syncs a commit with `strace`, refuses an engine without any |
 //!
 //! The source, from here down: `plan` lists the cells, and `driver` starts each as a process of its
 //! own. `cell` is that process, which runs one of `workloads` on one of `engines`. `report` and

@@ -4,14 +4,14 @@
 //! Both sides of a ratio use the same open store in alternating slices, in the opposite order in
 //! every other pair. The ratio is taken within a pair, and the median of all pairs is reported.
 //!
-//! | name       | ratio                                                               | goal           |
-//! |------------|---------------------------------------------------------------------|----------------|
-//! | `batch`    | `WriteBatch` of one write over `write_block`, 64 threads, commits/s | at least 0.95  |
-//! | `snapshot` | transaction that reads 4 and writes 1 over that write, CPU          | at most 1.25   |
-//! | `snapshot` | the same over 4 reads and a write without a transaction, CPU        | none           |
-//! | `tickets`  | 64 tickets of one thread over 64 threads, commits/s                 | at least 0.80  |
-//! | `views`    | begin and drop over a hot 4 KiB read, 4 million blocks, time        | at most 0.20   |
-//! | `held`     | memory that a held snapshot costs, and what is left after its drop  | in proportion  |
+//! | name       | ratio                                                         | goal          |
+//! |------------|---------------------------------------------------------------|---------------|
+//! | `batch`    | `WriteBatch` of one over `write_block`, 64 threads, commits/s | at least 0.95 |
+//! | `snapshot` | transaction that reads 4 and writes 1 over that write, CPU    | at most 1.25  |
+//! | `snapshot` | the same over 4 reads and a write without a transaction, CPU  | none          |
+//! | `tickets`  | 64 tickets of one thread over 64 threads, commits/s           | at least 0.80 |
+//! | `views`    | begin and drop over a hot 4 KiB read, 4 million blocks, time  | at most 0.20  |
+//! | `held`     | memory of a held snapshot, and what is left after its drop    | in proportion |
 //!
 //! The hot reads of `views` are random ones among 100,000 blocks, which the page cache holds. They
 //! are repeated among 1,000, which the processor's own cache holds.

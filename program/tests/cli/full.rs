@@ -1,5 +1,5 @@
-//! Commands on a full file system: a small one in memory, which only one thread of the test and its children
-//! see.
+//! Commands on a full file system: a small one in memory, which only one thread of the test and its
+//! children see.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,5 @@
-//! Commands that only look: at a store on a read-only mount, beside one another, and at incomplete files.
+//! Commands that only look: at a store on a read-only mount, beside one another, and at incomplete
+//! files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,7 +13,8 @@ const SCRIPT: &str = "mount --bind store store && mount -o remount,bind,ro store
     ! touch store/LOCK 2>/dev/null || exit 99
     exec \"$@\"";
 
-/// What the program does beside a store that nothing can be written to; `None` where mounts are refused.
+/// What the program does beside a store that nothing can be written to; `None` where mounts are
+/// refused.
 fn run_mounted(desk: &Desk, arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", SCRIPT, "sh", PROGRAM]).args(arguments);

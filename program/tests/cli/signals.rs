@@ -54,8 +54,8 @@ impl Running {
     }
 }
 
-/// The program with the signals that it listens to as they are by default: one that is ignored here, as under `nohup` or in a
-/// background job of a shell, would stay so.
+/// The program with the signals that it listens to as they are by default: one that is ignored
+/// here, as under `nohup` or in a background job of a shell, would stay so.
 fn listening(desk: &Desk, arguments: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP,INT,TERM", PROGRAM]).args(arguments);

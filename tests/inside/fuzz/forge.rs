@@ -1,7 +1,7 @@
 //! Forged stores: files with right checksums that no store of this version ever wrote.
 //!
-//! Owns [`Forger`], which writes frames where a test wants them, however large they say they are: on a
-//! simulated disk, where what is not written takes no space.
+//! Owns [`Forger`], which writes frames where a test wants them, however large they say they are:
+//! on a simulated disk, where what is not written takes no space.
 
 use crate::block::{Block, BlockId, BlockType, Lsn};
 use crate::checksum;

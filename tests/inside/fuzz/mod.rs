@@ -4,8 +4,8 @@
 //! `scripts/fuzz` passes. No feature and no build of a program has them.
 //!
 //! Owns [`TARGETS`]. `fuzz/` runs them under libFuzzer; `tests/inside/fuzz_corpus.rs` replays its
-//! corpora and seeded mutations through the same bodies. A target takes any bytes. Most mutations of
-//! bytes under a checksum tell nothing but that the checksum works. So each target also has a
+//! corpora and seeded mutations through the same bodies. A target takes any bytes. Most mutations
+//! of bytes under a checksum tell nothing but that the checksum works. So each target also has a
 //! function that makes the checksums in its input right again.
 
 mod decoders;

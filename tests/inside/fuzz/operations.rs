@@ -1,9 +1,10 @@
-//! Target over a running store: bytes become commits, faults, power cuts and openings on a simulated
-//! disk.
+//! Target over a running store: bytes become commits, faults, power cuts and openings on a
+//! simulated disk.
 //!
 //! The oracle is a list of states, each a `BTreeMap`, one for every commit. Commit sequence numbers
-//! are dense, so the newest visible one says which state the store must show. A cut or a new opening
-//! may go back to the last state that was durable, never further; nothing that was refused shows up.
+//! are dense, so the newest visible one says which state the store must show. A cut or a new
+//! opening may go back to the last state that was durable, never further; nothing that was refused
+//! shows up.
 
 #[path = "../../support/fault_kinds.rs"]
 mod fault_kinds;

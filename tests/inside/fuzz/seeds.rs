@@ -173,7 +173,8 @@ fn fill_two_segments(disk: &SimDisk) -> LocalBackend<SimDisk> {
     store
 }
 
-/// A store with commits that nothing vouches for: half of them are written again at the next opening.
+/// A store with commits that nothing vouches for: half of them are written again at the next
+/// opening.
 fn torn() -> SimDisk {
     let disk = SimDisk::new(4);
     let store = open(&disk);

@@ -2,8 +2,8 @@
 //!
 //! A directory that another program wrote is opened, or refused by name and not changed. Once it is
 //! open, what it shows stays: every block reads as it did, or as corrupt, after a clean close and
-//! the next opening. Nothing vouches for what the blocks say: a program that can write checksums can write
-//! blocks.
+//! the next opening. Nothing vouches for what the blocks say: a program that can write checksums
+//! can write blocks.
 
 use std::collections::BTreeMap;
 

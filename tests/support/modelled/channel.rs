@@ -1,5 +1,5 @@
-//! Bounded queues as crossbeam-channel has them: what is sent is received once, senders wait while the
-//! queue is full, receivers while it is empty, and a queue without receivers drops what it
+//! Bounded queues as crossbeam-channel has them: what is sent is received once, senders wait while
+//! the queue is full, receivers while it is empty, and a queue without receivers drops what it
 //! holds.
 
 use std::collections::VecDeque;

@@ -1,8 +1,9 @@
 //! What `src/sync.rs` names, over the primitives of a model checker.
 //!
-//! The crate root says which one: `use loom::sync as primitives` or `use shuttle::sync as primitives`,
-//! and in `times_out` whether a timed wait ends by itself. Locks have the shape of parking_lot's: no
-//! poisoning, guards that a condition variable borrows. A queue is a lock and a condition variable.
+//! The crate root says which one: `use loom::sync as primitives` or
+//! `use shuttle::sync as primitives`, and in `times_out` whether a timed wait ends by itself. Locks
+//! have the shape of parking_lot's: no poisoning, guards that a condition variable borrows. A queue
+//! is a lock and a condition variable.
 
 pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 pub(crate) use crate::{thread_local, thread_slot};
@@ -68,8 +69,8 @@ impl<T> Deref for ProcessBound<T> {
     }
 }
 
-/// Loom takes the release of a lock for no event of its own: it would never try a `try_lock` that fails
-/// because the release comes after it. `tried` makes the two meet.
+/// Loom takes the release of a lock for no event of its own: it would never try a `try_lock` that
+/// fails because the release comes after it. `tried` makes the two meet.
 pub(crate) struct Mutex<T> {
     lock: primitives::Mutex<T>,
     tried: AtomicBool,

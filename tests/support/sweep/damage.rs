@@ -1,8 +1,9 @@
-//! Damage: every byte flipped, every length cut, sectors and segments that are not what was written.
+//! Damage: every byte flipped, every length cut, sectors and segments that are not what was
+//! written.
 //!
-//! A damaged store is refused with a named error and left as it is, or it opens and each block gives
-//! its exact bytes or an error that names the place. What may be missing at the end depends on the
-//! damage: see [`Harm::keeps`].
+//! A damaged store is refused with a named error and left as it is, or it opens and each block
+//! gives its exact bytes or an error that names the place. What may be missing at the end depends
+//! on the damage: see [`Harm::keeps`].
 
 use aegis_blocks::LocalBackend;
 use aegis_blocks::io::FileName;
@@ -110,9 +111,10 @@ impl Harm {
         true
     }
 
-    /// How many commits there are at least afterwards. One flip, or one sector, costs nothing that was
-    /// witnessed. What takes away the end of the log together with its witness cannot be told from a
-    /// log that was never longer, but where the store was closed: its last checkpoint knows of all.
+    /// How many commits there are at least afterwards. One flip, or one sector, costs nothing that
+    /// was witnessed. What takes away the end of the log together with its witness cannot be told
+    /// from a log that was never longer, but where the store was closed: its last checkpoint knows
+    /// of all.
     fn keeps(self, victim: &Victim) -> usize {
         match self {
             Harm::Flip(..) | Harm::ZeroSector(_) | Harm::RepeatSector(_) => victim.witnessed,

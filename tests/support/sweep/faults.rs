@@ -1,9 +1,9 @@
 //! Faults: every operation of a workload fails, in every way, once or from there on.
 //!
 //! Owns the failure policy as a caller sees it. An interrupted or short transfer is no failure.
-//! Without space a commit is refused and the store goes on once there is space. After any other failed
-//! write or sync the store takes no commit until it is opened again; it still shows every commit that
-//! was acknowledged. The model tells what may be there later.
+//! Without space a commit is refused and the store goes on once there is space. After any other
+//! failed write or sync the store takes no commit until it is opened again; it still shows every
+//! commit that was acknowledged. The model tells what may be there later.
 
 #[path = "../fault_kinds.rs"]
 mod fault_kinds;

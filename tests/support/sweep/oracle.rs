@@ -1,9 +1,9 @@
 //! The oracle: a plain model beside the store, and what must hold whenever the store is open.
 //!
 //! Owns the list of commits, each as the state of the whole store behind it, and how many of them
-//! must survive. Knows the store by its public interface only. The store must show one of those states,
-//! to the last byte: so commits are atomic, in order and without holes, and what was refused never
-//! shows up.
+//! must survive. Knows the store by its public interface only. The store must show one of those
+//! states, to the last byte: so commits are atomic, in order and without holes, and what was
+//! refused never shows up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

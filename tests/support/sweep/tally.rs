@@ -1,7 +1,8 @@
 //! How much is tried, what was seen, and how to try one failure again.
 //!
-//! `AEGIS_SWEEP` multiplies the share of all cases that is run: 1, the default, takes about a minute,
-//! 1000 runs every case, 8 every operation and fault in one way. `AEGIS_SWEEP_ONLY` runs one case by its name.
+//! `AEGIS_SWEEP` multiplies the share of all cases that is run: 1, the default, takes about a
+//! minute, 1000 runs every case, 8 every operation and fault in one way. `AEGIS_SWEEP_ONLY` runs
+//! one case by its name.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -42,9 +43,9 @@ impl Tally {
         Case { test: self.test, name }
     }
 
-    /// Whether to run a case: all of them when `share` is 1 or less at the default scale, otherwise one
-    /// in `share`, spread by the hash of its name. A case whose name another one begins with is run
-    /// for that one's sake.
+    /// Whether to run a case: all of them when `share` is 1 or less at the default scale, otherwise
+    /// one in `share`, spread by the hash of its name. A case whose name another one begins with is
+    /// run for that one's sake.
     pub fn runs(&self, case: &Case, share: u64) -> bool {
         match &self.only {
             Some(only) => only.starts_with(&case.name),
@@ -67,7 +68,8 @@ impl Tally {
         self.add(what, 1);
     }
 
-    /// As [`Tally::count_replacement`], for several at once, or none: a figure that is zero is printed too.
+    /// As [`Tally::count_replacement`], for several at once, or none: a figure that is zero is
+    /// printed too.
     pub fn add(&mut self, what: &'static str, count: u64) {
         *self.counts.entry(what).or_default() += count;
     }

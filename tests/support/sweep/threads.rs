@@ -15,8 +15,8 @@ use crate::block::block;
 use crate::gated::GatedDisk;
 use crate::options::short_segments;
 
-/// Paths that must be taken. Whether groups overlap in [`smoke`] is up to the machine: with one processor they
-/// hardly do. In [`overlap`] they must.
+/// Paths that must be taken. Whether groups overlap in [`smoke`] is up to the machine: with one
+/// processor they hardly do. In [`overlap`] they must.
 pub const PATHS: &[&str] =
     &["acknowledged", "cut short", "groups overlapped", "witness", "witness after recovery"];
 
@@ -79,8 +79,8 @@ pub fn smoke(tally: &mut Tally, case: &Case) {
     check(&open(&left), &acked);
 }
 
-/// The power goes, or an operation fails, while a group is on its way behind another one: the first is written
-/// when the second one is about to be.
+/// The power goes, or an operation fails, while a group is on its way behind another one: the first
+/// is written when the second one is about to be.
 pub fn overlap(tally: &mut Tally, case: &Case) {
     let _trying = case.trying("two groups on their way");
     let mut rng = Rng::new(case.seed());

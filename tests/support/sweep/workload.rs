@@ -17,8 +17,9 @@
 //!
 //! | `h`    | put huge: the longest block that this session allows                               |
 //!
-//! The word also decides, by its hash, how far space is made ahead and how the log is written, and what
-//! each later session is opened with: other lengths of segments and blocks, other memory, other modes.
+//! The word also decides, by its hash, how far space is made ahead and how the log is written, and
+//! what each later session is opened with: other lengths of segments and blocks, other memory,
+//! other modes.
 
 use std::collections::BTreeSet;
 
@@ -119,8 +120,8 @@ fn draw(word: &str, session: u64) -> Drawn {
         false => Durability::Durable,
     };
     if session > 0 {
-        // With `Pread` a failing disk may refuse a read, which the oracle takes for a loss: tests/lives
-        // and tests/read_modes ask that.
+        // With `Pread` a failing disk may refuse a read, which the oracle takes for a loss:
+        // tests/lives and tests/read_modes ask that.
         let read_mode =
             if drawn.read_mode == ReadMode::Pread { ReadMode::Copied } else { drawn.read_mode };
         return Drawn { durability, read_mode, ..drawn };
