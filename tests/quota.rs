@@ -170,6 +170,7 @@ fn failed_operations_leave_the_count_right() {
             let store = open(&disk, short().single_threaded(true).max_bytes(MAX));
             for skip in 0..5 {
                 disk.inject_on(kind, None, skip, fault, false);
+                // Any of these may meet the fault, or the quota: only the count is asked for.
                 for id in 1..40 {
                     drop(store.write_block(filling(id)));
                 }
@@ -203,6 +204,7 @@ fn owner_is_told_once_that_space_is_low_before_it_is_gone() {
     }
     let bytes = left.load(Ordering::Relaxed);
     assert!((100 << 10..300 << 10).contains(&bytes), "told at {bytes} bytes");
+    // Writes are refused from the quota on, and so are deletes of what was refused.
     (count + 1..200).for_each(|id| drop(store.write_block(filling(id))));
     assert_eq!(told.load(Ordering::Relaxed), 1, "told again though nothing came back");
     (1..200).for_each(|id| drop(store.delete_block(BlockId(id))));

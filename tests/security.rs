@@ -385,11 +385,12 @@ fn no_source_holds_a_mutant_or_asks_the_environment() {
 /// A result that is dropped is dropped on purpose, by `unheard` and with a reason.
 #[test]
 fn no_result_is_dropped_without_a_reason() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let product = ["src", "program/src"].map(|dir| sources(&root.join(dir)));
     // A call whose result is a value, and no error.
     let silenced = [".ok();", ".unwrap_or_default();"];
     let values = ["into_inner(", ".take()", ".lock()", ".insert(", "replace("];
-    for (path, source) in sources(&root) {
+    for (path, source) in product.concat() {
         let is_test = path.components().any(|part| part.as_os_str() == "tests");
         if is_test || path.ends_with("tests.rs") || path.ends_with("unheard.rs") {
             continue;

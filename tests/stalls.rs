@@ -40,7 +40,9 @@ fn store_on_a_disk_that_takes_no_time_has_no_stalls() {
     for single in [true, false] {
         let options = short().single_threaded(single);
         let store = LocalBackend::open_on(SimDisk::new(1), options).expect("a new store");
-        (1..200).for_each(|id| drop(store.write_block(filling(id)).map(|_| ())));
+        for id in 1..200 {
+            store.write_block(filling(id)).expect("a write");
+        }
         store.compact_now().expect("compacts");
         assert_eq!(store.stats().stalls.iter().count(), 0, "{:?}", store.stats().stalls);
     }
@@ -188,7 +190,9 @@ mod events {
         let collector = std::sync::Arc::new(Collector::default());
         let store = tracing::subscriber::with_default(collector.clone(), || {
             let (_disk, store) = open(6, short());
-            (1..100).for_each(|id| drop(store.write_block(filling(id)).map(|_| ())));
+            for id in 1..100 {
+                store.write_block(filling(id)).expect("a write");
+            }
             store
         });
         let heard = collector.0.lock().expect("no panic").clone();

@@ -33,6 +33,7 @@ mod store;
 mod table;
 mod tree;
 mod unfinished;
+mod unheard;
 mod upload;
 mod verify;
 

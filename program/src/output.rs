@@ -17,6 +17,7 @@ use nix::poll::PollFlags;
 
 use crate::failure::Failure;
 use crate::interrupt::{self, Stopped};
+use crate::unheard::unheard;
 
 /// A pipe that is ready takes this much without waiting (`PIPE_BUF`).
 const WRITE_LEN_MAX: usize = 4096;
@@ -49,8 +50,8 @@ pub fn warn(line: impl Display) {
 
 fn write_message(prefix: &str, line: &dyn Display) {
     let line = line.to_string().replace(char::is_control, "\u{fffd}");
-    // Nothing is left to say it to when this fails.
-    drop(io::stderr().lock().write_all(format!("{prefix}{line}\n").as_bytes()));
+    let written = io::stderr().lock().write_all(format!("{prefix}{line}\n").as_bytes());
+    unheard(written, "there is no other place to say it, and the exit code says what failed");
 }
 
 fn stdout() -> io::Result<Stdout> {

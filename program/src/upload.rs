@@ -111,11 +111,17 @@ impl<'a> Upload<'a> {
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
         let rolled_back = self.tx.take().map_or(Ok(()), |tx| self.store.rollback_transaction(tx));
-        // A store that refuses this has told so before; the next import cleans up.
-        if rolled_back.is_ok() && self.is_staged {
-            let (id, entry) = (self.id, self.entry.clone());
-            let stored = Stored { id, entry, missing: Vec::new() };
-            drop(delete_entry(self.store, &stored));
+        if !self.is_staged {
+            // Nothing of it is in the store: what was not committed is gone in any case.
+            return;
+        }
+        let (id, entry) = (self.id, self.entry.clone());
+        let stored = Stored { id, entry, missing: Vec::new() };
+        if let Err(e) = rolled_back.and_then(|()| delete_entry(self.store, &stored)) {
+            crate::output::warn(format_args!(
+                "cannot remove the stored part of {}; the next import tries again: {e}",
+                String::from_utf8_lossy(&self.entry.path)
+            ));
         }
     }
 }
