@@ -62,7 +62,7 @@ fn power_cut_on_a_full_disk_loses_no_acknowledged_commit() {
 #[test]
 fn power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit() {
     let name = "power_cut_in_recovery_on_a_full_disk_loses_no_acknowledged_commit";
-    let mut tally = Tally::new(name, &["cut of a cut", "rewritten again"]);
+    let mut tally = Tally::new(name, &["cut of a cut", "synced again"]);
     for (number, word) in FULL.iter().enumerate() {
         let profile = PROFILES[number % 3];
         let case = tally.case(format!("{profile:?}/{word}/"));
@@ -97,7 +97,7 @@ fn power_cut_in_any_short_workload_loses_no_acknowledged_commit() {
 #[test]
 fn power_cut_in_recovery_loses_no_acknowledged_commit() {
     let name = "power_cut_in_recovery_loses_no_acknowledged_commit";
-    let mut tally = Tally::new(name, &["cut of a cut", "rewritten again"]);
+    let mut tally = Tally::new(name, &["cut of a cut", "synced again"]);
     let short = (1..=2).flat_map(words);
     for (number, word) in short.chain(SCRIPTED.iter().map(|word| word.to_string())).enumerate() {
         let profile = PROFILES[number % 3];

@@ -343,7 +343,7 @@ fn kill_leaves_what_was_acknowledged_and_whole_commits() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("store");
     let mut rng = Rng::new(seed);
-    let (mut acks, mut unacked, mut opening, mut torn, mut rewritten) = (0, 0, 0, 0, 0);
+    let (mut acks, mut unacked, mut opening, mut torn, mut resynced) = (0, 0, 0, 0, 0);
     let mut states = {
         let store = options(0).open(&path).expect("a new store");
         // Allocation stays above the threads' own ids.
@@ -361,7 +361,7 @@ fn kill_leaves_what_was_acknowledged_and_whole_commits() {
         }
         acks += count;
         torn += u64::from(store.recovery().torn_bytes > 0);
-        rewritten += store.recovery().rewritten_frames;
+        resynced += store.recovery().resynced_frames;
         if cycle % 2 == 0 {
             store.close().expect("a clean close");
         }
@@ -370,7 +370,7 @@ fn kill_leaves_what_was_acknowledged_and_whole_commits() {
     assert!(report.damage.is_empty(), "{report:?}");
     println!(
         "{kills} kills ({opening} while opening): {acks} acknowledged commits, none lost; {unacked} \
-         more were there whole; {torn} torn tails, {rewritten} frames written again, {} segments",
+         more were there whole; {torn} torn tails, {resynced} frames synced again, {} segments",
         report.segments
     );
     assert!(acks > kills, "the writers got to work");

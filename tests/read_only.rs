@@ -171,7 +171,7 @@ fn store_that_was_not_closed_is_recovered_in_memory_only() {
     let before = state(&path);
     let store = read_only().open(&path).unwrap();
     assert!(!store.recovery().clean);
-    assert_eq!(store.recovery().rewritten_frames, 0);
+    assert_eq!(store.recovery().resynced_frames, 0);
     assert_eq!(blocks(&store), expected);
     let stats = store.stats();
     assert_eq!((stats.visible_lsn, stats.durable_lsn), (visible, durable));
@@ -190,7 +190,7 @@ fn store_that_was_not_closed_is_recovered_in_memory_only() {
     assert!(LocalBackend::verify(&again).unwrap().damage.is_empty());
     let restored = options().open(&again).unwrap();
     // What the backup holds is known durable there: nothing of it is a torn tail.
-    assert_eq!((restored.recovery().rewritten_frames, restored.recovery().torn_bytes), (0, 0));
+    assert_eq!((restored.recovery().resynced_frames, restored.recovery().torn_bytes), (0, 0));
     assert_eq!(blocks(&restored), expected);
 }
 

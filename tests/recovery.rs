@@ -77,7 +77,7 @@ fn commit_longer_than_what_is_free_is_recovered_on_a_full_disk() {
             let store = open(&disk, short());
             let recovery = *store.recovery();
             assert!(!recovery.clean && recovery.torn_bytes == 0, "{recovery:?}");
-            assert_eq!(recovery.rewritten_frames > 1, round == 0, "{recovery:?}");
+            assert_eq!(recovery.resynced_frames > 1, round == 0, "{recovery:?}");
             holds(&store, 1 + round..=100, 40_000);
             let refused = store.apply(batch(200..=300, 40_000)).expect_err("there is no space");
             assert!(matches!(refused, Error::StorageFull { .. }), "{refused:?}");
@@ -106,13 +106,13 @@ fn commit_of_more_blocks_than_are_held_is_recovered_witnessed_or_not() {
             let recovery = *store.recovery();
             assert!(recovery.frames > 4, "{recovery:?}");
             let unwitnessed = if is_witnessed { 1 } else { recovery.frames };
-            assert_eq!(recovery.rewritten_frames, if writes { unwitnessed } else { 0 });
+            assert_eq!(recovery.resynced_frames, if writes { unwitnessed } else { 0 });
             assert_eq!(store.stats().total_blocks, last);
             holds(&store, 1..=last, 5);
         }
         // What was answered is durable.
         let store = open(&killed.crash(CrashChoice::Nothing), short());
-        assert_eq!((store.stats().total_blocks, store.recovery().rewritten_frames), (last, 0));
+        assert_eq!((store.stats().total_blocks, store.recovery().resynced_frames), (last, 0));
         holds(&store, 1..=last, 5);
     }
 }
@@ -354,7 +354,7 @@ fn child_started_by_a_test() {
     let peak = peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * KIB;
     println!("{:?}", store.recovery());
     println!("{} blocks, {} KiB resident at most", store.stats().total_blocks, peak / KIB);
-    assert!(!store.recovery().clean && store.recovery().rewritten_frames > 0, "it was killed");
+    assert!(!store.recovery().clean && store.recovery().resynced_frames > 0, "it was killed");
     assert_eq!(store.stats().total_blocks, commit_count());
     assert!(peak <= 128 * MIB, "{peak} bytes were resident");
     assert_eq!(store.read_block(BlockId(1)).expect("a block").data, vec![7; 128 << 10]);

@@ -62,7 +62,7 @@ fn check_backup(backup: &Path, to: &Path, lsn: Lsn, model: &Model) {
     assert!(LocalBackend::verify(to).unwrap().damage.is_empty());
     let store = options().open(to).unwrap();
     assert_eq!(store.stats().visible_lsn, lsn);
-    assert_eq!((store.recovery().torn_bytes, store.recovery().rewritten_frames), (0, 0));
+    assert_eq!((store.recovery().torn_bytes, store.recovery().resynced_frames), (0, 0));
     check(&store, model);
     put(&store, 1 << 50, 1);
     store.close().unwrap();

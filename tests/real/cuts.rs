@@ -57,7 +57,7 @@ struct Tally {
     summary: Summary,
     while_opening: u64,
     torn_tails: u64,
-    rewritten_frames: u64,
+    resynced_frames: u64,
     stores: u64,
 }
 
@@ -93,15 +93,15 @@ pub fn power_cuts(arena: &Arena, kind: Kind, len: u64, cuts: u64) -> Result<(), 
     store.close().expect("a clean close");
     trial.verify();
     trial.volume.unmount();
-    let Tally { summary, while_opening, torn_tails, rewritten_frames, stores } = &trial.tally;
+    let Tally { summary, while_opening, torn_tails, resynced_frames, stores } = &trial.tally;
     say(&format!(
         "{kind:?}: {cuts} power cuts ({while_opening} while opening), {} commits acknowledged before \
          one, none lost; {} acknowledged too late or unsynced were lost, {} unanswered were kept; \
-         {torn_tails} torn tails, {rewritten_frames} frames written again, {stores} stores",
+         {torn_tails} torn tails, {resynced_frames} frames synced again, {stores} stores",
         summary.kept, summary.lost_lawfully, summary.unknown_kept,
     ));
     assert!(cuts < 10 || summary.kept > cuts, "the threads got to work");
-    assert!(cuts < 100 || *rewritten_frames > 0, "recovery had something to do");
+    assert!(cuts < 100 || *resynced_frames > 0, "recovery had something to do");
     tell("power cuts", cuts);
     tell("acknowledged commits", summary.kept);
     Ok(())
@@ -128,7 +128,7 @@ impl Trial {
         let found = scan(&store);
         self.tally.summary += check(&found, &self.records, |moment| moment == BEFORE);
         self.tally.torn_tails += u64::from(store.recovery().torn_bytes > 0);
-        self.tally.rewritten_frames += store.recovery().rewritten_frames;
+        self.tally.resynced_frames += store.recovery().resynced_frames;
         self.records = unchanged(found);
         store
     }

@@ -62,7 +62,7 @@ struct Tally {
     flushes: u64,
     lost_units: u64,
     torn_tails: u64,
-    rewritten_frames: u64,
+    resynced_frames: u64,
     of_recovery: u64,
     without_store: u64,
 }
@@ -105,12 +105,12 @@ pub fn crash_images(arena: &Arena, images: u64) -> Result<(), Skipped> {
         left -= count;
     }
     let Tally { summary, rounds, writes, flushes, lost_units, .. } = &trial.tally;
-    let Tally { torn_tails, rewritten_frames, of_recovery, without_store, .. } = &trial.tally;
+    let Tally { torn_tails, resynced_frames, of_recovery, without_store, .. } = &trial.tally;
     say(&format!(
         "{images} crash images ({of_recovery} of a recovery, {without_store} before there was a \
          store) from {rounds} logs with {writes} writes and {flushes} flushes; {lost_units} units \
          lost; {} acknowledged commits looked for, none lost; {} buffered or late ones were lost; \
-         {torn_tails} torn tails, {rewritten_frames} frames written again",
+         {torn_tails} torn tails, {resynced_frames} frames synced again",
         summary.kept, summary.lost_lawfully,
     ));
     assert!(images < 200 || (*torn_tails > 0 && *of_recovery > 0), "not all paths were taken");
@@ -250,7 +250,7 @@ impl Trial<'_> {
         let found = scan(&store);
         self.tally.summary += check(&found, records, |moment| moment as usize <= until);
         self.tally.torn_tails += u64::from(store.recovery().torn_bytes > 0);
-        self.tally.rewritten_frames += store.recovery().rewritten_frames;
+        self.tally.resynced_frames += store.recovery().resynced_frames;
         store.close().expect("a clean close");
         assert!(no_damage(&path), "the store was opened");
         volume.unmount();

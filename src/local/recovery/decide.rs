@@ -11,9 +11,9 @@
 
 use std::ops::ControlFlow;
 
+use super::unused_checkpoint::UnusedCheckpoint;
 use super::unwitnessed::{visit_counted, visit_unwitnessed};
 use super::walk::Walk;
-use super::witness::Witness;
 use super::{Cuts, Recovery, Segments};
 use crate::block::Lsn;
 use crate::error::{Defect, Result};
@@ -35,8 +35,8 @@ const TOUCH_COUNT: usize = 1 << 14;
 pub(super) struct CountedFrames {
     /// Length of the prefix.
     pub(super) frame_count: u64,
-    /// Commits, and parts of commits, among them.
-    pub(super) commit_count: u64,
+    /// Frames of commits among them. A long commit has several.
+    pub(super) commit_frame_count: u64,
     /// Bytes of them.
     len: u64,
     /// The place and chain behind the last one.
@@ -57,7 +57,7 @@ impl CountedFrames {
         // A mark may be visible though its own sync failed, and so may the name of a segment with
         // nothing behind its truncation record. So the next record names the place behind a commit.
         if frame.header.kind == Kind::Commit {
-            self.commit_count += 1;
+            self.commit_frame_count += 1;
             self.commit_end = Some((end, frame.header.lsn));
         }
     }
@@ -108,7 +108,7 @@ impl<D: Disk> Recovery<'_, D> {
         segments: &mut Segments<D::File>,
         cuts: &Cuts,
         walk: &mut Walk,
-        witness: Option<Witness>,
+        unused: Option<UnusedCheckpoint>,
     ) -> Result<bool> {
         let mut torn_len = 0;
         let mut durable = walk.durable;
@@ -132,12 +132,12 @@ impl<D: Disk> Recovery<'_, D> {
             let lsn = Lsn(walk.at.last_complete_lsn().0 + 1);
             return Err(segment.damage_at(defect, walk.at.offset, lsn));
         }
-        if let Some(witness) = witness {
+        if let Some(unused) = unused {
             let end = walk.at.last_complete_lsn();
-            if witness.lsn > end {
-                return Err(witness.missing_end(segment.number, walk.at.offset, Lsn(end.0 + 1)));
+            if unused.lsn > end {
+                return Err(unused.missing_end(segment.number, walk.at.offset, Lsn(end.0 + 1)));
             }
-            durable = durable.max(witness.lsn);
+            durable = durable.max(unused.lsn);
         }
         let tail = FileName::Segment(segment.number);
         walk.durable = durable;
@@ -182,7 +182,7 @@ impl<D: Disk> Recovery<'_, D> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        assert!(kept.commit_count <= kept.frame_count, "commits are frames");
+        assert!(kept.commit_frame_count <= kept.frame_count, "commits are frames");
         walk.kept = kept;
         walk.report.torn_bytes += walk.unwitnessed.frames_len() - kept.len;
         walk.at.last_lsn = walk.committed_end().1;

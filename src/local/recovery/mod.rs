@@ -16,11 +16,12 @@
 //!    | found behind the end                                     | outcome                       |
 //!    |----------------------------------------------------------|-------------------------------|
 //!    | frames that state a durable LSN beyond the end           | corruption: refuse to open    |
-//!    | nothing, but a checkpoint holds a commit beyond the end  | corruption ([`witness`])      |
+//!    | nothing, but a checkpoint holds a commit beyond the end  | corruption: refuse to open    |
 //!    | an end mark is the last frame, nothing but zeros behind  | clean                         |
 //!    | anything else: zeros, torn frames, frames of later groups | torn tail: not acknowledged  |
 //!
 //!    An unwitnessed frame counts if the disk holds all of it and all frames before it count.
+//!    [`unused_checkpoint`] has the rule of the second row.
 //! 4. **Persist** ([`persist`]). After a clean end, write and sync the end mark again and append
 //!    behind it. Otherwise make the unwitnessed frames that count durable in place, and append to a
 //!    new segment. That segment begins with a truncation record: all before its place is durable,
@@ -46,9 +47,9 @@ pub(crate) mod probe;
 mod read_only;
 mod replay;
 mod survey;
+mod unused_checkpoint;
 mod unwitnessed;
 mod walk;
-mod witness;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -69,7 +70,7 @@ use crate::local::options::{OnProgress, OpenPhase, OpenProgress};
 use crate::local::read::scan::Scanner;
 use crate::local::read::segment::{Segment, Views};
 use crate::local::recovery::listing::Listing;
-use crate::local::recovery::witness::Witness;
+use crate::local::recovery::unused_checkpoint::UnusedCheckpoint;
 use crate::local::space::reserve::Reserve;
 use crate::local::space::usage::Usage;
 use crate::local::space::{SpaceOptions, Tail};
@@ -90,9 +91,9 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Bytes behind the last frame that counts. They were never acknowledged and are left out.
     pub torn_bytes: u64,
-    /// Frames at the end that no later frame states durable, and that were made durable in place. 0
-    /// in a read-only session.
-    pub rewritten_frames: u64,
+    /// Frames of commits at the end of the log that no later frame states durable, and that
+    /// recovery made durable in place. A long commit has several frames. 0 in a read-only session.
+    pub resynced_frames: u64,
     /// The newest commit in the checkpoint that was used; 0 without one.
     pub checkpoint_lsn: Lsn,
     /// Pages of that checkpoint are damaged, and the log no longer reaches back to its beginning.
@@ -132,8 +133,8 @@ struct Survey<F> {
     void: Vec<u64>,
     /// The first damage of the checkpoint, if it is used in spite of it.
     damage: Option<Error>,
-    /// The newest of the checkpoints that are not used.
-    witness: Option<Witness>,
+    /// The one with the newest commit among the checkpoints that are not used.
+    unused: Option<UnusedCheckpoint>,
 }
 
 /// The store that recovery reads, and the parts that it fills.
@@ -171,10 +172,10 @@ impl<D: Disk> Recovery<'_, D> {
     pub(crate) fn recover(&self, listing: &Listing) -> Result<Recovered<D::File>> {
         assert!(self.next_number >= listing.next_number, "new files have numbers of their own");
         let survey = self.survey_files(listing)?;
-        let Survey { images, sealed, start, mut segments, cuts, void, damage, witness } = survey;
+        let Survey { images, sealed, start, mut segments, cuts, void, damage, unused } = survey;
         self.install_checkpoint(&images, &sealed, &start)?;
         let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
-        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, unused)?;
         self.report_progress(
             OpenPhase::Finish,
             walk.report.bytes,
@@ -214,10 +215,10 @@ impl<D: Disk> Recovery<'_, D> {
     /// As [`Recovery::recover`], as far as these steps go.
     pub(crate) fn examine_log(&self, listing: &Listing) -> Result<(RecoveryReport, Option<Error>)> {
         let survey = self.survey_files(listing)?;
-        let Survey { images, start, mut segments, cuts, damage, witness, .. } = survey;
+        let Survey { images, start, mut segments, cuts, damage, unused, .. } = survey;
         self.load_image(&images, &start);
         let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
-        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, unused)?;
         self.load_counted(&mut segments, &cuts, &mut walk)?;
         self.mvcc.index.make_loaded_visible(walk.at.last_lsn);
         let checkpoint_damaged = damage.is_some();

@@ -147,7 +147,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.remove_truncated(segments, walk)?;
         let offset = PAGE + first.len() as u64;
         let mut report = walk.report;
-        report.rewritten_frames = walk.kept.commit_count;
+        report.resynced_frames = walk.kept.commit_frame_count;
         Ok(Recovered {
             tail: Tail { segment: Arc::new(segment), offset, written: offset },
             chain,
@@ -166,7 +166,8 @@ impl<D: Disk> Recovery<'_, D> {
         walk: &Walk,
     ) -> Result<()> {
         assert!(!walk.unwitnessed.needs_refill(), "the first of these frames is known");
-        let Some((first, _)) = walk.unwitnessed.first_held().filter(|_| walk.kept.commit_count > 0)
+        let Some((first, _)) =
+            walk.unwitnessed.first_held().filter(|_| walk.kept.commit_frame_count > 0)
         else {
             return Ok(());
         };

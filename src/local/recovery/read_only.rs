@@ -32,10 +32,10 @@ impl<D: Disk> Recovery<'_, D> {
         assert_eq!(self.options.how, How::Read, "files are opened for reading only");
         assert!(self.reserve.is_none(), "nothing is made, so no space is kept for it");
         let survey = self.survey_files(listing)?;
-        let Survey { images, sealed, start, mut segments, cuts, damage, witness, .. } = survey;
+        let Survey { images, sealed, start, mut segments, cuts, damage, unused, .. } = survey;
         self.install_checkpoint(&images, &sealed, &start)?;
         let mut walk = self.walk_chain(&mut segments, &cuts, &start)?;
-        let clean = self.decide_end(&mut segments, &cuts, &mut walk, witness)?;
+        let clean = self.decide_end(&mut segments, &cuts, &mut walk, unused)?;
         let (bytes, frames) = (walk.report.bytes, walk.report.frames);
         self.report_progress(super::OpenPhase::Finish, bytes, bytes, frames)?;
         self.load_counted(&mut segments, &cuts, &mut walk)?;

@@ -126,8 +126,8 @@ impl<D: Disk> Recovery<'_, D> {
         {
             return Err(damaged(FileName::Checkpoint(head.number), 0, Defect::Unconfirmed));
         }
-        let witness = self.newest_unused_checkpoint(listing, &images.image_names())?;
-        Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, witness })
+        let unused = self.newest_unused_checkpoint(listing, &images.image_names())?;
+        Ok(Survey { images, sealed, start, segments, cuts, void, damage: None, unused })
     }
 
     /// Whether a frame behind the checkpoint's place confirms the image of this name.

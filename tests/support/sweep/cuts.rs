@@ -16,7 +16,7 @@ pub const PATHS: &[&str] = &[
     "rotation",
     "big commit",
     "torn tail cut",
-    "frames rewritten",
+    "frames synced again",
     "clean resume",
     "half made store",
     "commit lost",
@@ -124,7 +124,7 @@ fn check_left(
 fn note_paths(tally: &mut Tally, store: &LocalBackend<SimDisk>, made: bool, lost: bool) {
     let report = store.recovery();
     tally.took("torn tail cut", report.torn_bytes > 0);
-    tally.took("frames rewritten", report.rewritten_frames > 0);
+    tally.took("frames synced again", report.resynced_frames > 0);
     tally.took("clean resume", report.clean && report.frames > 0);
     tally.took("half made store", !made);
     tally.took("rotation", report.segments > 2);
@@ -216,7 +216,7 @@ fn cut_recovery(
             let count = tape.history.check(&store, wanted.clone());
             let report = *store.recovery();
             tally.took("cut of a cut", !first_was_clean && !report.clean && report.segments > 1);
-            tally.took("rewritten again", !first_was_clean && report.rewritten_frames > 0);
+            tally.took("synced again", !first_was_clean && report.resynced_frames > 0);
             if case.seed().is_multiple_of(5) {
                 let mut history = tape.history.clone();
                 history.settle(count);

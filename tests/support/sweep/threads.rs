@@ -164,14 +164,14 @@ pub fn witness(tally: &mut Tally, case: &Case) {
     await_witness(&store, &disk, before);
     let witnessed = disk.crash(CrashChoice::Nothing);
     let reopened = open(&witnessed);
-    tally.took("witness", reopened.recovery().rewritten_frames == 0);
+    tally.took("witness", reopened.recovery().resynced_frames == 0);
     assert!(reopened.block_exists(BlockId(1)).expect("an answer"));
 
     let recovered = open(&unwitnessed);
-    assert_eq!(recovered.recovery().rewritten_frames, 1);
+    assert_eq!(recovered.recovery().resynced_frames, 1);
     let reopened = open(&unwitnessed.crash(CrashChoice::Nothing));
     assert!(reopened.block_exists(BlockId(1)).expect("an answer"));
-    tally.took("witness after recovery", reopened.recovery().rewritten_frames == 0);
+    tally.took("witness after recovery", reopened.recovery().resynced_frames == 0);
 }
 
 fn await_witness(store: &LocalBackend<SimDisk>, disk: &SimDisk, before: u64) {

@@ -1,6 +1,7 @@
-//! Witness: how far the log once reached, by the checkpoints that recovery does not use.
+//! Unused checkpoints: how far the log once reached, by those that recovery does not use.
 //!
-//! Owns [`Witness`], a checkpoint and the newest commit in it. Reads headers only. The rules:
+//! Owns [`UnusedCheckpoint`], a checkpoint and the newest commit in it. Reads headers only. The
+//! rules:
 //!
 //! - A checkpoint gets its name after every commit in it is durable in the log (`checkpoint`,
 //!   invariant 1), and no crash removes durable frames. So a log that ends before a checkpoint's
@@ -25,7 +26,7 @@ use crate::local::recovery::listing::Listing;
 
 /// A checkpoint that proves that the log once reached a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Witness {
+pub(super) struct UnusedCheckpoint {
     /// The checkpoint's file number.
     number: u64,
     /// The newest commit in it.
@@ -41,15 +42,15 @@ impl<D: Disk> Recovery<'_, D> {
         &self,
         listing: &Listing,
         used: &[ImageName],
-    ) -> Result<Option<Witness>> {
-        let mut newest: Option<Witness> = None;
+    ) -> Result<Option<UnusedCheckpoint>> {
+        let mut newest: Option<UnusedCheckpoint> = None;
         for number in &listing.checkpoints {
             if used.iter().any(|name| name.number == *number) {
                 continue;
             }
             match Image::read_summary(self.disk, self.store, *number) {
                 Ok(summary) if newest.is_none_or(|newest| newest.lsn < summary.lsn) => {
-                    newest = Some(Witness { number: *number, lsn: summary.lsn });
+                    newest = Some(UnusedCheckpoint { number: *number, lsn: summary.lsn });
                 }
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
@@ -59,7 +60,7 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-impl Witness {
+impl UnusedCheckpoint {
     /// The error for a log that ends at this place; `first` is the first lost commit.
     pub(super) fn missing_end(self, segment: u64, offset: u64, first: Lsn) -> Error {
         assert!(first <= self.lsn, "a checkpoint holds the lost commit");
