@@ -59,6 +59,14 @@ fn ends(seed: u64) -> [End; 8] {
     ]
 }
 
+/// A fault, the operation that it strikes, and what a failed sync does to the cache.
+#[derive(Debug, Clone, Copy)]
+struct Strike {
+    struck: OperationKind,
+    fault: Fault,
+    behaviour: SyncFailure,
+}
+
 /// Where a workload starts.
 pub struct Start {
     pub word: String,
@@ -115,7 +123,8 @@ pub fn sweep(tally: &mut Tally, case: &Case, start: &Start, share: u64) {
                 let fault = Fault { at_operation: operation.index, kind, sticky };
                 let case = case.within(format_args!("{}/{kind:?}/{sticky}", operation.index));
                 let behaviour = SyncFailure::CacheKept;
-                try_ends(tally, &case, start, operation.kind, fault, behaviour, share);
+                let strike = Strike { struck: operation.kind, fault, behaviour };
+                try_ends(tally, &case, start, strike, share);
             }
         }
     }
@@ -148,21 +157,14 @@ pub fn sweep_syncs(tally: &mut Tally, case: &Case, start: &Start, share: u64) {
             for behaviour in [SyncFailure::CacheKept, SyncFailure::CacheReverted] {
                 let fault = Fault { at_operation: operation.index, kind, sticky: false };
                 let case = case.within(format_args!("{}/{kind:?}/{behaviour:?}", operation.index));
-                try_ends(tally, &case, start, operation.kind, fault, behaviour, share);
+                let strike = Strike { struck: operation.kind, fault, behaviour };
+                try_ends(tally, &case, start, strike, share);
             }
         }
     }
 }
 
-fn try_ends(
-    tally: &mut Tally,
-    case: &Case,
-    start: &Start,
-    struck: OperationKind,
-    fault: Fault,
-    behaviour: SyncFailure,
-    share: u64,
-) {
+fn try_ends(tally: &mut Tally, case: &Case, start: &Start, strike: Strike, share: u64) {
     let ends = ends(case.seed());
     let (chosen, mut ran) = ((case.seed() % ends.len() as u64) as usize, false);
     for (number, end) in ends.into_iter().enumerate() {
@@ -171,14 +173,14 @@ fn try_ends(
         let share = if number == chosen && tally.is_long() { 1 } else { share };
         if tally.runs(&case, share) {
             ran = true;
-            let _trying = case.trying((struck, fault, behaviour, &end));
+            let _trying = case.trying((strike, &end));
             let mut run = start.run();
-            run.disk.set_sync_failure(behaviour);
-            run.disk.inject(fault);
+            run.disk.set_sync_failure(strike.behaviour);
+            run.disk.inject(strike.fault);
             if carry_out(&mut run, &start.word) {
                 tally.count("faults");
-                check_policy(tally, &run, struck, fault, behaviour);
-                check_end(tally, run, &start.word, struck, fault, &end, case.seed());
+                check_policy(tally, &run, strike);
+                check_end(tally, run, &start.word, strike, &end, case.seed());
             }
         }
     }
@@ -199,13 +201,8 @@ fn carry_out(run: &mut Run, word: &str) -> bool {
 }
 
 /// What a caller may see of one fault.
-fn check_policy(
-    tally: &mut Tally,
-    run: &Run,
-    struck: OperationKind,
-    fault: Fault,
-    behaviour: SyncFailure,
-) {
+fn check_policy(tally: &mut Tally, run: &Run, strike: Strike) {
+    let Strike { struck, fault, behaviour } = strike;
     let is_sync = matches!(struck, OperationKind::SyncData | OperationKind::SyncDir);
     let transparent = match fault.kind {
         FaultKind::Eintr => !is_sync && !fault.sticky,
@@ -239,15 +236,7 @@ fn check_policy(
     tally.took("open failed", run.store.is_none());
 }
 
-fn check_end(
-    tally: &mut Tally,
-    mut run: Run,
-    word: &str,
-    struck: OperationKind,
-    fault: Fault,
-    end: &End,
-    seed: u64,
-) {
+fn check_end(tally: &mut Tally, mut run: Run, word: &str, strike: Strike, end: &End, seed: u64) {
     run.disk.clear_faults();
     let most = run.history.most();
     let unknown = most > run.history.live();
@@ -256,7 +245,7 @@ fn check_end(
             run.close();
             run.open();
         }
-        End::GoOn => go_on(tally, &mut run, struck, fault),
+        End::GoOn => go_on(tally, &mut run, strike.struck, strike.fault),
         End::DropCaches => end_with(&mut run, &Cut::Kill),
         End::Cut(cut) => end_with(&mut run, cut),
     }
