@@ -87,7 +87,16 @@ pub fn exec(dir: &Path) {
     store.close().expect("closes");
 }
 
+/// Again and again: which waiting thread of the parent a lock of the child's would meet is chance.
 pub fn own_store(dir: &Path) {
+    for n in 0..20 {
+        let dir = dir.join(n.to_string());
+        std::fs::create_dir(&dir).expect("a directory");
+        own_store_once(&dir);
+    }
+}
+
+fn own_store_once(dir: &Path) {
     let store = open(dir);
     // The pool that shares out a long write belongs to the parent.
     let long = |id| Block::new(BlockId(id), BlockType::TableData, vec![7; 4 << 20]);

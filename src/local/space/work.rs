@@ -27,9 +27,9 @@ enum SpaceTask<F> {
 
 impl<D: Disk> Space<D> {
     /// Starts a worker, unless one runs or nothing is to be done.
-    pub(super) fn start_worker(
-        self: &Arc<Self>,
-        state: &mut MutexGuard<'_, SpaceState<D::File>>,
+    pub(super) fn start_worker<'a>(
+        self: &'a Arc<Self>,
+        state: &mut MutexGuard<'a, SpaceState<D::File>>,
         make: bool,
     ) {
         if state.working || state.closed || self.choose_next_task(state, make).is_none() {
@@ -39,7 +39,7 @@ impl<D: Disk> Space<D> {
         let space = Arc::clone(self);
         let work = Command::new("space", move || space.run_worker_steps(make));
         let Some(pool) = &self.pool else {
-            return MutexGuard::unlocked(state, || work.run());
+            return self.state.unlocked(state, || work.run());
         };
         if pool.submit(work).is_err() {
             state.working = false;

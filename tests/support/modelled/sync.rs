@@ -2,7 +2,7 @@
 //!
 //! The crate root says which one: `use loom::sync as primitives` or
 //! `use shuttle::sync as primitives`, and in `times_out` whether a timed wait ends by itself. Locks
-//! have the shape of parking_lot's: no poisoning, guards that a condition variable borrows. A queue
+//! have the shape of the product's: no poisoning, guards that a condition variable borrows. A queue
 //! is a lock and a condition variable.
 
 pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -102,6 +102,18 @@ impl<T> Mutex<T> {
         };
         Some(MutexGuard { lock: self, was_tried: true, held: Some(held) })
     }
+
+    /// Runs `body` without this lock, whose guard that is.
+    pub(crate) fn unlocked<'a, R>(
+        &'a self,
+        guard: &mut MutexGuard<'a, T>,
+        body: impl FnOnce() -> R,
+    ) -> R {
+        drop(guard.held.take());
+        let result = body();
+        guard.held = self.lock().held.take();
+        result
+    }
 }
 
 impl<T: Default> Default for Mutex<T> {
@@ -113,16 +125,6 @@ impl<T: Default> Default for Mutex<T> {
 impl<T> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Mutex")
-    }
-}
-
-impl<'a, T> MutexGuard<'a, T> {
-    /// Runs `body` without the lock.
-    pub(crate) fn unlocked<R>(guard: &mut MutexGuard<'a, T>, body: impl FnOnce() -> R) -> R {
-        drop(guard.held.take());
-        let result = body();
-        guard.held = guard.lock.lock().held.take();
-        result
     }
 }
 
@@ -174,7 +176,7 @@ impl Condvar {
     /// Ends at once or never, whatever the time: nothing may depend on how long it is.
     pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _timeout: Duration) {
         if crate::times_out() {
-            MutexGuard::unlocked(guard, || {});
+            guard.lock.unlocked(guard, || {});
         } else {
             self.wait(guard);
         }
@@ -190,7 +192,7 @@ impl Condvar {
         while condition(guard) {
             let timed_out = crate::times_out();
             if timed_out {
-                MutexGuard::unlocked(guard, || {});
+                guard.lock.unlocked(guard, || {});
                 return Waited { timed_out };
             }
             self.wait(guard);
