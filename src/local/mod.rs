@@ -26,6 +26,8 @@ mod read_many;
 mod recovery;
 mod report;
 mod session;
+#[cfg(feature = "sim")]
+mod simulated;
 mod space;
 mod stall;
 mod wake;
