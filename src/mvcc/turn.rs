@@ -198,6 +198,7 @@ impl Turns {
     }
 
     fn end_turn(&self, state: &mut TurnState, number: u64) {
+        debug_assert!(self.process.is_current(), "a forked child ends no turn");
         let Some(turn) = state.turn.take_if(|turn| turn.number == number) else { return };
         if turn.has_held {
             let at = now();
@@ -238,6 +239,7 @@ impl<'a> Loser<'a> {
     }
 
     fn remove_noted_claim(&mut self) -> Option<TurnClaim> {
+        debug_assert!(self.turns.process.is_current(), "a forked child takes no lock of turns");
         let transaction = self.transaction.take()?;
         self.turns.state.lock().claims.remove(&transaction)
     }
