@@ -117,13 +117,14 @@ impl<D: Disk> Maintenance<D> {
             Some(since) => Some((since, read_manifest(since)?)),
             None => None,
         };
-        if earlier.as_ref().is_some_and(|(_, listed)| listed.store_id != self.store.store_id) {
+        if earlier.as_ref().is_some_and(|(_, listed)| listed.store_id != self.parts.store.store_id)
+        {
             let (argument, reason) = ("since", "must be a backup of the same store");
             return Err(Error::InvalidArgument { argument, reason });
         }
         let plan = self.plan_backup()?;
         let total_len = plan.files.iter().map(|file| file.len).sum();
-        let throttle = Throttle::new(&self.shared);
+        let throttle = Throttle::new(&self.parts.shared);
         let rest = || throttle.pause_if_others_commit();
         let mut copying = Copying::start_copying(target, watch, Some(&rest), total_len);
         let done = self.copy_and_publish(&mut copying, &plan, earlier.as_ref(), check_open);
@@ -151,14 +152,15 @@ impl<D: Disk> Maintenance<D> {
             let len = file.len - end_mark.len() as u64;
             let listed = earlier.and_then(|(since, listed)| Some((*since, listed.find_row(file)?)));
             if let Some((since, row)) = listed
-                && copying.checksum_source(&*self.disk, file.name, len, end_mark)? == row.crc
+                && copying.checksum_source(&*self.parts.disk, file.name, len, end_mark)? == row.crc
                 && copying.link_or_copy_earlier(since, row)?
             {
                 report.shared_bytes += file.len;
                 rows.push(*row);
                 continue;
             }
-            let (crc, is_cloned) = copying.copy_file(&*self.disk, file.name, len, end_mark)?;
+            let (crc, is_cloned) =
+                copying.copy_file(&*self.parts.disk, file.name, len, end_mark)?;
             rows.push(Row { file: *file, crc });
             if is_cloned {
                 report.cloned_bytes += file.len;
@@ -170,7 +172,7 @@ impl<D: Disk> Maintenance<D> {
         // After a close, another session may have changed the files during the copy.
         check_open()?;
         assert_eq!(rows.len(), plan.files.len(), "the manifest lists every file");
-        let manifest = Manifest { store_id: self.store.store_id, lsn: plan.lsn, rows };
+        let manifest = Manifest { store_id: self.parts.store.store_id, lsn: plan.lsn, rows };
         copying.publish_file(FileName::Manifest, &manifest.encode())?;
         Ok(report)
     }
@@ -178,11 +180,11 @@ impl<D: Disk> Maintenance<D> {
     /// Steps 1 and 2: holds the files and lists those of the backup.
     fn plan_backup(&self) -> Result<Plan<'_, D>> {
         let mut state = self.lock_open_state()?;
-        let log_end = match &self.ending {
+        let log_end = match &self.parts.ending {
             Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
                 self.make_checkpoint(&mut state, Haste::Spread)?;
-                self.driver.quiesce_log()?
+                self.parts.driver.quiesce_log()?
             }
         };
         state.hold_count += 1;
@@ -198,7 +200,7 @@ impl<D: Disk> Maintenance<D> {
             name: FileName::Meta,
             len: PAGE,
             sequence: 0,
-            salt: self.store.salt,
+            salt: self.parts.store.salt,
         });
         let start = chain.summary().map_or(1, |summary| summary.position.sequence);
         let listed = chain.segments().iter().filter(|segment| segment.sequence < start);
@@ -206,19 +208,21 @@ impl<D: Disk> Maintenance<D> {
         let end = log_end.position;
         let covered = chain.summary().map_or(Lsn(0), |summary| summary.lsn);
         assert!(covered <= log_end.lsn, "the log holds all of the checkpoint");
-        for (sequence, number) in listed.chain(self.views.segments_within(start..=end.sequence)) {
+        for (sequence, number) in
+            listed.chain(self.parts.views.segments_within(start..=end.sequence))
+        {
             let len = if sequence == end.sequence { Some(end.offset) } else { None };
             files.push(self.identify_segment(sequence, number, len)?);
         }
         let last = files.iter_mut().find(|file| file.sequence == end.sequence);
-        let end_mark = self.ending.as_ref().zip(last).map(|(ending, last)| {
+        let end_mark = self.parts.ending.as_ref().zip(last).map(|(ending, last)| {
             let end_mark = durable_mark_behind(ending);
             last.len += end_mark.len() as u64;
             (last.name, end_mark)
         });
         assert_eq!(
             end_mark.is_some(),
-            self.ending.is_some(),
+            self.parts.ending.is_some(),
             "the log ends in one of its segments"
         );
         files.sort_unstable_by_key(|file| file.name);
@@ -228,7 +232,7 @@ impl<D: Disk> Maintenance<D> {
     /// Identifies a segment up to `len`, or to the end of its last frame.
     fn identify_segment(&self, sequence: u64, number: u64, len: Option<u64>) -> Result<Identity> {
         let name = FileName::Segment(number);
-        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, number)?;
+        let mut scanner = Scanner::open_segment(&*self.parts.disk, &self.parts.store, number)?;
         if scanner.sequence != sequence {
             return Err(damaged(name, 0, Defect::SegmentHeader));
         }
@@ -238,6 +242,7 @@ impl<D: Disk> Maintenance<D> {
         }
         // Usage counts commits. Marks may follow them.
         let known = self
+            .parts
             .shared
             .usage
             .all_segments()

@@ -98,19 +98,7 @@ pub(crate) struct MaintenanceOptions {
 /// The maintenance of one store. Each job holds the lock on `state`. No job begins once `is_ended`
 /// is set.
 pub(crate) struct Maintenance<D: Disk> {
-    disk: Arc<D>,
-    store: Description,
-    options: MaintenanceOptions,
-    shared: Arc<Shared>,
-    driver: Arc<Driver<D>>,
-    space: Arc<Space<D>>,
-    views: Arc<Views>,
-    alarm: Alarm,
-    /// The log end of a read-only session.
-    ending: Option<Ending>,
-    /// The first segment that was not written before open. Readers of an earlier session may still
-    /// hold bytes of the segments before it.
-    own_from: u64,
+    parts: MaintenanceParts<D>,
     pub(crate) pauses: CompactionPauses,
     moved_len: AtomicU64,
     state: Mutex<MaintenanceState>,
@@ -123,7 +111,7 @@ pub(crate) struct Maintenance<D: Disk> {
     checkpoint_len: AtomicU64,
 }
 
-/// The parts of a [`Maintenance`].
+/// What a [`Maintenance`] works with.
 pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) store: Description,
@@ -135,7 +123,8 @@ pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) alarm: Alarm,
     /// The log end of a read-only session.
     pub(crate) ending: Option<Ending>,
-    /// The first segment that was not written before open.
+    /// The first segment that was not written before open. Readers of an earlier session may still
+    /// hold bytes of the segments before it.
     pub(crate) own_from: u64,
 }
 
@@ -205,29 +194,8 @@ impl<D: Disk> Maintenance<D> {
         let state = Mutex::new(MaintenanceState { chain, ..MaintenanceState::default() });
         let covered_len = AtomicU64::new(0);
         let replayed_len = AtomicU64::new(replayed_len);
-        let MaintenanceParts {
-            disk,
-            store,
-            options,
-            shared,
-            driver,
-            space,
-            views,
-            alarm,
-            ending,
-            own_from,
-        } = parts;
         Maintenance {
-            disk,
-            store,
-            options,
-            shared,
-            driver,
-            space,
-            views,
-            alarm,
-            ending,
-            own_from,
+            parts,
             pauses: CompactionPauses::default(),
             moved_len: AtomicU64::new(0),
             state,
@@ -252,7 +220,7 @@ impl<D: Disk> Maintenance<D> {
     pub(crate) fn run_thread(&self) {
         let (mut rest, mut seen_len, mut failed_count) = (None, 0, 0);
         loop {
-            let woken = self.shared.wake_up.wait(rest);
+            let woken = self.parts.shared.wake_up.wait(rest);
             if woken == Woken::Stopped {
                 return;
             }
@@ -267,7 +235,7 @@ impl<D: Disk> Maintenance<D> {
             let done = catch_unwind(AssertUnwindSafe(|| self.run_due(is_idle)));
             rest = match done.unwrap_or_else(|_panic| self.poison_after_panic()) {
                 Ok(()) => (!is_idle).then_some(IDLE_AFTER),
-                Err(_) if self.shared.poison.cause().is_some() => None,
+                Err(_) if self.parts.shared.poison.cause().is_some() => None,
                 // Full or damaged. A caller that needs the place gets the error.
                 Err(_) => {
                     failed_count += 1;
@@ -279,8 +247,8 @@ impl<D: Disk> Maintenance<D> {
 
     /// Poisons the store after a panic, which may have left any state.
     fn poison_after_panic(&self) -> Result<()> {
-        self.shared.poison.set(PoisonCause::ThreadPanicked);
-        self.shared.poison.check()
+        self.parts.shared.poison.set(PoisonCause::ThreadPanicked);
+        self.parts.shared.poison.check()
     }
 
     /// Does all work that is due; on an idle store, also the work that is only worth it then.
@@ -288,10 +256,10 @@ impl<D: Disk> Maintenance<D> {
     /// # Errors
     /// The first error of a job. Reads and commits are not affected by it.
     pub(crate) fn run_due(&self, is_idle: bool) -> Result<()> {
-        if self.alarm.is_set()
-            && let Ok(left) = self.disk.free_space()
+        if self.parts.alarm.is_set()
+            && let Ok(left) = self.parts.disk.free_space()
         {
-            self.alarm.ring_if_low(left);
+            self.parts.alarm.ring_if_low(left);
         }
         // From here on, user code may run here when the last handle of a payload is dropped.
         let _duty = callback::begin(Duty::Working);
@@ -303,10 +271,13 @@ impl<D: Disk> Maintenance<D> {
             Some(haste) => self.make_checkpoint(&mut state, haste),
             None => Ok(()),
         };
-        let index_len = self.entries_len(&mut state) + self.shared.mvcc.index.undo_len();
-        self.shared.recent.set_len_max(self.options.memory_budget.recent_len_beside(index_len));
+        let index_len = self.entries_len(&mut state) + self.parts.shared.mvcc.index.undo_len();
+        self.parts
+            .shared
+            .recent
+            .set_len_max(self.parts.options.memory_budget.recent_len_beside(index_len));
         made?;
-        let suited = self.space.reserve.resize_for(self.store_load());
+        let suited = self.parts.space.reserve.resize_for(self.store_load());
         unheard(suited, "the reserve stays short, and ordinary writes wait for it");
         self.reclaim_if_low(&mut state)?;
         self.compact_due(&mut state, is_idle)?;
@@ -334,7 +305,7 @@ impl<D: Disk> Maintenance<D> {
         assert!(state.hold_count > 0, "a backup releases its own hold once");
         state.hold_count -= 1;
         drop(state);
-        self.shared.wake_up.call();
+        self.parts.shared.wake_up.call();
     }
 
     #[cfg(test)]
@@ -350,7 +321,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives prepared space back: `all`, or what no caller asked for. Runs between two groups,
     /// because a file must not be shortened while the log writes to it.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
-        self.driver.run_between_groups(|| self.space.shrink_ahead(all))
+        self.parts.driver.run_between_groups(|| self.parts.space.shrink_ahead(all))
     }
 
     /// Makes a checkpoint, unless nothing was committed since the last one.
@@ -366,7 +337,7 @@ impl<D: Disk> Maintenance<D> {
     pub(crate) fn end_session(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.is_ended = true;
-        if self.shared.poison.cause().is_some() {
+        if self.parts.shared.poison.cause().is_some() {
             return Ok(());
         }
         // After a panic here, the caller must still end the rest of the store.
@@ -380,14 +351,14 @@ impl<D: Disk> Maintenance<D> {
 
     /// Ends the maintenance of a read-only session: later backups are refused.
     pub(crate) fn end_reading(&self) {
-        assert!(self.ending.is_some(), "the session is read-only");
+        assert!(self.parts.ending.is_some(), "the session is read-only");
         self.state.lock().is_ended = true;
     }
 
     /// The size of the store, from which the length of the reserve follows.
     pub(crate) fn store_load(&self) -> StoreLoad {
         StoreLoad {
-            block_count: self.shared.mvcc.block_totals().0,
+            block_count: self.parts.shared.mvcc.block_totals().0,
             log_len: self.usage_totals().used_len,
             checkpoint_len: self.checkpoint_len(),
         }
@@ -396,31 +367,32 @@ impl<D: Disk> Maintenance<D> {
     /// Log bytes that may be written while an image is written.
     fn log_len_beside(&self, haste: Haste) -> u64 {
         match haste {
-            Haste::Spread => self.options.checkpoint_log_len / SPREAD_SHARE,
-            Haste::Memory => self.options.memory_budget.check_interval_len(),
+            Haste::Spread => self.parts.options.checkpoint_log_len / SPREAD_SHARE,
+            Haste::Memory => self.parts.options.memory_budget.check_interval_len(),
             Haste::Space => 0,
         }
     }
 
     fn checkpoint_due(&self, state: &mut MaintenanceState) -> Option<Haste> {
-        let (entries_len, undo_len) = (self.entries_len(state), self.shared.mvcc.index.undo_len());
-        if self.options.memory_budget.needs_checkpoint(entries_len, undo_len) {
+        let (entries_len, undo_len) =
+            (self.entries_len(state), self.parts.shared.mvcc.index.undo_len());
+        if self.parts.options.memory_budget.needs_checkpoint(entries_len, undo_len) {
             return Some(Haste::Memory);
         }
-        (self.uncovered_len() >= self.options.checkpoint_log_len).then_some(Haste::Spread)
+        (self.uncovered_len() >= self.parts.options.checkpoint_log_len).then_some(Haste::Spread)
     }
 
     /// Heap bytes of the index's entries. Counted again only after the log has grown.
     fn entries_len(&self, state: &mut MaintenanceState) -> u64 {
-        let written_len = self.shared.written_len.load(Ordering::Relaxed);
-        let valid_len = self.options.memory_budget.check_interval_len() / 2;
+        let written_len = self.parts.shared.written_len.load(Ordering::Relaxed);
+        let valid_len = self.parts.options.memory_budget.check_interval_len() / 2;
         if let Some((at, len)) = state.entries_seen {
             debug_assert!(at <= written_len, "the written length only grows");
             if written_len - at < valid_len {
                 return len;
             }
         }
-        let len = self.shared.mvcc.index.entries_len();
+        let len = self.parts.shared.mvcc.index.entries_len();
         state.entries_seen = Some((written_len, len));
         len
     }
@@ -428,16 +400,16 @@ impl<D: Disk> Maintenance<D> {
     /// Log bytes that the newest checkpoint does not cover.
     fn uncovered_len(&self) -> u64 {
         let covered = self.covered_len.load(Ordering::Relaxed);
-        let written = self.shared.written_len.load(Ordering::Relaxed);
+        let written = self.parts.shared.written_len.load(Ordering::Relaxed);
         debug_assert!(covered <= written, "a checkpoint covers written bytes");
         let written = written - covered;
         written + self.replayed_len.load(Ordering::Relaxed)
     }
 
     fn make_checkpoint(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
-        let written_len = self.shared.written_len.load(Ordering::Relaxed);
-        let Frozen { summary, segments } = self.driver.freeze_index()?;
-        let index = &self.shared.mvcc.index;
+        let written_len = self.parts.shared.written_len.load(Ordering::Relaxed);
+        let Frozen { summary, segments } = self.parts.driver.freeze_index()?;
+        let index = &self.parts.shared.mvcc.index;
         let newest = state.chain.summary().copied();
         let last_lsn = newest.map_or(Lsn(0), |newest| newest.lsn);
         assert!(last_lsn <= summary.lsn, "checkpoints are made in the order of commits");
@@ -458,19 +430,21 @@ impl<D: Disk> Maintenance<D> {
         let start = summary.position.sequence;
         let mut listed = segments.clone();
         listed.retain(|segment| segment.live_count > 0 || segment.sequence >= start);
-        let (disk, number) = (&*self.disk, self.space.take_file_number());
-        let (reserve, is_short_of_space) =
-            (&self.space.reserve, self.space.is_disk_or_quota_full() || state.is_reclaiming);
+        let (disk, number) = (&*self.parts.disk, self.parts.space.take_file_number());
+        let (reserve, is_short_of_space) = (
+            &self.parts.space.reserve,
+            self.parts.space.is_disk_or_quota_full() || state.is_reclaiming,
+        );
         let schedule = ImageSchedule {
             log_len: &|| self.written_len() - written_len,
             log_len_max: if is_short_of_space { 0 } else { self.log_len_beside(haste) },
-            pause: &|time| self.shared.wake_up.pause(time),
+            pause: &|time| self.parts.shared.wake_up.pause(time),
         };
         let order =
             ImagePlan { number, summary, segments: &listed, is_full: is_short_of_space, schedule };
         let mut more = PAGE;
         let made = loop {
-            match state.chain.write_image(disk, &self.store, index, &order) {
+            match state.chain.write_image(disk, &self.parts.store, index, &order) {
                 Err(ImageNotMade::Disk(e))
                     if !e.names_unknown
                         && is_out_of_space(&e.source)
@@ -501,22 +475,22 @@ impl<D: Disk> Maintenance<D> {
 
     /// Removes the file of an image that was not made, and returns the reason as an error.
     fn discard_image(&self, number: u64, not_made: ImageNotMade) -> Error {
-        let removed = self.disk.remove(FileName::Temporary(number));
+        let removed = self.parts.disk.remove(FileName::Temporary(number));
         unheard(removed, "the next open removes it");
         let not_written = match not_made {
             ImageNotMade::Damaged(error) => {
                 // The new image may have its name and be the damaged one.
-                let removed = self.disk.remove(FileName::Checkpoint(number));
+                let removed = self.parts.disk.remove(FileName::Checkpoint(number));
                 unheard(removed, "nothing relies on that name");
                 return error;
             }
             ImageNotMade::Disk(not_written) => not_written,
         };
         if not_written.names_unknown {
-            self.shared.poison.set(PoisonCause::SyncFailed);
+            self.parts.shared.poison.set(PoisonCause::SyncFailed);
         }
-        let needed = self.shared.mvcc.index.frozen_count() * 32;
-        Error::space(IoOp::Write, self.disk.path(), needed, not_written.source)
+        let needed = self.parts.shared.mvcc.index.frozen_count() * 32;
+        Error::space(IoOp::Write, self.parts.disk.path(), needed, not_written.source)
     }
 }
 

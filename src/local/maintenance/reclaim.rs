@@ -33,9 +33,9 @@ impl<D: Disk> Maintenance<D> {
 
     /// Reclaims space if the reserve is low or a write found no space.
     pub(super) fn reclaim_if_low(&self, state: &mut MaintenanceState) -> Result<()> {
-        let reserve = &self.space.reserve;
+        let reserve = &self.parts.space.reserve;
         let is_low = reserve.should_reclaim() && reserve.refill().is_err();
-        let is_wanted = self.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
+        let is_wanted = self.parts.shared.reclaim_wanted.swap(false, Ordering::Relaxed);
         // While a backup reads files, no segment can be released.
         if !(is_low || is_wanted) || state.hold_count > 0 {
             return Ok(());
@@ -47,7 +47,7 @@ impl<D: Disk> Maintenance<D> {
         let was_paused = self.pauses.is_paused();
         let made = self.reclaim_by_compaction(state, is_wanted && !is_low);
         state.is_reclaiming = false;
-        let (log_len, at) = (self.written_len(), self.disk.now());
+        let (log_len, at) = (self.written_len(), self.parts.disk.now());
         state.reclaimed = Some(SpaceReclaimed { log_len, at, was_paused });
         reserve.refill_best_effort();
         made
@@ -56,18 +56,19 @@ impl<D: Disk> Maintenance<D> {
     /// Whether another attempt would find the state that the last one found.
     fn is_too_soon(&self, last: SpaceReclaimed) -> bool {
         let has_grown = self.written_len() - last.log_len >= RECLAIM_EVERY;
-        let has_rested = self.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
+        let has_rested = self.parts.disk.now().saturating_sub(last.at) >= AGAIN_AFTER;
         let goes_on = last.was_paused && !self.pauses.is_paused();
         !(has_grown || has_rested || goes_on)
     }
 
     /// Compacts all segments that are worth it, or until there is space for the next segment.
     fn reclaim_by_compaction(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
-        self.driver.roll_to_next_segment()?;
+        self.parts.driver.roll_to_next_segment()?;
         self.shrink_prepared(true)?;
         self.make_checkpoint(state, Haste::Space)?;
         // Segments that are begun from here on hold relocated blocks, and are dense.
-        let newest = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
+        let newest =
+            self.parts.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         let mut run = self.begin_run(Cause::Need);
         while let Some(victim) = self.victim_to_reclaim(state, &run, newest) {
             if self.must_stop(Cause::Need) || (until_room && self.has_space_for_segment()) {
@@ -81,9 +82,10 @@ impl<D: Disk> Maintenance<D> {
 
     /// Whether there is space for the next segment without drawing on the reserve.
     fn has_space_for_segment(&self) -> bool {
-        let reserve = &self.space.reserve;
-        let wanted_len = self.space.segment_capacity() + PAGE;
-        reserve.refill().is_ok() && self.disk.free_space().is_ok_and(|free| free >= wanted_len)
+        let reserve = &self.parts.space.reserve;
+        let wanted_len = self.parts.space.segment_capacity() + PAGE;
+        reserve.refill().is_ok()
+            && self.parts.disk.free_space().is_ok_and(|free| free >= wanted_len)
     }
 }
 

@@ -22,7 +22,7 @@ impl<D: Disk> Maintenance<D> {
         assert_eq!(state.chain.summary(), Some(checkpoint), "the checkpoint is the newest one");
         let used = state.chain.image_names();
         if state.unconfirmed {
-            self.driver.confirm_checkpoint(used[0])?;
+            self.parts.driver.confirm_checkpoint(used[0])?;
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
@@ -70,22 +70,23 @@ impl<D: Disk> Maintenance<D> {
             return Ok(());
         }
         let mut pinned = BTreeSet::new();
-        self.driver.run_between_groups(|| {
-            let index = &self.shared.mvcc.index;
+        self.parts.driver.run_between_groups(|| {
+            let index = &self.parts.shared.mvcc.index;
             index.for_each_undo(|version| {
                 pinned.insert(u64::from(version.segment));
             });
         });
         for segment in dead.into_iter().filter(|segment| !pinned.contains(&segment.sequence)) {
-            self.shared.usage.remove_segment(segment.sequence);
+            self.parts.shared.usage.remove_segment(segment.sequence);
             // Overwriting bytes that a backup shares would take new space for each page.
             let is_cloned = state.cloned.remove(&segment.sequence);
-            let is_unseen =
-                self.views.remove_segment(segment.sequence) && segment.sequence >= self.own_from;
+            let is_unseen = self.parts.views.remove_segment(segment.sequence)
+                && segment.sequence >= self.parts.own_from;
             let is_ours = is_unseen && !is_cloned;
-            match is_ours && !self.space.is_disk_or_quota_full() && self.wants_free_segment() {
-                true => self.space.keep_for_reuse(segment.number),
-                false => self.space.remove_segment_file(segment.number)?,
+            match is_ours && !self.parts.space.is_disk_or_quota_full() && self.wants_free_segment()
+            {
+                true => self.parts.space.keep_for_reuse(segment.number),
+                false => self.parts.space.remove_segment_file(segment.number)?,
             }
         }
         Ok(())
@@ -94,16 +95,16 @@ impl<D: Disk> Maintenance<D> {
     /// Whether to keep a released segment for reuse: the log will grow into it, and all files
     /// together stay within bounds.
     fn wants_free_segment(&self) -> bool {
-        let (totals, free_len) = (self.usage_totals(), self.space.free_len());
-        let excess = 2.3 * (self.options.amplification_max - 1.0);
-        let all_len = totals.used_len + free_len + self.space.segment_capacity();
+        let (totals, free_len) = (self.usage_totals(), self.parts.space.free_len());
+        let excess = 2.3 * (self.parts.options.amplification_max - 1.0);
+        let all_len = totals.used_len + free_len + self.parts.space.segment_capacity();
         all_len as f64 <= totals.live_len as f64 * (1.0 + excess) || free_len == 0
     }
 
     fn sync_directory(&self) -> Result<()> {
-        self.disk.sync_dir().map_err(|e| {
-            self.shared.poison.set(PoisonCause::SyncFailed);
-            Error::io(IoOp::Sync, self.disk.path(), e)
+        self.parts.disk.sync_dir().map_err(|e| {
+            self.parts.shared.poison.set(PoisonCause::SyncFailed);
+            Error::io(IoOp::Sync, self.parts.disk.path(), e)
         })
     }
 }

@@ -31,18 +31,18 @@ impl<D: Disk> Maintenance<D> {
     /// # Errors
     /// As [`Maintenance::remove_unseen`].
     pub(super) fn remove_at_once(&self, name: FileName) -> Result<()> {
-        let removed = self.disk.remove(name);
-        removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
+        let removed = self.parts.disk.remove(name);
+        removed.map_err(|e| Error::io(IoOp::Remove, self.parts.disk.path(), e))
     }
 
     fn shrink_in_steps(&self, name: FileName) -> std::io::Result<()> {
-        let step_len = (self.space.segment_capacity() / STEP_COUNT).max(PAGE);
-        let file = self.disk.open(name, How::ReadWrite)?;
+        let step_len = (self.parts.space.segment_capacity() / STEP_COUNT).max(PAGE);
+        let file = self.parts.disk.open(name, How::ReadWrite)?;
         // A reader of an earlier session may still use it.
         if file.is_mapped_elsewhere() {
             return Ok(());
         }
-        let (mut len, throttle) = (file.len()?, Throttle::new(&self.shared));
+        let (mut len, throttle) = (file.len()?, Throttle::new(&self.parts.shared));
         while len > step_len {
             len -= step_len;
             file.set_len(len.max(PAGE))?;

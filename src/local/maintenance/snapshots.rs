@@ -25,7 +25,7 @@ impl<D: Disk> Maintenance<D> {
         if kept.is_empty() {
             return 0;
         }
-        let segments = self.shared.usage.all_segments();
+        let segments = self.parts.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let kept_of = |segment: &SegmentUse| {
             let kept_len = kept.get(&segment.sequence).map_or(0, |kept| kept.len);
@@ -40,7 +40,7 @@ impl<D: Disk> Maintenance<D> {
     /// # Errors
     /// As [`Maintenance::checkpoint`]. No snapshot is given up for an error.
     pub(super) fn limit_snapshots(&self, state: &mut MaintenanceState) -> Result<()> {
-        let max = self.shared.mvcc.limits.snapshot_pinned_max;
+        let max = self.parts.shared.mvcc.limits.snapshot_pinned_max;
         if max == u64::MAX || state.hold_count > 0 || self.snapshot_only_len() <= max {
             return Ok(());
         }
@@ -51,7 +51,7 @@ impl<D: Disk> Maintenance<D> {
         }
         let mut has_given_up = false;
         while self.snapshot_only_len() > max
-            && self.shared.mvcc.give_up_oldest_snapshot(SnapshotLimit::PinnedBytes(max))
+            && self.parts.shared.mvcc.give_up_oldest_snapshot(SnapshotLimit::PinnedBytes(max))
         {
             has_given_up = true;
         }

@@ -37,7 +37,7 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     let maintenance = &store.inner.maintenance;
     let idle = || {
         maintenance.run_due(true).expect("does what is due");
-        maintenance.space.free_len()
+        maintenance.parts.space.free_len()
     };
     store.prepare_space(8 << 20).expect("zeroes");
     assert!(idle() >= 8 << 20, "what was prepared is gone");
@@ -48,7 +48,7 @@ fn idle_store_keeps_what_was_prepared_until_it_is_used() {
     assert!(idle() <= 2 << 20, "what was used is kept for ever");
     store.prepare_space(8 << 20).expect("zeroes");
     maintenance.shrink_prepared(true).expect("gives back");
-    assert!(maintenance.space.free_len() <= 2 << 20, "space is kept that is needed");
+    assert!(maintenance.parts.space.free_len() <= 2 << 20, "space is kept that is needed");
 }
 
 /// Another session may own its files by then.

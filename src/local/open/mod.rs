@@ -7,30 +7,26 @@
 pub(crate) mod read_only;
 mod start;
 
-use crate::io::os::OsDisk;
-use crate::local::LocalBackend;
-use crate::local::options::{limits_from_options, open_error};
-use crate::local::read::segment::show_segments;
-use crate::local::recovery::identity::{lock_store, read_description, write_description};
-use crate::local::recovery::listing::{Listing, list_store};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Defect, Error, IoOp, Result};
+use crate::io::os::OsDisk;
 use crate::io::{Disk, DiskFile, Env, FileName, How, PAGE_LEN};
+use crate::local::LocalBackend;
+use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::place::{damaged, path_of};
 use crate::local::maintenance::checkpoint::Chain;
-use crate::local::options::{Options, WriteMode};
+use crate::local::options::{Options, open_error};
 use crate::local::read::segment::Views;
-use crate::local::recovery::{Recovered, Recovery, Replay};
+use crate::local::recovery::identity::{lock_store, read_description, write_description};
+use crate::local::recovery::listing::{Listing, list_store};
+use crate::local::recovery::{Recovered, RecoveryReport};
 use crate::local::session::OpenStore;
 use crate::local::space::quota::Quota;
-use crate::local::space::reserve::Reserve;
-use crate::local::space::usage::Usage;
 use crate::local::space::{SegmentMaker, Source, SpaceOptions, Tail, remove_durably};
-use crate::mvcc::Mvcc;
-use start::Opened;
+use start::{Opened, Prepared};
 
 impl Options {
     /// Opens the store in a directory, creating it where it is missing.
@@ -59,60 +55,22 @@ pub(crate) fn open_store<D: Disk>(disk: D, options: Options) -> Result<OpenStore
     let lock = lock_store(&disk)?;
     let path = disk.path().to_path_buf();
     let disk = Quota::new(disk, options.max_bytes).map_err(|e| Error::io(IoOp::List, path, e))?;
-    let disk = Arc::new(disk);
     // Again, now that the lock keeps other sessions from changing it.
-    let listing = list_store(&*disk, options.create)?;
-    let space_options = SpaceOptions {
-        segment_len: options.segment_len_max,
-        ahead_len_max: options.zero_ahead_len,
-        how: match options.write_mode {
-            WriteMode::Direct => How::ReadWriteDirect,
-            WriteMode::Buffered => How::ReadWrite,
-        },
-    };
-    let (mvcc, usage) = (Mvcc::new(limits_from_options(&options)), Usage::default());
-    let (segment_len, quota_len) = (options.segment_len_max, options.max_bytes);
-    let reserve = Reserve::open(Arc::clone(&disk), How::ReadWrite, segment_len, quota_len)
-        .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
-    let views = Arc::new(Views::new(options.read_mode, options.shown_max, show_segments(&disk)));
+    let listing = list_store(&disk, options.create)?;
+    let prepared = Prepared::new(disk, lock, options)?;
+    let disk = &*prepared.disk;
     let (store, mut recovered) = if listing.has_meta {
-        let store = read_description(&*disk)?;
-        let recovery = Recovery {
-            disk: &*disk,
-            store: &store,
-            options: space_options,
-            mvcc: &mvcc,
-            views: &views,
-            usage: &usage,
-            reserve: Some(&reserve),
-            next_number: listing.next_number,
-            on_progress: options.on_progress.clone(),
-            replay: Replay::from_options(&options),
-        };
-        let recovered = recovery.recover(&listing)?;
+        let store = read_description(disk)?;
+        let recovered = prepared.recovery(&store, &listing).recover(&listing)?;
         (store, recovered)
     } else {
-        create_store(&*disk, &listing, &space_options, &views)?
+        create_store(disk, &listing, &prepared.space_options, &prepared.views)?
     };
-    remove_unfinished_files(&*disk, &listing)?;
+    remove_unfinished_files(disk, &listing)?;
     recovered.report.unknown_files = listing.unknown_count;
     recovered.report.modes_refused = disk.modes_are_refused();
     recovered.report.elapsed = disk.now().saturating_sub(started);
-    let ending = None;
-    let opened = Opened {
-        disk,
-        lock,
-        options,
-        store,
-        space_options,
-        mvcc,
-        views,
-        usage,
-        reserve,
-        recovered,
-        ending,
-    };
-    opened.start_store()
+    prepared.start_store(Opened { store, recovered, ending: None })
 }
 
 /// Creates a new store.
@@ -139,9 +97,8 @@ fn create_store<D: Disk>(
         remove_durably(disk, FileName::Meta);
     })?;
     views.insert_mapped(1, number, &segment.file, segment.len_max()).map_err(io(IoOp::Map))?;
-    let first = crate::local::format::PAGE;
-    let tail = Tail { segment: Arc::new(segment), offset: first, written: first };
-    let report = crate::local::recovery::RecoveryReport { clean: true, ..Default::default() };
+    let tail = Tail { segment: Arc::new(segment), offset: PAGE, written: PAGE };
+    let report = RecoveryReport { clean: true, ..Default::default() };
     let recovered = Recovered {
         tail,
         chain: 0,

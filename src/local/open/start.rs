@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::pool::{IoPool, PoolOptions};
-use crate::io::{Disk, Env, How, Thread};
+use crate::io::{Disk, Env, FileName, How, Thread};
 use crate::local::commit::append::Appender;
 use crate::local::commit::budget::Budget;
 use crate::local::commit::driver::Driver;
@@ -15,13 +15,15 @@ use crate::local::commit::shared::Shared;
 use crate::local::format::PAGE;
 use crate::local::format::description::Description;
 use crate::local::format::location::Location;
+use crate::local::format::place::path_of;
 use crate::local::maintenance::memory::MemoryBudget;
 use crate::local::maintenance::{Ending, Maintenance, MaintenanceOptions, MaintenanceParts};
-use crate::local::options::Options;
+use crate::local::options::{Options, WriteMode, limits_from_options};
 use crate::local::poison::Poison;
 use crate::local::read::recent::Recent;
-use crate::local::read::segment::Views;
-use crate::local::recovery::Recovered;
+use crate::local::read::segment::{Views, show_segments};
+use crate::local::recovery::listing::Listing;
+use crate::local::recovery::{Recovered, Recovery, Replay};
 use crate::local::session::{OpenStore, Session};
 use crate::local::space::alarm::Alarm;
 use crate::local::space::presence::Presence;
@@ -43,30 +45,84 @@ const COMMAND_COUNT_MAX: usize = 64;
 /// Log bytes between two runs of the maintenance thread, at least.
 const LOOK_EVERY_MIN: u64 = 64 << 10;
 
-/// A recovered store before its start.
+/// What recovery found.
 pub(super) struct Opened<D: Disk> {
-    pub(super) disk: Arc<Quota<D>>,
-    pub(super) lock: D::Lock,
-    pub(super) options: Options,
     pub(super) store: Description,
-    pub(super) space_options: SpaceOptions,
-    pub(super) mvcc: Mvcc<Location>,
-    pub(super) views: Arc<Views>,
-    pub(super) usage: Usage,
-    pub(super) reserve: Reserve<Quota<D>>,
     pub(super) recovered: Recovered<QuotaFile<D::File>>,
     /// The log end of a read-only session.
     pub(super) ending: Option<Ending>,
 }
 
-impl<D: Disk> Opened<D> {
+/// A store that is locked and not recovered yet.
+pub(super) struct Prepared<D: Disk> {
+    pub(super) disk: Arc<Quota<D>>,
+    pub(super) lock: D::Lock,
+    pub(super) options: Options,
+    pub(super) space_options: SpaceOptions,
+    pub(super) mvcc: Mvcc<Location>,
+    pub(super) views: Arc<Views>,
+    pub(super) usage: Usage,
+    pub(super) reserve: Reserve<Quota<D>>,
+}
+
+impl<D: Disk> Prepared<D> {
+    /// Makes what recovery fills.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the reserve cannot be opened.
+    pub(super) fn new(disk: Quota<D>, lock: D::Lock, options: Options) -> Result<Prepared<D>> {
+        let disk = Arc::new(disk);
+        let (reserve_how, how, ahead_len_max) = match (options.read_only, options.write_mode) {
+            (true, _) => (How::Read, How::Read, 0),
+            (_, WriteMode::Direct) => {
+                (How::ReadWrite, How::ReadWriteDirect, options.zero_ahead_len)
+            }
+            (_, WriteMode::Buffered) => (How::ReadWrite, How::ReadWrite, options.zero_ahead_len),
+        };
+        let segment_len = options.segment_len_max;
+        let reserve = Reserve::open(Arc::clone(&disk), reserve_how, segment_len, options.max_bytes)
+            .map_err(|e| Error::io(IoOp::Open, path_of(disk.path(), FileName::Reserve), e))?;
+        let views = Views::new(options.read_mode, options.shown_max, show_segments(&disk));
+        Ok(Prepared {
+            disk,
+            lock,
+            space_options: SpaceOptions { segment_len, ahead_len_max, how },
+            mvcc: Mvcc::new(limits_from_options(&options)),
+            options,
+            views: Arc::new(views),
+            usage: Usage::default(),
+            reserve,
+        })
+    }
+
+    /// The recovery of the store that is listed.
+    pub(super) fn recovery<'a>(
+        &'a self,
+        store: &'a Description,
+        listing: &Listing,
+    ) -> Recovery<'a, Quota<D>> {
+        Recovery {
+            disk: &self.disk,
+            store,
+            options: self.space_options,
+            mvcc: &self.mvcc,
+            views: &self.views,
+            usage: &self.usage,
+            reserve: (!self.options.read_only).then_some(&self.reserve),
+            next_number: listing.next_number,
+            on_progress: self.options.on_progress.clone(),
+            replay: Replay::from_options(&self.options),
+        }
+    }
+
     /// Makes the parts of the store and starts its threads.
     ///
     /// # Errors
     /// [`Error::Io`]: a thread or a descriptor was refused. The store is closed again.
-    pub(super) fn start_store(self) -> Result<OpenStore<Quota<D>>> {
-        let Opened { disk, lock, options, store, space_options, views, ending, .. } = self;
-        let Recovered { tail, chain, ready, next_number, chain_of_images, report } = self.recovered;
+    pub(super) fn start_store(self, opened: Opened<D>) -> Result<OpenStore<Quota<D>>> {
+        let Prepared { disk, lock, options, space_options, views, .. } = self;
+        let Opened { store, recovered, ending } = opened;
+        let Recovered { tail, chain, ready, next_number, chain_of_images, report } = recovered;
         views.close_sealed_maps(tail.segment.sequence);
         let memory_budget = MemoryBudget::from_options(&options);
         let clock: Arc<dyn Env> = Arc::<Quota<D>>::clone(&disk);
@@ -86,11 +142,10 @@ impl<D: Disk> Opened<D> {
             views: Arc::clone(&views),
             poison: Arc::clone(&shared.poison),
             pool: pool.clone(),
-            reserve: self.reserve,
             quota: disk.ledger().cloned(),
             stalls: Arc::clone(&shared.stalls),
         };
-        let space = Space::new(parts, tail, ready, next_number);
+        let space = Space::new(parts, self.reserve, tail, ready, next_number);
         let space = Arc::new(space.map_err(|e| Error::io(IoOp::Open, disk.path(), e))?);
         let is_direct = space_options.how == How::ReadWriteDirect;
         let appender = Appender::new(Arc::clone(&space), is_direct, appended, chain);

@@ -79,31 +79,22 @@ pub(crate) struct SpaceOptions {
 
 /// The space of one store.
 pub(crate) struct Space<D: Disk> {
-    disk: Arc<D>,
-    store: Description,
-    options: SpaceOptions,
-    views: Arc<Views>,
-    poison: Arc<Poison>,
-    /// `None` in single-threaded mode: the thread that needs space makes it.
-    pool: Option<Arc<IoPool>>,
+    parts: SpaceParts<D>,
     pub(crate) reserve: Reserve<D>,
-    quota: Option<Arc<Ledger>>,
-    stalls: Arc<StallLog>,
     state: Mutex<SpaceState<D::File>>,
     changed: Condvar,
     zeroed: Counter,
 }
 
-/// The parts of a [`Space`].
+/// What a [`Space`] works with.
 pub(crate) struct SpaceParts<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) store: Description,
     pub(crate) options: SpaceOptions,
     pub(crate) views: Arc<Views>,
     pub(crate) poison: Arc<Poison>,
-    /// `None` in single-threaded mode.
+    /// `None` in single-threaded mode: the thread that needs space makes it.
     pub(crate) pool: Option<Arc<IoPool>>,
-    pub(crate) reserve: Reserve<D>,
     pub(crate) quota: Option<Arc<Ledger>>,
     pub(crate) stalls: Arc<StallLog>,
 }
@@ -162,6 +153,7 @@ impl<D: Disk> Space<D> {
     /// order.
     pub(crate) fn new(
         parts: SpaceParts<D>,
+        reserve: Reserve<D>,
         tail: Tail<D::File>,
         ready: Vec<(Segment<D::File>, u64)>,
         next_number: u64,
@@ -192,18 +184,9 @@ impl<D: Disk> Space<D> {
             failure: None,
             closed: false,
         };
-        let SpaceParts { disk, store, options, views, poison, pool, reserve, quota, stalls } =
-            parts;
         Ok(Space {
-            disk,
-            store,
-            options,
-            views,
-            poison,
-            pool,
+            parts,
             reserve,
-            quota,
-            stalls,
             state: Mutex::new(state),
             changed: Condvar::new(),
             zeroed: Counter::default(),
@@ -217,7 +200,7 @@ impl<D: Disk> Space<D> {
 
     /// Bytes of frames that fit into any segment still to come.
     pub(crate) fn segment_capacity(&self) -> u64 {
-        self.options.segment_len - PAGE
+        self.parts.options.segment_len - PAGE
     }
 
     /// Admits ordinary writes to a store of so many blocks; they may not use the reserve. While the
@@ -230,7 +213,7 @@ impl<D: Disk> Space<D> {
         let fit = self.reserve.level_for_blocks(block_count);
         if fit == Fit::TooSmall || self.reserve.is_short() {
             let suit = || self.reserve.resize_for_blocks(block_count);
-            let suited = self.stalls.wait(StallCause::Full, suit);
+            let suited = self.parts.stalls.wait(StallCause::Full, suit);
             suited.map_err(|source| self.allocation_error(source, self.reserve.missing_len()))?;
         }
         Ok(fit == Fit::Tight)
@@ -238,15 +221,16 @@ impl<D: Disk> Space<D> {
 
     /// Whether only operations that reclaim space may take any.
     pub(crate) fn is_disk_or_quota_full(&self) -> bool {
-        self.reserve.is_short() || self.quota.as_ref().is_some_and(|quota| quota.is_over_quota())
+        self.reserve.is_short()
+            || self.parts.quota.as_ref().is_some_and(|quota| quota.is_over_quota())
     }
 
     /// The error for a request of `needed` bytes that is refused.
     pub(crate) fn storage_full_error(&self, needed: u64) -> Error {
-        let ends = self.quota.as_ref().filter(|quota| quota.remaining_len() < needed);
+        let ends = self.parts.quota.as_ref().filter(|quota| quota.remaining_len() < needed);
         let limit =
             ends.map_or(SpaceLimit::Disk, |quota| SpaceLimit::MaxBytes(quota.quota_len_max()));
-        Error::StorageFull { needed, path: self.disk.path().to_path_buf(), limit }
+        Error::StorageFull { needed, path: self.parts.disk.path().to_path_buf(), limit }
     }
 
     /// Lets the log write the active segment up to `end`.
@@ -259,7 +243,7 @@ impl<D: Disk> Space<D> {
             return Ok(());
         }
         drop(state);
-        self.stalls.wait(StallCause::SpaceAhead, || self.allocate_active(end, class))
+        self.parts.stalls.wait(StallCause::SpaceAhead, || self.allocate_active(end, class))
     }
 
     /// Refuses an end that the process may not write up to, even over zeros that exist: its file
@@ -315,7 +299,9 @@ impl<D: Disk> Space<D> {
         if let Some(ahead) = self.state.lock().ready.get(count - 1) {
             return Ok(Arc::clone(&ahead.segment));
         }
-        self.stalls.wait(StallCause::NextSegment, || self.await_upcoming_segment(count, class))
+        self.parts
+            .stalls
+            .wait(StallCause::NextSegment, || self.await_upcoming_segment(count, class))
     }
 
     fn await_upcoming_segment(
@@ -337,7 +323,7 @@ impl<D: Disk> Space<D> {
                     return Err(self.worker_failure_error(&failure));
                 }
             }
-            self.poison.check()?;
+            self.parts.poison.check()?;
             if state.closed {
                 return Err(Error::Closed);
             }
@@ -367,8 +353,9 @@ impl<D: Disk> Space<D> {
         if len <= segment.len_max() {
             return Ok(());
         }
-        let shown = self.views.insert_mapped(segment.sequence, segment.number, &segment.file, len);
-        shown.map_err(|e| Error::io(IoOp::Map, self.disk.path(), e))?;
+        let shown =
+            self.parts.views.insert_mapped(segment.sequence, segment.number, &segment.file, len);
+        shown.map_err(|e| Error::io(IoOp::Map, self.parts.disk.path(), e))?;
         segment.raise_len_max(len);
         Ok(())
     }
@@ -384,7 +371,7 @@ impl<D: Disk> Space<D> {
             return Ok(());
         }
         drop(state);
-        self.stalls.wait(StallCause::SpaceAhead, || self.allocate_upcoming(count, end, class))
+        self.parts.stalls.wait(StallCause::SpaceAhead, || self.allocate_upcoming(count, end, class))
     }
 
     fn allocate_upcoming(&self, count: usize, end: u64, class: SpaceClass) -> Result<()> {
@@ -423,7 +410,7 @@ impl<D: Disk> Space<D> {
 
     /// Tells the views that the log has left these segments and all their bytes are written.
     pub(crate) fn mark_segments_written(&self, sequences: Range<u64>) {
-        self.views.mark_segments_written(sequences);
+        self.parts.views.mark_segments_written(sequences);
     }
 
     /// Cuts a segment that the log has left at its end.
@@ -437,9 +424,9 @@ impl<D: Disk> Space<D> {
             self.changed.wait(&mut state);
         }
         drop(state);
-        let io = |e| Error::io(IoOp::Resize, self.disk.path(), e);
-        let Some(number) = self.views.file_number_of(sequence) else { return Ok(()) };
-        let file = self.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
+        let io = |e| Error::io(IoOp::Resize, self.parts.disk.path(), e);
+        let Some(number) = self.parts.views.file_number_of(sequence) else { return Ok(()) };
+        let file = self.parts.disk.open(FileName::Segment(number), How::ReadWrite).map_err(io)?;
         file.set_len(end).map_err(io)
     }
 
@@ -463,7 +450,7 @@ impl<D: Disk> Space<D> {
             if let Some(failure) = state.failure.take() {
                 break Err(self.worker_failure_error(&failure));
             }
-            if let Err(poisoned) = self.poison.check() {
+            if let Err(poisoned) = self.parts.poison.check() {
                 break Err(poisoned);
             }
             // A caller that asks for zeros is not in a bulk load. Set in each round: another caller
@@ -504,8 +491,8 @@ impl<D: Disk> Space<D> {
     /// # Errors
     /// [`Error::Io`]: the file is left to the next open, which removes it.
     pub(crate) fn remove_segment_file(&self, number: u64) -> Result<()> {
-        let removed = self.disk.remove(FileName::Segment(number));
-        removed.map_err(|e| Error::io(IoOp::Remove, self.disk.path(), e))
+        let removed = self.parts.disk.remove(FileName::Segment(number));
+        removed.map_err(|e| Error::io(IoOp::Remove, self.parts.disk.path(), e))
     }
 
     /// Gives space made ahead back to the file system, all but a little, while the store is idle.
@@ -527,7 +514,7 @@ impl<D: Disk> Space<D> {
                     self.reserve.is_short() && ahead.zeroer.len().is_ok_and(|l| l > end);
                 if ahead.written > end || (is_longer && ahead.written == end) {
                     let cut = ahead.zeroer.set_len(end);
-                    cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
+                    cut.map_err(|e| Error::io(IoOp::Resize, self.parts.disk.path(), e))?;
                     ahead.written = end;
                 }
             }
@@ -541,7 +528,7 @@ impl<D: Disk> Space<D> {
     /// Bytes kept for later writes: zeroed ahead of the tail, and in segments kept for reuse.
     pub(crate) fn free_len(&self) -> u64 {
         let state = self.state.lock();
-        state.zeroed_ahead_len() + state.spare.len() as u64 * self.options.segment_len
+        state.zeroed_ahead_len() + state.spare.len() as u64 * self.parts.options.segment_len
     }
 
     /// Starts to make and zero what a new session needs.
@@ -568,7 +555,7 @@ impl<D: Disk> Space<D> {
         for (ahead, end) in std::iter::once(active).chain(state.ready.iter().map(|a| (a, PAGE))) {
             if ahead.written > end {
                 let cut = ahead.zeroer.set_len(end);
-                cut.map_err(|e| Error::io(IoOp::Resize, self.disk.path(), e))?;
+                cut.map_err(|e| Error::io(IoOp::Resize, self.parts.disk.path(), e))?;
             }
         }
         Ok(())
@@ -581,11 +568,11 @@ impl<D: Disk> Space<D> {
             (None, Some(over)) => io::Error::new(source.kind(), *over),
             (None, None) => source.kind().into(),
         };
-        self.allocation_error(again, self.options.segment_len)
+        self.allocation_error(again, self.parts.options.segment_len)
     }
 
     fn allocation_error(&self, source: io::Error, needed: u64) -> Error {
-        Error::space(IoOp::Allocate, self.disk.path(), needed, source)
+        Error::space(IoOp::Allocate, self.parts.disk.path(), needed, source)
     }
 }
 

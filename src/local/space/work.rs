@@ -38,7 +38,7 @@ impl<D: Disk> Space<D> {
         state.working = true;
         let space = Arc::clone(self);
         let work = Command::new("space", move || space.run_worker_steps(make));
-        let Some(pool) = &self.pool else {
+        let Some(pool) = &self.parts.pool else {
             return self.state.unlocked(state, || work.run());
         };
         if pool.submit(work).is_err() {
@@ -64,7 +64,7 @@ impl<D: Disk> Space<D> {
             }
             drop(state);
             let done = self.perform_task(&step).map_err(|SegmentNotMade { source, left }| {
-                left.inspect(|cause| self.poison.set(*cause));
+                left.inspect(|cause| self.parts.poison.set(*cause));
                 source
             });
             let mut state = self.state.lock();
@@ -104,22 +104,23 @@ impl<D: Disk> Space<D> {
                 }
                 self.zeroed.add(*len);
                 let synced = file.sync_data();
-                synced.inspect_err(|_| self.poison.set(PoisonCause::SyncFailed))?;
+                synced.inspect_err(|_| self.parts.poison.set(PoisonCause::SyncFailed))?;
                 Ok(None)
             }
             SpaceTask::Make { number, sequence, spare } => {
-                let disk = &*self.disk;
-                let maker = SegmentMaker { disk, store: &self.store, options: &self.options };
+                let disk = &*self.parts.disk;
+                let maker =
+                    SegmentMaker { disk, store: &self.parts.store, options: &self.parts.options };
                 let header = maker.new_segment_header(*sequence)?;
                 let source = spare.map_or(Source::New(&[]), Source::Spare);
                 let (segment, written) = maker.make_segment(*number, &header, source)?;
                 let name = FileName::Segment(*number);
                 let not_made = |source| SegmentNotMade { source, left: remove_durably(disk, name) };
-                let zeroer = disk.open(name, self.options.how);
+                let zeroer = disk.open(name, self.parts.options.how);
                 let zeroer = zeroer.map_err(not_made)?;
                 let (file, len_max) = (&segment.file, segment.len_max());
                 let shown =
-                    self.views.insert_mapped(segment.sequence, segment.number, file, len_max);
+                    self.parts.views.insert_mapped(segment.sequence, segment.number, file, len_max);
                 shown.map_err(not_made)?;
                 let (segment, zeroer) = (Arc::new(segment), Arc::new(zeroer));
                 Ok(Some(Ahead { segment, zeroer, written }))
@@ -173,7 +174,7 @@ impl<D: Disk> Space<D> {
     }
 
     fn zeroing_goal_len(&self, state: &SpaceState<D::File>) -> u64 {
-        let max = self.options.ahead_len_max;
+        let max = self.parts.options.ahead_len_max;
         state.appended.clamp(AHEAD_LEN_MIN.min(max), max)
     }
 }

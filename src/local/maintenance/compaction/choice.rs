@@ -160,7 +160,7 @@ impl Packing {
 impl<D: Disk> Maintenance<D> {
     /// Collects the old versions that snapshots see now.
     pub(in crate::local::maintenance) fn pinned_by_segment(&self) -> PinnedBySegment {
-        let (index, mut kept) = (&self.shared.mvcc.index, PinnedBySegment::new());
+        let (index, mut kept) = (&self.parts.shared.mvcc.index, PinnedBySegment::new());
         if index.undo_count() > 0 {
             index.for_each_undo(|version| {
                 let segment = kept.entry(u64::from(version.segment)).or_default();
@@ -173,7 +173,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// Sums the log bytes as this run counts them.
     pub(super) fn log_totals(&self, run: &Run) -> LogTotals {
-        let segments = self.shared.usage.all_segments();
+        let segments = self.parts.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = LogTotals::default();
         for segment in segments {
@@ -197,7 +197,7 @@ impl<D: Disk> Maintenance<D> {
         if !self.log_totals(run).is_beyond_goal(&goal) {
             return None;
         }
-        let newest = self.shared.usage.all_segments().last()?.sequence;
+        let newest = self.parts.shared.usage.all_segments().last()?.sequence;
         let victims = self.worthwhile_victims(state, run, goal).into_iter();
         let victims = victims.filter(|victim| victim.needed_len() <= goal.fits_len);
         victims.max_by(|a, b| a.benefit_for_cost(newest).total_cmp(&b.benefit_for_cost(newest)))
@@ -210,7 +210,7 @@ impl<D: Disk> Maintenance<D> {
         run: &Run,
         goal: Goal,
     ) -> Vec<Victim> {
-        let segments = self.shared.usage.all_segments();
+        let segments = self.parts.shared.usage.all_segments();
         let newest = segments.last().map_or(0, |segment| segment.sequence);
         let victims = segments.into_iter().map(|segment| run.victim_of(segment));
         let victims = victims.filter(|victim| {
@@ -244,19 +244,19 @@ impl<D: Disk> Maintenance<D> {
 
     /// Bytes by which the compaction of a segment shortens the log.
     pub(super) fn gain_of_victim(&self, victim: &Victim) -> u64 {
-        let (batch_len, room_len) = (self.move_batch_len(), self.space.segment_capacity());
+        let (batch_len, room_len) = (self.move_batch_len(), self.parts.space.segment_capacity());
         victim.log_len_gained(Packing { batch_len, room_len })
     }
 
     /// The last segment that users' commits reached.
     pub(super) fn last_user_segment(&self) -> u64 {
-        self.shared.user_sequence.load(Ordering::Relaxed)
+        self.parts.shared.user_sequence.load(Ordering::Relaxed)
     }
 
     /// Bytes that moves may take: the free space and half of the reserve.
     pub(super) fn space_for_moves(&self) -> u64 {
-        let reserve = &self.space.reserve;
-        match self.disk.free_space() {
+        let reserve = &self.parts.space.reserve;
+        match self.parts.disk.free_space() {
             Ok(free_len) => free_len.saturating_add(reserve.len() / 2),
             Err(_) if reserve.is_short() => reserve.len() / 2,
             Err(_) => u64::MAX,
@@ -265,9 +265,9 @@ impl<D: Disk> Maintenance<D> {
 
     /// Checks that the reserve can still hold the checkpoint that releases a compacted segment.
     pub(super) fn check_move_space(&self) -> Result<()> {
-        let reserve = &self.space.reserve;
+        let reserve = &self.parts.space.reserve;
         match reserve.is_short() && reserve.len() < RECLAIM_LEN_MIN {
-            true => Err(self.space.storage_full_error(reserve.missing_len())),
+            true => Err(self.parts.space.storage_full_error(reserve.missing_len())),
             false => Ok(()),
         }
     }
@@ -279,14 +279,16 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll). On a full disk, nothing is
     /// sealed and there is no error.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
-        let Some(active) = self.shared.usage.all_segments().last().copied() else { return Ok(()) };
+        let Some(active) = self.parts.shared.usage.all_segments().last().copied() else {
+            return Ok(());
+        };
         let gain_len = self.gain_of_victim(&run.victim_of(active));
         if active.sequence > self.last_user_segment()
             || gain_len < gain_len_min.max(active.used_len / NEED_SHARE)
         {
             return Ok(());
         }
-        match self.driver.roll_to_next_segment() {
+        match self.parts.driver.roll_to_next_segment() {
             Err(Error::StorageFull { .. }) => Ok(()),
             rolled => rolled,
         }

@@ -111,7 +111,7 @@ fn idle_amplification_max(amplification_max: f64) -> f64 {
 impl<D: Disk> Maintenance<D> {
     /// Sums the use of all_segments segments.
     pub(crate) fn usage_totals(&self) -> Totals {
-        let segments = self.shared.usage.all_segments();
+        let segments = self.parts.shared.usage.all_segments();
         let active = segments.last().map_or(0, |segment| segment.sequence);
         let mut totals = Totals::default();
         for segment in &segments {
@@ -134,12 +134,12 @@ impl<D: Disk> Maintenance<D> {
             // Blocks that do not fill pages and segments may keep the log above the goal for ever.
             return Ok(());
         }
-        if !is_idle && self.shared.usage.segment_count() < 2 {
+        if !is_idle && self.parts.shared.usage.segment_count() < 2 {
             // The active segment is neither compacted nor released.
             state.idle_at = None;
             return Ok(());
         }
-        let max = self.options.amplification_max;
+        let max = self.parts.options.amplification_max;
         let mut run = self.begin_run(Cause::Idle);
         let mut goal = Goal {
             amplification_max: if is_idle { idle_amplification_max(max) } else { max },
@@ -151,7 +151,8 @@ impl<D: Disk> Maintenance<D> {
             self.seal_dead_tail(&run, DEAD_LEN_MIN)?;
         }
         // Segments that are begun from here on hold relocated blocks, and are dense.
-        goal.before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
+        goal.before =
+            self.parts.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             self.release_dead_segments(state, false)?;
             let victim = self.best_victim(state, &run, goal).and_then(|_| {
@@ -177,7 +178,7 @@ impl<D: Disk> Maintenance<D> {
             self.release_if_full(state)?;
             if self.has_waiting_caller() {
                 // The next run continues. On an idle store, no commit would call it.
-                self.shared.wake_up.call();
+                self.parts.shared.wake_up.call();
                 return run.into_result();
             }
         }
@@ -190,7 +191,8 @@ impl<D: Disk> Maintenance<D> {
     /// As [`Maintenance::empty_segment`].
     pub(super) fn relocate_snapshot_versions(&self, state: &mut MaintenanceState) -> Result<()> {
         let mut run = self.begin_run(Cause::Idle);
-        let before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
+        let before =
+            self.parts.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         loop {
             let fits_len = self.space_for_moves();
             let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len };
@@ -210,15 +212,15 @@ impl<D: Disk> Maintenance<D> {
     /// Releases segments without live blocks, by a checkpoint.
     fn release_dead_segments(&self, state: &mut MaintenanceState, is_idle: bool) -> Result<()> {
         let totals = self.usage_totals();
-        let share =
-            totals.live_len as f64 * (idle_amplification_max(self.options.amplification_max) - 1.0);
-        let dead_len_max = (share as u64).max(self.space.segment_capacity() / 2);
+        let share = totals.live_len as f64
+            * (idle_amplification_max(self.parts.options.amplification_max) - 1.0);
+        let dead_len_max = (share as u64).max(self.parts.space.segment_capacity() / 2);
         let dead_len_max = if is_idle { 0 } else { dead_len_max };
         if totals.dead_len <= dead_len_max {
             return Ok(());
         }
         // Segments that snapshots see outlast every checkpoint until one of the snapshots ends.
-        let pins = self.shared.mvcc.index.pins().held_lsns();
+        let pins = self.parts.shared.mvcc.index.pins().held_lsns();
         let seen = state.pinned_dead.as_ref().filter(|seen| seen.pins == pins);
         let stays_len = seen.map_or(0, |seen| seen.len);
         if totals.dead_len.saturating_sub(stays_len) > dead_len_max {
@@ -230,14 +232,15 @@ impl<D: Disk> Maintenance<D> {
 
     /// Whether a run for this cause must end.
     pub(super) fn must_stop(&self, cause: Cause) -> bool {
-        self.shared.wake_up.is_stopped() || (cause != Cause::Requested && self.pauses.is_paused())
+        self.parts.shared.wake_up.is_stopped()
+            || (cause != Cause::Requested && self.pauses.is_paused())
     }
 
     /// Releases a compacted segment at once if the next one needs the reserve.
     pub(super) fn release_if_full(&self, state: &mut MaintenanceState) -> Result<()> {
-        if self.space.is_disk_or_quota_full() {
+        if self.parts.space.is_disk_or_quota_full() {
             self.make_checkpoint(state, Haste::Space)?;
-            self.space.reserve.refill_best_effort();
+            self.parts.space.reserve.refill_best_effort();
         }
         Ok(())
     }
@@ -257,11 +260,11 @@ impl<D: Disk> Maintenance<D> {
 
     /// Log bytes of users' commits since open.
     pub(super) fn user_log_len(&self) -> u64 {
-        self.shared.user_len.load(Ordering::Relaxed)
+        self.parts.shared.user_len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn written_len(&self) -> u64 {
-        self.shared.written_len.load(Ordering::Relaxed)
+        self.parts.shared.written_len.load(Ordering::Relaxed)
     }
 }
 

@@ -54,7 +54,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// The length of a commit of moves: whole pages, filled as far as blocks allow.
     pub(super) fn move_batch_len(&self) -> u64 {
-        page_up(BATCH_LEN_MAX.min(self.space.segment_capacity() / BATCH_SHARE))
+        page_up(BATCH_LEN_MAX.min(self.parts.space.segment_capacity() / BATCH_SHARE))
     }
 
     fn relocate_live_blocks(
@@ -64,7 +64,8 @@ impl<D: Disk> Maintenance<D> {
         victim: Victim,
     ) -> Result<()> {
         let Victim { segment: victim, kept } = victim;
-        let mut scanner = Scanner::open_segment(&*self.disk, &self.store, victim.number)?;
+        let mut scanner =
+            Scanner::open_segment(&*self.parts.disk, &self.parts.store, victim.number)?;
         if scanner.sequence != victim.sequence {
             return Err(damaged(FileName::Segment(victim.number), 0, Defect::SegmentHeader));
         }
@@ -112,7 +113,7 @@ impl<D: Disk> Maintenance<D> {
         self.check_move_space()?;
         self.commit_moves(moves)?;
         let is_left = |s: &SegmentUse| s.sequence == victim.sequence && s.live_count > 0;
-        if kept.count > 0 || self.shared.usage.all_segments().iter().any(is_left) {
+        if kept.count > 0 || self.parts.shared.usage.all_segments().iter().any(is_left) {
             match is_damaged || offset < victim.used_len {
                 true => state.stuck.insert(victim.sequence),
                 // A move was dropped for a commit of the same block that failed later.
@@ -133,7 +134,7 @@ impl<D: Disk> Maintenance<D> {
         let Cause::Due(excess) = cause else { return None };
         let is_pressed = state.pressure.decide_pressure(excess);
         Some(MoveSchedule::for_victim(
-            self.disk.now(),
+            self.parts.disk.now(),
             self.written_len(),
             victim,
             excess,
@@ -144,9 +145,9 @@ impl<D: Disk> Maintenance<D> {
     /// Pauses if the schedule says so, behind this offset of the segment.
     fn pause_if_due(&self, schedule: &mut Option<MoveSchedule>, offset: u64) {
         let Some(schedule) = schedule else { return };
-        let rest = schedule.pause_after(self.disk.now(), self.written_len(), offset);
+        let rest = schedule.pause_after(self.parts.disk.now(), self.written_len(), offset);
         if !rest.is_zero() && !self.has_waiting_caller() {
-            self.shared.wake_up.pause(rest);
+            self.parts.shared.wake_up.pause(rest);
         }
     }
 
@@ -157,7 +158,7 @@ impl<D: Disk> Maintenance<D> {
         id: BlockId,
         offset: u64,
     ) -> Result<Movable> {
-        let index = &self.shared.mvcc.index;
+        let index = &self.parts.shared.mvcc.index;
         debug_assert!(u32::try_from(offset).is_ok(), "a place has 32 bits for the offset");
         let from = scanner.sequence << 32 | offset;
         let newest = index.read_newest(id)?.filter(|version| version.value.place() == from);
@@ -179,15 +180,15 @@ impl<D: Disk> Maintenance<D> {
         if moves.is_empty() {
             return Ok(0);
         }
-        self.shared.poison.check()?;
+        self.parts.shared.poison.check()?;
         let log_len = frame_len(&moves);
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
-        let (tag, waiter) = ticket(Some(self.driver.clone()));
+        let (tag, waiter) = ticket(Some(self.parts.driver.clone()));
         let batch = Batch::of_relocations(moves);
         // No commit waits for this thread here.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers use the new place: if the sync fails, the old place is intact.
-        self.driver.submit_commit(Submission { batch, durable: true, log_len, tag });
+        self.parts.driver.submit_commit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
         Ok(log_len)

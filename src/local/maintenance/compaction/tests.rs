@@ -82,7 +82,7 @@ fn segment_that_cannot_be_read_stands_in_the_way_of_no_other_one() {
         let maintenance = &store.inner.maintenance;
         maintenance.pauses.begin_pause();
         (1..=300).for_each(put);
-        let oldest = maintenance.shared.usage.all_segments()[0];
+        let oldest = maintenance.parts.shared.usage.all_segments()[0];
         (1..=300).filter(|id| id % 5 > 0).for_each(put);
         maintenance.pauses.end_pause();
         if is_damaged {

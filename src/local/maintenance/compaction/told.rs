@@ -77,18 +77,19 @@ impl<D: Disk> Maintenance<D> {
         self.seal_dead_tail(&run, RECLAIM_LEN_MIN)?;
         self.make_checkpoint(state, Haste::Space)?;
         // Segments that are begun from here on hold relocated blocks, and are dense.
-        let before = self.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
+        let before =
+            self.parts.shared.usage.all_segments().last().map_or(0, |segment| segment.sequence);
         let goal = Goal { amplification_max: 1.0, dead_len_max: 0, before, fits_len: u64::MAX };
         // The length of the log when space was missing last.
         let mut stopped_at = u64::MAX;
         while let Some(victim) = self.next_requested_victim(state, &run, goal) {
-            if self.shared.wake_up.is_stopped() {
+            if self.parts.shared.wake_up.is_stopped() {
                 return Err(Error::Closed);
             }
             let needed_len = victim.needed_len() + RECLAIM_LEN_MIN;
             let emptied = match needed_len.saturating_sub(self.space_for_moves()) {
                 0 => self.empty_segment(state, &mut run, victim),
-                missing_len => Err(self.space.storage_full_error(missing_len)),
+                missing_len => Err(self.parts.space.storage_full_error(missing_len)),
             };
             match emptied {
                 Ok(()) => self.release_if_full(state)?,
@@ -96,7 +97,7 @@ impl<D: Disk> Maintenance<D> {
                     // Release the segments so far. If the log did not get shorter, more attempts
                     // fail, too.
                     self.make_checkpoint(state, Haste::Space)?;
-                    self.space.reserve.refill_best_effort();
+                    self.parts.space.reserve.refill_best_effort();
                     let used_len = self.usage_totals().used_len;
                     if used_len >= stopped_at {
                         self.shrink_prepared(false)?;
@@ -121,7 +122,7 @@ impl<D: Disk> Maintenance<D> {
     ) -> Option<Victim> {
         let best = self.best_victim(state, run, goal)?;
         let fits_len = self.space_for_moves().saturating_sub(RECLAIM_LEN_MIN);
-        if best.needed_len() <= fits_len && !self.space.is_disk_or_quota_full() {
+        if best.needed_len() <= fits_len && !self.parts.space.is_disk_or_quota_full() {
             return Some(best);
         }
         self.worthwhile_victims(state, run, goal).into_iter().min_by_key(Victim::needed_len)
