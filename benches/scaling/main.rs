@@ -11,7 +11,7 @@
 mod block;
 #[path = "../../src/checksum.rs"]
 mod checksum;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 #[path = "../../src/local"]
 mod local {

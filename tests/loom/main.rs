@@ -16,7 +16,7 @@ mod callback;
 mod checksum;
 #[path = "../../src/durability.rs"]
 mod durability;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 #[path = "../../src/local"]
 mod local {

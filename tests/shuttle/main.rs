@@ -24,7 +24,7 @@ mod callback;
 mod checksum;
 #[path = "../../src/durability.rs"]
 mod durability;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 #[path = "../../src/io/mod.rs"]
 mod io;
