@@ -8,7 +8,7 @@
 //! statistics read do not.
 
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 pub(crate) use std::thread_local;
 
 /// Bounded queues from many threads to many.
@@ -21,6 +21,8 @@ pub(crate) use crate::io::os::monotonic_clock as now;
 pub(crate) use crate::io::os::{Process, ProcessBound};
 
 use std::cell::Cell;
+use std::sync as primitives;
+use std::sync::atomic::AtomicUsize;
 
 mod lock;
 

@@ -5,28 +5,32 @@
 //! of a lock lies in the lock. That is why they are not parking_lot's, whose waiters stand in a
 //! table of the process: a forked child inherits it with threads that it does not have
 //! (docs/decisions/0020).
+//!
+//! The model checkers' tests compile this file over their own primitives. The counter of waiters is
+//! the standard library's there, too: it changes under a lock that the checkers know.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::{AtomicUsize, Ordering, now};
+use super::{now, primitives};
 
 /// A lock for one thread at a time.
 #[derive(Default)]
-pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+pub(crate) struct Mutex<T>(primitives::Mutex<T>);
 
 /// Holds a [`Mutex`] until it is dropped.
 ///
 /// `None` only while a condition variable or [`Mutex::unlocked`] has let go of it.
 pub(crate) struct MutexGuard<'a, T> {
-    held: Option<std::sync::MutexGuard<'a, T>>,
+    held: Option<primitives::MutexGuard<'a, T>>,
 }
 
 impl<T> Mutex<T> {
-    pub(crate) const fn new(value: T) -> Mutex<T> {
-        Mutex(std::sync::Mutex::new(value))
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(primitives::Mutex::new(value))
     }
 
     #[inline]
@@ -52,7 +56,7 @@ impl<T> Mutex<T> {
         guard: &mut MutexGuard<'a, T>,
         body: impl FnOnce() -> R,
     ) -> R {
-        drop(guard.held.take());
+        guard.held = None;
         let result = body();
         guard.held = self.lock().held;
         result
@@ -90,11 +94,11 @@ impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
 /// Lets threads wait for a change of what a [`Mutex`] holds.
 #[derive(Default)]
 pub(crate) struct Condvar {
-    condvar: std::sync::Condvar,
+    condvar: primitives::Condvar,
     /// Threads that wait. Changed with the mutex held, so who has changed what they wait for sees
     /// those that must know of it. The standard library's calls the kernel for each notice, heard
     /// or not.
-    waiting: AtomicUsize,
+    waiting: AtomicU64,
 }
 
 /// How a wait ended.
@@ -107,8 +111,8 @@ impl Waited {
 }
 
 impl Condvar {
-    pub(crate) const fn new() -> Condvar {
-        Condvar { condvar: std::sync::Condvar::new(), waiting: AtomicUsize::new(0) }
+    pub(crate) fn new() -> Condvar {
+        Condvar { condvar: primitives::Condvar::new(), waiting: AtomicU64::new(0) }
     }
 
     /// Waits without the lock, which is held again at the return. May return for no cause.
@@ -139,10 +143,13 @@ impl Condvar {
     ) -> Waited {
         let start = now();
         while condition(guard) {
-            let Some(left) = timeout.checked_sub(now().saturating_sub(start)) else {
+            let left = timeout.saturating_sub(now().saturating_sub(start));
+            if left.is_zero() {
                 return Waited(true);
-            };
-            self.wait_for(guard, left);
+            }
+            if self.wait_for(guard, left).timed_out() {
+                return Waited(condition(guard));
+            }
         }
         Waited(false)
     }
@@ -172,20 +179,20 @@ impl fmt::Debug for Condvar {
 
 /// A lock for many readers or one writer.
 #[derive(Default)]
-pub(crate) struct RwLock<T>(std::sync::RwLock<T>);
+pub(crate) struct RwLock<T>(primitives::RwLock<T>);
 
 impl<T> RwLock<T> {
-    pub(crate) const fn new(value: T) -> RwLock<T> {
-        RwLock(std::sync::RwLock::new(value))
+    pub(crate) fn new(value: T) -> RwLock<T> {
+        RwLock(primitives::RwLock::new(value))
     }
 
     #[inline]
-    pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
+    pub(crate) fn read(&self) -> primitives::RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
-    pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, T> {
+    pub(crate) fn write(&self) -> primitives::RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,18 +2,19 @@
 //!
 //! The crate root says which one: `use loom::sync as primitives` or
 //! `use shuttle::sync as primitives`, and in `times_out` whether a timed wait ends by itself. Locks
-//! have the shape of the product's: no poisoning, guards that a condition variable borrows. A queue
-//! is a lock and a condition variable.
+//! and condition variables are the product's own file, over the checker's primitives. A queue is a
+//! lock and a condition variable.
 
 pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 pub(crate) use crate::{thread_local, thread_slot};
 
-use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::sync::{PoisonError, TryLockError};
+pub(crate) use lock::{Condvar, Mutex, MutexGuard, RwLock};
+
+use std::ops::Deref;
 use std::time::Duration;
 
-use crate::primitives;
+#[path = "../../../src/sync/lock.rs"]
+mod lock;
 
 /// Slots that threads are spread over.
 pub(crate) const SLOT_COUNT: usize = 2;
@@ -69,184 +70,121 @@ impl<T> Deref for ProcessBound<T> {
     }
 }
 
-/// Loom takes the release of a lock for no event of its own: it would never try a `try_lock` that
-/// fails because the release comes after it. `tried` makes the two meet.
-pub(crate) struct Mutex<T> {
-    lock: primitives::Mutex<T>,
-    tried: AtomicBool,
-}
+/// The checker's primitives in the shape of the standard library's, for `src/sync/lock.rs`.
+mod primitives {
+    use std::ops::{Deref, DerefMut};
+    use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
+    use std::time::Duration;
 
-pub(crate) struct MutexGuard<'a, T> {
-    lock: &'a Mutex<T>,
-    was_tried: bool,
-    /// `None` only while the lock is let go of.
-    held: Option<primitives::MutexGuard<'a, T>>,
-}
+    use super::{AtomicBool, Ordering};
+    use crate::primitives as checker;
+    pub use checker::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Mutex<T> {
-        Mutex { lock: primitives::Mutex::new(value), tried: AtomicBool::new(false) }
+    /// Loom takes the release of a lock for no event of its own: it would never try a `try_lock`
+    /// that fails because the release comes after it. `tried` makes the two meet.
+    #[derive(Default)]
+    pub struct Mutex<T> {
+        lock: checker::Mutex<T>,
+        tried: AtomicBool,
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        MutexGuard { lock: self, was_tried: false, held: Some(held) }
+    pub struct MutexGuard<'a, T> {
+        lock: &'a Mutex<T>,
+        was_tried: bool,
+        /// `None` once a condition variable has taken it.
+        held: Option<checker::MutexGuard<'a, T>>,
     }
 
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.tried.load(Ordering::Relaxed);
-        let held = match self.lock.try_lock() {
-            Ok(held) => held,
-            Err(TryLockError::Poisoned(held)) => held.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(MutexGuard { lock: self, was_tried: true, held: Some(held) })
-    }
-
-    /// Runs `body` without this lock, whose guard that is.
-    pub(crate) fn unlocked<'a, R>(
-        &'a self,
-        guard: &mut MutexGuard<'a, T>,
-        body: impl FnOnce() -> R,
-    ) -> R {
-        drop(guard.held.take());
-        let result = body();
-        guard.held = self.lock().held.take();
-        result
-    }
-}
-
-impl<T: Default> Default for Mutex<T> {
-    fn default() -> Self {
-        Mutex::new(T::default())
-    }
-}
-
-impl<T> fmt::Debug for Mutex<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Mutex")
-    }
-}
-
-impl<T> Drop for MutexGuard<'_, T> {
-    fn drop(&mut self) {
-        if self.was_tried && self.held.is_some() {
-            self.lock.tried.store(true, Ordering::Relaxed);
+    impl<T> Mutex<T> {
+        pub fn new(value: T) -> Mutex<T> {
+            Mutex { lock: checker::Mutex::new(value), tried: AtomicBool::new(false) }
         }
-    }
-}
 
-impl<T> Deref for MutexGuard<'_, T> {
-    type Target = T;
+        pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+            let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(MutexGuard { lock: self, was_tried: false, held: Some(held) })
+        }
 
-    fn deref(&self) -> &T {
-        self.held.as_ref().expect("held")
-    }
-}
-
-impl<T> DerefMut for MutexGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.held.as_mut().expect("held")
-    }
-}
-
-/// How a wait ended.
-pub(crate) struct Waited {
-    timed_out: bool,
-}
-
-impl Waited {
-    pub(crate) fn timed_out(&self) -> bool {
-        self.timed_out
-    }
-}
-
-pub(crate) struct Condvar(primitives::Condvar);
-
-impl Condvar {
-    pub(crate) fn new() -> Condvar {
-        Condvar(primitives::Condvar::new())
-    }
-
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let held = guard.held.take().expect("held");
-        guard.held = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Ends at once or never, whatever the time: nothing may depend on how long it is.
-    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _timeout: Duration) {
-        if crate::times_out() {
-            guard.lock.unlocked(guard, || {});
-        } else {
-            self.wait(guard);
+        pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+            self.tried.load(Ordering::Relaxed);
+            let held = match self.lock.try_lock() {
+                Ok(held) => held,
+                Err(TryLockError::Poisoned(held)) => held.into_inner(),
+                Err(TryLockError::WouldBlock) => return Err(TryLockError::WouldBlock),
+            };
+            Ok(MutexGuard { lock: self, was_tried: true, held: Some(held) })
         }
     }
 
-    /// As `wait_for`, while a condition holds.
-    pub(crate) fn wait_while_for<T>(
-        &self,
-        guard: &mut MutexGuard<'_, T>,
-        mut condition: impl FnMut(&mut T) -> bool,
-        timeout: Duration,
-    ) -> Waited {
-        while condition(guard) {
-            let timed_out = crate::times_out();
-            if timed_out {
-                guard.lock.unlocked(guard, || {});
-                return Waited { timed_out };
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            if self.was_tried && self.held.is_some() {
+                self.lock.tried.store(true, Ordering::Relaxed);
             }
-            self.wait(guard);
         }
-        let _ = timeout;
-        Waited { timed_out: false }
     }
 
-    pub(crate) fn notify_one(&self) {
-        self.0.notify_one();
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.held.as_ref().expect("held")
+        }
     }
 
-    pub(crate) fn notify_all(&self) {
-        self.0.notify_all();
-    }
-}
-
-impl Default for Condvar {
-    fn default() -> Self {
-        Condvar::new()
-    }
-}
-
-impl fmt::Debug for Condvar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Condvar")
-    }
-}
-
-pub(crate) struct RwLock<T>(primitives::RwLock<T>);
-
-impl<T> RwLock<T> {
-    pub(crate) fn new(value: T) -> RwLock<T> {
-        RwLock(primitives::RwLock::new(value))
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.held.as_mut().expect("held")
+        }
     }
 
-    pub(crate) fn read(&self) -> primitives::RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    #[derive(Default)]
+    pub struct Condvar(checker::Condvar);
+
+    /// Whether a wait ended by itself.
+    pub struct WaitTimeoutResult(bool);
+
+    impl WaitTimeoutResult {
+        pub fn timed_out(&self) -> bool {
+            self.0
+        }
     }
 
-    pub(crate) fn write(&self) -> primitives::RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+    impl Condvar {
+        pub fn new() -> Condvar {
+            Condvar(checker::Condvar::new())
+        }
 
-impl<T: Default> Default for RwLock<T> {
-    fn default() -> Self {
-        RwLock::new(T::default())
-    }
-}
+        pub fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+            let held = guard.held.take().expect("held");
+            guard.held = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+            Ok(guard)
+        }
 
-impl<T> fmt::Debug for RwLock<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RwLock")
+        /// Ends at once or never, whatever the time: nothing may depend on how long it is.
+        pub fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            _timeout: Duration,
+        ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
+            let is_over = crate::times_out();
+            let guard = if is_over {
+                let lock = guard.lock;
+                drop(guard);
+                lock.lock()
+            } else {
+                self.wait(guard)
+            };
+            Ok((guard.unwrap_or_else(PoisonError::into_inner), WaitTimeoutResult(is_over)))
+        }
+
+        pub fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        pub fn notify_all(&self) {
+            self.0.notify_all();
+        }
     }
 }
 
