@@ -11,6 +11,10 @@
 //! fork is never released in the child. Every drop checks it, too, and in a child forgets its
 //! resources: [`ProcessBound`].
 //!
+//! Rule: what the stores of a process share (a `static`) is atomic. A lock or a `OnceLock` that
+//! another thread had at the fork stays so in the child, which may open a store of its own. The
+//! thread pool's is guarded by its process. `tests/security.rs` looks at every `static`.
+//!
 //! Also owns the list of descriptors that must not live on in a child, those of the stores' locks.
 //! A lock belongs to an opening of a file, which a child shares: it would stay locked when the
 //! parent is killed. A handler of `fork` closes them in the child; a raw `clone` runs no handler.
@@ -18,7 +22,6 @@
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use crate::error::{Error, ForkedProcess, Result};
@@ -184,18 +187,20 @@ fn map_cleared_page() -> Option<*mut AtomicU64> {
     None
 }
 
-/// A place of the list of descriptors that a child closes. SlotList are used again and never freed,
-/// so that the handler of a fork can walk them without a lock.
+/// A place of the list of descriptors that a child closes. Places are used again and never freed,
+/// so that the handler of a fork can walk them without a lock. The child itself walks them, too,
+/// when it opens a store: a `OnceLock` that a thread of the parent was filling would never be
+/// ready there.
 #[derive(Debug)]
 struct DescriptorSlot {
     descriptor: AtomicI32,
-    next: OnceLock<&'static DescriptorSlot>,
+    /// Null, or a place that was leaked.
+    next: AtomicPtr<DescriptorSlot>,
 }
 
 const NO_DESCRIPTOR: RawFd = -1;
 
-static DESCRIPTOR_SLOTS: DescriptorSlot =
-    DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() };
+static DESCRIPTOR_SLOTS: DescriptorSlot = DescriptorSlot::new_unused();
 
 /// A descriptor that is closed in each child.
 #[derive(Debug)]
@@ -212,7 +217,10 @@ impl ClosedInChild {
             .compare_exchange(NO_DESCRIPTOR, descriptor, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
-            place = place.next.get_or_init(|| Box::leak(Box::new(DescriptorSlot::new_unused())));
+            match place.next() {
+                Some(next) => place = next,
+                None => place.append_unused(),
+            }
         }
         ClosedInChild(place)
     }
@@ -227,8 +235,26 @@ impl Drop for ClosedInChild {
 }
 
 impl DescriptorSlot {
-    fn new_unused() -> DescriptorSlot {
-        DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next: OnceLock::new() }
+    const fn new_unused() -> DescriptorSlot {
+        let next = AtomicPtr::new(std::ptr::null_mut());
+        DescriptorSlot { descriptor: AtomicI32::new(NO_DESCRIPTOR), next }
+    }
+
+    fn next(&self) -> Option<&'static DescriptorSlot> {
+        #[expect(unsafe_code, reason = "the list is read in a fork, where a lock may be held")]
+        // SAFETY: it is null or points to a place that `append` leaked, and only shared references
+        // to places are made.
+        unsafe {
+            self.next.load(Ordering::Acquire).as_ref()
+        }
+    }
+
+    /// Adds a place behind this one, unless another thread just did.
+    fn append_unused(&self) {
+        let new = Box::leak(Box::new(DescriptorSlot::new_unused()));
+        let null = std::ptr::null_mut();
+        let added = self.next.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire);
+        unheard(added, "another thread's place will do, and this one stays unused");
     }
 }
 
@@ -253,7 +279,7 @@ extern "C" fn close_in_child() {
         if descriptor != NO_DESCRIPTOR {
             unheard(nix::unistd::close(descriptor), "a child has no use for it either way");
         }
-        place = here.next.get().copied();
+        place = here.next();
     }
 }
 
