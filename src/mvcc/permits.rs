@@ -47,21 +47,23 @@ impl Permits {
     ///
     /// # Errors
     /// - [`Error::TooManyTransactions`]: no slot has one.
+    #[inline]
     pub(crate) fn lock_with_permit<'a>(
         &self,
         pins: &'a Pins,
         slot: usize,
     ) -> Result<SlotGuard<'a>> {
         let mut guard = pins.lock_slot(slot);
-        if guard.slot_list().permits == 0 {
-            let drawn = self.draw_common();
-            if drawn == 0 {
-                drop(guard);
-                return self.collect_all_permits(pins, slot);
-            }
-            guard.slot_list().permits = drawn;
-            self.give_back_surplus(&mut guard, 1);
+        if guard.slot_list().permits > 0 {
+            return Ok(guard);
         }
+        let drawn = self.draw_common();
+        if drawn == 0 {
+            drop(guard);
+            return self.collect_all_permits(pins, slot);
+        }
+        guard.slot_list().permits = drawn;
+        self.give_back_surplus(&mut guard, 1);
         Ok(guard)
     }
 
@@ -105,11 +107,17 @@ impl Permits {
 
     /// Wakes a waiter, if there is one. Called with no slot locked, after
     /// [`Permits::give_back_surplus`].
+    #[inline]
     pub(crate) fn wake_waiter(&self) {
         if self.waiting_count.load(Ordering::SeqCst) > 0 {
-            let _order = self.waiting.lock();
-            self.freed.notify_one();
+            self.notify_waiter();
         }
+    }
+
+    #[cold]
+    fn notify_waiter(&self) {
+        let _order = self.waiting.lock();
+        self.freed.notify_one();
     }
 
     fn drawn_count(&self) -> u64 {
