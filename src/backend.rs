@@ -185,12 +185,12 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Error::TooManyTransactions`]: none ended in time; nothing was begun.
     /// - as [`StorageBackend::begin_transaction_at`].
+    #[expect(unused_variables, reason = "this default never waits")]
     fn begin_transaction_within(
         &self,
         isolation: IsolationLevel,
         timeout: Duration,
     ) -> Result<TransactionId> {
-        let _ = timeout;
         self.begin_transaction_at(isolation)
     }
 
@@ -220,8 +220,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Error::Unsupported`]: the backend cannot list ids (the default here).
     /// - for a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
+    #[expect(unused_variables, reason = "this default lists nothing")]
     fn ids_in_tx(&self, tx: TransactionId, first: BlockId, last: BlockId) -> Result<Vec<BlockId>> {
-        let _ = (tx, first, last);
         Err(Error::Unsupported { operation: "ranges" })
     }
 
@@ -255,8 +255,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Error::Unsupported`]: the backend has no savepoints (the default here).
     /// - for a transaction that has ended, as [`StorageBackend::write_block_in_tx`].
+    #[expect(unused_variables, reason = "this default has no savepoints")]
     fn savepoint_in_tx(&self, tx: TransactionId) -> Result<Savepoint> {
-        let _ = tx;
         Err(Error::Unsupported { operation: "savepoints" })
     }
 
@@ -265,8 +265,8 @@ pub trait StorageBackend: Send + Sync {
     /// # Errors
     /// - [`Error::InvalidArgument`]: the savepoint is another transaction's, or was undone.
     /// - as [`StorageBackend::savepoint_in_tx`].
+    #[expect(unused_variables, reason = "this default has no savepoints")]
     fn rollback_to_savepoint(&self, tx: TransactionId, savepoint: Savepoint) -> Result<()> {
-        let _ = (tx, savepoint);
         Err(Error::Unsupported { operation: "savepoints" })
     }
 
