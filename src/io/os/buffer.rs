@@ -1,47 +1,46 @@
 //! Page-aligned buffers, for writes that bypass the page cache.
 //!
 //! Owns [`AlignedBuf`]. Invariant: the first byte lies on a multiple of [`PAGE_LEN`], also after
-//! the buffer has grown. It gets there without unsafe code: the storage is up to a page too long,
-//! and the bytes before the first aligned one are padding.
+//! the buffer has grown, or after its bytes were taken out. It gets there without unsafe code: the
+//! allocation is up to a page too long, and the buffer starts at its first aligned byte.
+
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::super::PAGE_LEN;
 
 /// A growable byte buffer that starts on a page boundary.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AlignedBuf {
-    /// Padding, then the bytes. Never grows in place, which would move it off the boundary.
-    storage: Vec<u8>,
-    padding_len: usize,
+    /// Never grows in place, which would move it off the boundary.
+    bytes: BytesMut,
 }
 
 impl AlignedBuf {
     /// Makes an empty buffer that takes `capacity` bytes without growing.
     pub fn with_capacity(capacity: usize) -> AlignedBuf {
-        let mut storage: Vec<u8> = Vec::with_capacity(capacity + PAGE_LEN);
-        let address = storage.as_ptr().addr();
-        let padding_len = address.next_multiple_of(PAGE_LEN) - address;
-        storage.resize(padding_len, 0);
-        AlignedBuf { storage, padding_len }
+        let mut buf = AlignedBuf { bytes: BytesMut::with_capacity(capacity + PAGE_LEN) };
+        buf.start_on_page();
+        buf
     }
 
     /// Returns the bytes held.
     pub fn len(&self) -> usize {
-        self.storage.len() - self.padding_len
+        self.bytes.len()
     }
 
     /// Returns whether the buffer holds no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.bytes.is_empty()
     }
 
     /// Returns how many bytes the buffer can hold before it has to grow.
     pub fn capacity(&self) -> usize {
-        self.storage.capacity() - self.padding_len
+        self.bytes.capacity()
     }
 
     /// Forgets the bytes and keeps the capacity.
     pub fn clear(&mut self) {
-        self.storage.truncate(self.padding_len);
+        self.bytes.clear();
     }
 
     /// Allocates for `additional` bytes more than are held.
@@ -49,7 +48,7 @@ impl AlignedBuf {
         let needed = self.len() + additional;
         if needed > self.capacity() {
             let mut larger = AlignedBuf::with_capacity(needed.max(2 * self.capacity()));
-            larger.storage.extend_from_slice(self.as_slice());
+            larger.bytes.extend_from_slice(self.as_slice());
             *self = larger;
         }
     }
@@ -57,29 +56,53 @@ impl AlignedBuf {
     /// Appends bytes, growing where necessary.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
-        self.storage.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// Cuts the buffer to `len` bytes, or appends zeros until it has that many.
     pub fn resize_zeroed(&mut self, len: usize) {
         self.reserve(len.saturating_sub(self.len()));
-        self.storage.resize(self.padding_len + len, 0);
+        self.bytes.resize(len, 0);
     }
 
     /// Returns the bytes held.
     pub fn as_slice(&self) -> &[u8] {
-        &self.storage[self.padding_len..]
+        &self.bytes
     }
 
     /// Returns the bytes held, for changes in place.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.storage[self.padding_len..]
+        &mut self.bytes
     }
-}
 
-impl AsRef<[u8]> for AlignedBuf {
-    fn as_ref(&self) -> &[u8] {
-        self.as_slice()
+    /// Takes the bytes out, without copying them. The buffer is empty then, and goes on in the rest
+    /// of the same memory.
+    ///
+    /// # Panics
+    /// If the bytes are not whole pages: the rest would not start on one.
+    pub fn take_filled(&mut self) -> Bytes {
+        assert!(self.len().is_multiple_of(PAGE_LEN), "whole pages are taken out");
+        self.bytes.split().freeze()
+    }
+
+    /// Starts anew at the beginning of the memory, if that takes `capacity` bytes and all bytes
+    /// that were taken out of it have been dropped. Returns whether it did. The buffer is empty
+    /// then.
+    pub fn try_reuse(&mut self, capacity: usize) -> bool {
+        self.bytes.clear();
+        let is_reused = self.bytes.try_reclaim(capacity + PAGE_LEN);
+        self.start_on_page();
+        is_reused
+    }
+
+    /// Skips to the first byte on a page boundary.
+    fn start_on_page(&mut self) {
+        let address = self.bytes.as_ptr().addr();
+        let padding_len = address.next_multiple_of(PAGE_LEN) - address;
+        if padding_len > 0 && padding_len <= self.bytes.capacity() {
+            self.bytes.resize(padding_len, 0);
+            self.bytes.advance(padding_len);
+        }
     }
 }
 
@@ -132,10 +155,34 @@ mod tests {
     }
 
     #[test]
-    fn owns_bytes_that_are_shared() {
-        let mut buf = AlignedBuf::with_capacity(4);
-        buf.extend_from_slice(b"page");
-        let shared = bytes::Bytes::from_owner(buf);
-        assert_eq!(&shared.slice(1..3)[..], b"ag");
+    fn bytes_that_are_taken_out_stay_while_the_buffer_goes_on_behind_them() {
+        let mut buf = AlignedBuf::with_capacity(3 * PAGE_LEN);
+        buf.extend_from_slice(&[1; PAGE_LEN]);
+        let first = buf.take_filled();
+        check(&buf, &[]);
+        buf.extend_from_slice(&[2; PAGE_LEN]);
+        assert_eq!(buf.as_slice().as_ptr(), first.as_ptr_range().end, "in the same memory");
+        let second = buf.take_filled();
+        assert_eq!((&first[..], &second[..]), (&[1; PAGE_LEN][..], &[2; PAGE_LEN][..]));
+        check(&buf, &[]);
+    }
+
+    #[test]
+    fn memory_is_used_again_once_all_bytes_of_it_are_dropped() {
+        let mut buf = AlignedBuf::with_capacity(3 * PAGE_LEN);
+        let start = buf.as_slice().as_ptr();
+        buf.extend_from_slice(&[1; 2 * PAGE_LEN]);
+        let taken = buf.take_filled();
+        let slice = taken.slice(5..7);
+        drop(taken);
+        assert!(!buf.try_reuse(3 * PAGE_LEN), "a reader holds two of its bytes");
+        check(&buf, &[]);
+        assert_eq!(&slice[..], [1, 1]);
+        drop(slice);
+        assert!(!buf.try_reuse(4 * PAGE_LEN), "it is too short");
+        assert!(buf.try_reuse(3 * PAGE_LEN));
+        buf.resize_zeroed(3 * PAGE_LEN);
+        assert_eq!(buf.as_slice().as_ptr(), start);
+        check(&buf, &[0; 3 * PAGE_LEN]);
     }
 }

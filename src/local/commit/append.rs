@@ -21,9 +21,10 @@ use bytes::Bytes;
 use crate::block::{BlockId, Lsn};
 use crate::checksum;
 use crate::error::Result;
-use crate::io::{AlignedBuf, Disk, PAGE_LEN};
+use crate::io::{Disk, PAGE_LEN};
 use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
 use crate::local::commit::group::Group;
+use crate::local::commit::staging::{Chunk, StagingMemory};
 use crate::local::format::checkpoint::LogPosition;
 use crate::local::format::frame::{
     ENTRY_LEN, FrameHeader, HEADER_LEN, Kind, TableRow, align_frame_offset,
@@ -35,9 +36,6 @@ use crate::local::space::reserve::SpaceClass;
 use crate::local::space::{Space, Tail};
 use crate::mvcc::batch::Operation;
 
-/// Staging buffers that are kept for later flights, and how long they may be for that.
-const SPARE_COUNT_MAX: usize = 2;
-const SPARE_LEN_MAX: usize = 4 << 20;
 /// A commit that does not fit into the rest of a segment is split if it is longer than this or than
 /// a segment. Else it goes to the next segment as a whole: at most this much of a segment stays
 /// unused.
@@ -52,7 +50,7 @@ pub(crate) struct Appender<D: Disk> {
     unsynced: Vec<Arc<Segment<D::File>>>,
     /// Sequence of the last segment with bytes that were written.
     landed_in: u64,
-    spares: Vec<AlignedBuf>,
+    staging: StagingMemory,
 }
 
 /// A place in the log.
@@ -79,8 +77,8 @@ impl<D: Disk> Appender<D> {
         assert!(tail.offset >= PAGE, "frames begin behind the header of a segment");
         let tail = Position { segment: tail.segment, offset: tail.offset, chain };
         let landed_in = tail.segment.sequence;
-        let spares = vec![AlignedBuf::with_capacity(1 << 20)];
-        Appender { space, direct, tail, unsynced: Vec::new(), landed_in, spares }
+        let (unsynced, staging) = (Vec::new(), StagingMemory::default());
+        Appender { space, direct, tail, unsynced, landed_in, staging }
     }
 
     /// Lays out the commits of a group and reserves their space.
@@ -90,11 +88,15 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn lay_out_group<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
         let claim =
             if group.only_frees_space() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
-        let mut layout = GroupLayout::start_at_tail(self, group.durable, claim);
-        for member in &group.members {
-            if let Some(lsn) = member.commit_lsn() {
-                layout.add_commit(lsn, &member.submission.batch.operations)?;
-            }
+        let commits = || {
+            group.members.iter().filter_map(|member| {
+                member.commit_lsn().map(|lsn| (lsn, &member.submission.batch.operations[..]))
+            })
+        };
+        let len = commits().map(|(_, operations)| staged_len(operations)).sum();
+        let mut layout = GroupLayout::start_at_tail(self, group.durable, claim, len);
+        for (lsn, operations) in commits() {
+            layout.add_commit(lsn, operations)?;
         }
         layout.finish_layout()
     }
@@ -111,7 +113,7 @@ impl<D: Disk> Appender<D> {
         body: &[u8],
         claim: SpaceClass,
     ) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start_at_tail(self, durable, claim);
+        let mut layout = GroupLayout::start_at_tail(self, durable, claim, body.len());
         layout.add_frame(
             FrameHeader::control_record_with_body(kind, last, durable, body),
             body,
@@ -126,7 +128,7 @@ impl<D: Disk> Appender<D> {
     /// # Errors
     /// As [`Appender::lay_out_group`].
     pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
-        let mut layout = GroupLayout::start_at_tail(self, durable, SpaceClass::Reserved);
+        let mut layout = GroupLayout::start_at_tail(self, durable, SpaceClass::Reserved, 0);
         layout.start_next_segment()?;
         layout.add_frame(
             FrameHeader::control_record_with_body(Kind::Witness, last, durable, &[]),
@@ -138,14 +140,13 @@ impl<D: Disk> Appender<D> {
 
     /// Makes a flight without bytes, which only syncs.
     pub(crate) fn lay_out_sync(&mut self) -> Flight<D::File> {
-        let (staging, unsynced) =
-            (AlignedBuf::with_capacity(0), std::mem::take(&mut self.unsynced));
-        let (extents, changes) = (Vec::new(), Changes::default());
-        Flight { extents, staging, direct: self.direct, unsynced, kept: None, changes }
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let (extents, staged, changes) = (Vec::new(), Bytes::new(), Changes::default());
+        Flight { extents, staged, direct: self.direct, unsynced, changes }
     }
 
     /// Takes a written flight back, in log order.
-    pub(crate) fn complete_flight(&mut self, flight: Flight<D::File>, is_synced: bool) {
+    pub(crate) fn complete_flight(&mut self, flight: &Flight<D::File>, is_synced: bool) {
         let last = flight.segment_ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
         if last > self.landed_in {
             self.space.mark_segments_written(self.landed_in..last);
@@ -153,11 +154,6 @@ impl<D: Disk> Appender<D> {
         }
         if !is_synced {
             self.unsynced = flight.segments_to_sync();
-        }
-        let mut staging = flight.staging;
-        if self.spares.len() < SPARE_COUNT_MAX && staging.capacity() <= SPARE_LEN_MAX {
-            staging.clear();
-            self.spares.push(staging);
         }
     }
 
@@ -193,7 +189,7 @@ struct GroupLayout<'a, D: Disk> {
     at: Position<D::File>,
     rolled: usize,
     extents: Vec<Extent<D::File>>,
-    staging: AlignedBuf,
+    staging: Chunk,
     /// Starts of the extent under construction, and of its staged bytes that no piece covers yet.
     extent_start: u64,
     staged_from: usize,
@@ -214,15 +210,17 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         appender: &'a mut Appender<D>,
         durable: Lsn,
         claim: SpaceClass,
+        staged_len: usize,
     ) -> GroupLayout<'a, D> {
         let at = appender.tail.clone();
-        let staging = appender.spares.pop();
+        // Beside its frames: the header of a mark, the ends of two pages.
+        let staging = appender.staging.take_chunk(staged_len + HEADER_LEN + 2 * PAGE_LEN);
         GroupLayout {
             durable,
             claim,
             rolled: 0,
             extents: Vec::new(),
-            staging: staging.unwrap_or_else(|| AlignedBuf::with_capacity(64 << 10)),
+            staging,
             extent_start: at.offset,
             staged_from: 0,
             pieces: Vec::new(),
@@ -350,12 +348,12 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.write_open_header(false);
         self.pad_with_zeros(align_frame_offset(self.at.offset));
         let offset = self.at.offset;
-        let staged_at = self.staging.len();
-        self.staging.extend_from_slice(&[0; HEADER_LEN]);
-        self.staging.extend_from_slice(table);
+        let staged_at = self.staging.buf.len();
+        self.staging.buf.extend_from_slice(&[0; HEADER_LEN]);
+        self.staging.buf.extend_from_slice(table);
         for payload in payloads {
             if payload.len() < SHARED_LEN {
-                self.staging.extend_from_slice(payload);
+                self.staging.buf.extend_from_slice(payload);
             } else {
                 self.close_staged();
                 self.pieces.push(Piece::Shared(payload.clone()));
@@ -371,9 +369,10 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         if let Some(OpenFrame { mut header, offset, staged_at }) = self.open.take() {
             header.group_end = group_end;
             header.previous = self.at.chain;
-            debug_assert!(staged_at + HEADER_LEN <= self.staging.len(), "its header is staged");
+            debug_assert!(staged_at + HEADER_LEN <= self.staging.buf.len(), "its header is staged");
             let (bytes, crc) = header.encode(self.at.segment.seed, offset);
-            self.staging.as_mut_slice()[staged_at..staged_at + HEADER_LEN].copy_from_slice(&bytes);
+            self.staging.buf.as_mut_slice()[staged_at..staged_at + HEADER_LEN]
+                .copy_from_slice(&bytes);
             self.at.chain = crc;
         }
     }
@@ -398,10 +397,10 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.write_open_header(true);
         self.pad_with_zeros(page_up(self.at.offset));
         self.close_staged();
-        let staged = self.staging.len();
+        let staged = self.staging.buf.len();
         // The next extent starts on a page of the staging buffer too, for direct writes.
-        self.staging.resize_zeroed(staged.next_multiple_of(PAGE_LEN));
-        self.staged_from = self.staging.len();
+        self.staging.buf.resize_zeroed(staged.next_multiple_of(PAGE_LEN));
+        self.staged_from = self.staging.buf.len();
         let end = self.at.offset;
         debug_assert!(end.is_multiple_of(PAGE), "the next group begins on a page");
         debug_assert!(end > self.extent_start, "an extent with a frame has bytes");
@@ -420,7 +419,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
 
     /// Makes a piece of the staged bytes that no piece covers yet.
     fn close_staged(&mut self) {
-        let staged = self.staging.len();
+        let staged = self.staging.buf.len();
         debug_assert!(staged >= self.staged_from, "staged bytes are never taken back");
         if staged > self.staged_from {
             self.pieces.push(Piece::Staged(self.staged_from..staged));
@@ -430,8 +429,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
 
     fn pad_with_zeros(&mut self, offset: u64) {
         debug_assert!(offset >= self.at.offset, "the log only grows");
-        let len = self.staging.len() + (offset - self.at.offset) as usize;
-        self.staging.resize_zeroed(len);
+        let len = self.staging.buf.len() + (offset - self.at.offset) as usize;
+        self.staging.buf.resize_zeroed(len);
         self.at.offset = offset;
     }
 
@@ -447,7 +446,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         );
         let GroupLayout { appender, extents, staging, changes, at, rolled, .. } = self;
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
-        let flight = Flight { extents, staging, direct, unsynced, kept: None, changes };
+        let staged = appender.staging.finish_chunk(staging);
+        let flight = Flight { extents, staged, direct, unsynced, changes };
         appender.tail = at;
         appender.space.advance_tail(rolled, appender.tail.offset, flight.len());
         Ok(flight)
@@ -458,6 +458,17 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
 pub(crate) fn frame_len(operations: &[(BlockId, Operation)]) -> u64 {
     let len: u64 = operations.iter().map(|(_, operation)| operation_len(operation)).sum();
     HEADER_LEN as u64 + len
+}
+
+/// Bytes of a commit's frame that are copied, up to the next frame.
+fn staged_len(operations: &[(BlockId, Operation)]) -> usize {
+    let len = |(_, operation): &(BlockId, Operation)| {
+        let payload_len = usize::try_from(operation.payload_len()).unwrap_or(usize::MAX);
+        let copied_len = if payload_len < SHARED_LEN { payload_len } else { 0 };
+        row_count(operation) * ENTRY_LEN + copied_len
+    };
+    let len = HEADER_LEN + operations.iter().map(len).sum::<usize>();
+    align_frame_offset(len as u64) as usize
 }
 
 /// Bytes that an operation takes in a frame.

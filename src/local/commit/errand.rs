@@ -127,9 +127,6 @@ impl<D: Disk> Trip<D> {
         if let Err(error) = self.flight.write_extents(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
-        if shared.recent.is_enabled() {
-            self.flight.keep_staged_bytes();
-        }
         *written_at = disk.now();
         shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
         if !self.group.sync {

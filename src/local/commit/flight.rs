@@ -35,12 +35,11 @@ const CHUNK_LEN: usize = 1 << 20;
 /// A group laid out in memory, or a mark.
 pub(crate) struct Flight<F> {
     pub(crate) extents: Vec<Extent<F>>,
-    pub(crate) staging: AlignedBuf,
+    /// The bytes of the staged pieces; afterwards readers find them here.
+    pub(crate) staged: Bytes,
     pub(crate) direct: bool,
     /// Segments written to before, which no sync covers yet.
     pub(crate) unsynced: Vec<Arc<Segment<F>>>,
-    /// The staged bytes, for readers, once they are written.
-    pub(crate) kept: Option<Bytes>,
     /// The changes that publishing the group makes to the index.
     pub(crate) changes: Changes,
 }
@@ -105,7 +104,6 @@ impl<F: DiskFile> Flight<F> {
     /// # Errors
     /// [`Error::Io`]: the bytes of the log there are unknown; nothing may be appended any more.
     pub(crate) fn write_extents(&self, dir: &Path) -> Result<()> {
-        debug_assert!(self.kept.is_none(), "staged bytes are kept once they are written");
         for extent in &self.extents {
             let written = self.write_extent(extent);
             written.map_err(|source| segment_error(IoOp::Write, dir, &extent.segment, source))?;
@@ -138,25 +136,16 @@ impl<F: DiskFile> Flight<F> {
         segments
     }
 
-    /// Keeps the staged bytes after the write. A long staging buffer is given away, a short one
-    /// copied.
-    pub(crate) fn keep_staged_bytes(&mut self) {
-        self.kept = Some(if self.staging.len() >= SHARED_LEN {
-            let fresh = AlignedBuf::with_capacity(self.staging.len());
-            Bytes::from_owner(std::mem::replace(&mut self.staging, fresh))
-        } else {
-            Bytes::copy_from_slice(self.staging.as_slice())
-        });
-    }
-
-    /// Shows the kept bytes to readers. Flights do so in log order.
-    pub(crate) fn show_recent_bytes(&mut self, recent: &Recent) {
-        let Some(staged) = self.kept.take() else { return };
+    /// Shows the written bytes to readers. Flights do so in log order.
+    pub(crate) fn show_recent_bytes(&self, recent: &Recent) {
+        if !recent.is_enabled() {
+            return;
+        }
         for extent in &self.extents {
             let mut at = extent.offset;
             for piece in &extent.pieces {
                 let bytes = match piece {
-                    Piece::Staged(range) => staged.slice(range.clone()),
+                    Piece::Staged(range) => self.staged.slice(range.clone()),
                     Piece::Shared(bytes) => bytes.clone(),
                 };
                 recent.push_written(extent.segment.sequence, at, bytes);
@@ -171,7 +160,7 @@ impl<F: DiskFile> Flight<F> {
             is_on_pages(extent.offset) && is_on_pages(extent.len),
             "direct writes are of whole pages"
         );
-        let (file, staging) = (&extent.segment.file, self.staging.as_slice());
+        let (file, staging) = (&extent.segment.file, &self.staged[..]);
         match &extent.pieces[..] {
             [Piece::Staged(range)] => write_all_at(file, extent.offset, &staging[range.clone()]),
             pieces if !self.direct => {

@@ -320,7 +320,7 @@ impl<D: Disk> Log<D> {
                 self.shared.usage.set_used_len(sequence, number, end);
             }
             (changes, took) = (std::mem::take(&mut landed.flight.changes), landed.took);
-            self.appender.complete_flight(landed.flight, group.sync);
+            self.appender.complete_flight(&landed.flight, group.sync);
         }
         let (mvcc, usage) = (&self.shared.mvcc, &self.shared.usage);
         // A relocated block is still the newest: a later operation on it comes later in the group.

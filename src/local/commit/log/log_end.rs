@@ -148,7 +148,7 @@ impl<D: Disk> Log<D> {
             let flight = self.appender.lay_out_sync();
             let synced = flight.sync_segments(self.disk.path());
             let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
-            self.appender.complete_flight(flight, true);
+            self.appender.complete_flight(&flight, true);
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.write_mark(Kind::End, self.core.last_lsn(), &[], SpaceClass::Reserved) {
@@ -183,7 +183,7 @@ impl<D: Disk> Log<D> {
         }
         self.written_len += mark.len();
         self.shared.written_len.store(self.written_len, Ordering::Relaxed);
-        self.appender.complete_flight(mark, true);
+        self.appender.complete_flight(&mark, true);
         self.shared.poison.check()
     }
 }
