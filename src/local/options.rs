@@ -363,7 +363,8 @@ impl Options {
     }
 
     /// Most bytes at the end of the log that are kept in memory for readers with
-    /// [`WriteMode::Direct`]. More than 2 MiB are kept only while readers ask for them. Default: an eighth of [`Options::memory_len_max`], 32 MiB.
+    /// [`WriteMode::Direct`]. More than 2 MiB are kept only while readers ask for them. Default: an
+    /// eighth of [`Options::memory_len_max`], 32 MiB.
     #[must_use]
     pub fn recent_len(mut self, bytes: u64) -> Options {
         self.recent_len = Some(bytes);
