@@ -10,9 +10,13 @@
 //! [`Error::Forked`], before it takes any lock, since the threads that would answer it are not
 //! there.
 //!
+//! Waking a thread takes some microseconds. So the leader wakes few callers of a large group, and
+//! those wake the others ([`GroupAnswers`]).
+//!
 //! A callback runs in the middle of other commits, on a thread that may be the leader. So waiting
 //! there is refused ([`callback`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +25,13 @@ use crate::callback::{self, Duty};
 use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
 use crate::sync::{Condvar, Mutex, Process};
+
+/// Callers of a group that wait, from which on they wake each other.
+const SHARED_WAKING_MIN: usize = 12;
+/// The leader wakes one of so many.
+const CALLERS_PER_ROOT: usize = 8;
+/// Each caller that is woken wakes so many others.
+const FAN_OUT: usize = 3;
 
 /// The result for the caller: the commit's LSN, if it has one.
 type Answer = Result<Option<Lsn>>;
@@ -37,6 +48,29 @@ struct TicketSlot {
 struct TicketState {
     answer: Option<Answer>,
     callback: Option<Callback>,
+    /// Answered callers that wait, and are woken by the one that takes this answer.
+    to_wake: [Option<Arc<TicketSlot>>; FAN_OUT],
+}
+
+impl TicketState {
+    /// Takes the answer. The callers that this one wakes are woken after the lock is released.
+    fn take_answer(&mut self) -> Option<(Answer, ToWake)> {
+        let to_wake = self.take_to_wake();
+        self.answer.take().map(|answer| (answer, to_wake))
+    }
+
+    fn take_to_wake(&mut self) -> ToWake {
+        ToWake(std::mem::take(&mut self.to_wake))
+    }
+}
+
+/// Wakes callers when it is dropped.
+struct ToWake([Option<Arc<TicketSlot>>; FAN_OUT]);
+
+impl Drop for ToWake {
+    fn drop(&mut self) {
+        self.0.iter().flatten().for_each(|slot| slot.answered.notify_all());
+    }
 }
 
 /// The store that issued a ticket.
@@ -130,6 +164,69 @@ impl Reply {
     }
 }
 
+/// Answers the callers of a group, from the last one to the first.
+///
+/// The callers that wait form a tree, whose roots the leader wakes. A caller is linked in the same
+/// step in which it is answered, and its own links are made before that. So a caller that finds
+/// its answer finds its links, whether it was woken or has stopped waiting by itself. A caller that
+/// is not run delays only those below it: twelve at most, in two levels.
+pub(crate) struct GroupAnswers {
+    /// Callers that are not answered yet.
+    left_count: usize,
+    count: usize,
+    /// Answered callers that wait, and that no caller wakes so far.
+    waiting: VecDeque<Arc<TicketSlot>>,
+    called_back: Vec<(Reply, Result<Lsn>)>,
+}
+
+impl GroupAnswers {
+    /// For a group of `count` callers.
+    pub(crate) fn new(count: usize) -> GroupAnswers {
+        let (waiting, called_back) = (VecDeque::new(), Vec::new());
+        GroupAnswers { left_count: count, count, waiting, called_back }
+    }
+
+    /// Answers the last caller that is not answered yet.
+    pub(crate) fn answer_last(&mut self, mut reply: Reply, answer: Result<Lsn>) {
+        debug_assert!(self.left_count > 0, "a group has as many callers as it said");
+        self.left_count -= 1;
+        let Some(slot) = reply.0.take() else { return };
+        let mut state = slot.state.lock();
+        if state.callback.is_some() {
+            drop(state);
+            self.called_back.push((Reply(Some(slot)), answer));
+            return;
+        }
+        state.answer = Some(answer.map(Some));
+        if slot.answered.has_waiters() {
+            let link_count = self.link_count().min(self.waiting.len());
+            let links = state.to_wake.iter_mut().zip(self.waiting.drain(..link_count));
+            links.for_each(|(link, below)| *link = Some(below));
+            drop(state);
+            self.waiting.push_back(slot);
+        }
+    }
+
+    /// Wakes the callers, and calls callbacks in the order of their commits.
+    pub(crate) fn wake_callers(self) {
+        debug_assert_eq!(self.left_count, 0, "every caller is answered");
+        self.waiting.iter().for_each(|slot| slot.answered.notify_all());
+        for (reply, answer) in self.called_back.into_iter().rev() {
+            reply.send(answer);
+        }
+    }
+
+    /// The number of others that the caller at `left_count` wakes. Callers stand in the tree as in
+    /// a heap: the ones below caller `i` begin at `roots + FAN_OUT * i`.
+    fn link_count(&self) -> usize {
+        if self.count < SHARED_WAKING_MIN {
+            return 0;
+        }
+        let first = self.count.div_ceil(CALLERS_PER_ROOT) + FAN_OUT * self.left_count;
+        self.count.saturating_sub(first).min(FAN_OUT)
+    }
+}
+
 impl Drop for Reply {
     fn drop(&mut self) {
         // A panic of the leader poisons the log, but only after this.
@@ -172,7 +269,9 @@ impl CommitTicket {
         }
         let mut state = self.slot.state.lock();
         loop {
-            if let Some(answer) = state.answer.take() {
+            if let Some((answer, to_wake)) = state.take_answer() {
+                drop(state);
+                drop(to_wake);
                 return answer.map_err(|error| explain(issuer.as_deref(), error));
             }
             self.slot.answered.wait(&mut state);
@@ -196,8 +295,11 @@ impl CommitTicket {
             }
             self.slot.answered.wait_for(&mut state, timeout);
         }
+        let (answer, to_wake) = (state.answer.clone(), state.take_to_wake());
+        drop(state);
+        drop(to_wake);
         let issuer = self.issuer.as_deref();
-        state.answer.clone().map(|answer| answer.map_err(|error| explain(issuer, error)))
+        answer.map(|answer| answer.map_err(|error| explain(issuer, error)))
     }
 
     /// The result, if it is there.

@@ -270,7 +270,7 @@ impl Machine {
             wait_min: pace.wait_min.mul_f64(patience),
             wait_max: pace.wait_max.mul_f64(patience),
             gap_max: pace.gap_max.mul_f64(patience),
-            flight_count: self.setup.flights.map_or(pace.flight_count, |(count, _)| count),
+            may_overlap: self.setup.flights.map_or(pace.may_overlap, |(count, _)| count > 1),
         });
         let actions = self.step(Event::Landed(group, Outcome::Done));
         for group in actions.publish {

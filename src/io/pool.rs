@@ -8,6 +8,7 @@
 //! 3. Closing waits for every worker, except for the calling one.
 //!
 //! A command must not wait for another command: with all workers waiting, none is left to run it.
+//! Commands that serve commits may wait for zeros, and are one less than there are workers.
 //! Commands start in the order of submission and end in any order. A command reports its own
 //! failure, over a channel of its own. A caller that waits on such a channel is released when the
 //! command is dropped, run or not.

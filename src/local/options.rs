@@ -167,7 +167,7 @@ impl Default for Options {
             space_amplification_max: 1.4,
             max_bytes: None,
             on_space_low: None,
-            io_threads: 2,
+            io_threads: 3,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
             crowd_min: CROWD_MIN,
@@ -416,7 +416,8 @@ impl Options {
         self
     }
 
-    /// I/O worker threads, at least 1. Default: 2.
+    /// I/O worker threads, at least 1. They write commits where there are many callers, zero space
+    /// ahead of the log, and read. Default: 3.
     #[must_use]
     pub fn io_threads(mut self, count: usize) -> Options {
         self.io_threads = count;
@@ -441,8 +442,8 @@ impl Options {
         self
     }
 
-    /// Number of callers from which on a group may be written while another one is. For tests of
-    /// that with few threads. Default: 12.
+    /// Number of callers from which on a group may be written while another one is. From twice as
+    /// many on, workers serve the callers. For tests of that with few threads. Default: 12.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn crowd_min(mut self, callers: usize) -> Options {

@@ -115,6 +115,11 @@ impl Condvar {
         Condvar { condvar: primitives::Condvar::new(), waiting: AtomicU64::new(0) }
     }
 
+    /// Whether a thread waits, for a caller that holds the lock.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Waits without the lock, which is held again at the return. May return for no cause.
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         self.waiting.fetch_add(1, Ordering::Relaxed);

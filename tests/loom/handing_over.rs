@@ -8,10 +8,10 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, Result};
-use crate::local::commit::handover::{Handover, Load, LogStep};
+use crate::local::commit::handover::{Handover, Load, LogStep, WorkerOptions};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex};
-use crate::ticket::{CommitTicket, Issuer, Reply, ticket};
+use crate::ticket::{CommitTicket, GroupAnswers, Issuer, Reply, reply_without_caller, ticket};
 use crate::{Claim, PLANNED};
 
 pub(crate) const CLAIMS: &[Claim] = &[
@@ -105,6 +105,46 @@ pub(crate) const CLAIMS: &[Claim] = &[
         preemption_count_max: Some(2),
         kernel: || panics(Trips::Two),
     },
+    Claim {
+        name: "two_callers_that_the_keeper_serves_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || served(Trips::None, Crowd::UntilCommit(9), [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "two_callers_that_are_few_after_the_first_commit_are_answered",
+        preemption_count_max: Some(2),
+        kernel: || served(Trips::Two, Crowd::UntilCommit(1), [Calls::Waits, Calls::Waits]),
+    },
+    Claim {
+        name: "a_caller_beside_a_worker_that_leaves_is_answered",
+        preemption_count_max: Some(2),
+        kernel: || leaving_worker(Trips::None, Crowd::UntilCommit(9)),
+    },
+    Claim {
+        name: "a_caller_beside_two_workers_that_write_at_once_is_answered",
+        preemption_count_max: Some(2),
+        kernel: || leaving_worker(Trips::Two, Crowd::UntilCommit(9)),
+    },
+    Claim {
+        name: "a_caller_beside_a_worker_that_finds_few_callers_is_answered",
+        preemption_count_max: Some(2),
+        kernel: || leaving_worker(Trips::One, Crowd::UntilCommit(1)),
+    },
+    Claim {
+        name: "callers_that_wake_each_other_are_answered",
+        preemption_count_max: Some(3),
+        kernel: linked_callers,
+    },
+    Claim {
+        name: "a_caller_that_workers_serve_beside_a_pause_is_answered",
+        preemption_count_max: Some(2),
+        kernel: served_pause,
+    },
+    Claim {
+        name: "a_caller_whose_workers_are_dismissed_is_answered",
+        preemption_count_max: Some(3),
+        kernel: served_dismissal,
+    },
 ];
 
 /// How a caller hears of its commit.
@@ -124,6 +164,13 @@ enum Trips {
     Two,
 }
 
+/// Whether workers serve the callers.
+#[derive(Clone, Copy, PartialEq)]
+enum Crowd {
+    Never,
+    UntilCommit(u64),
+}
+
 /// A log like the real one: a step takes all commits from the queue and answers them, at once or,
 /// like a sync, without the lock.
 struct Post {
@@ -132,6 +179,7 @@ struct Post {
     last: u64,
     panics: bool,
     trips: Trips,
+    crowd: Crowd,
     away_count: usize,
 }
 
@@ -189,6 +237,13 @@ impl Load for Post {
         self.away_count > 0
     }
 
+    fn has_many_callers(&self) -> bool {
+        match self.crowd {
+            Crowd::Never => false,
+            Crowd::UntilCommit(lsn) => self.last < lsn,
+        }
+    }
+
     fn missing_caller_count(&self) -> usize {
         match (self.away_count, self.trips) {
             (0, _) => 0,
@@ -215,8 +270,19 @@ struct Office(Handover<Post, Reply>);
 impl Office {
     fn new(with_keeper: bool, panics: bool, trips: Trips) -> Arc<Office> {
         let (sender, inbox) = bounded(8);
-        let post = Post { inbox, taken: Vec::new(), last: 0, panics, trips, away_count: 0 };
-        Arc::new(Office(Handover::new(sender, post, with_keeper)))
+        let (taken, crowd) = (Vec::new(), Crowd::Never);
+        let post = Post { inbox, taken, last: 0, panics, trips, crowd, away_count: 0 };
+        let workers = || WorkerOptions { helper_count_max: 0, call_helper: Box::new(|| false) };
+        Arc::new(Office(Handover::new(sender, post, with_keeper.then(workers))))
+    }
+
+    /// An office whose callers leave their calls to workers from the start.
+    fn served(panics: bool, trips: Trips, crowd: Crowd) -> Arc<Office> {
+        let office = Office::new(true, panics, trips);
+        office.0.lock_between_steps(|post| post.crowd = crowd);
+        // A step on an empty queue notes the crowd.
+        office.0.serve();
+        office
     }
 
     fn hand_in(self: &Arc<Self>) -> CommitTicket {
@@ -318,6 +384,92 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     if let Some(keeper) = keeper {
         keeper.join().expect("the log flusher returns");
     }
+}
+
+/// As [`travellers`], with callers that leave their calls to the log flusher.
+fn served<const COUNT: usize>(trips: Trips, crowd: Crowd, calls: [Calls; COUNT]) {
+    let office = Office::served(false, trips, crowd);
+    let flusher = spawn_flusher(&office);
+    let others: Vec<_> = calls[1..]
+        .iter()
+        .map(|calls| {
+            let (office, calls) = (Arc::clone(&office), *calls);
+            thread::spawn(move || office.call(calls).expect("answered well"))
+        })
+        .collect();
+    office.call(calls[0]).expect("answered well");
+    others.into_iter().for_each(|other| drop(other.join().expect("a caller returns")));
+    office.0.stop_flusher();
+    flusher.join().expect("the log flusher returns");
+}
+
+fn spawn_flusher(office: &Arc<Office>) -> thread::JoinHandle<()> {
+    let office = Arc::clone(office);
+    thread::spawn(move || office.0.run_flusher())
+}
+
+/// As [`pause`], with a caller that leaves its call to workers.
+fn served_pause() {
+    let office = Office::served(false, Trips::None, Crowd::UntilCommit(9));
+    let flusher = spawn_flusher(&office);
+    let other = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
+    };
+    office.0.lock_between_steps(|_| thread::yield_now());
+    other.join().expect("a caller returns");
+    office.0.stop_flusher();
+    flusher.join().expect("the log flusher returns");
+}
+
+/// As [`dismissal`], with a caller that leaves its call to workers.
+fn served_dismissal() {
+    let office = Office::served(false, Trips::None, Crowd::UntilCommit(9));
+    let flusher = spawn_flusher(&office);
+    let other = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
+    };
+    office.0.stop_flusher();
+    other.join().expect("a caller returns");
+    flusher.join().expect("the log flusher returns");
+}
+
+/// A caller leaves its call to a worker that stops serving. The flusher is asleep by then.
+fn leaving_worker(trips: Trips, crowd: Crowd) {
+    let office = Office::served(false, trips, crowd);
+    let flusher = spawn_flusher(&office);
+    let caller = {
+        let office = Arc::clone(&office);
+        thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
+    };
+    office.0.serve();
+    caller.join().expect("a caller returns");
+    office.0.stop_flusher();
+    flusher.join().expect("the log flusher returns");
+}
+
+/// Two callers of a group of 13, of which one is to wake the other. It may stop waiting by itself.
+fn linked_callers() {
+    let (first, waking) = ticket(None);
+    let (second, woken) = ticket(None);
+    let waking = thread::spawn(move || {
+        let early = waking.wait_timeout(Duration::from_millis(1));
+        let answer = early.unwrap_or_else(|| waking.wait());
+        assert_eq!(answer.expect("answered well"), Some(Lsn(1)));
+    });
+    let woken = thread::spawn(move || {
+        assert_eq!(woken.wait().expect("answered well"), Some(Lsn(3)));
+    });
+    let mut replies = vec![first, reply_without_caller(), second];
+    replies.extend((3..13).map(|_| reply_without_caller()));
+    let mut answers = GroupAnswers::new(replies.len());
+    for (index, reply) in replies.into_iter().enumerate().rev() {
+        answers.answer_last(reply, Ok(Lsn(index as u64 + 1)));
+    }
+    answers.wake_callers();
+    waking.join().expect("a caller returns");
+    woken.join().expect("a caller returns");
 }
 
 /// The main thread stops the log flusher while others commit.

@@ -63,6 +63,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use block::Lsn;
 use error::{Error, Result};
+use loom::thread::yield_now;
 use loom::{sync as primitives, thread_local};
 
 /// A claim about a kernel, and the most preemptions a schedule of it has: `None` tries them all.

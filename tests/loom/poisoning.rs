@@ -98,6 +98,10 @@ impl Load for Writer {
         false
     }
 
+    fn has_many_callers(&self) -> bool {
+        false
+    }
+
     fn missing_caller_count(&self) -> usize {
         0
     }
@@ -127,7 +131,7 @@ impl Store {
         let (poison, file) = (Arc::new(Poison::default()), Arc::<Mutex<File>>::default());
         let log = (Arc::clone(&poison), Arc::clone(&file));
         let writer = Writer { inbox, poison: log.0, file: log.1, last: 0, panics };
-        Arc::new(Store { handover: Handover::new(sender, writer, false), poison, file })
+        Arc::new(Store { handover: Handover::new(sender, writer, None), poison, file })
     }
 
     fn commit(self: &Arc<Self>) -> Result<Lsn> {

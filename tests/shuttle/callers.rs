@@ -28,7 +28,7 @@ pub(crate) fn options() -> Options {
         .zero_ahead_len(64 << 10)
         .recent_len(8 << 10)
         .crowd_min([1, 12][below(2) as usize])
-        .io_threads(1)
+        .io_threads([1, 3][below(2) as usize])
 }
 
 pub(crate) fn open(disk: &ModelDisk, options: Options) -> Store {

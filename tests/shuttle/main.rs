@@ -61,6 +61,7 @@ use std::process::ExitCode;
 
 use parking_lot::Mutex;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::thread::yield_now;
 use shuttle::{Config, FailurePersistence, Runner, sync as primitives, thread_local};
 
 pub use backend::{Durability, OldestSnapshot, StorageBackend, StorageStats};

@@ -1,21 +1,22 @@
 //! The driver: how callers and maintenance reach the log.
 //!
-//! A caller submits its commit to the queue and then tries the commit lock (see `handover`). If the
-//! lock is free, the caller leads: it forms groups, writes, syncs and publishes them until its own
-//! commit is answered. So a lone caller pays for no switch between threads, and many callers share
-//! one write and one sync. The log flusher's own work is the durable mark after the last group, and
-//! the sync interval.
+//! A caller submits its commit to the queue. With few callers it then tries the commit lock (see
+//! `handover`). If the lock is free, the caller leads: it forms groups, writes, syncs and publishes
+//! them until its own commit is answered. With many callers workers do that: the log flusher and
+//! I/O workers. The log flusher's own work is the durable mark after the last group, and the sync
+//! interval.
 //!
 //! Owns submitting and its limits, and the closing. Does not know the steps of the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::block::Lsn;
 use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::Disk;
+use crate::io::pool::{Command, IoPool};
 use crate::local::commit::group::Submission;
-use crate::local::commit::handover::{Handover, Load, run_whole_step};
+use crate::local::commit::handover::{CallHelper, Handover, Load, WorkerOptions, run_whole_step};
 use crate::local::commit::log::{Frozen, Log, LogEnd, Message};
 use crate::local::commit::shared::Shared;
 use crate::local::format::checkpoint::ImageName;
@@ -35,9 +36,15 @@ impl<D: Disk> Driver<D> {
         shared: Arc<Shared>,
         inbox: Sender<Message>,
         log: Log<D>,
-        with_keeper: bool,
-    ) -> Driver<D> {
-        Driver { shared, handover: Handover::new(inbox, log, with_keeper) }
+        pool: Option<&Arc<IoPool>>,
+    ) -> Arc<Driver<D>> {
+        Arc::new_cyclic(|driver: &Weak<Driver<D>>| {
+            let workers = pool.map(|pool| WorkerOptions {
+                helper_count_max: helper_count_max(pool.worker_count()) as u64,
+                call_helper: call_io_worker(driver, pool),
+            });
+            Driver { shared, handover: Handover::new(inbox, log, workers) }
+        })
     }
 
     /// Takes the commit's share of the budget, and puts the commit in the queue. A leader carries
@@ -180,6 +187,22 @@ impl<D: Disk> Driver<D> {
     pub(crate) fn run_between_groups<R>(&self, body: impl FnOnce() -> R) -> R {
         self.lock_between_groups(|_| body())
     }
+}
+
+/// I/O workers that may serve commits at a time. One is left for zeros, for which commits may wait,
+/// and for reads.
+pub(crate) fn helper_count_max(io_worker_count: usize) -> usize {
+    io_worker_count.saturating_sub(1)
+}
+
+/// Has an I/O worker serve commits.
+fn call_io_worker<D: Disk>(driver: &Weak<Driver<D>>, pool: &Arc<IoPool>) -> CallHelper {
+    let (driver, pool) = (Weak::clone(driver), Arc::downgrade(pool));
+    Box::new(move || {
+        let (Some(driver), Some(pool)) = (driver.upgrade(), pool.upgrade()) else { return false };
+        let serve = Command::new("serve commits", move || driver.handover.serve_as_helper());
+        pool.try_submit(serve).is_ok()
+    })
 }
 
 impl<D: Disk> Issuer for Driver<D> {

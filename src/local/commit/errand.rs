@@ -5,8 +5,10 @@
 //!
 //! The log's syncs run one at a time: a sync starts when the one before it has succeeded, or has
 //! poisoned the store. A disk may forget bytes that it could not sync, and then report success to
-//! the next sync. Syncs of zeros by workers do not wait for that: the page cache reports a failure
-//! to each descriptor, and the poison is checked again after each sync.
+//! the next sync. A sync covers each group of its segment whose write ended before it began. So a
+//! group that waited for its turn may find that it needs no sync any more. Syncs of zeros by
+//! workers do not wait for the log's: the page cache reports a failure to each descriptor, and the
+//! poison is checked again after each sync.
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +19,10 @@ use crate::io::{Disk, Env};
 use crate::local::commit::flight::Flight;
 use crate::local::commit::group::{Group, Outcome};
 use crate::local::commit::phases::Took;
-use crate::local::commit::shared::Shared;
+use crate::local::commit::shared::{LastSync, Shared};
 use crate::stats::StallCause;
 use crate::sync::Ordering;
-use crate::ticket::Reply;
+use crate::ticket::{GroupAnswers, Reply};
 
 /// Answers to callers, and the next group to write.
 pub(crate) struct Errand<D: Disk> {
@@ -51,8 +53,9 @@ pub(crate) struct Landing {
     pub(crate) outcome: Outcome,
     pub(crate) written_at: Duration,
     pub(crate) landed_at: Duration,
-    /// The time of the write and the sync alone, without the wait for another sync.
-    pub(crate) flight_time: Duration,
+    /// The time of the write and the sync alone, without the wait for another sync. `None` if there
+    /// was no sync of its own.
+    pub(crate) flight_time: Option<Duration>,
 }
 
 impl<D: Disk> Errand<D> {
@@ -75,12 +78,14 @@ impl<D: Disk> Errand<D> {
 impl Answers {
     pub(crate) fn send_to_callers(self, env: &impl Env, shared: &Shared) {
         let commit_count = self.group.user_commit_count();
-        for member in self.group.members {
+        let mut answers = GroupAnswers::new(self.group.members.len());
+        for member in self.group.members.into_iter().rev() {
             let conflict = matches!(&member.verdict, Err(error) if error.is_retryable());
             shared.mvcc.counters.conflicts.add(u64::from(conflict));
             shared.mvcc.end_transaction(member.submission.batch.transaction, &member.verdict);
-            member.submission.tag.send(member.verdict);
+            answers.answer_last(member.submission.tag, member.verdict);
         }
+        answers.wake_callers();
         let wake = env.now().saturating_sub(self.landed_at);
         shared.phases.add_group(commit_count, Took { wake, ..self.took });
     }
@@ -97,43 +102,57 @@ impl<D: Disk> Trip<D> {
     }
 
     fn write_and_record(&mut self, disk: &D, shared: &Shared) {
-        let (mut written_at, mut flight_time) = (self.begun_at, Duration::ZERO);
-        let made = self.write_and_sync(disk, shared, &mut written_at, &mut flight_time);
+        let mut written_at = self.begun_at;
+        let made = self.write_and_sync(disk, shared, &mut written_at);
         let landed_at = disk.now();
         let segment = self.flight.segment_ends().last().map(|(_, number, _)| number);
         // Before any caller is answered: the next open would not find a file without a name.
-        let here = made.and_then(|()| {
+        let here = made.and_then(|flight_time| {
             let looked = shared.presence.check_names_if_due(disk, landed_at, segment);
-            looked.map_err(|removed| (PoisonCause::Removed, removed))
+            looked.map_err(|removed| (PoisonCause::Removed, removed)).map(|()| flight_time)
         });
-        let outcome = match here {
-            Ok(()) => Outcome::Done,
+        let (outcome, flight_time) = match here {
+            Ok(flight_time) => (Outcome::Done, flight_time),
             Err((cause, error)) => {
                 shared.poison.set(cause);
-                Outcome::Failed(cause, error)
+                (Outcome::Failed(cause, error), None)
             }
         };
         self.landing = Some(Landing { outcome, written_at, landed_at, flight_time });
     }
 
+    /// Writes the group, and syncs it if that was asked for. Returns the time that took without the
+    /// wait for another sync; `None` if no sync was its own.
     fn write_and_sync(
         &mut self,
         disk: &D,
         shared: &Shared,
         written_at: &mut Duration,
-        flight_time: &mut Duration,
-    ) -> Result<(), (PoisonCause, Error)> {
+    ) -> Result<Option<Duration>, (PoisonCause, Error)> {
         let started = disk.now();
         if let Err(error) = self.flight.write_extents(disk.path()) {
             return Err((PoisonCause::WriteFailed, error));
         }
         *written_at = disk.now();
-        shared.stalls.note(StallCause::Write, written_at.saturating_sub(started));
+        let write_time = written_at.saturating_sub(started);
+        shared.stalls.note(StallCause::Write, write_time);
         if !self.group.sync {
-            return Ok(());
+            return Ok(None);
         }
-        *flight_time = written_at.saturating_sub(started);
-        let turn = shared.sync_turn.lock();
+        let sync_time = self.sync_in_turn(disk, shared)?;
+        shared.stalls.note(StallCause::Sync, disk.now().saturating_sub(*written_at));
+        Ok(sync_time.map(|sync_time| write_time + sync_time))
+    }
+
+    /// Syncs the group when no other sync runs, unless one that began after this write has covered
+    /// it meanwhile. Returns the time of its own sync.
+    fn sync_in_turn(
+        &self,
+        disk: &D,
+        shared: &Shared,
+    ) -> Result<Option<Duration>, (PoisonCause, Error)> {
+        let number = shared.write_count.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut last_sync = shared.sync_turn.lock();
         // The written group may be found at the next open, so its callers hear of a failed sync.
         let poisoned = || match shared.poison.cause() {
             Some(cause) => {
@@ -143,18 +162,24 @@ impl<D: Disk> Trip<D> {
             None => Ok(()),
         };
         poisoned()?;
+        let segment = self.flight.lone_segment();
+        if segment.is_some() && segment == last_sync.segment && number <= last_sync.write_count {
+            return Ok(None);
+        }
+        let write_count = shared.write_count.load(Ordering::SeqCst);
+        debug_assert!(number <= write_count, "its own write has ended");
         let begun_at = disk.now();
         let sync_count = self.flight.sync_segments(disk.path()).map_err(|error| {
             // Under the lock: the next sync must see the poison.
             shared.poison.set(PoisonCause::SyncFailed);
             (PoisonCause::SyncFailed, error)
         })?;
-        *flight_time += disk.now().saturating_sub(begun_at);
-        drop(turn);
+        let sync_time = disk.now().saturating_sub(begun_at);
+        *last_sync = LastSync { segment, write_count };
+        drop(last_sync);
         // A worker's failed sync of the same file must not be overtaken by our success.
         poisoned()?;
         shared.syncs.fetch_add(sync_count, Ordering::Relaxed);
-        shared.stalls.note(StallCause::Sync, disk.now().saturating_sub(*written_at));
-        Ok(())
+        Ok(Some(sync_time))
     }
 }

@@ -124,6 +124,14 @@ impl<F: DiskFile> Flight<F> {
         Ok(segments.len() as u64)
     }
 
+    /// The sequence of the segment that its sync has to cover, if it is only one.
+    pub(crate) fn lone_segment(&self) -> Option<u64> {
+        let written = self.extents.iter().map(|extent| &extent.segment);
+        let mut sequences = self.unsynced.iter().chain(written).map(|segment| segment.sequence);
+        let first = sequences.next()?;
+        sequences.all(|sequence| sequence == first).then_some(first)
+    }
+
     /// The segments that its sync has to cover, in log order.
     pub(crate) fn segments_to_sync(&self) -> Vec<Arc<Segment<F>>> {
         let mut segments = self.unsynced.clone();

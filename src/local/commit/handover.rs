@@ -1,19 +1,27 @@
-//! The commit lock: which thread leads, and when the log flusher is woken.
+//! The commit lock: which thread leads, and when workers are woken.
 //!
 //! Owns the sending end of the commit queue, the lock around the load (in the product the log), and
-//! the log flusher's sleep. A thread that submits a commit tries the lock. If the lock is free, the
-//! thread leads until its commit is answered. If the lock is taken, the leader will find the commit
-//! in the queue. Long work is an *errand*: the leader releases the lock for it, so that other
-//! threads can take steps.
+//! the log flusher's sleep. Long work is an *errand*: a thread that leads releases the lock for it,
+//! so that other threads can take steps. Who leads depends on the callers:
+//!
+//! - **Few callers.** A thread that submits a commit tries the lock. If the lock is free, the
+//!   thread leads until its commit is answered. If the lock is taken, the leader will find the
+//!   commit in the queue. So a lone caller pays for no switch between threads.
+//! - **Many callers** ([`Load::has_many_callers`]). Callers submit and sleep. Workers serve: they
+//!   take turns at the lock, and look for work for a moment before they sleep, so that no caller
+//!   pays for waking one. The log flusher is the first worker. I/O workers help where one is of use
+//!   ([`CallHelper`]).
 //!
 //! Invariants:
 //!
 //! 1. After releasing the lock, a leader checks the queue again. If a commit arrived in between, it
 //!    wakes the log flusher. Without a flusher (stopped, or single-threaded mode) it leads on
-//!    itself until nothing is left.
+//!    itself until nothing is left. A worker that stops serving does the same.
 //! 2. A thread that writes a group without the lock takes a step when it is back, and then 1 holds
 //!    for it. So other threads leave it the work that has to wait for its write.
-//! 3. [`Handover::lock_between_steps`] has precedence: while a thread waits in it or holds the lock
+//! 3. A caller that leaves its commit to workers finds one serving, or wakes the flusher. Both look
+//!    at the queue after that.
+//! 4. [`Handover::lock_between_steps`] has precedence: while a thread waits in it or holds the lock
 //!    by it, no step begins. That thread checks the queue when it is done.
 //!
 //! Other threads wait for the leader and for a thread on an errand. So code of users must not wait
@@ -27,10 +35,22 @@ use std::time::Duration;
 
 use crate::callback::{self, Duty};
 use crate::sync::channel::Sender;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::sync::{
+    AtomicBool, AtomicU64, Condvar, LOOK_COUNT, Mutex, MutexGuard, Ordering, yield_now,
+};
 
 /// The flusher tries a taken lock this often.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Has a thread of another pool call [`Handover::serve`] once. Returns whether one will.
+pub(crate) type CallHelper = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// The threads that work while no caller leads.
+pub(crate) struct WorkerOptions {
+    /// Workers beside the log flusher that may serve at a time.
+    pub(crate) helper_count_max: u64,
+    pub(crate) call_helper: CallHelper,
+}
 
 /// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +76,8 @@ pub(crate) trait Load {
     fn complete_errand(&mut self, errand: Self::Errand) -> LogStep<Self::Errand>;
     /// Whether a group write is under way that the remaining work may have to wait for.
     fn is_write_under_way(&self) -> bool;
+    /// Whether there are so many callers that workers serve them faster than they do themselves.
+    fn has_many_callers(&self) -> bool;
     /// While a group write is under way, the number of callers that must submit before a step is of
     /// use. The writing thread takes the next step anyway.
     fn missing_caller_count(&self) -> usize;
@@ -68,7 +90,7 @@ pub(crate) trait Load {
     fn fail_after_panic(&mut self);
 }
 
-/// A load, its lock, the commit queue and the log flusher.
+/// A load, its lock, the commit queue and the workers.
 pub(crate) struct Handover<L, M> {
     pub(crate) inbox: Sender<M>,
     load: Mutex<L>,
@@ -78,12 +100,20 @@ pub(crate) struct Handover<L, M> {
     landed: Condvar,
     /// The latest [`Load::missing_caller_count`].
     missing: AtomicU64,
+    /// The latest [`Load::has_many_callers`].
+    is_crowded: AtomicBool,
     keeper: Option<Keeper>,
 }
 
-/// How the log flusher is woken.
-#[derive(Default)]
+/// How workers are called.
 struct Keeper {
+    options: WorkerOptions,
+    /// Workers that serve.
+    serving: AtomicU64,
+    /// Those of them that look for work.
+    looking: AtomicU64,
+    /// Helpers that were called and have not stopped serving.
+    helpers: AtomicU64,
     /// The flusher sleeps until it is woken.
     asleep: AtomicBool,
     called: Mutex<FlusherCall>,
@@ -99,11 +129,12 @@ struct FlusherCall {
 }
 
 impl<L: Load, M> Handover<L, M> {
-    pub(crate) fn new(inbox: Sender<M>, load: L, with_keeper: bool) -> Handover<L, M> {
-        let keeper = with_keeper.then(Keeper::default);
+    /// With `workers`, a thread has to call [`Handover::run_flusher`].
+    pub(crate) fn new(inbox: Sender<M>, load: L, workers: Option<WorkerOptions>) -> Handover<L, M> {
+        let keeper = workers.map(Keeper::new);
         let (holding, landed) = (AtomicU64::new(0), Condvar::new());
-        let missing = AtomicU64::new(0);
-        Handover { inbox, load: Mutex::new(load), holding, landed, missing, keeper }
+        let (missing, is_crowded) = (AtomicU64::new(0), AtomicBool::new(false));
+        Handover { inbox, load: Mutex::new(load), holding, landed, missing, is_crowded, keeper }
     }
 
     /// Whether a log flusher works while no caller leads.
@@ -116,6 +147,9 @@ impl<L: Load, M> Handover<L, M> {
         let Some(keeper) = &self.keeper else { return };
         let _duty = callback::begin(Duty::Working);
         loop {
+            if self.is_served() {
+                self.serve();
+            }
             let carried = self.try_lock_load().map(|mut load| {
                 let mut more = true;
                 while more && !self.is_lock_reserved() {
@@ -132,7 +166,7 @@ impl<L: Load, M> Handover<L, M> {
                 drop(called);
                 // A caller that submitted after our last step, and called before we ended, relies
                 // on us.
-                return self.lead_until(|| false);
+                return self.lead_or_wake_flusher(|| false);
             }
             // While another thread leads, it wakes us for later commits.
             if !called.work && (carried.is_none() || self.inbox.is_empty()) {
@@ -157,14 +191,22 @@ impl<L: Load, M> Handover<L, M> {
         }
     }
 
-    /// Leads, if the lock is free, until `enough` or until nothing is left to do.
+    /// Leads, if the lock is free, until `enough` or until nothing is left to do. With many callers
+    /// it leaves that to workers.
     pub(crate) fn lead_until(&self, enough: impl Fn() -> bool) {
+        if !(self.is_served() && self.leave_to_workers()) {
+            self.lead_or_wake_flusher(enough);
+        }
+    }
+
+    /// Leads as long as there are few callers. Then makes sure that a thread does the rest.
+    fn lead_or_wake_flusher(&self, enough: impl Fn() -> bool) {
         let mut alone = false;
         loop {
             let Some(mut load) = self.try_lock_load() else { return };
             let _duty = callback::begin(Duty::Working);
             let mut more = true;
-            while more && !self.is_lock_reserved() && (alone || !enough()) {
+            while more && !self.is_lock_reserved() && (alone || !(self.is_served() || enough())) {
                 (load, more) = self.run_locked_step(load);
             }
             let (idle, away) = (load.is_idle(), load.is_write_under_way());
@@ -178,6 +220,75 @@ impl<L: Load, M> Handover<L, M> {
             // The rest belongs to a caller that found the lock taken and relies on us.
             alone = true;
         }
+    }
+
+    /// Whether workers serve the commits.
+    fn is_served(&self) -> bool {
+        self.keeper.is_some() && self.is_crowded.load(Ordering::SeqCst)
+    }
+
+    /// Whether a worker sees to the queue. Calls one if that is of use. False if none is left.
+    fn leave_to_workers(&self) -> bool {
+        let Some(keeper) = &self.keeper else { return false };
+        if !self.has_enough_queued() {
+            // Invariant 2, or callers that are still to come.
+            return self.missing.load(Ordering::SeqCst) > 0 || self.inbox.is_empty();
+        }
+        if keeper.serving.load(Ordering::SeqCst) == 0 {
+            return self.wake_flusher();
+        }
+        keeper.call_helper_if_of_use();
+        true
+    }
+
+    /// Serves commits until there are few callers, or no work for some looks at the queue.
+    pub(crate) fn serve(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        keeper.serving.fetch_add(1, Ordering::SeqCst);
+        keeper.looking.fetch_add(1, Ordering::SeqCst);
+        // Commits that were taken from the queue already may wait for this worker.
+        let mut is_called = true;
+        let mut look_count = 0;
+        while look_count < LOOK_COUNT {
+            look_count += 1;
+            let is_of_use = std::mem::take(&mut is_called) || self.has_enough_queued();
+            let load = if is_of_use { self.try_lock_load() } else { None };
+            let Some(mut load) = load else {
+                yield_now();
+                continue;
+            };
+            look_count = 0;
+            keeper.looking.fetch_sub(1, Ordering::SeqCst);
+            let mut more = true;
+            while more && !self.is_lock_reserved() {
+                (load, more) = self.run_locked_step(load);
+            }
+            drop(load);
+            keeper.looking.fetch_add(1, Ordering::SeqCst);
+            if !self.is_served() {
+                break;
+            }
+        }
+        keeper.looking.fetch_sub(1, Ordering::SeqCst);
+        keeper.serving.fetch_sub(1, Ordering::SeqCst);
+        // A caller that saw this worker serving relies on it.
+        if self.has_enough_queued() && !self.wake_flusher() {
+            self.lead_or_wake_flusher(|| false);
+        }
+    }
+
+    /// As [`Handover::serve`], for a helper that was called.
+    pub(crate) fn serve_as_helper(&self) {
+        self.serve();
+        if let Some(keeper) = &self.keeper {
+            keeper.helpers.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a step can be of use by now.
+    fn has_enough_queued(&self) -> bool {
+        let missing = self.missing.load(Ordering::SeqCst).max(1);
+        !self.is_lock_reserved() && self.inbox.len() as u64 >= missing
     }
 
     /// Takes the lock if it is free, not reserved, and a step can be of use.
@@ -198,8 +309,12 @@ impl<L: Load, M> Handover<L, M> {
     fn run_locked_step<'a>(&'a self, mut load: MutexGuard<'a, L>) -> (MutexGuard<'a, L>, bool) {
         let mut turn = catch_panic(&mut *load, Load::take_step).unwrap_or(LogStep::Idle);
         while let LogStep::Errand(mut errand) = turn {
-            self.missing.store(load.missing_caller_count() as u64, Ordering::SeqCst);
+            self.note_callers(&load);
             drop(load);
+            if self.is_served() {
+                // The commits that are queued by now need not wait for this write.
+                self.leave_to_workers();
+            }
             let ran = catch_unwind(AssertUnwindSafe(|| L::run_unlocked(&mut errand)));
             load = self.load.lock();
             turn = complete_or_fail(&mut *load, errand, ran.is_ok());
@@ -207,8 +322,14 @@ impl<L: Load, M> Handover<L, M> {
                 self.landed.notify_all();
             }
         }
-        self.missing.store(load.missing_caller_count() as u64, Ordering::SeqCst);
+        self.note_callers(&load);
         (load, matches!(turn, LogStep::More))
+    }
+
+    /// Notes what callers ask without the lock.
+    fn note_callers(&self, load: &L) {
+        self.missing.store(load.missing_caller_count() as u64, Ordering::SeqCst);
+        self.is_crowded.store(load.has_many_callers(), Ordering::SeqCst);
     }
 
     /// Runs `body` under the lock between two steps, with no group write under way. A panic of
@@ -228,7 +349,7 @@ impl<L: Load, M> Handover<L, M> {
         self.holding.fetch_sub(1, Ordering::SeqCst);
         drop(load);
         // A caller may have found the lock taken, and relies on us.
-        self.lead_until(|| true);
+        self.lead_or_wake_flusher(|| true);
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
@@ -286,6 +407,30 @@ fn catch_panic<L: Load, R>(load: &mut L, work: impl FnOnce(&mut L) -> R) -> Opti
 }
 
 impl Keeper {
+    fn new(options: WorkerOptions) -> Keeper {
+        Keeper {
+            options,
+            serving: AtomicU64::new(0),
+            looking: AtomicU64::new(0),
+            helpers: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            called: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Calls a helper if each worker that serves is at work.
+    fn call_helper_if_of_use(&self) {
+        if self.looking.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        if self.helpers.fetch_add(1, Ordering::SeqCst) >= self.options.helper_count_max
+            || !(self.options.call_helper)()
+        {
+            self.helpers.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     /// False if the flusher has ended.
     fn wake_if_running(&self) -> bool {
         let mut called = self.called.lock();

@@ -41,8 +41,6 @@ use crate::ticket::{Reply, reply_without_caller};
 const WITNESS_AFTER: Duration = Duration::from_millis(5);
 /// A group takes no further member beyond this many log bytes.
 const GROUP_LEN_MAX: u64 = 8 << 20;
-/// Groups that are written at once.
-const FLIGHT_COUNT_MAX: usize = 2;
 /// Maintenance checks the store after so many log bytes, or more often if an alarm asks for that.
 pub(crate) const MAINTENANCE_EVERY: u64 = 4 << 20;
 
@@ -94,6 +92,8 @@ pub(crate) struct Log<D: Disk> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogOptions {
     pub(crate) crowd_min: usize,
+    /// Groups that are written at once, where many callers fill them.
+    pub(crate) flight_count_max: usize,
     pub(crate) sync_interval: Duration,
 }
 
@@ -113,8 +113,8 @@ impl<D: Disk> Log<D> {
         options: LogOptions,
     ) -> Log<D> {
         let last = shared.mvcc.index.visible_lsn();
-        let (flight_count_max, group_len_max) = (FLIGHT_COUNT_MAX, GROUP_LEN_MAX);
-        let LogOptions { crowd_min, sync_interval } = options;
+        let group_len_max = GROUP_LEN_MAX;
+        let LogOptions { crowd_min, flight_count_max, sync_interval } = options;
         let options = CoreOptions { flight_count_max, crowd_min, group_len_max };
         let landed_at = disk.now();
         Log {
@@ -230,8 +230,8 @@ impl<D: Disk> Log<D> {
         let cut_short = || {
             let cause = PoisonCause::ThreadPanicked;
             let outcome = Outcome::Failed(cause, Error::Poisoned { cause });
-            let (now, flight_time) = (self.landed_at, Duration::ZERO);
-            Landing { outcome, written_at: now, landed_at: now, flight_time }
+            let now = self.landed_at;
+            Landing { outcome, written_at: now, landed_at: now, flight_time: None }
         };
         let landing = trip.landing.take().unwrap_or_else(cut_short);
         if matches!(landing.outcome, Outcome::Done) {
@@ -239,7 +239,9 @@ impl<D: Disk> Log<D> {
             match trip.group.sync {
                 true => {
                     self.unsynced_since = None;
-                    self.flight_time = (self.flight_time * 7 + landing.flight_time) / 8;
+                    if let Some(flight_time) = landing.flight_time {
+                        self.flight_time = (self.flight_time * 7 + flight_time) / 8;
+                    }
                     self.core.set_pace(Pace::for_flight_time(self.flight_time));
                 }
                 false => {
@@ -443,6 +445,10 @@ impl<D: Disk> Load for Log<D> {
 
     fn is_write_under_way(&self) -> bool {
         self.away_count > 0
+    }
+
+    fn has_many_callers(&self) -> bool {
+        self.core.has_many_callers()
     }
 
     fn missing_caller_count(&self) -> usize {

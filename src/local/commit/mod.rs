@@ -4,7 +4,8 @@
 //!
 //! 1. The caller takes its share of the memory for commits in flight ([`budget`]) and submits the
 //!    commit to the queue ([`driver`]).
-//! 2. One thread at a time leads: it holds the commit lock and runs the [`log`] ([`handover`]).
+//! 2. One thread at a time leads: it holds the commit lock and runs the [`log`]. It is a caller, or
+//!    with many callers a worker ([`handover`]).
 //! 3. The leader forms a group ([`group`]) and lays it out ([`append`]) in memory ([`staging`]).
 //! 4. It writes and syncs the group, with many callers without the lock ([`flight`], [`errand`]).
 //! 5. It publishes the group in the index, and answers the callers ([`log`], [`errand`]).

@@ -12,6 +12,15 @@ use crate::mvcc::Mvcc;
 use crate::sync::{AtomicBool, AtomicU64, Mutex};
 use std::sync::Arc;
 
+/// The last sync of the log, which groups that it covers need not repeat.
+#[derive(Debug, Default)]
+pub(crate) struct LastSync {
+    /// Sequence of the segment, if it synced only one.
+    pub(crate) segment: Option<u64>,
+    /// The [`Shared::write_count`] when it began: it covers these writes to the segment.
+    pub(crate) write_count: u64,
+}
+
 /// State that the log shares with callers and workers.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -21,7 +30,9 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) recent: Recent,
     /// Held while the log is synced.
-    pub(crate) sync_turn: Mutex<()>,
+    pub(crate) sync_turn: Mutex<LastSync>,
+    /// Group writes that have ended and are to be synced.
+    pub(crate) write_count: AtomicU64,
     pub(crate) durable: AtomicU64,
     pub(crate) groups: AtomicU64,
     /// Groups that started while another one was being written.

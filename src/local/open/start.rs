@@ -8,7 +8,7 @@ use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{Disk, Env, FileName, How, Thread};
 use crate::local::commit::append::Appender;
 use crate::local::commit::budget::Budget;
-use crate::local::commit::driver::Driver;
+use crate::local::commit::driver::{Driver, helper_count_max};
 use crate::local::commit::log::{Log, LogOptions, MAINTENANCE_EVERY};
 use crate::local::commit::phases::Phases;
 use crate::local::commit::shared::Shared;
@@ -150,7 +150,8 @@ impl<D: Disk> Prepared<D> {
         let is_direct = space_options.how == How::ReadWriteDirect;
         let appender = Appender::new(Arc::clone(&space), is_direct, appended, chain);
         let has_threads = !options.single_threaded && ending.is_none();
-        let (driver, log_flusher) = start_log(&disk, &shared, appender, &options, has_threads)?;
+        let (driver, log_flusher) =
+            start_log(&disk, &shared, appender, &options, pool.as_ref().filter(|_| has_threads))?;
         let maintenance = Maintenance::new(
             MaintenanceParts {
                 disk: Arc::clone(&disk),
@@ -206,7 +207,8 @@ fn new_shared(
         presence: Presence::default(),
         budget: Budget::new(memory_budget.in_flight_len_max),
         recent: Recent::new(memory_budget.recent_len),
-        sync_turn: Mutex::new(()),
+        sync_turn: Mutex::default(),
+        write_count: AtomicU64::new(0),
         groups: AtomicU64::new(0),
         overlapped: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
@@ -228,14 +230,20 @@ fn start_log<D: Disk>(
     shared: &Arc<Shared>,
     appender: Appender<D>,
     options: &Options,
-    has_threads: bool,
+    pool: Option<&Arc<IoPool>>,
 ) -> Result<(Arc<Driver<D>>, Option<Thread>)> {
     let (queue, received) = bounded(QUEUE_COUNT_MAX);
-    let log_options =
-        LogOptions { crowd_min: options.crowd_min, sync_interval: options.sync_interval };
+    // Each worker writes a group. Two callers may do that, too.
+    let worker_count = pool.map_or(0, |pool| 1 + helper_count_max(pool.worker_count()));
+    let flight_count_max = worker_count.max(2);
+    let log_options = LogOptions {
+        crowd_min: options.crowd_min,
+        flight_count_max,
+        sync_interval: options.sync_interval,
+    };
     let log = Log::new(Arc::clone(disk), Arc::clone(shared), appender, received, log_options);
-    let driver = Arc::new(Driver::new(Arc::clone(shared), queue, log, has_threads));
-    if !has_threads {
+    let driver = Driver::new(Arc::clone(shared), queue, log, pool);
+    if pool.is_none() {
         return Ok((driver, None));
     }
     let body = Arc::clone(&driver);

@@ -6,7 +6,7 @@
 //! lock and a condition variable.
 
 pub(crate) use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-pub(crate) use crate::{thread_local, thread_slot};
+pub(crate) use crate::{thread_local, thread_slot, yield_now};
 
 pub(crate) use lock::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -18,6 +18,9 @@ mod lock;
 
 /// Slots that threads are spread over.
 pub(crate) const SLOT_COUNT: usize = 2;
+
+/// Looks at a queue before a worker without work sleeps.
+pub(crate) const LOOK_COUNT: u32 = 2;
 
 /// The time, which does not pass.
 pub(crate) fn now() -> Duration {

@@ -17,8 +17,8 @@ pub(crate) struct Pace {
     pub(crate) wait_max: Duration,
     /// After the latest arrival, at most.
     pub(crate) gap_max: Duration,
-    /// Groups under way at once, if there are many callers to fill them.
-    pub(crate) flight_count: usize,
+    /// Whether a group that is written while another one is can pay.
+    pub(crate) may_overlap: bool,
 }
 
 /// A device that takes longer than this for a group does not gain by a second one.
@@ -29,7 +29,7 @@ impl Pace {
     /// it saves, and never long after the last arrival.
     pub(crate) fn for_flight_time(flight_time: Duration) -> Pace {
         Pace {
-            flight_count: if flight_time < FAST_FLIGHT { 2 } else { 1 },
+            may_overlap: flight_time < FAST_FLIGHT,
             wait_min: (flight_time / 5).min(Duration::from_micros(250)),
             wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
             gap_max: (flight_time / 2).min(Duration::from_micros(250)),

@@ -38,9 +38,10 @@
 //! is held for them while that can pay: see `company`.
 //!
 //! **Several groups under way.** While one group is being written, another one can be formed and
-//! follow it. That pays with many callers ([`CoreOptions::crowd_min`]) on a fast device. The
-//! callers are then split into as many shares as groups may be under way ([`Pace::flight_count`]).
-//! A group starts when one share is in the queue. A group that is not synced is written alone: no
+//! follow it. That pays with many callers ([`CoreOptions::crowd_min`]) on a fast device
+//! ([`Pace::may_overlap`]). Two groups may be under way then, and more if each has
+//! [`CALLERS_PER_GROUP`]. The callers are split into as many shares. A group starts when one share
+//! is in the queue. A group that is not synced is written alone: no
 //! sync may vouch for bytes that are still being written.
 
 mod company;
@@ -56,6 +57,9 @@ use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
 use crate::local::commit::group::company::Company;
 use crate::mvcc::unpublished::{Published, Unpublished};
+
+/// A third group under way pays if each has so many callers, and so on.
+const CALLERS_PER_GROUP: usize = 15;
 
 /// An event for the core.
 #[derive(Debug)]
@@ -282,17 +286,23 @@ impl<T> CommitCore<T> {
 
     /// Groups that may be under way at once.
     fn group_count_max(&self) -> usize {
-        let count_max = self.options.flight_count_max.min(self.pace.flight_count);
-        if self.caller_count().max(self.company.crowd) < self.options.crowd_min {
+        let crowd = self.caller_count().max(self.company.crowd);
+        if crowd < self.options.crowd_min || !self.pace.may_overlap {
             1
         } else {
-            count_max
+            (crowd / CALLERS_PER_GROUP).max(2).min(self.options.flight_count_max)
         }
     }
 
     /// Whether another group may follow the one under way.
     pub(crate) fn allows_overlap(&self) -> bool {
         self.group_count_max() > 1
+    }
+
+    /// Whether there are so many callers that workers serve them faster than they do themselves.
+    pub(crate) fn has_many_callers(&self) -> bool {
+        let crowd = self.caller_count().max(self.company.crowd);
+        self.allows_overlap() && crowd >= self.options.crowd_min.saturating_mul(2)
     }
 
     /// Callers that must still submit for another group to follow the one under way; 0 if none is.

@@ -35,12 +35,8 @@ const FLIGHT: Duration = Duration::from_micros(100);
 
 fn core(flight_count_max: usize) -> CommitCore<u32> {
     let options = CoreOptions { flight_count_max, crowd_min: 4, group_len_max: 1000 };
-    let pace = Pace {
-        wait_min: FLIGHT / 5,
-        wait_max: FLIGHT,
-        gap_max: FLIGHT / 2,
-        flight_count: flight_count_max,
-    };
+    let pace =
+        Pace { wait_min: FLIGHT / 5, wait_max: FLIGHT, gap_max: FLIGHT / 2, may_overlap: true };
     CommitCore::new(options, pace, Lsn(10))
 }
 
