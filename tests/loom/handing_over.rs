@@ -398,7 +398,9 @@ fn served<const COUNT: usize>(trips: Trips, crowd: Crowd, calls: [Calls; COUNT])
         })
         .collect();
     office.call(calls[0]).expect("answered well");
-    others.into_iter().for_each(|other| drop(other.join().expect("a caller returns")));
+    for other in others {
+        other.join().expect("a caller returns");
+    }
     office.0.stop_flusher();
     flusher.join().expect("the log flusher returns");
 }
