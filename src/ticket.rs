@@ -208,10 +208,11 @@ impl GroupAnswers {
     }
 
     /// Wakes the callers, and calls callbacks in the order of their commits.
-    pub(crate) fn wake_callers(self) {
+    pub(crate) fn wake_callers(mut self) {
         debug_assert_eq!(self.left_count, 0, "every caller is answered");
-        self.waiting.iter().for_each(|slot| slot.answered.notify_all());
-        for (reply, answer) in self.called_back.into_iter().rev() {
+        let called_back = std::mem::take(&mut self.called_back);
+        drop(self);
+        for (reply, answer) in called_back.into_iter().rev() {
             reply.send(answer);
         }
     }
@@ -224,6 +225,13 @@ impl GroupAnswers {
         }
         let first = self.count.div_ceil(CALLERS_PER_ROOT) + FAN_OUT * self.left_count;
         self.count.saturating_sub(first).min(FAN_OUT)
+    }
+}
+
+impl Drop for GroupAnswers {
+    /// Wakes those that are answered, also where a panic has cut the answering short.
+    fn drop(&mut self) {
+        self.waiting.iter().for_each(|slot| slot.answered.notify_all());
     }
 }
 

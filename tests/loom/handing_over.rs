@@ -133,7 +133,12 @@ pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
         name: "callers_that_wake_each_other_are_answered",
         preemption_count_max: Some(3),
-        kernel: linked_callers,
+        kernel: || linked_callers(false),
+    },
+    Claim {
+        name: "callers_whose_group_is_cut_short_are_answered",
+        preemption_count_max: Some(3),
+        kernel: || linked_callers(true),
     },
     Claim {
         name: "a_caller_that_workers_serve_beside_a_pause_is_answered",
@@ -364,17 +369,8 @@ fn callers<const COUNT: usize>(with_keeper: bool, calls: [Calls; COUNT]) {
 /// The first caller is the main thread.
 fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls; COUNT]) {
     let office = Office::new(with_keeper, false, trips);
-    let keeper = with_keeper.then(|| {
-        let office = Arc::clone(&office);
-        thread::spawn(move || office.0.run_flusher())
-    });
-    let others: Vec<_> = calls[1..]
-        .iter()
-        .map(|calls| {
-            let (office, calls) = (Arc::clone(&office), *calls);
-            thread::spawn(move || office.call(calls).expect("answered well"))
-        })
-        .collect();
+    let keeper = with_keeper.then(|| spawn_flusher(&office));
+    let others = spawn_callers(&office, &calls[1..]);
     let mut lsns = vec![office.call(calls[0]).expect("answered well")];
     lsns.extend(others.into_iter().map(|other| other.join().expect("a caller returns")));
     lsns.sort_unstable();
@@ -390,19 +386,21 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
 fn served<const COUNT: usize>(trips: Trips, crowd: Crowd, calls: [Calls; COUNT]) {
     let office = Office::served(false, trips, crowd);
     let flusher = spawn_flusher(&office);
-    let others: Vec<_> = calls[1..]
-        .iter()
-        .map(|calls| {
-            let (office, calls) = (Arc::clone(&office), *calls);
-            thread::spawn(move || office.call(calls).expect("answered well"))
-        })
-        .collect();
+    let others = spawn_callers(&office, &calls[1..]);
     office.call(calls[0]).expect("answered well");
     for other in others {
         other.join().expect("a caller returns");
     }
     office.0.stop_flusher();
     flusher.join().expect("the log flusher returns");
+}
+
+fn spawn_callers(office: &Arc<Office>, calls: &[Calls]) -> Vec<thread::JoinHandle<Lsn>> {
+    let spawn = |calls: &Calls| {
+        let (office, calls) = (Arc::clone(office), *calls);
+        thread::spawn(move || office.call(calls).expect("answered well"))
+    };
+    calls.iter().map(spawn).collect()
 }
 
 fn spawn_flusher(office: &Arc<Office>) -> thread::JoinHandle<()> {
@@ -452,7 +450,8 @@ fn leaving_worker(trips: Trips, crowd: Crowd) {
 }
 
 /// Two callers of a group of 13, of which one is to wake the other. It may stop waiting by itself.
-fn linked_callers() {
+/// The answering may be cut short behind both, as a panic does that.
+fn linked_callers(is_cut_short: bool) {
     let (first, waking) = ticket(None);
     let (second, woken) = ticket(None);
     let waking = thread::spawn(move || {
@@ -469,7 +468,10 @@ fn linked_callers() {
     for (index, reply) in replies.into_iter().enumerate().rev() {
         answers.answer_last(reply, Ok(Lsn(index as u64 + 1)));
     }
-    answers.wake_callers();
+    match is_cut_short {
+        true => drop(answers),
+        false => answers.wake_callers(),
+    }
     waking.join().expect("a caller returns");
     woken.join().expect("a caller returns");
 }
@@ -495,10 +497,7 @@ fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
 /// The main thread takes the lock for other work, as a checkpoint does, while another one commits.
 fn pause(with_keeper: bool, trips: Trips) {
     let office = Office::new(with_keeper, false, trips);
-    let keeper = with_keeper.then(|| {
-        let office = Arc::clone(&office);
-        thread::spawn(move || office.0.run_flusher())
-    });
+    let keeper = with_keeper.then(|| spawn_flusher(&office));
     let other = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
