@@ -24,6 +24,7 @@ use crate::block::Lsn;
 use crate::callback::{self, Duty};
 use crate::durability::Durability;
 use crate::error::{Error, PoisonCause, Result};
+use crate::mvcc::batch::Batch;
 use crate::sync::{Condvar, Mutex, Process};
 
 /// Callers of a group that wait, from which on they wake each other.
@@ -50,37 +51,38 @@ struct TicketState {
     callback: Option<Callback>,
     /// Answered callers that wait, and are woken by the one that takes this answer.
     to_wake: [Option<Arc<TicketSlot>>; FAN_OUT],
+    /// The operations, which a caller that waits frees itself: its thread has made them.
+    batch: Option<Batch>,
 }
 
 impl TicketState {
-    /// Takes the answer. The callers that this one wakes are woken after the lock is released.
-    fn take_answer(&mut self) -> Option<(Answer, ToWake)> {
-        let to_wake = self.take_to_wake();
-        self.answer.take().map(|answer| (answer, to_wake))
-    }
-
-    fn take_to_wake(&mut self) -> ToWake {
-        ToWake(std::mem::take(&mut self.to_wake))
+    /// Takes what the caller has to do once the lock is released.
+    fn take_leftover(&mut self) -> Leftover {
+        let to_wake = std::mem::take(&mut self.to_wake);
+        Leftover { to_wake, _batch: self.batch.take() }
     }
 }
 
-/// Wakes callers when it is dropped.
-struct ToWake([Option<Arc<TicketSlot>>; FAN_OUT]);
+/// What a caller does when it has its answer: wakes other callers, and frees its batch.
+struct Leftover {
+    to_wake: [Option<Arc<TicketSlot>>; FAN_OUT],
+    _batch: Option<Batch>,
+}
 
-impl Drop for ToWake {
+impl Drop for Leftover {
     fn drop(&mut self) {
-        self.0.iter().flatten().for_each(|slot| slot.answered.notify_all());
+        self.to_wake.iter().flatten().for_each(|slot| slot.answered.notify_all());
     }
 }
 
 /// The store that issued a ticket.
 pub(crate) trait Issuer: Send + Sync {
     /// Works at commits on the calling thread, if no other thread does, until `enough`.
-    fn carry(&self, enough: &dyn Fn() -> bool);
+    fn lead_until(&self, enough: &dyn Fn() -> bool);
     /// Tells of a submitted commit for which no caller waits yet.
-    fn announce(&self);
+    fn announce_commit(&self);
     /// Makes sure that a thread works at commits, if need be this one.
-    fn nudge(&self);
+    fn ensure_progress(&self);
     /// The newest LSN known durable.
     fn durable(&self) -> Lsn;
     /// Names the reason why a ticket was dropped unanswered.
@@ -187,7 +189,7 @@ impl GroupAnswers {
     }
 
     /// Answers the last caller that is not answered yet.
-    pub(crate) fn answer_last(&mut self, mut reply: Reply, answer: Result<Lsn>) {
+    pub(crate) fn answer_last(&mut self, mut reply: Reply, answer: Result<Lsn>, batch: Batch) {
         debug_assert!(self.left_count > 0, "a group has as many callers as it said");
         self.left_count -= 1;
         let Some(slot) = reply.0.take() else { return };
@@ -202,6 +204,7 @@ impl GroupAnswers {
             let link_count = self.link_count().min(self.waiting.len());
             let links = state.to_wake.iter_mut().zip(self.waiting.drain(..link_count));
             links.for_each(|(link, below)| *link = Some(below));
+            state.batch = Some(batch);
             drop(state);
             self.waiting.push_back(slot);
         }
@@ -270,16 +273,17 @@ impl CommitTicket {
         let issuer = self.issuer.take();
         if let Some(issuer) = &issuer {
             if !callback::may_wait() && !self.is_answered() {
-                issuer.nudge();
+                issuer.ensure_progress();
                 return Err(Error::InCallback);
             }
-            issuer.carry(&|| self.is_answered());
+            issuer.lead_until(&|| self.is_answered());
         }
         let mut state = self.slot.state.lock();
         loop {
-            if let Some((answer, to_wake)) = state.take_answer() {
+            if let Some(answer) = state.answer.take() {
+                let leftover = state.take_leftover();
                 drop(state);
-                drop(to_wake);
+                drop(leftover);
                 return answer.map_err(|error| explain(issuer.as_deref(), error));
             }
             self.slot.answered.wait(&mut state);
@@ -303,9 +307,9 @@ impl CommitTicket {
             }
             self.slot.answered.wait_for(&mut state, timeout);
         }
-        let (answer, to_wake) = (state.answer.clone(), state.take_to_wake());
+        let (answer, leftover) = (state.answer.clone(), state.take_leftover());
         drop(state);
-        drop(to_wake);
+        drop(leftover);
         let issuer = self.issuer.as_deref();
         answer.map(|answer| answer.map_err(|error| explain(issuer, error)))
     }
@@ -376,7 +380,7 @@ impl CommitTicket {
                 state.callback = Some(Box::new(call));
                 drop(state);
                 if let Some(issuer) = &issuer {
-                    issuer.nudge();
+                    issuer.ensure_progress();
                 }
             }
         }
@@ -385,7 +389,7 @@ impl CommitTicket {
     /// Lets the commit proceed while no caller waits for it.
     pub(crate) fn announced(self) -> CommitTicket {
         if let Some(issuer) = &self.issuer {
-            issuer.announce();
+            issuer.announce_commit();
         }
         self
     }
@@ -400,7 +404,7 @@ impl CommitTicket {
             && self.process.is_current()
             && !self.is_answered()
         {
-            issuer.nudge();
+            issuer.ensure_progress();
         }
     }
 }

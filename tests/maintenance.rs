@@ -281,7 +281,7 @@ fn panicked() -> (GatedDisk, LocalBackend<GatedDisk>) {
     let store = LocalBackend::open_on(disk.clone(), options()).expect("opens");
     store.write_block(block(1, 1, 100)).expect("writes");
     disk.before(OperationKind::Write, is_segment, || panic!("a planned panic"));
-    let error = store.write_block(block(2, 1, 100)).expect_err("the carrier panics");
+    let error = store.write_block(block(2, 1, 100)).expect_err("the leader panics");
     assert!(is_named(&error), "{error:?}");
     (disk, store)
 }
@@ -305,7 +305,7 @@ fn is_named(error: &Error) -> bool {
 }
 
 #[test]
-fn store_is_not_closed_cleanly_after_a_panic_of_the_carrier() {
+fn store_is_not_closed_cleanly_after_a_panic_of_the_leader() {
     for (disk, store) in [panicked(), panicked_in_a_mark()] {
         let error = store.close().expect_err("a clean close");
         assert!(is_named(&error), "{error:?}");
@@ -316,7 +316,7 @@ fn store_is_not_closed_cleanly_after_a_panic_of_the_carrier() {
 }
 
 #[test]
-fn store_takes_no_commit_after_a_panic_of_the_carrier() {
+fn store_takes_no_commit_after_a_panic_of_the_leader() {
     for (_disk, store) in [panicked(), panicked_in_a_mark()] {
         for error in [
             store.write_block(block(3, 1, 100)).expect_err("a write behind the panic"),

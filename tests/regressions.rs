@@ -261,9 +261,9 @@ fn space_is_prepared_behind_a_bulk_load() {
     store.write_block(block(100, 100)).expect("written");
 }
 
-/// A commit handed in while the store was being closed waited for ever: the keeper ended without
-/// looking at the inbox again. `tests/loom` tries every schedule of it; this is the same with real
-/// threads.
+/// A commit submitted while the store was being closed waited for ever: the log flusher ended
+/// without looking at the queue again. `tests/loom` tries every schedule of it; this is the same
+/// with real threads.
 #[test]
 fn commit_beside_the_closing_is_answered() {
     for seed in 0..100 {
@@ -286,7 +286,7 @@ fn commit_beside_the_closing_is_answered() {
 }
 
 /// Two threads on a store in single-threaded mode: the one with the log had its answer, saw the
-/// other's commit in the inbox and looked at it for ever, without taking a turn for it.
+/// other's commit in the queue and looked at it for ever, without taking a turn for it.
 #[test]
 fn threads_may_share_a_single_threaded_store() {
     let store = open(&SimDisk::new(1));

@@ -53,7 +53,7 @@ pub const DEVICES: [Device; 4] = [
 
 impl Device {
     /// How long this write of so many bytes takes.
-    pub fn flight(&self, len: u64, rng: &mut Rng) -> Duration {
+    pub fn write_time(&self, len: u64, rng: &mut Rng) -> Duration {
         let spread = Duration::from_nanos(rng.below(self.spread.as_nanos() as u64 + 1));
         let tail = if rng.below(100) == 0 { self.tail } else { Duration::ZERO };
         let transfer = Duration::from_secs_f64(len as f64 / self.bandwidth as f64);

@@ -37,8 +37,8 @@ const GROUP: Duration = Duration::from_nanos(12_000);
 const COMMIT_LEN: u64 = 4096 + 96;
 const PAGE_LEN: u64 = 4096;
 const GROUP_LEN_MAX: u64 = 8 << 20;
-const FLIGHT_COUNT_MAX: usize = 2;
-const CROWD_MIN: usize = 12;
+const GROUP_COUNT_MAX: usize = 2;
+const MANY_CALLERS_MIN: usize = 12;
 
 /// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub struct Setup {
     pub callers: usize,
     pub cores: usize,
     /// Groups under way at once, from so many callers on; the product's choice if none is given.
-    pub flights: Option<(usize, usize)>,
+    pub groups: Option<(usize, usize)>,
     /// The commit delays, over the product's.
     pub patience: f64,
 }
@@ -107,23 +107,25 @@ pub struct Machine {
     happening_count: u64,
     /// When each core is free.
     cores: Vec<Duration>,
-    core: CommitCore<usize>,
+    core: CommitCore<usize, ()>,
     queue: VecDeque<usize>,
     /// Whether a thread works on the log and does not see the queue.
     busy: bool,
     /// The caller that leads; none while the log is free, or the flusher's.
     leader: Option<usize>,
-    under_way: BTreeMap<u64, (Group<usize>, Duration)>,
+    under_way: BTreeMap<u64, (Group<usize, ()>, Duration)>,
     group_count: u64,
-    flight_time: Duration,
+    group_time: Duration,
     asked_at: Vec<Duration>,
     took: Vec<Duration>,
 }
 
 impl Machine {
     pub fn new(setup: Setup, seed: u64) -> Machine {
-        let (flight_count_max, crowd_min) = setup.flights.unwrap_or((FLIGHT_COUNT_MAX, CROWD_MIN));
-        let options = CoreOptions { flight_count_max, crowd_min, group_len_max: GROUP_LEN_MAX };
+        let (group_count_max, many_callers_min) =
+            setup.groups.unwrap_or((GROUP_COUNT_MAX, MANY_CALLERS_MIN));
+        let options =
+            CoreOptions { group_count_max, many_callers_min, group_len_max: GROUP_LEN_MAX };
         Machine {
             setup,
             rng: Rng(seed),
@@ -131,13 +133,13 @@ impl Machine {
             happenings: BinaryHeap::new(),
             happening_count: 0,
             cores: vec![Duration::ZERO; setup.cores],
-            core: CommitCore::new(options, Pace::for_flight_time(Duration::ZERO), Lsn(0)),
+            core: CommitCore::new(options, Pace::for_group_time(Duration::ZERO), Lsn(0)),
             queue: VecDeque::new(),
             busy: false,
             leader: None,
             under_way: BTreeMap::new(),
             group_count: 0,
-            flight_time: Duration::ZERO,
+            group_time: Duration::ZERO,
             asked_at: vec![Duration::ZERO; setup.callers],
             took: Vec::new(),
         }
@@ -240,19 +242,19 @@ impl Machine {
         }
     }
 
-    fn step(&mut self, event: Event<usize>) -> Actions<usize> {
+    fn step(&mut self, event: Event<usize, ()>) -> Actions<usize, ()> {
         self.core.handle_event(self.now, event, &Nothing)
     }
 
-    fn write(&mut self, group: Group<usize>) {
+    fn write(&mut self, group: Group<usize, ()>) {
         let members = group.members.len() as u32;
         let laid_out = self.compute(self.now, GROUP / 2 + MEMBER * members / 2);
         let len = (u64::from(members) * COMMIT_LEN).next_multiple_of(PAGE_LEN);
-        let landed = laid_out + self.setup.device.flight(len, &mut self.rng);
+        let ended = laid_out + self.setup.device.write_time(len, &mut self.rng);
         let number = self.group_count;
         self.group_count += 1;
         self.under_way.insert(number, (group, laid_out));
-        self.at(landed, Happening::Written(number));
+        self.at(ended, Happening::Written(number));
         // With one group under way the leader keeps the log during the sync; with several it
         // releases it.
         self.busy = true;
@@ -263,16 +265,16 @@ impl Machine {
 
     fn complete_group(&mut self, number: u64) {
         let (group, started) = self.under_way.remove(&number).expect("a group under way");
-        self.flight_time = (self.flight_time * 7 + (self.now - started)) / 8;
-        let pace = Pace::for_flight_time(self.flight_time);
+        self.group_time = (self.group_time * 7 + (self.now - started)) / 8;
+        let pace = Pace::for_group_time(self.group_time);
         let patience = self.setup.patience;
         self.core.set_pace(Pace {
             wait_min: pace.wait_min.mul_f64(patience),
             wait_max: pace.wait_max.mul_f64(patience),
             gap_max: pace.gap_max.mul_f64(patience),
-            may_overlap: self.setup.flights.map_or(pace.may_overlap, |(count, _)| count > 1),
+            may_overlap: self.setup.groups.map_or(pace.may_overlap, |(count, _)| count > 1),
         });
-        let actions = self.step(Event::Landed(group, Outcome::Done));
+        let actions = self.step(Event::Written(group, Outcome::Done));
         for group in actions.publish {
             let answered = self.step(Event::Published(group)).answer;
             self.answer(answered.expect("a published group is answered"));
@@ -280,7 +282,7 @@ impl Machine {
     }
 
     /// Wakes the members one after the other; the leader is awake already.
-    fn answer(&mut self, group: Group<usize>) {
+    fn answer(&mut self, group: Group<usize, ()>) {
         let members = group.members.len() as u32;
         let work = GROUP / 2 + (MEMBER / 2 + WAKE) * members;
         let done = self.compute(self.now, work);

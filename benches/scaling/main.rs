@@ -49,7 +49,7 @@ fn run(setup: Setup) -> Outcomes {
 
 /// A product's setting.
 fn plain(device: Device, callers: usize, cores: usize) -> Setup {
-    Setup { device, callers, cores, flights: None, patience: 1.0 }
+    Setup { device, callers, cores, groups: None, patience: 1.0 }
 }
 
 fn time(time: Duration) -> String {
@@ -81,7 +81,7 @@ fn over_callers(device: Device, cores: usize) {
 
 /// Other settings over the product's: throughput, and the median latency in brackets.
 fn variants(cores: usize) {
-    let names = ["no wait", "half", "twice", "1 flight", "2 from 4 on", "4 flights"];
+    let names = ["no wait", "half", "twice", "1 group", "2 from 4 on", "4 groups"];
     let (one, two, four) = (Some((1, 1)), Some((2, 4)), Some((4, 12)));
     let others = [(0.0, None), (0.5, None), (2.0, None), (1.0, one), (1.0, two), (1.0, four)];
     println!("\nothers over the product's commits/s (its p99), {cores} cores");
@@ -92,8 +92,8 @@ fn variants(cores: usize) {
         for callers in [1, 8, 64, 512] {
             let own = run(plain(device, callers, cores));
             print!("{:>8} {callers:>8}", device.name);
-            for (patience, flights) in others {
-                let other = run(Setup { patience, flights, ..plain(device, callers, cores) });
+            for (patience, groups) in others {
+                let other = run(Setup { patience, groups, ..plain(device, callers, cores) });
                 let rate = other.commits_per_s / own.commits_per_s;
                 let p99 = other.p99.as_secs_f64() / own.p99.as_secs_f64();
                 print!(" {:>14}", format!("{rate:.2} ({p99:.2})"));

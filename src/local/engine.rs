@@ -118,7 +118,7 @@ impl<D: Disk> Engine for LocalBackend<D> {
     }
 
     fn ensure_commit_progress(&self) {
-        self.inner.driver.nudge();
+        self.inner.log.ensure_progress();
     }
 
     fn read_many(&self, ids: &[BlockId]) -> Result<Vec<Block>> {

@@ -129,7 +129,7 @@ pub struct Options {
     pub(crate) io_threads: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) single_threaded: bool,
-    pub(crate) crowd_min: usize,
+    pub(crate) many_callers_min: usize,
     pub(crate) on_progress: Option<OnProgress>,
 }
 
@@ -170,7 +170,7 @@ impl Default for Options {
             io_threads: 3,
             sync_interval: Duration::from_millis(100),
             single_threaded: false,
-            crowd_min: CROWD_MIN,
+            many_callers_min: MANY_CALLERS_MIN,
             on_progress: None,
         }
     }
@@ -446,8 +446,8 @@ impl Options {
     /// many on, workers serve the callers. For tests of that with few threads. Default: 12.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
-    pub fn crowd_min(mut self, callers: usize) -> Options {
-        self.crowd_min = callers;
+    pub fn many_callers_min(mut self, callers: usize) -> Options {
+        self.many_callers_min = callers;
         self
     }
 
@@ -520,7 +520,7 @@ impl Default for ShownMax {
 
 /// Number of callers from which on two groups are in flight at once. Fewer callers do better in one
 /// group on 2 cores: at 8, both gave the same throughput, and two groups took more processor time.
-pub(crate) const CROWD_MIN: usize = 12;
+pub(crate) const MANY_CALLERS_MIN: usize = 12;
 /// The reserve starts with at most this share of a quota.
 pub(crate) const QUOTA_SHARE: u64 = 4;
 /// The part of the reserve for recovery alone: a truncating segment, and the space the file system

@@ -11,8 +11,8 @@ use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::pool::IoPool;
 use crate::io::{Disk, Thread};
-use crate::local::commit::driver::Driver;
 use crate::local::commit::group::Submission;
+use crate::local::commit::log_handle::LogHandle;
 use crate::local::commit::shared::Shared;
 use crate::local::maintenance::Maintenance;
 use crate::local::read::segment::Views;
@@ -29,7 +29,7 @@ pub(crate) struct OpenStore<D: Disk> {
     pub(crate) views: Arc<Views>,
     pub(crate) space: Arc<Space<D>>,
     pub(crate) pool: Option<Arc<IoPool>>,
-    pub(crate) driver: Arc<Driver<D>>,
+    pub(crate) log: Arc<LogHandle<D>>,
     pub(crate) maintenance: Arc<Maintenance<D>>,
     pub(crate) durability: Durability,
     pub(crate) is_read_only: bool,
@@ -55,9 +55,9 @@ impl<D: Disk> OpenStore<D> {
         make: impl FnOnce(Reply) -> Submission<Reply>,
     ) -> Result<CommitTicket> {
         self.shared.poison.check()?;
-        let driver: Arc<dyn Issuer> = Arc::<Driver<D>>::clone(&self.driver);
-        let (reply, ticket) = ticket(Some(driver));
-        self.driver.submit_commit(make(reply));
+        let log: Arc<dyn Issuer> = Arc::<LogHandle<D>>::clone(&self.log);
+        let (reply, ticket) = ticket(Some(log));
+        self.log.submit_commit(make(reply));
         Ok(ticket)
     }
 
@@ -85,7 +85,7 @@ impl<D: Disk> OpenStore<D> {
         self.shared.wake_up.stop();
         let maintenance_ended_well = maintenance_thread.is_none_or(Thread::join);
         let covered = self.maintenance.end_session();
-        let closed = self.driver.close_log().map_err(|error| self.driver.explain(error));
+        let closed = self.log.close_log().map_err(|error| self.log.explain(error));
         let ended_well = log_flusher.is_none_or(Thread::join) && maintenance_ended_well;
         self.space.stop_worker();
         let trimmed = if closed.is_ok() { self.space.cut_unused_ahead() } else { Ok(()) };
@@ -114,7 +114,7 @@ impl<D: Disk> OpenStore<D> {
             views: Arc::clone(&self.views),
             space: Arc::clone(&self.space),
             pool: self.pool.clone(),
-            driver: Arc::clone(&self.driver),
+            log: Arc::clone(&self.log),
             maintenance: Arc::clone(&self.maintenance),
             durability: self.durability,
             is_read_only: self.is_read_only,

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use crate::block::{Block, BlockId, Lsn, TransactionId};
 
 /// An operation on one id.
@@ -35,12 +37,17 @@ impl Operation {
         matches!(self, Operation::Move { .. })
     }
 
+    /// The payload that it carries.
+    pub(crate) fn payload(&self) -> Option<&Bytes> {
+        match self {
+            Operation::Write(block) | Operation::Move { block, .. } => Some(&block.data),
+            Operation::Delete => None,
+        }
+    }
+
     /// Payload bytes it carries.
     pub(crate) fn payload_len(&self) -> u64 {
-        match self {
-            Operation::Write(block) | Operation::Move { block, .. } => block.data.len() as u64,
-            Operation::Delete => 0,
-        }
+        self.payload().map_or(0, |payload| payload.len() as u64)
     }
 }
 

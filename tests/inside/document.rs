@@ -142,7 +142,7 @@ fn row(field: &str, value: u64) -> Vec<u8> {
         _ => TableRow::Move(header, Lsn(0)),
     };
     let mut table = Vec::new();
-    entry.append_rows(&mut table);
+    table.extend(entry.rows().flatten());
     table.truncate(frame::ENTRY_LEN);
     table
 }
@@ -381,7 +381,7 @@ fn codes_are_those_of_the_document() {
         TableRow::Delete(BlockId(1)),
         TableRow::Move(block.header, Lsn(1)),
     ] {
-        entry.append_rows(&mut rows);
+        rows.extend(entry.rows().flatten());
     }
     let found = rows.chunks(frame::ENTRY_LEN).map(|row| u64::from(row[20]));
     let names = ["write", "delete", "move", "origin"].map(str::to_string);

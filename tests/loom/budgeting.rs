@@ -51,19 +51,19 @@ fn takers<const COUNT: usize>(lens: [u64; COUNT]) {
 /// One thread takes all bytes, submits its commit and leaves. The other thread waits for the bytes.
 /// One of the two sees the other.
 fn waits_for_one_who_keeps() {
-    let (budget, inbox) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
+    let (budget, queue) = (Arc::new(Budget::new(LEN_MAX)), Arc::new(AtomicU64::new(0)));
     assert!(budget.take_if_free(LEN_MAX));
     let carry =
-        |budget: &Budget, inbox: &AtomicU64| budget.release_bytes(inbox.swap(0, Ordering::SeqCst));
+        |budget: &Budget, queue: &AtomicU64| budget.release_bytes(queue.swap(0, Ordering::SeqCst));
     let waiting = {
-        let (budget, inbox) = (Arc::clone(&budget), Arc::clone(&inbox));
-        thread::spawn(move || budget.take_or_wait(1, || carry(&budget, &inbox)))
+        let (budget, queue) = (Arc::clone(&budget), Arc::clone(&queue));
+        thread::spawn(move || budget.take_or_wait(1, || carry(&budget, &queue)))
     };
-    inbox.swap(LEN_MAX, Ordering::SeqCst);
+    queue.swap(LEN_MAX, Ordering::SeqCst);
     if budget.has_waiters() {
-        carry(&budget, &inbox);
+        carry(&budget, &queue);
     }
     waiting.join().expect("it is let in");
-    carry(&budget, &inbox);
+    carry(&budget, &queue);
     assert_eq!(budget.used_len(), 1);
 }

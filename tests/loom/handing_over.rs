@@ -8,7 +8,9 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, Result};
-use crate::local::commit::handover::{Handover, Load, LogStep, WorkerOptions};
+use crate::local::commit::commit_lock::{CommitLock, LockedWork, Step};
+use crate::local::commit::workers::WorkerOptions;
+use crate::mvcc::batch::Batch;
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex};
 use crate::ticket::{CommitTicket, GroupAnswers, Issuer, Reply, reply_without_caller, ticket};
@@ -21,7 +23,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || callers(true, [Calls::Waits, Calls::Waits]),
     },
     Claim {
-        name: "callers_without_a_keeper_are_answered",
+        name: "callers_without_a_flusher_are_answered",
         preemption_count_max: None,
         kernel: || callers(false, [Calls::Waits, Calls::Waits]),
     },
@@ -36,64 +38,66 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: || callers(true, [Calls::Back]),
     },
     Claim {
-        name: "a_caller_beside_the_keepers_dismissal_is_answered",
+        name: "a_caller_beside_the_flushers_end_is_answered",
         preemption_count_max: Some(3),
         kernel: || dismissal([Calls::Waits]),
     },
     Claim {
-        name: "a_callback_beside_the_keepers_dismissal_is_called",
+        name: "a_callback_beside_the_flushers_end_is_called",
         preemption_count_max: Some(3),
         kernel: || dismissal([Calls::Back]),
     },
     Claim {
-        name: "two_callers_beside_the_keepers_dismissal_are_answered",
+        name: "two_callers_beside_the_flushers_end_are_answered",
         preemption_count_max: Some(2),
         kernel: || dismissal([Calls::Waits, Calls::Waits]),
     },
     Claim {
         name: "a_caller_beside_a_pause_between_turns_is_answered",
         preemption_count_max: None,
-        kernel: || pause(false, Trips::None),
+        kernel: || pause(false, Writes::None),
     },
     Claim {
-        name: "a_caller_beside_a_pause_and_a_keeper_is_answered",
+        name: "a_caller_beside_a_pause_and_a_flusher_is_answered",
         preemption_count_max: Some(3),
-        kernel: || pause(true, Trips::None),
+        kernel: || pause(true, Writes::None),
     },
     Claim {
         name: "a_panic_in_a_turn_leaves_no_caller_waiting",
         preemption_count_max: Some(2),
-        kernel: || panics(Trips::None),
+        kernel: || panics(Writes::None),
     },
     Claim {
-        name: "two_callers_without_a_keeper_whose_trips_overlap_are_answered",
+        name: "two_callers_without_a_flusher_whose_writes_overlap_are_answered",
         preemption_count_max: Some(3),
-        kernel: || travellers(false, Trips::Two, [Calls::Waits, Calls::Waits]),
+        kernel: || overlapping_writes(false, Writes::Two, [Calls::Waits, Calls::Waits]),
     },
     Claim {
         name: "a_caller_who_comes_while_another_one_is_away_is_answered",
         preemption_count_max: Some(3),
-        kernel: || travellers(false, Trips::One, [Calls::Waits, Calls::Waits]),
+        kernel: || overlapping_writes(false, Writes::One, [Calls::Waits, Calls::Waits]),
     },
     Claim {
-        name: "three_callers_who_share_two_trips_are_answered",
+        name: "three_callers_who_share_two_writes_are_answered",
         preemption_count_max: Some(2),
-        kernel: || travellers(false, Trips::Two, [Calls::Waits, Calls::Waits, Calls::Waits]),
+        kernel: || {
+            overlapping_writes(false, Writes::Two, [Calls::Waits, Calls::Waits, Calls::Waits])
+        },
     },
     Claim {
-        name: "two_callers_with_a_keeper_whose_trips_overlap_are_answered",
+        name: "two_callers_with_a_flusher_whose_writes_overlap_are_answered",
         preemption_count_max: Some(2),
-        kernel: || travellers(true, Trips::Two, [Calls::Waits, Calls::Waits]),
+        kernel: || overlapping_writes(true, Writes::Two, [Calls::Waits, Calls::Waits]),
     },
     Claim {
         name: "a_callback_is_called_beside_a_caller_who_is_away",
         preemption_count_max: Some(2),
-        kernel: || travellers(true, Trips::One, [Calls::Back, Calls::Waits]),
+        kernel: || overlapping_writes(true, Writes::One, [Calls::Back, Calls::Waits]),
     },
     Claim {
         name: "a_caller_that_wants_the_load_between_turns_finds_it_there",
         preemption_count_max: Some(3),
-        kernel: || pause(false, Trips::Two),
+        kernel: || pause(false, Writes::Two),
     },
     Claim {
         name: "a_panic_between_turns_leaves_no_caller_waiting",
@@ -101,34 +105,34 @@ pub(crate) const CLAIMS: &[Claim] = &[
         kernel: panic_between_turns,
     },
     Claim {
-        name: "a_panic_on_a_trip_leaves_no_caller_waiting",
+        name: "a_panic_in_a_write_leaves_no_caller_waiting",
         preemption_count_max: Some(2),
-        kernel: || panics(Trips::Two),
+        kernel: || panics(Writes::Two),
     },
     Claim {
-        name: "two_callers_that_the_keeper_serves_are_answered",
+        name: "two_callers_that_the_flusher_serves_are_answered",
         preemption_count_max: Some(2),
-        kernel: || served(Trips::None, Crowd::UntilCommit(9), [Calls::Waits, Calls::Waits]),
+        kernel: || served(Writes::None, Callers::UntilCommit(9), [Calls::Waits, Calls::Waits]),
     },
     Claim {
         name: "two_callers_that_are_few_after_the_first_commit_are_answered",
         preemption_count_max: Some(2),
-        kernel: || served(Trips::Two, Crowd::UntilCommit(1), [Calls::Waits, Calls::Waits]),
+        kernel: || served(Writes::Two, Callers::UntilCommit(1), [Calls::Waits, Calls::Waits]),
     },
     Claim {
         name: "a_caller_beside_a_worker_that_leaves_is_answered",
         preemption_count_max: Some(2),
-        kernel: || leaving_worker(Trips::None, Crowd::UntilCommit(9)),
+        kernel: || leaving_worker(Writes::None, Callers::UntilCommit(9)),
     },
     Claim {
         name: "a_caller_beside_two_workers_that_write_at_once_is_answered",
         preemption_count_max: Some(2),
-        kernel: || leaving_worker(Trips::Two, Crowd::UntilCommit(9)),
+        kernel: || leaving_worker(Writes::Two, Callers::UntilCommit(9)),
     },
     Claim {
         name: "a_caller_beside_a_worker_that_finds_few_callers_is_answered",
         preemption_count_max: Some(2),
-        kernel: || leaving_worker(Trips::One, Crowd::UntilCommit(1)),
+        kernel: || leaving_worker(Writes::One, Callers::UntilCommit(1)),
     },
     Claim {
         name: "callers_that_wake_each_other_are_answered",
@@ -163,7 +167,7 @@ enum Calls {
 
 /// Group writes that may be under way at once.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-enum Trips {
+enum Writes {
     None,
     One,
     Two,
@@ -171,7 +175,7 @@ enum Trips {
 
 /// Whether workers serve the callers.
 #[derive(Clone, Copy, PartialEq)]
-enum Crowd {
+enum Callers {
     Never,
     UntilCommit(u64),
 }
@@ -179,37 +183,37 @@ enum Crowd {
 /// A log like the real one: a step takes all commits from the queue and answers them, at once or,
 /// like a sync, without the lock.
 struct Post {
-    inbox: Receiver<Reply>,
+    queue: Receiver<Reply>,
     taken: Vec<Reply>,
     last: u64,
     panics: bool,
-    trips: Trips,
-    crowd: Crowd,
+    writes: Writes,
+    callers: Callers,
     away_count: usize,
 }
 
 /// A group write, and whether a panic ends it.
-struct Trip {
+struct Write {
     calls: Vec<Reply>,
     panics: bool,
 }
 
-impl Load for Post {
-    type Errand = Trip;
+impl LockedWork for Post {
+    type Unlocked = Write;
 
-    fn take_step(&mut self) -> LogStep<Trip> {
-        while let Ok(reply) = self.inbox.try_recv() {
+    fn take_step(&mut self) -> Step<Write> {
+        while let Ok(reply) = self.queue.try_recv() {
             self.taken.push(reply);
         }
-        if self.taken.is_empty() || (self.away_count > 0 && self.away_count >= self.trips as usize)
+        if self.taken.is_empty() || (self.away_count > 0 && self.away_count >= self.writes as usize)
         {
-            return LogStep::Idle;
+            return Step::Idle;
         }
-        if self.trips != Trips::None {
+        if self.writes != Writes::None {
             self.away_count += 1;
             let (calls, panics) =
                 (std::mem::take(&mut self.taken), std::mem::take(&mut self.panics));
-            return LogStep::Errand(Trip { calls, panics });
+            return Step::Unlocked(Write { calls, panics });
         }
         if std::mem::take(&mut self.panics) {
             let _lost = self.taken.pop();
@@ -219,23 +223,23 @@ impl Load for Post {
             self.last += 1;
             reply.send(Ok(Lsn(self.last)));
         }
-        LogStep::More
+        Step::More
     }
 
-    fn run_unlocked(trip: &mut Trip) {
-        if trip.panics {
-            trip.calls.pop();
+    fn run_unlocked(write: &mut Write) {
+        if write.panics {
+            write.calls.pop();
             std::panic::panic_any(PLANNED);
         }
     }
 
-    fn complete_errand(&mut self, trip: Trip) -> LogStep<Trip> {
+    fn complete_unlocked(&mut self, write: Write) -> Step<Write> {
         self.away_count -= 1;
-        for reply in trip.calls {
+        for reply in write.calls {
             self.last += 1;
             reply.send(Ok(Lsn(self.last)));
         }
-        LogStep::More
+        Step::More
     }
 
     fn is_write_under_way(&self) -> bool {
@@ -243,16 +247,16 @@ impl Load for Post {
     }
 
     fn has_many_callers(&self) -> bool {
-        match self.crowd {
-            Crowd::Never => false,
-            Crowd::UntilCommit(lsn) => self.last < lsn,
+        match self.callers {
+            Callers::Never => false,
+            Callers::UntilCommit(lsn) => self.last < lsn,
         }
     }
 
     fn missing_caller_count(&self) -> usize {
-        match (self.away_count, self.trips) {
+        match (self.away_count, self.writes) {
             (0, _) => 0,
-            (1, Trips::Two) => 1,
+            (1, Writes::Two) => 1,
             _ => usize::MAX,
         }
     }
@@ -270,22 +274,22 @@ impl Load for Post {
     }
 }
 
-struct Office(Handover<Post, Reply>);
+struct Office(CommitLock<Post, Reply>);
 
 impl Office {
-    fn new(with_keeper: bool, panics: bool, trips: Trips) -> Arc<Office> {
-        let (sender, inbox) = bounded(8);
-        let (taken, crowd) = (Vec::new(), Crowd::Never);
-        let post = Post { inbox, taken, last: 0, panics, trips, crowd, away_count: 0 };
+    fn new(has_flusher: bool, panics: bool, writes: Writes) -> Arc<Office> {
+        let (sender, queue) = bounded(8);
+        let (taken, callers) = (Vec::new(), Callers::Never);
+        let post = Post { queue, taken, last: 0, panics, writes, callers, away_count: 0 };
         let workers = || WorkerOptions { helper_count_max: 0, call_helper: Box::new(|| false) };
-        Arc::new(Office(Handover::new(sender, post, with_keeper.then(workers))))
+        Arc::new(Office(CommitLock::new(sender, post, has_flusher.then(workers))))
     }
 
     /// An office whose callers leave their calls to workers from the start.
-    fn served(panics: bool, trips: Trips, crowd: Crowd) -> Arc<Office> {
-        let office = Office::new(true, panics, trips);
-        office.0.lock_between_steps(|post| post.crowd = crowd);
-        // A step on an empty queue notes the crowd.
+    fn served(panics: bool, writes: Writes, callers: Callers) -> Arc<Office> {
+        let office = Office::new(true, panics, writes);
+        office.0.lock_between_steps(|post| post.callers = callers);
+        // A step on an empty queue notes the callers.
         office.0.serve();
         office
     }
@@ -293,7 +297,7 @@ impl Office {
     fn hand_in(self: &Arc<Self>) -> CommitTicket {
         let issuer: Arc<dyn Issuer> = Arc::<Office>::clone(self);
         let (reply, ticket) = ticket(Some(issuer));
-        self.0.inbox.send(reply).expect("the queue lives as long as the log");
+        self.0.queue.send(reply).expect("the queue lives as long as the log");
         ticket
     }
 
@@ -315,15 +319,15 @@ fn told_lsn(lsn: Option<Lsn>) -> Lsn {
 }
 
 impl Issuer for Office {
-    fn carry(&self, enough: &dyn Fn() -> bool) {
+    fn lead_until(&self, enough: &dyn Fn() -> bool) {
         self.0.lead_until(enough);
     }
 
-    fn announce(&self) {
+    fn announce_commit(&self) {
         self.0.announce_commit();
     }
 
-    fn nudge(&self) {
+    fn ensure_progress(&self) {
         self.0.ensure_progress();
     }
 
@@ -362,14 +366,18 @@ impl Heard {
     }
 }
 
-fn callers<const COUNT: usize>(with_keeper: bool, calls: [Calls; COUNT]) {
-    travellers(with_keeper, Trips::None, calls);
+fn callers<const COUNT: usize>(has_flusher: bool, calls: [Calls; COUNT]) {
+    overlapping_writes(has_flusher, Writes::None, calls);
 }
 
 /// The first caller is the main thread.
-fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls; COUNT]) {
-    let office = Office::new(with_keeper, false, trips);
-    let keeper = with_keeper.then(|| spawn_flusher(&office));
+fn overlapping_writes<const COUNT: usize>(
+    has_flusher: bool,
+    writes: Writes,
+    calls: [Calls; COUNT],
+) {
+    let office = Office::new(has_flusher, false, writes);
+    let flusher = has_flusher.then(|| spawn_flusher(&office));
     let others = spawn_callers(&office, &calls[1..]);
     let mut lsns = vec![office.call(calls[0]).expect("answered well")];
     lsns.extend(others.into_iter().map(|other| other.join().expect("a caller returns")));
@@ -377,14 +385,14 @@ fn travellers<const COUNT: usize>(with_keeper: bool, trips: Trips, calls: [Calls
     lsns.dedup();
     assert_eq!(lsns.len(), COUNT, "each commit has an lsn of its own");
     office.0.stop_flusher();
-    if let Some(keeper) = keeper {
-        keeper.join().expect("the log flusher returns");
+    if let Some(flusher) = flusher {
+        flusher.join().expect("the log flusher returns");
     }
 }
 
-/// As [`travellers`], with callers that leave their calls to the log flusher.
-fn served<const COUNT: usize>(trips: Trips, crowd: Crowd, calls: [Calls; COUNT]) {
-    let office = Office::served(false, trips, crowd);
+/// As [`overlapping_writes`], with callers that leave their calls to the log flusher.
+fn served<const COUNT: usize>(writes: Writes, callers: Callers, calls: [Calls; COUNT]) {
+    let office = Office::served(false, writes, callers);
     let flusher = spawn_flusher(&office);
     let others = spawn_callers(&office, &calls[1..]);
     office.call(calls[0]).expect("answered well");
@@ -410,7 +418,7 @@ fn spawn_flusher(office: &Arc<Office>) -> thread::JoinHandle<()> {
 
 /// As [`pause`], with a caller that leaves its call to workers.
 fn served_pause() {
-    let office = Office::served(false, Trips::None, Crowd::UntilCommit(9));
+    let office = Office::served(false, Writes::None, Callers::UntilCommit(9));
     let flusher = spawn_flusher(&office);
     let other = {
         let office = Arc::clone(&office);
@@ -424,7 +432,7 @@ fn served_pause() {
 
 /// As [`dismissal`], with a caller that leaves its call to workers.
 fn served_dismissal() {
-    let office = Office::served(false, Trips::None, Crowd::UntilCommit(9));
+    let office = Office::served(false, Writes::None, Callers::UntilCommit(9));
     let flusher = spawn_flusher(&office);
     let other = {
         let office = Arc::clone(&office);
@@ -436,8 +444,8 @@ fn served_dismissal() {
 }
 
 /// A caller leaves its call to a worker that stops serving. The flusher is asleep by then.
-fn leaving_worker(trips: Trips, crowd: Crowd) {
-    let office = Office::served(false, trips, crowd);
+fn leaving_worker(writes: Writes, callers: Callers) {
+    let office = Office::served(false, writes, callers);
     let flusher = spawn_flusher(&office);
     let caller = {
         let office = Arc::clone(&office);
@@ -466,7 +474,7 @@ fn linked_callers(is_cut_short: bool) {
     replies.extend((3..13).map(|_| reply_without_caller()));
     let mut answers = GroupAnswers::new(replies.len());
     for (index, reply) in replies.into_iter().enumerate().rev() {
-        answers.answer_last(reply, Ok(Lsn(index as u64 + 1)));
+        answers.answer_last(reply, Ok(Lsn(index as u64 + 1)), Batch::without_operations());
     }
     match is_cut_short {
         true => drop(answers),
@@ -478,8 +486,8 @@ fn linked_callers(is_cut_short: bool) {
 
 /// The main thread stops the log flusher while others commit.
 fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
-    let office = Office::new(true, false, Trips::None);
-    let keeper = {
+    let office = Office::new(true, false, Writes::None);
+    let flusher = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.run_flusher())
     };
@@ -491,13 +499,13 @@ fn dismissal<const COUNT: usize>(calls: [Calls; COUNT]) {
     for other in others {
         other.join().expect("a caller returns");
     }
-    keeper.join().expect("the log flusher returns");
+    flusher.join().expect("the log flusher returns");
 }
 
 /// The main thread takes the lock for other work, as a checkpoint does, while another one commits.
-fn pause(with_keeper: bool, trips: Trips) {
-    let office = Office::new(with_keeper, false, trips);
-    let keeper = with_keeper.then(|| spawn_flusher(&office));
+fn pause(has_flusher: bool, writes: Writes) {
+    let office = Office::new(has_flusher, false, writes);
+    let flusher = has_flusher.then(|| spawn_flusher(&office));
     let other = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(Calls::Waits).expect("answered well"))
@@ -510,14 +518,14 @@ fn pause(with_keeper: bool, trips: Trips) {
     });
     other.join().expect("a caller returns");
     office.0.stop_flusher();
-    if let Some(keeper) = keeper {
-        keeper.join().expect("the log flusher returns");
+    if let Some(flusher) = flusher {
+        flusher.join().expect("the log flusher returns");
     }
 }
 
 /// As [`pause`], with a panic while the lock is held.
 fn panic_between_turns() {
-    let office = Office::new(false, false, Trips::Two);
+    let office = Office::new(false, false, Writes::Two);
     let other = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.call(Calls::Waits).is_ok())
@@ -530,9 +538,9 @@ fn panic_between_turns() {
     office.call(Calls::Waits).expect("the next one is answered");
 }
 
-fn panics(trips: Trips) {
-    let office = Office::new(true, true, trips);
-    let keeper = {
+fn panics(writes: Writes) {
+    let office = Office::new(true, true, writes);
+    let flusher = {
         let office = Arc::clone(&office);
         thread::spawn(move || office.0.run_flusher())
     };
@@ -543,5 +551,5 @@ fn panics(trips: Trips) {
     let answers = [office.call(Calls::Waits).is_ok(), other.join().expect("a caller returns")];
     assert!(answers != [true; 2], "the one that was lost is not told that it is committed");
     office.0.stop_flusher();
-    keeper.join().expect("the log flusher returns");
+    flusher.join().expect("the log flusher returns");
 }

@@ -22,7 +22,8 @@ mod error;
 mod local {
     pub(crate) mod commit {
         pub(crate) mod budget;
-        pub(crate) mod handover;
+        pub(crate) mod commit_lock;
+        pub(crate) mod workers;
     }
     pub(crate) mod poison;
 }

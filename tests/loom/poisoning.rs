@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
-use crate::local::commit::handover::{Handover, Load, LogStep};
+use crate::local::commit::commit_lock::{CommitLock, LockedWork, Step};
 use crate::local::poison::Poison;
 use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, bounded};
@@ -49,7 +49,7 @@ struct File {
 
 /// The log: each step writes and syncs a commit of the queue, as `Log::take_step` does.
 struct Writer {
-    inbox: Receiver<Reply>,
+    queue: Receiver<Reply>,
     poison: Arc<Poison>,
     file: Arc<Mutex<File>>,
     last: u64,
@@ -70,28 +70,28 @@ impl Writer {
     }
 }
 
-impl Load for Writer {
-    type Errand = ();
+impl LockedWork for Writer {
+    type Unlocked = ();
 
-    fn take_step(&mut self) -> LogStep<()> {
-        let Ok(reply) = self.inbox.try_recv() else { return LogStep::Idle };
+    fn take_step(&mut self) -> Step<()> {
+        let Ok(reply) = self.queue.try_recv() else { return Step::Idle };
         if std::mem::take(&mut self.panics) {
             std::panic::panic_any(PLANNED);
         }
         if let Err(error) = self.poison.check() {
             reply.send(Err(error));
-            return LogStep::More;
+            return Step::More;
         }
         self.last += 1;
         let done = self.write_and_sync(self.last);
         reply.send(done.map(|()| Lsn(self.last)));
-        LogStep::More
+        Step::More
     }
 
     fn run_unlocked(_: &mut ()) {}
 
-    fn complete_errand(&mut self, (): ()) -> LogStep<()> {
-        LogStep::More
+    fn complete_unlocked(&mut self, (): ()) -> Step<()> {
+        Step::More
     }
 
     fn is_write_under_way(&self) -> bool {
@@ -120,24 +120,24 @@ impl Load for Writer {
 }
 
 struct Store {
-    handover: Handover<Writer, Reply>,
+    lock: CommitLock<Writer, Reply>,
     poison: Arc<Poison>,
     file: Arc<Mutex<File>>,
 }
 
 impl Store {
     fn new(panics: bool) -> Arc<Store> {
-        let (sender, inbox) = bounded(8);
+        let (sender, queue) = bounded(8);
         let (poison, file) = (Arc::new(Poison::default()), Arc::<Mutex<File>>::default());
         let log = (Arc::clone(&poison), Arc::clone(&file));
-        let writer = Writer { inbox, poison: log.0, file: log.1, last: 0, panics };
-        Arc::new(Store { handover: Handover::new(sender, writer, None), poison, file })
+        let writer = Writer { queue, poison: log.0, file: log.1, last: 0, panics };
+        Arc::new(Store { lock: CommitLock::new(sender, writer, None), poison, file })
     }
 
     fn commit(self: &Arc<Self>) -> Result<Lsn> {
         let issuer: Arc<dyn Issuer> = Arc::<Store>::clone(self);
         let (reply, ticket) = ticket(Some(issuer));
-        self.handover.inbox.send(reply).expect("the queue lives as long as the log");
+        self.lock.queue.send(reply).expect("the queue lives as long as the log");
         ticket.wait().map(|lsn| lsn.expect("the log tells the place"))
     }
 
@@ -152,16 +152,16 @@ impl Store {
 }
 
 impl Issuer for Store {
-    fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.lead_until(enough);
+    fn lead_until(&self, enough: &dyn Fn() -> bool) {
+        self.lock.lead_until(enough);
     }
 
-    fn announce(&self) {
-        self.handover.announce_commit();
+    fn announce_commit(&self) {
+        self.lock.announce_commit();
     }
 
-    fn nudge(&self) {
-        self.handover.ensure_progress();
+    fn ensure_progress(&self) {
+        self.lock.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {

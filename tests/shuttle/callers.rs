@@ -27,7 +27,7 @@ pub(crate) fn options() -> Options {
         .block_len_max(32 << 10)
         .zero_ahead_len(64 << 10)
         .recent_len(8 << 10)
-        .crowd_min([1, 12][below(2) as usize])
+        .many_callers_min([1, 12][below(2) as usize])
         .io_threads([1, 3][below(2) as usize])
 }
 

@@ -124,7 +124,7 @@ fn failed_sync() {
 /// Two groups are being written, the first sync fails, and the bytes that it dropped are gone.
 fn failed_sync_beside_another() {
     let disk = ModelDisk::new();
-    let store = open(&disk, options().crowd_min(1));
+    let store = open(&disk, options().many_callers_min(1));
     store.write_block(block(1, 1, 8)).expect("written before anything fails");
     disk.sim.inject_on(OperationKind::SyncData, None, 0, FaultKind::Eio, false);
     let callers = [101, 201].map(|id| {
@@ -316,7 +316,7 @@ fn one_moment() {
         return;
     }
     let disk = ModelDisk::new();
-    let store = open(&disk, options().crowd_min(1));
+    let store = open(&disk, options().many_callers_min(1));
     watch(&store);
     if store.stats().overlapped_groups > 0 {
         took("groups overlapped");

@@ -1,8 +1,8 @@
 //! The appender: turns groups into bytes of the log.
 //!
 //! Owns the tail: the active segment, the offset in it and the last link of the frame chain. Owns
-//! the list of segments with bytes that no sync covers yet, too. It lays out a [`Flight`], which
-//! the leader writes. Invariants:
+//! the list of segments with bytes that no sync covers yet, too. It lays out a [`LogWrite`],
+//! which the leader writes. Invariants:
 //!
 //! 1. A group is laid out and its space reserved before its first byte is written. If that fails,
 //!    the tail is where it was. Else the tail is behind the group, whether it is written yet or
@@ -22,8 +22,8 @@ use crate::block::{BlockId, Lsn};
 use crate::checksum;
 use crate::error::Result;
 use crate::io::{Disk, PAGE_LEN};
-use crate::local::commit::flight::{Changes, Extent, Flight, Piece, SHARED_LEN};
 use crate::local::commit::group::Group;
+use crate::local::commit::log_write::{Changes, Extent, LogWrite, Piece, SHARED_LEN};
 use crate::local::commit::staging::{Chunk, StagingMemory};
 use crate::local::format::checkpoint::LogPosition;
 use crate::local::format::frame::{
@@ -49,7 +49,7 @@ pub(crate) struct Appender<D: Disk> {
     /// Segments with bytes that no sync covers yet, in log order.
     unsynced: Vec<Arc<Segment<D::File>>>,
     /// Sequence of the last segment with bytes that were written.
-    landed_in: u64,
+    written_in: u64,
     staging: StagingMemory,
 }
 
@@ -76,16 +76,16 @@ impl<D: Disk> Appender<D> {
     ) -> Appender<D> {
         assert!(tail.offset >= PAGE, "frames begin behind the header of a segment");
         let tail = Position { segment: tail.segment, offset: tail.offset, chain };
-        let landed_in = tail.segment.sequence;
+        let written_in = tail.segment.sequence;
         let (unsynced, staging) = (Vec::new(), StagingMemory::default());
-        Appender { space, direct, tail, unsynced, landed_in, staging }
+        Appender { space, direct, tail, unsynced, written_in, staging }
     }
 
     /// Lays out the commits of a group and reserves their space.
     ///
     /// # Errors
     /// [`Error::StorageFull`] or [`Error::Io`]: nothing was written, the tail is where it was.
-    pub(crate) fn lay_out_group<T>(&mut self, group: &Group<T>) -> Result<Flight<D::File>> {
+    pub(crate) fn lay_out_group<T, W>(&mut self, group: &Group<T, W>) -> Result<LogWrite<D::File>> {
         let claim =
             if group.only_frees_space() { SpaceClass::Reserved } else { SpaceClass::Ordinary };
         let commits = || {
@@ -101,59 +101,51 @@ impl<D: Disk> Appender<D> {
         layout.finish_layout()
     }
 
-    /// Lays out a mark: a frame without operations in a page of its own.
+    /// Lays out a control record: a frame without operations in a page of its own.
     ///
     /// # Errors
     /// As [`Appender::lay_out_group`].
-    pub(crate) fn lay_out_mark(
+    pub(crate) fn lay_out_control_record(
         &mut self,
         kind: Kind,
         last: Lsn,
         durable: Lsn,
         body: &[u8],
         claim: SpaceClass,
-    ) -> Result<Flight<D::File>> {
+    ) -> Result<LogWrite<D::File>> {
         let mut layout = GroupLayout::start_at_tail(self, durable, claim, body.len());
-        layout.add_frame(
-            FrameHeader::control_record_with_body(kind, last, durable, body),
-            body,
-            &[],
-        )?;
+        layout.add_control_record(kind, last, body)?;
         layout.finish_layout()
     }
 
-    /// Lays out a mark at the beginning of the next segment, so that the active one can be
+    /// Lays out a durable mark at the beginning of the next segment, so that the active one can be
     /// released.
     ///
     /// # Errors
     /// As [`Appender::lay_out_group`].
-    pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<Flight<D::File>> {
+    pub(crate) fn lay_out_roll(&mut self, last: Lsn, durable: Lsn) -> Result<LogWrite<D::File>> {
         let mut layout = GroupLayout::start_at_tail(self, durable, SpaceClass::Reserved, 0);
         layout.start_next_segment()?;
-        layout.add_frame(
-            FrameHeader::control_record_with_body(Kind::Witness, last, durable, &[]),
-            &[],
-            &[],
-        )?;
+        layout.add_control_record(Kind::Witness, last, &[])?;
         layout.finish_layout()
     }
 
-    /// Makes a flight without bytes, which only syncs.
-    pub(crate) fn lay_out_sync(&mut self) -> Flight<D::File> {
+    /// Makes a write without bytes, which only syncs.
+    pub(crate) fn lay_out_sync(&mut self) -> LogWrite<D::File> {
         let unsynced = std::mem::take(&mut self.unsynced);
         let (extents, staged, changes) = (Vec::new(), Bytes::new(), Changes::default());
-        Flight { extents, staged, direct: self.direct, unsynced, changes }
+        LogWrite { extents, staged, direct: self.direct, unsynced, changes }
     }
 
-    /// Takes a written flight back, in log order.
-    pub(crate) fn complete_flight(&mut self, flight: &Flight<D::File>, is_synced: bool) {
-        let last = flight.segment_ends().last().map_or(self.landed_in, |(sequence, ..)| sequence);
-        if last > self.landed_in {
-            self.space.mark_segments_written(self.landed_in..last);
-            self.landed_in = last;
+    /// Takes a write that has ended back, in log order.
+    pub(crate) fn complete_write(&mut self, write: &LogWrite<D::File>, is_synced: bool) {
+        let last = write.segment_ends().last().map_or(self.written_in, |(sequence, ..)| sequence);
+        if last > self.written_in {
+            self.space.mark_segments_written(self.written_in..last);
+            self.written_in = last;
         }
         if !is_synced {
-            self.unsynced = flight.segments_to_sync();
+            self.unsynced = write.segments_to_sync();
         }
     }
 
@@ -213,7 +205,7 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         staged_len: usize,
     ) -> GroupLayout<'a, D> {
         let at = appender.tail.clone();
-        // Beside its frames: the header of a mark, the ends of two pages.
+        // Beside its frames: the header of a control record, the ends of two pages.
         let staging = appender.staging.take_chunk(staged_len + HEADER_LEN + 2 * PAGE_LEN);
         GroupLayout {
             durable,
@@ -287,20 +279,18 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         last_part: bool,
     ) -> Result<()> {
         let row_count: usize = operations.iter().map(|(_, operation)| row_count(operation)).sum();
-        let mut table = Vec::with_capacity(row_count * ENTRY_LEN);
-        let mut payloads = Vec::with_capacity(operations.len());
-        let start =
-            align_frame_offset(self.at.offset) + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
-        let mut payload_len = 0;
+        let frame_len = frame_len(operations);
+        let staged_at = self.begin_frame(frame_len)?;
         let sequence = self.at.segment.sequence;
+        let payloads_at = self.at.offset + (HEADER_LEN + row_count * ENTRY_LEN) as u64;
+        let mut payload_len = 0;
         for (id, operation) in operations {
-            let offset = start + payload_len;
+            let offset = payloads_at + payload_len;
             payload_len += operation.payload_len();
-            let entry = match operation {
+            let row = match operation {
                 Operation::Write(block) => {
                     let place = Location::new(&block.header, sequence, offset);
                     self.changes.changed.push((*id, lsn, Some(place)));
-                    payloads.push(block.data.clone());
                     TableRow::Write(block.header)
                 }
                 Operation::Delete => {
@@ -313,31 +303,43 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
                         true => self.changes.moved_old.push((*id, *from, place)),
                         false => self.changes.moved.push((*id, *lsn, place)),
                     }
-                    payloads.push(block.data.clone());
                     TableRow::Move(block.header, *lsn)
                 }
             };
-            entry.append_rows(&mut table);
+            row.rows().for_each(|row| self.staging.buf.extend_from_slice(&row));
+        }
+        let table_crc = checksum::crc32c(&self.staging.buf.as_slice()[staged_at + HEADER_LEN..]);
+        for payload in operations.iter().filter_map(|(_, operation)| operation.payload()) {
+            self.add_payload(payload);
         }
         let header = FrameHeader {
             kind: Kind::Commit,
             group_end: false,
             last_part,
-            frame_len: (HEADER_LEN + table.len()) as u32 + payload_len as u32,
+            frame_len: frame_len as u32,
             lsn,
             durable: self.durable,
             op_count: row_count as u32,
             previous: 0,
-            table_crc: checksum::crc32c(&table),
+            table_crc,
             part,
             payload_len,
         };
-        self.add_frame(header, &table, &payloads)
+        self.end_frame(header, staged_at);
+        Ok(())
     }
 
-    /// Adds a frame behind the last one of the extent.
-    fn add_frame(&mut self, header: FrameHeader, table: &[u8], payloads: &[Bytes]) -> Result<()> {
-        let len = u64::from(header.frame_len);
+    fn add_control_record(&mut self, kind: Kind, last: Lsn, body: &[u8]) -> Result<()> {
+        let header = FrameHeader::control_record_with_body(kind, last, self.durable, body);
+        let staged_at = self.begin_frame(u64::from(header.frame_len))?;
+        self.staging.buf.extend_from_slice(body);
+        self.end_frame(header, staged_at);
+        Ok(())
+    }
+
+    /// Begins a frame of that length behind the last one. Returns the place of its header in the
+    /// staged bytes.
+    fn begin_frame(&mut self, len: u64) -> Result<usize> {
         if self.at.segment.len_max() < align_frame_offset(self.at.offset) + len {
             self.begin_segment(len)?;
         }
@@ -347,21 +349,25 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         );
         self.write_open_header(false);
         self.pad_with_zeros(align_frame_offset(self.at.offset));
-        let offset = self.at.offset;
         let staged_at = self.staging.buf.len();
         self.staging.buf.extend_from_slice(&[0; HEADER_LEN]);
-        self.staging.buf.extend_from_slice(table);
-        for payload in payloads {
-            if payload.len() < SHARED_LEN {
-                self.staging.buf.extend_from_slice(payload);
-            } else {
-                self.close_staged();
-                self.pieces.push(Piece::Shared(payload.clone()));
-            }
+        Ok(staged_at)
+    }
+
+    fn add_payload(&mut self, payload: &Bytes) {
+        if payload.len() < SHARED_LEN {
+            self.staging.buf.extend_from_slice(payload);
+        } else {
+            self.close_staged();
+            self.pieces.push(Piece::Shared(payload.clone()));
         }
+    }
+
+    /// Ends a frame whose bytes are laid out but for its header.
+    fn end_frame(&mut self, header: FrameHeader, staged_at: usize) {
+        let offset = self.at.offset;
         self.at.offset += u64::from(header.frame_len);
         self.open = Some(OpenFrame { header, offset, staged_at });
-        Ok(())
     }
 
     /// Writes the header of the last frame.
@@ -434,8 +440,8 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         self.at.offset = offset;
     }
 
-    /// Moves the tail behind the flight.
-    fn finish_layout(mut self) -> Result<Flight<D::File>> {
+    /// Moves the tail behind the write.
+    fn finish_layout(mut self) -> Result<LogWrite<D::File>> {
         self.close_extent()?;
         debug_assert!(self.extents.iter().all(|extent| {
             extent.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == extent.len
@@ -447,10 +453,10 @@ impl<'a, D: Disk> GroupLayout<'a, D> {
         let GroupLayout { appender, extents, staging, changes, at, rolled, .. } = self;
         let (direct, unsynced) = (appender.direct, std::mem::take(&mut appender.unsynced));
         let staged = appender.staging.finish_chunk(staging);
-        let flight = Flight { extents, staged, direct, unsynced, changes };
+        let write = LogWrite { extents, staged, direct, unsynced, changes };
         appender.tail = at;
-        appender.space.advance_tail(rolled, appender.tail.offset, flight.len());
-        Ok(flight)
+        appender.space.advance_tail(rolled, appender.tail.offset, write.len());
+        Ok(write)
     }
 }
 

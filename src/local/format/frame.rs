@@ -260,18 +260,18 @@ impl TableRow {
         self.written_header().map_or(0, |header| header.data_size)
     }
 
-    /// Appends its rows to a table.
-    pub(crate) fn append_rows(&self, table: &mut Vec<u8>) {
-        match self {
-            TableRow::Write(header) => table.extend_from_slice(&row_of_header(header, WRITE)),
-            TableRow::Delete(id) => table.extend_from_slice(&row_of_id(*id, DELETE)),
+    /// Its rows, as they stand in a table.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = [u8; ENTRY_LEN]> {
+        let (first, second) = match self {
+            TableRow::Write(header) => (row_of_header(header, WRITE), None),
+            TableRow::Delete(id) => (row_of_id(*id, DELETE), None),
             TableRow::Move(header, lsn) => {
-                table.extend_from_slice(&row_of_header(header, MOVE));
                 let mut origin = row_of_id(header.block_id, ORIGIN);
                 origin[8..16].copy_from_slice(&lsn.0.to_le_bytes());
-                table.extend_from_slice(&origin);
+                (row_of_header(header, MOVE), Some(origin))
             }
-        }
+        };
+        std::iter::once(first).chain(second)
     }
 
     /// Reads the entry whose rows these begin with, and what follows them; `None` for what this
@@ -451,7 +451,7 @@ mod tests {
         (block.header.version, block.header.flags) = (3, 4);
         let entries = [TableRow::Write(block.header), TableRow::Delete(BlockId(5))];
         let mut table = Vec::new();
-        entries.iter().for_each(|entry| entry.append_rows(&mut table));
+        entries.iter().for_each(|entry| table.extend(entry.rows().flatten()));
         assert_eq!(TableRow::decode_whole_table(&table, &sample()).as_deref(), Some(&entries[..]));
         assert_eq!(TableRow::decode_whole_table(&table[1..], &sample()), None);
         let longer = FrameHeader { payload_len: 78, ..sample() };
@@ -468,7 +468,7 @@ mod tests {
         let block = Block::new(BlockId(3), BlockType::Metadata, vec![1; 77]);
         let entry = TableRow::Move(block.header, Lsn(9));
         let mut table = Vec::new();
-        entry.append_rows(&mut table);
+        table.extend(entry.rows().flatten());
         assert_eq!(table.len(), 2 * ENTRY_LEN);
         assert_eq!(TableRow::decode_whole_table(&table, &sample()), Some(vec![entry]));
         let header = FrameHeader { op_count: 1, ..sample() };

@@ -184,7 +184,7 @@ impl<D: Disk> Maintenance<D> {
             Some(Ending { lsn, position, .. }) => LogEnd { lsn: *lsn, position: *position },
             None => {
                 self.make_checkpoint(&mut state, Haste::Spread)?;
-                self.parts.driver.quiesce_log()?
+                self.parts.log.quiesce_log()?
             }
         };
         state.hold_count += 1;

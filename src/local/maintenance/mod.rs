@@ -36,8 +36,8 @@ use crate::block::Lsn;
 use crate::callback::{self, Duty};
 use crate::error::{Error, IoOp, PoisonCause, Result};
 use crate::io::{Disk, FileName};
-use crate::local::commit::driver::Driver;
 use crate::local::commit::log::Frozen;
+use crate::local::commit::log_handle::LogHandle;
 use crate::local::commit::shared::Shared;
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::{LogPosition, Summary};
@@ -117,7 +117,7 @@ pub(crate) struct MaintenanceParts<D: Disk> {
     pub(crate) store: Description,
     pub(crate) options: MaintenanceOptions,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) driver: Arc<Driver<D>>,
+    pub(crate) log: Arc<LogHandle<D>>,
     pub(crate) space: Arc<Space<D>>,
     pub(crate) views: Arc<Views>,
     pub(crate) alarm: Alarm,
@@ -321,7 +321,7 @@ impl<D: Disk> Maintenance<D> {
     /// Gives prepared space back: `all`, or what no caller asked for. Runs between two groups,
     /// because a file must not be shortened while the log writes to it.
     fn shrink_prepared(&self, all: bool) -> Result<()> {
-        self.parts.driver.run_between_groups(|| self.parts.space.shrink_ahead(all))
+        self.parts.log.run_between_groups(|| self.parts.space.shrink_ahead(all))
     }
 
     /// Makes a checkpoint, unless nothing was committed since the last one.
@@ -408,7 +408,7 @@ impl<D: Disk> Maintenance<D> {
 
     fn make_checkpoint(&self, state: &mut MaintenanceState, haste: Haste) -> Result<()> {
         let written_len = self.parts.shared.written_len.load(Ordering::Relaxed);
-        let Frozen { summary, segments } = self.parts.driver.freeze_index()?;
+        let Frozen { summary, segments } = self.parts.log.freeze_index()?;
         let index = &self.parts.shared.mvcc.index;
         let newest = state.chain.summary().copied();
         let last_lsn = newest.map_or(Lsn(0), |newest| newest.lsn);

@@ -63,7 +63,7 @@ impl<D: Disk> Maintenance<D> {
 
     /// Compacts all segments that are worth it, or until there is space for the next segment.
     fn reclaim_by_compaction(&self, state: &mut MaintenanceState, until_room: bool) -> Result<()> {
-        self.parts.driver.roll_to_next_segment()?;
+        self.parts.log.roll_to_next_segment()?;
         self.shrink_prepared(true)?;
         self.make_checkpoint(state, Haste::Space)?;
         // Segments that are begun from here on hold relocated blocks, and are dense.

@@ -22,7 +22,7 @@ impl<D: Disk> Maintenance<D> {
         assert_eq!(state.chain.summary(), Some(checkpoint), "the checkpoint is the newest one");
         let used = state.chain.image_names();
         if state.unconfirmed {
-            self.parts.driver.confirm_checkpoint(used[0])?;
+            self.parts.log.confirm_checkpoint(used[0])?;
             state.unconfirmed = false;
         }
         if state.hold_count > 0 {
@@ -70,7 +70,7 @@ impl<D: Disk> Maintenance<D> {
             return Ok(());
         }
         let mut pinned = BTreeSet::new();
-        self.parts.driver.run_between_groups(|| {
+        self.parts.log.run_between_groups(|| {
             let index = &self.parts.shared.mvcc.index;
             index.for_each_undo(|version| {
                 pinned.insert(u64::from(version.segment));

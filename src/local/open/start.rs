@@ -8,8 +8,8 @@ use crate::io::pool::{IoPool, PoolOptions};
 use crate::io::{Disk, Env, FileName, How, Thread};
 use crate::local::commit::append::Appender;
 use crate::local::commit::budget::Budget;
-use crate::local::commit::driver::{Driver, helper_count_max};
 use crate::local::commit::log::{Log, LogOptions, MAINTENANCE_EVERY};
+use crate::local::commit::log_handle::{LogHandle, helper_count_max};
 use crate::local::commit::phases::Phases;
 use crate::local::commit::shared::Shared;
 use crate::local::format::PAGE;
@@ -150,7 +150,7 @@ impl<D: Disk> Prepared<D> {
         let is_direct = space_options.how == How::ReadWriteDirect;
         let appender = Appender::new(Arc::clone(&space), is_direct, appended, chain);
         let has_threads = !options.single_threaded && ending.is_none();
-        let (driver, log_flusher) =
+        let (log, log_flusher) =
             start_log(&disk, &shared, appender, &options, pool.as_ref().filter(|_| has_threads))?;
         let maintenance = Maintenance::new(
             MaintenanceParts {
@@ -162,7 +162,7 @@ impl<D: Disk> Prepared<D> {
                     memory_budget,
                 },
                 shared: Arc::clone(&shared),
-                driver: Arc::clone(&driver),
+                log: Arc::clone(&log),
                 space: Arc::clone(&space),
                 views: Arc::clone(&views),
                 alarm: Alarm::new(options.on_space_low.clone()),
@@ -180,7 +180,7 @@ impl<D: Disk> Prepared<D> {
             views,
             space,
             pool,
-            driver,
+            log,
             maintenance: Arc::new(maintenance),
             durability: options.durability,
             is_read_only: ending.is_some(),
@@ -231,25 +231,25 @@ fn start_log<D: Disk>(
     appender: Appender<D>,
     options: &Options,
     pool: Option<&Arc<IoPool>>,
-) -> Result<(Arc<Driver<D>>, Option<Thread>)> {
+) -> Result<(Arc<LogHandle<D>>, Option<Thread>)> {
     let (queue, received) = bounded(QUEUE_COUNT_MAX);
     // Each worker writes a group. Two callers may do that, too.
     let worker_count = pool.map_or(0, |pool| 1 + helper_count_max(pool.worker_count()));
-    let flight_count_max = worker_count.max(2);
+    let group_count_max = worker_count.max(2);
     let log_options = LogOptions {
-        crowd_min: options.crowd_min,
-        flight_count_max,
+        many_callers_min: options.many_callers_min,
+        group_count_max,
         sync_interval: options.sync_interval,
     };
     let log = Log::new(Arc::clone(disk), Arc::clone(shared), appender, received, log_options);
-    let driver = Driver::new(Arc::clone(shared), queue, log, pool);
+    let log = LogHandle::new(Arc::clone(shared), queue, log, pool);
     if pool.is_none() {
-        return Ok((driver, None));
+        return Ok((log, None));
     }
-    let body = Arc::clone(&driver);
+    let body = Arc::clone(&log);
     let log_flusher = disk.spawn("aegis-log".to_string(), Box::new(move || body.run_flusher()));
     let log_flusher = log_flusher.map_err(|e| Error::io(IoOp::Spawn, disk.path(), e))?;
-    Ok((driver, Some(log_flusher)))
+    Ok((log, Some(log_flusher)))
 }
 
 /// Starts the maintenance thread and the preparation of space. Does nothing in a read-only session.

@@ -76,7 +76,7 @@ pub(super) fn frame_header(data: &[u8]) -> bool {
 pub(super) fn op_table(data: &[u8]) -> bool {
     let Some(entries) = TableRow::decode_all_rows(data) else { return false };
     let mut again = Vec::new();
-    entries.iter().for_each(|entry| entry.append_rows(&mut again));
+    entries.iter().for_each(|entry| again.extend(entry.rows().flatten()));
     assert_eq!(again, data, "a table that is written otherwise");
     let header = FrameHeader {
         op_count: (data.len() / ENTRY_LEN) as u32,

@@ -59,7 +59,7 @@ impl Forger {
         let mut header = Block::new(BlockId(id), BlockType::TableData, data).header;
         (header.data_size, header.uncompressed_size) = (len, len);
         let mut table = Vec::new();
-        TableRow::Write(header).append_rows(&mut table);
+        table.extend(TableRow::Write(header).rows().flatten());
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len = (HEADER_LEN + table.len()) as u32 + len;
@@ -71,7 +71,7 @@ impl Forger {
     pub fn commit_empty(&mut self, ids: impl Iterator<Item = u64>) {
         let entry = |id| TableRow::Write(Block::empty(BlockId(id), BlockType::TableData).header);
         let mut table = Vec::new();
-        ids.for_each(|id| entry(id).append_rows(&mut table));
+        ids.for_each(|id| table.extend(entry(id).rows().flatten()));
         self.lsn += 1;
         let mut frame = self.mark(Kind::Commit, self.lsn, self.lsn - 1);
         frame.frame_len += table.len() as u32;

@@ -80,7 +80,7 @@ pub(super) fn frame_headers() -> Seeds {
 pub(super) fn op_tables() -> Seeds {
     let rows = |entry: TableRow| {
         let mut rows = Vec::new();
-        entry.append_rows(&mut rows);
+        rows.extend(entry.rows().flatten());
         rows
     };
     let write = rows(TableRow::Write(sample(u64::MAX, "payload").header));

@@ -24,9 +24,9 @@ const THREAD_COUNT: u64 = 4;
 const COMMIT_COUNT: u64 = 25;
 
 /// Few callers are shared out among groups that overlap, or many only.
-fn options(crowd_min: u64) -> Options {
+fn options(many_callers_min: u64) -> Options {
     short_segments(SEGMENT_LEN, SEGMENT_LEN / 2)
-        .crowd_min(crowd_min as usize)
+        .many_callers_min(many_callers_min as usize)
         .zero_ahead_len(2 * SEGMENT_LEN)
 }
 
@@ -34,8 +34,8 @@ fn open(disk: &SimDisk) -> LocalBackend<SimDisk> {
     open_with(disk, 12)
 }
 
-fn open_with(disk: &SimDisk, crowd_min: u64) -> LocalBackend<SimDisk> {
-    LocalBackend::open_on(disk.clone(), options(crowd_min)).expect("O1: the store opens")
+fn open_with(disk: &SimDisk, many_callers_min: u64) -> LocalBackend<SimDisk> {
+    LocalBackend::open_on(disk.clone(), options(many_callers_min)).expect("O1: the store opens")
 }
 
 fn data(id: u64) -> bytes::Bytes {

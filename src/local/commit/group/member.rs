@@ -39,7 +39,7 @@ impl<T> Member<T> {
 
 /// Commits that are written, and where asked for synced, together.
 #[derive(Debug)]
-pub(crate) struct Group<T> {
+pub(crate) struct Group<T, W> {
     pub(super) number: u64,
     pub(crate) members: Vec<Member<T>>,
     /// Whether everything up to this group must be durable before it is published.
@@ -51,16 +51,13 @@ pub(crate) struct Group<T> {
     pub(crate) durable: Lsn,
     /// Whether another group was under way.
     pub(crate) follows: bool,
+    /// Its write, from the layout on. `None` if it has nothing to write.
+    pub(crate) write: Option<W>,
     pub(super) commit_count: usize,
     pub(super) move_count: usize,
 }
 
-impl<T> Group<T> {
-    /// The number of the group, in the order in which groups are formed.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
+impl<T, W> Group<T, W> {
     /// Whether none of the commits that it writes writes a block. A refused commit is not written,
     /// and needs no space.
     pub(crate) fn only_frees_space(&self) -> bool {

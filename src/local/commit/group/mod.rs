@@ -11,7 +11,7 @@
 //!    next LSN, or refused. A refusal stays with its group. So the caller hears of it only when the
 //!    commit that caused it is visible.
 //! 3. `actions.write`: the group is written, and synced if one member asks for it.
-//! 4. `Landed` reports the outcome. Groups are published in LSN order: `actions.publish`.
+//! 4. `Written` reports the outcome. Groups are published in LSN order: `actions.publish`.
 //! 5. `Published` ends it: the index now has the group's changes, and `actions.answer` has its
 //!    callers.
 //!
@@ -35,27 +35,27 @@
 //!    back at most once for each one that was put back with it.
 //!
 //! **Commit delay.** After a group write has ended, its members are expected back. The next group
-//! is held for them while that can pay: see `company`.
+//! is held for them while that can pay: see [`delay`].
 //!
 //! **Several groups under way.** While one group is being written, another one can be formed and
-//! follow it. That pays with many callers ([`CoreOptions::crowd_min`]) on a fast device
+//! follow it. That pays with many callers ([`CoreOptions::many_callers_min`]) on a fast device
 //! ([`Pace::may_overlap`]). Two groups may be under way then, and more if each has
 //! [`CALLERS_PER_GROUP`]. The callers are split into as many shares. A group starts when one share
 //! is in the queue. A group that is not synced is written alone: no
 //! sync may vouch for bytes that are still being written.
 
-mod company;
+mod delay;
 mod member;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub(crate) use company::Pace;
+pub(crate) use delay::Pace;
 pub(crate) use member::{Group, Member, Outcome, Submission};
 
 use crate::block::Lsn;
 use crate::error::{Error, PoisonCause, Result};
-use crate::local::commit::group::company::Company;
+use crate::local::commit::group::delay::CommitDelay;
 use crate::mvcc::unpublished::{Published, Unpublished};
 
 /// A third group under way pays if each has so many callers, and so on.
@@ -63,35 +63,35 @@ const CALLERS_PER_GROUP: usize = 15;
 
 /// An event for the core.
 #[derive(Debug)]
-pub(crate) enum Event<T> {
+pub(crate) enum Event<T, W> {
     /// A caller submitted a commit or a request.
     Submit(Submission<T>),
     /// The commit queue is empty at this moment.
     Tick,
     /// A group's write has ended.
-    Landed(Group<T>, Outcome),
+    Written(Group<T, W>, Outcome),
     /// The changes of a group are in the index.
-    Published(Group<T>),
+    Published(Group<T, W>),
     /// A failure outside the core makes further writes unsafe.
     Poison(PoisonCause),
 }
 
 /// Actions for the leader, in this order.
 #[derive(Debug)]
-pub(crate) struct Actions<T> {
+pub(crate) struct Actions<T, W> {
     /// Put these in the index and report `Published` for each.
-    pub(crate) publish: Vec<Group<T>>,
+    pub(crate) publish: Vec<Group<T, W>>,
     /// Answer its members.
-    pub(crate) answer: Option<Group<T>>,
+    pub(crate) answer: Option<Group<T, W>>,
     /// Refuse these.
     pub(crate) refuse: Vec<(Submission<T>, Error)>,
-    /// Write this and report `Landed`.
-    pub(crate) write: Option<Group<T>>,
+    /// Write this and report `Written`.
+    pub(crate) write: Option<Group<T, W>>,
     /// More callers are expected: report `Tick` no later than at this time.
     pub(crate) wait_until: Option<Duration>,
 }
 
-impl<T> Default for Actions<T> {
+impl<T, W> Default for Actions<T, W> {
     fn default() -> Self {
         Actions {
             publish: Vec::new(),
@@ -107,38 +107,38 @@ impl<T> Default for Actions<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CoreOptions {
     /// Groups that may be under way at once.
-    pub(crate) flight_count_max: usize,
+    pub(crate) group_count_max: usize,
     /// So many callers are split among several groups.
-    pub(crate) crowd_min: usize,
+    pub(crate) many_callers_min: usize,
     /// Log bytes after which a group takes no further member.
     pub(crate) group_len_max: u64,
 }
 
 /// The state machine.
 #[derive(Debug)]
-pub(crate) struct CommitCore<T> {
+pub(crate) struct CommitCore<T, W> {
     options: CoreOptions,
     pace: Pace,
     queue: VecDeque<Submission<T>>,
     /// The number of commits at its head that were put back.
     put_back_count: usize,
     unpublished: Unpublished,
-    flights: VecDeque<GroupInFlight<T>>,
+    under_way: VecDeque<GroupUnderWay<T, W>>,
     next_group: u64,
     last_lsn: Lsn,
     durable: Lsn,
     poison: Option<PoisonCause>,
-    company: Company,
+    delay: CommitDelay,
 }
 
 /// A group under way.
 #[derive(Debug)]
-struct GroupInFlight<T> {
+struct GroupUnderWay<T, W> {
     number: u64,
     lsn_before: Lsn,
     sync: bool,
     member_count: usize,
-    landed: Option<(Group<T>, Outcome)>,
+    written: Option<(Group<T, W>, Outcome)>,
 }
 
 /// When the next group starts.
@@ -147,13 +147,13 @@ enum Start {
     /// Expected callers are waited for until then.
     At(Duration),
     /// When the write of a group under way has ended.
-    OnLanding,
+    AfterWrite,
 }
 
-impl<T> CommitCore<T> {
+impl<T, W> CommitCore<T, W> {
     /// Starts behind the last commit of the log, all of which is durable.
-    pub(crate) fn new(options: CoreOptions, pace: Pace, last_lsn: Lsn) -> CommitCore<T> {
-        assert!(options.flight_count_max > 0, "a group may be under way");
+    pub(crate) fn new(options: CoreOptions, pace: Pace, last_lsn: Lsn) -> CommitCore<T, W> {
+        assert!(options.group_count_max > 0, "a group may be under way");
         assert!(options.group_len_max > 0, "a group may hold bytes");
         CommitCore {
             options,
@@ -161,12 +161,12 @@ impl<T> CommitCore<T> {
             queue: VecDeque::new(),
             put_back_count: 0,
             unpublished: Unpublished::default(),
-            flights: VecDeque::new(),
+            under_way: VecDeque::new(),
             next_group: 0,
             last_lsn,
             durable: last_lsn,
             poison: None,
-            company: Company::default(),
+            delay: CommitDelay::default(),
         }
     }
 
@@ -182,17 +182,17 @@ impl<T> CommitCore<T> {
 
     /// Whether nothing is queued or under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.flights.is_empty()
+        self.queue.is_empty() && self.under_way.is_empty()
     }
 
     /// Whether some group is under way.
     pub(crate) fn has_group_under_way(&self) -> bool {
-        !self.flights.is_empty()
+        !self.under_way.is_empty()
     }
 
     /// Forgets the groups under way: a group whose write ends later is refused.
     pub(crate) fn forget_groups_under_way(&mut self) {
-        self.flights.clear();
+        self.under_way.clear();
     }
 
     pub(crate) fn set_pace(&mut self, pace: Pace) {
@@ -203,14 +203,16 @@ impl<T> CommitCore<T> {
     pub(crate) fn handle_event(
         &mut self,
         now: Duration,
-        event: Event<T>,
+        event: Event<T, W>,
         published: &impl Published,
-    ) -> Actions<T> {
+    ) -> Actions<T, W> {
         let mut actions = Actions::default();
         match event {
             Event::Submit(submission) => self.enqueue_or_refuse(now, submission, &mut actions),
             Event::Tick => self.form_group_if_due(now, published, &mut actions),
-            Event::Landed(group, outcome) => self.record_outcome(now, group, outcome, &mut actions),
+            Event::Written(group, outcome) => {
+                self.record_outcome(now, group, outcome, &mut actions)
+            }
             Event::Published(group) => {
                 self.forget_unpublished(&group);
                 actions.answer = Some(group);
@@ -224,20 +226,20 @@ impl<T> CommitCore<T> {
         &mut self,
         now: Duration,
         submission: Submission<T>,
-        actions: &mut Actions<T>,
+        actions: &mut Actions<T, W>,
     ) {
         match self.poison {
             Some(cause) => actions.refuse.push((submission, Error::Poisoned { cause })),
             None => self.queue.push_back(submission),
         }
-        self.company.count_arrival(now);
+        self.delay.count_arrival(now);
     }
 
     fn form_group_if_due(
         &mut self,
         now: Duration,
         published: &impl Published,
-        actions: &mut Actions<T>,
+        actions: &mut Actions<T, W>,
     ) {
         if self.queue.is_empty() {
             return;
@@ -248,28 +250,28 @@ impl<T> CommitCore<T> {
                 actions.wait_until = Some(until);
                 return;
             }
-            Start::OnLanding => return,
+            Start::AfterWrite => return,
         }
-        self.company.crowd = self.caller_count().max(self.company.crowd * 7 / 8);
+        self.delay.note_callers(self.caller_count());
         let mut group = self.form_group(published);
         debug_assert!(!group.members.is_empty(), "a queue that is not empty gives a member");
         debug_assert!(
-            self.flights.back().is_none_or(|flight| flight.number < group.number),
+            self.under_way.back().is_none_or(|entry| entry.number < group.number),
             "groups are numbered in the order in which they are formed"
         );
         // Its write may end while the commits before it are not durable yet.
         group.sync |= group.follows;
         let unsynced = group.sync && self.durable < group.last_lsn;
-        if group.commit_count == 0 && !unsynced && self.flights.is_empty() {
+        if group.commit_count == 0 && !unsynced && self.under_way.is_empty() {
             actions.publish.push(group);
             return;
         }
-        self.flights.push_back(GroupInFlight {
+        self.under_way.push_back(GroupUnderWay {
             number: group.number,
             lsn_before: Lsn(group.last_lsn.0 - group.commit_count as u64),
             sync: group.sync,
             member_count: group.members.len(),
-            landed: None,
+            written: None,
         });
         match group.commit_count {
             // Nothing to write: it is done when the groups before it are.
@@ -280,17 +282,22 @@ impl<T> CommitCore<T> {
 
     /// Callers at work, as far as the core knows.
     fn caller_count(&self) -> usize {
-        let flying: usize = self.flights.iter().map(|flight| flight.member_count).sum();
-        flying + self.company.awaited + self.queue.len()
+        let member_count: usize = self.under_way.iter().map(|entry| entry.member_count).sum();
+        member_count + self.delay.expected_count + self.queue.len()
+    }
+
+    /// Callers at work lately.
+    fn recent_caller_count(&self) -> usize {
+        self.caller_count().max(self.delay.recent_caller_count)
     }
 
     /// Groups that may be under way at once.
     fn group_count_max(&self) -> usize {
-        let crowd = self.caller_count().max(self.company.crowd);
-        if crowd < self.options.crowd_min || !self.pace.may_overlap {
+        let caller_count = self.recent_caller_count();
+        if caller_count < self.options.many_callers_min || !self.pace.may_overlap {
             1
         } else {
-            (crowd / CALLERS_PER_GROUP).max(2).min(self.options.flight_count_max)
+            (caller_count / CALLERS_PER_GROUP).max(2).min(self.options.group_count_max)
         }
     }
 
@@ -301,16 +308,16 @@ impl<T> CommitCore<T> {
 
     /// Whether there are so many callers that workers serve them faster than they do themselves.
     pub(crate) fn has_many_callers(&self) -> bool {
-        let crowd = self.caller_count().max(self.company.crowd);
-        self.allows_overlap() && crowd >= self.options.crowd_min.saturating_mul(2)
+        let workers_min = self.options.many_callers_min.saturating_mul(2);
+        self.allows_overlap() && self.recent_caller_count() >= workers_min
     }
 
     /// Callers that must still submit for another group to follow the one under way; 0 if none is.
     pub(crate) fn missing_caller_count(&self) -> usize {
         match self.has_group_under_way() {
             false => 0,
-            true if self.flights.len() >= self.group_count_max() => usize::MAX,
-            true if self.flights.iter().any(|flight| !flight.sync) => usize::MAX,
+            true if self.under_way.len() >= self.group_count_max() => usize::MAX,
+            true if self.under_way.iter().any(|entry| !entry.sync) => usize::MAX,
             true => self
                 .caller_count()
                 .div_ceil(self.group_count_max())
@@ -319,34 +326,35 @@ impl<T> CommitCore<T> {
     }
 
     fn decide_start(&mut self, now: Duration) -> Start {
-        let (awaited, crowd, shares) =
-            (self.company.awaited, self.caller_count(), self.group_count_max());
+        let share_count = self.group_count_max();
         // A group was refused: wait until every later one is back, then reuse its LSNs.
-        let refused = |f: &GroupInFlight<T>| !matches!(f.landed, None | Some((_, Outcome::Done)));
-        let unsynced = |f: &GroupInFlight<T>| !f.sync;
-        let alone = |f: &GroupInFlight<T>| unsynced(f) || refused(f);
+        let is_refused = |written: &Option<_>| !matches!(written, None | Some((_, Outcome::Done)));
+        let is_alone = |entry: &GroupUnderWay<T, W>| !entry.sync || is_refused(&entry.written);
         let synced = || self.queue.iter().any(|submission| submission.durable);
-        let is_full = self.flights.len() >= shares || self.flights.iter().any(alone);
+        let is_full = self.under_way.len() >= share_count || self.under_way.iter().any(is_alone);
         if self.has_group_under_way() && (is_full || !synced()) {
-            return Start::OnLanding;
+            return Start::AfterWrite;
         }
-        let share = if shares > 1 { crowd.div_ceil(shares) } else { awaited + self.queue.len() };
+        let share = match share_count {
+            1 => self.delay.expected_count + self.queue.len(),
+            _ => self.caller_count().div_ceil(share_count),
+        };
         if self.queue.len() >= share || self.put_back_count > 0 {
             return Start::Now;
         }
         if self.has_group_under_way() {
-            return Start::OnLanding;
+            return Start::AfterWrite;
         }
-        let until = self.company.hold_deadline(&self.pace, self.queue.len());
+        let until = self.delay.hold_deadline(&self.pace, self.queue.len());
         if now < until {
             return Start::At(until);
         }
         // Callers that are not back by now are not coming.
-        self.company.awaited = 0;
+        self.delay.expected_count = 0;
         Start::Now
     }
 
-    fn form_group(&mut self, published: &impl Published) -> Group<T> {
+    fn form_group(&mut self, published: &impl Published) -> Group<T, W> {
         let mut group = Group {
             number: self.next_group,
             members: Vec::with_capacity(self.queue.len()),
@@ -354,6 +362,7 @@ impl<T> CommitCore<T> {
             last_lsn: self.last_lsn,
             durable: self.durable,
             follows: self.has_group_under_way(),
+            write: None,
             commit_count: 0,
             move_count: 0,
         };
@@ -409,40 +418,41 @@ impl<T> CommitCore<T> {
     fn record_outcome(
         &mut self,
         now: Duration,
-        group: Group<T>,
+        group: Group<T, W>,
         outcome: Outcome,
-        actions: &mut Actions<T>,
+        actions: &mut Actions<T, W>,
     ) {
-        let Some(flight) = self.flights.iter_mut().find(|f| f.number == group.number) else {
+        let Some(entry) = self.under_way.iter_mut().find(|entry| entry.number == group.number)
+        else {
             let cause = self.poison.unwrap_or(PoisonCause::ThreadPanicked);
             let members = group.members.into_iter();
             actions.refuse.extend(members.map(|m| (m.submission, Error::Poisoned { cause })));
             return;
         };
-        flight.landed = Some((group, outcome));
+        entry.written = Some((group, outcome));
         self.settle_in_lsn_order(now, actions);
     }
 
     /// Publishes written groups in LSN order.
-    fn settle_in_lsn_order(&mut self, now: Duration, actions: &mut Actions<T>) {
-        while let Some(flight) = self.flights.front_mut() {
-            match flight.landed.take() {
+    fn settle_in_lsn_order(&mut self, now: Duration, actions: &mut Actions<T, W>) {
+        while let Some(entry) = self.under_way.front_mut() {
+            match entry.written.take() {
                 None => return,
                 Some((mut group, Outcome::Done)) => {
-                    self.flights.pop_front();
+                    self.under_way.pop_front();
                     debug_assert!(self.durable <= group.last_lsn, "groups are done in LSN order");
                     if group.sync {
                         self.durable = group.last_lsn;
                     }
                     group.durable = self.durable;
-                    self.company.expect_callers(now, group.members.len());
+                    self.delay.expect_callers(now, group.members.len());
                     actions.publish.push(group);
                 }
                 refused => {
-                    flight.landed = refused;
+                    entry.written = refused;
                     // Later groups are behind a hole: they fail too, once all their writes have
                     // ended.
-                    if self.flights.iter().all(|flight| flight.landed.is_some()) {
+                    if self.under_way.iter().all(|entry| entry.written.is_some()) {
                         self.take_back_groups(actions);
                     }
                     return;
@@ -453,12 +463,12 @@ impl<T> CommitCore<T> {
 
     /// Takes every group under way back. Members that are not put back get the error of the first
     /// group.
-    fn take_back_groups(&mut self, actions: &mut Actions<T>) {
-        let Some(lsn_before) = self.flights.front().map(|flight| flight.lsn_before) else { return };
+    fn take_back_groups(&mut self, actions: &mut Actions<T, W>) {
+        let Some(lsn_before) = self.under_way.front().map(|entry| entry.lsn_before) else { return };
         let (mut first, mut cause, mut again) = (None, None, Vec::new());
         let (mut undone_count, refused_before) = (0, actions.refuse.len());
-        for flight in std::mem::take(&mut self.flights) {
-            let Some((group, outcome)) = flight.landed else { continue };
+        for entry in std::mem::take(&mut self.under_way) {
+            let Some((group, outcome)) = entry.written else { continue };
             self.forget_unpublished(&group);
             if let Outcome::Failed(failed, _) = &outcome {
                 cause.get_or_insert(*failed);
@@ -503,7 +513,7 @@ impl<T> CommitCore<T> {
     }
 
     /// Drops the unpublished changes of a group that is published or taken back.
-    fn forget_unpublished(&mut self, group: &Group<T>) {
+    fn forget_unpublished(&mut self, group: &Group<T, W>) {
         for member in &group.members {
             if let Some(lsn) = member.commit_lsn() {
                 self.unpublished.remove_batch(&member.submission.batch, lsn);
@@ -511,7 +521,7 @@ impl<T> CommitCore<T> {
         }
     }
 
-    fn poison_and_refuse(&mut self, cause: PoisonCause, actions: &mut Actions<T>) {
+    fn poison_and_refuse(&mut self, cause: PoisonCause, actions: &mut Actions<T, W>) {
         let cause = *self.poison.get_or_insert(cause);
         let queued = std::mem::take(&mut self.queue).into_iter();
         self.put_back_count = 0;

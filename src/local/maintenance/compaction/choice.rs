@@ -276,8 +276,8 @@ impl<D: Disk> Maintenance<D> {
     /// a user has written to the next one.
     ///
     /// # Errors
-    /// As [`Driver::roll`](crate::local::commit::driver::Driver::roll). On a full disk, nothing is
-    /// sealed and there is no error.
+    /// As [`Log::roll_to_next_segment`](crate::local::commit::log::Log::roll_to_next_segment). On a
+    /// full disk, nothing is sealed and there is no error.
     pub(super) fn seal_dead_tail(&self, run: &Run, gain_len_min: u64) -> Result<()> {
         let Some(active) = self.parts.shared.usage.all_segments().last().copied() else {
             return Ok(());
@@ -288,7 +288,7 @@ impl<D: Disk> Maintenance<D> {
         {
             return Ok(());
         }
-        match self.parts.driver.roll_to_next_segment() {
+        match self.parts.log.roll_to_next_segment() {
             Err(Error::StorageFull { .. }) => Ok(()),
             rolled => rolled,
         }

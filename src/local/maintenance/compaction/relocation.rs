@@ -183,12 +183,12 @@ impl<D: Disk> Maintenance<D> {
         self.parts.shared.poison.check()?;
         let log_len = frame_len(&moves);
         let payload_len: u64 = moves.iter().map(|(_, operation)| operation.payload_len()).sum();
-        let (tag, waiter) = ticket(Some(self.parts.driver.clone()));
+        let (tag, waiter) = ticket(Some(self.parts.log.clone()));
         let batch = Batch::of_relocations(moves);
         // No commit waits for this thread here.
         let _no_duty = callback::begin(Duty::None);
         // Durable before readers use the new place: if the sync fails, the old place is intact.
-        self.parts.driver.submit_commit(Submission { batch, durable: true, log_len, tag });
+        self.parts.log.submit_commit(Submission { batch, durable: true, log_len, tag });
         waiter.wait()?;
         self.moved_len.fetch_add(payload_len, Ordering::Relaxed);
         Ok(log_len)

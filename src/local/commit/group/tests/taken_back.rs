@@ -20,19 +20,19 @@ fn too_late(tag: u32, id: u64) -> Submission<u32> {
 /// Forms groups on a disk that is full for groups that do not free, and for others too unless
 /// `reserve`. Returns the callers in the order of their answers, and whether each was successful.
 fn turns_on_a_full_disk(
-    core: &mut CommitCore<u32>,
+    core: &mut CommitCore<u32, ()>,
     reserve: bool,
-    mut between: impl FnMut(&mut CommitCore<u32>, u64),
+    mut between: impl FnMut(&mut CommitCore<u32, ()>, u64),
 ) -> Vec<(u32, bool)> {
     let (mut told, mut now) = (Vec::new(), Duration::ZERO);
     for turn in 0..12 {
-        now += FLIGHT * 3;
+        now += GROUP_TIME * 3;
         let mut actions = tick(core, now);
         if let Some(group) = actions.write.take() {
             let outcome = if reserve && group.only_frees_space() { Outcome::Done } else { full() };
-            let landed = land(core, now, group, outcome);
-            actions.publish.extend(landed.publish);
-            actions.refuse.extend(landed.refuse);
+            let actions_after = land(core, now, group, outcome);
+            actions.publish.extend(actions_after.publish);
+            actions.refuse.extend(actions_after.refuse);
         }
         told.extend(actions.refuse.into_iter().map(|(refused, _)| (refused.tag, false)));
         for group in actions.publish {
@@ -74,13 +74,13 @@ fn each_taking_back_refuses_a_member() {
     while !core.is_idle() {
         groups += 1;
         assert!(groups < 8, "no end; told so far: {told:?}");
-        let formed = tick(&mut core, FLIGHT * 3 * groups);
+        let formed = tick(&mut core, GROUP_TIME * 3 * groups);
         told.extend(formed.refuse.iter().map(|(refused, _)| refused.tag));
         told.extend(formed.publish.iter().flat_map(tags));
         if let Some(group) = formed.write {
-            let landed = land(&mut core, FLIGHT * 3 * groups, group, full());
-            assert!(!landed.refuse.is_empty(), "a member is refused");
-            told.extend(landed.refuse.iter().map(|(refused, _)| refused.tag));
+            let actions_after = land(&mut core, GROUP_TIME * 3 * groups, group, full());
+            assert!(!actions_after.refuse.is_empty(), "a member is refused");
+            told.extend(actions_after.refuse.iter().map(|(refused, _)| refused.tag));
         }
     }
     assert_eq!(told, [4, 5, 1, 2, 3]);
@@ -94,8 +94,8 @@ fn group_that_writes_nothing_and_is_refused_is_not_formed_again() {
     land(&mut core, Duration::ZERO, first, Outcome::Done);
     let request =
         Submission { batch: Batch::without_operations(), durable: true, log_len: 0, tag: 1 };
-    submit(&mut core, FLIGHT, request);
-    submit(&mut core, FLIGHT, too_late(2, 2));
+    submit(&mut core, GROUP_TIME, request);
+    submit(&mut core, GROUP_TIME, too_late(2, 2));
     let told = turns_on_a_full_disk(&mut core, false, |_, _| {});
     assert_eq!(told, [(1, false), (2, false)]);
 }
@@ -108,7 +108,7 @@ fn writes_that_find_no_space_one_after_the_other_keep_no_delete_waiting() {
     // Another writer comes with each group, and is refused like those before it.
     let told = turns_on_a_full_disk(&mut core, true, |core, turn| {
         if turn < 6 {
-            submit(core, FLIGHT * 3, write(10 + turn as u32, 3));
+            submit(core, GROUP_TIME * 3, write(10 + turn as u32, 3));
         }
     });
     assert_eq!(told[..2], [(2, false), (1, true)]);

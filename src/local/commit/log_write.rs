@@ -1,9 +1,9 @@
-//! A flight: the bytes of a group, or of a mark, on their way to the disk.
+//! A log write: the bytes of a group, or of a control record, on their way to the disk.
 //!
 //! Owns the extents, their staging buffer and the list of segments that have to be synced. The
-//! appender makes a flight and has reserved its space. A leader writes it without the commit lock.
-//! [`Flight::write_extents`] followed by [`Flight::sync_segments`] is the commit point: after both
-//! have succeeded, its bytes and those of every earlier completed flight are durable.
+//! appender makes it and has reserved its space. [`LogWrite::write_extents`] followed by
+//! [`LogWrite::sync_segments`] is the commit point: after both have succeeded, its bytes and those
+//! of every earlier completed write are durable.
 //!
 //! A small payload is copied once, into a staging buffer that one call writes for the whole group.
 //! A payload of [`SHARED_LEN`] or more is written from the caller's own bytes (gathered). In direct
@@ -32,8 +32,8 @@ pub(crate) const SHARED_LEN: usize = 64 << 10;
 /// Bytes that one thread copies and writes at a time in direct mode.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// A group laid out in memory, or a mark.
-pub(crate) struct Flight<F> {
+/// A group or a control record, laid out in memory.
+pub(crate) struct LogWrite<F> {
     pub(crate) extents: Vec<Extent<F>>,
     /// The bytes of the staged pieces; afterwards readers find them here.
     pub(crate) staged: Bytes,
@@ -86,7 +86,7 @@ impl Piece {
     }
 }
 
-impl<F: DiskFile> Flight<F> {
+impl<F: DiskFile> LogWrite<F> {
     /// Sequence, file number and new end of each segment that is written.
     pub(crate) fn segment_ends(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         self.extents.iter().map(|extent| {
@@ -111,7 +111,7 @@ impl<F: DiskFile> Flight<F> {
         Ok(())
     }
 
-    /// Makes the flight durable, and all that was only written before. Returns the number of syncs.
+    /// Makes the write durable, and all that was only written before. Returns the number of syncs.
     ///
     /// # Errors
     /// [`Error::Io`]: any part of it may be durable; nothing may be appended any more.
@@ -144,7 +144,7 @@ impl<F: DiskFile> Flight<F> {
         segments
     }
 
-    /// Shows the written bytes to readers. Flights do so in log order.
+    /// Shows the written bytes to readers. Groups do so in log order.
     pub(crate) fn show_recent_bytes(&self, recent: &Recent) {
         if !recent.is_enabled() {
             return;

@@ -1,10 +1,10 @@
-//! The driver: how callers and maintenance reach the log.
+//! The log handle: how callers and maintenance reach the log.
 //!
 //! A caller submits its commit to the queue. With few callers it then tries the commit lock (see
-//! `handover`). If the lock is free, the caller leads: it forms groups, writes, syncs and publishes
-//! them until its own commit is answered. With many callers workers do that: the log flusher and
-//! I/O workers. The log flusher's own work is the durable mark after the last group, and the sync
-//! interval.
+//! [`commit_lock`]). If the lock is free, the caller leads: it forms groups, writes, syncs and
+//! publishes them until its own commit is answered. With many callers workers do that: the log
+//! flusher and I/O workers. The log flusher's own work is the durable mark after the last group,
+//! and the sync interval.
 //!
 //! Owns submitting and its limits, and the closing. Does not know the steps of the log.
 
@@ -15,10 +15,13 @@ use crate::callback;
 use crate::error::{Error, Result};
 use crate::io::Disk;
 use crate::io::pool::{Command, IoPool};
+#[cfg(doc)]
+use crate::local::commit::commit_lock;
+use crate::local::commit::commit_lock::{CommitLock, LockedWork, run_whole_step};
 use crate::local::commit::group::Submission;
-use crate::local::commit::handover::{CallHelper, Handover, Load, WorkerOptions, run_whole_step};
 use crate::local::commit::log::{Frozen, Log, LogEnd, Message};
 use crate::local::commit::shared::Shared;
+use crate::local::commit::workers::{CallHelper, WorkerOptions};
 use crate::local::format::checkpoint::ImageName;
 use crate::stats::StallCause;
 use crate::sync::Ordering;
@@ -26,42 +29,42 @@ use crate::sync::channel::{Sender, TrySendError};
 use crate::ticket::{Issuer, Reply, ticket};
 
 /// The commit queue and the commit lock of a store.
-pub(crate) struct Driver<D: Disk> {
+pub(crate) struct LogHandle<D: Disk> {
     shared: Arc<Shared>,
-    handover: Handover<Log<D>, Message>,
+    lock: CommitLock<Log<D>, Message>,
 }
 
-impl<D: Disk> Driver<D> {
+impl<D: Disk> LogHandle<D> {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        inbox: Sender<Message>,
+        queue: Sender<Message>,
         log: Log<D>,
         pool: Option<&Arc<IoPool>>,
-    ) -> Arc<Driver<D>> {
-        Arc::new_cyclic(|driver: &Weak<Driver<D>>| {
+    ) -> Arc<LogHandle<D>> {
+        Arc::new_cyclic(|handle: &Weak<LogHandle<D>>| {
             let workers = pool.map(|pool| WorkerOptions {
                 helper_count_max: helper_count_max(pool.worker_count()) as u64,
-                call_helper: call_io_worker(driver, pool),
+                call_helper: call_io_worker(handle, pool),
             });
-            Driver { shared, handover: Handover::new(inbox, log, workers) }
+            LogHandle { shared, lock: CommitLock::new(queue, log, workers) }
         })
     }
 
     /// Takes the commit's share of the budget, and puts the commit in the queue. A leader carries
-    /// it out once its caller waits for it, or nudges.
+    /// it out once its caller waits for it, or asks for progress.
     pub(crate) fn submit_commit(&self, submission: Submission<Reply>) {
-        let (budget, handover) = (&self.shared.budget, &self.handover);
+        let (budget, lock) = (&self.shared.budget, &self.lock);
         let stalls = &self.shared.stalls;
         if !callback::may_wait() {
             // The thread that would give bytes back waits for this one.
             budget.take_over_limit(submission.log_len);
-        } else if !handover.has_flusher() {
+        } else if !lock.has_flusher() {
             // No other thread will give bytes back.
-            while handover.inbox.is_full() || !budget.take_if_free(submission.log_len) {
-                stalls.wait(StallCause::InFlight, || handover.lead_until(|| false));
+            while lock.queue.is_full() || !budget.take_if_free(submission.log_len) {
+                stalls.wait(StallCause::InFlight, || lock.lead_until(|| false));
             }
         } else if !budget.take_if_free(submission.log_len) {
-            let take = || budget.take_or_wait(submission.log_len, || handover.ensure_progress());
+            let take = || budget.take_or_wait(submission.log_len, || lock.ensure_progress());
             stalls.wait(StallCause::InFlight, take);
         }
         self.send_to_queue(Message::Submit(submission));
@@ -70,22 +73,22 @@ impl<D: Disk> Driver<D> {
     /// Puts a message in the queue. A thread that fills the queue, or holds bytes that another one
     /// waits for, makes sure that a thread leads: those that wait for room do not.
     fn send_to_queue(&self, message: Message) {
-        let (handover, stalls) = (&self.handover, &self.shared.stalls);
+        let (lock, stalls) = (&self.lock, &self.shared.stalls);
         // The queue lives as long as the log: the log empties a full queue, and answers when
         // closed.
-        let sent = match handover.inbox.try_send(message) {
+        let sent = match lock.queue.try_send(message) {
             Err(TrySendError::Full(Message::Submit(refused))) if !callback::may_wait() => {
                 return self.refuse_in_callback(refused);
             }
             Err(TrySendError::Full(message)) => {
-                handover.ensure_progress();
-                stalls.wait(StallCause::Queue, || handover.inbox.send(message).is_ok())
+                lock.ensure_progress();
+                stalls.wait(StallCause::Queue, || lock.queue.send(message).is_ok())
             }
             sent => sent.is_ok(),
         };
         debug_assert!(sent, "the log outlives its callers");
-        if handover.inbox.is_full() || self.shared.budget.has_waiters() {
-            handover.ensure_progress();
+        if lock.queue.is_full() || self.shared.budget.has_waiters() {
+            lock.ensure_progress();
         }
     }
 
@@ -102,28 +105,28 @@ impl<D: Disk> Driver<D> {
         let (reply, waiter) = ticket(None);
         self.send_to_queue(Message::Close(reply));
         loop {
-            self.handover.lead_until(|| waiter.is_answered());
-            if waiter.is_answered() || self.handover.has_flusher() {
+            self.lock.lead_until(|| waiter.is_answered());
+            if waiter.is_answered() || self.lock.has_flusher() {
                 break;
             }
         }
         let closed = waiter.wait().map(|_| ());
-        self.handover.stop_flusher();
+        self.lock.stop_flusher();
         closed
     }
 
     /// The log flusher's loop, until the store is closed.
     pub(crate) fn run_flusher(&self) {
-        self.handover.run_flusher();
+        self.lock.run_flusher();
     }
 
     /// Runs `body` on the log between two groups. Its time is a stall if a commit arrived
     /// meanwhile.
     fn lock_between_groups<R>(&self, body: impl FnOnce(&mut Log<D>) -> R) -> R {
-        self.handover.lock_between_steps(|log| {
+        self.lock.lock_between_steps(|log| {
             let stalls = &self.shared.stalls;
             let (started, result) = (stalls.now(), body(log));
-            if !self.handover.inbox.is_empty() {
+            if !self.lock.queue.is_empty() {
                 stalls.note(StallCause::Upkeep, stalls.now().saturating_sub(started));
             }
             result
@@ -196,26 +199,26 @@ pub(crate) fn helper_count_max(io_worker_count: usize) -> usize {
 }
 
 /// Has an I/O worker serve commits.
-fn call_io_worker<D: Disk>(driver: &Weak<Driver<D>>, pool: &Arc<IoPool>) -> CallHelper {
-    let (driver, pool) = (Weak::clone(driver), Arc::downgrade(pool));
+fn call_io_worker<D: Disk>(handle: &Weak<LogHandle<D>>, pool: &Arc<IoPool>) -> CallHelper {
+    let (handle, pool) = (Weak::clone(handle), Arc::downgrade(pool));
     Box::new(move || {
-        let (Some(driver), Some(pool)) = (driver.upgrade(), pool.upgrade()) else { return false };
-        let serve = Command::new("serve commits", move || driver.handover.serve_as_helper());
+        let (Some(handle), Some(pool)) = (handle.upgrade(), pool.upgrade()) else { return false };
+        let serve = Command::new("serve commits", move || handle.lock.serve_as_helper());
         pool.try_submit(serve).is_ok()
     })
 }
 
-impl<D: Disk> Issuer for Driver<D> {
-    fn carry(&self, enough: &dyn Fn() -> bool) {
-        self.handover.lead_until(enough);
+impl<D: Disk> Issuer for LogHandle<D> {
+    fn lead_until(&self, enough: &dyn Fn() -> bool) {
+        self.lock.lead_until(enough);
     }
 
-    fn announce(&self) {
-        self.handover.announce_commit();
+    fn announce_commit(&self) {
+        self.lock.announce_commit();
     }
 
-    fn nudge(&self) {
-        self.handover.ensure_progress();
+    fn ensure_progress(&self) {
+        self.lock.ensure_progress();
     }
 
     fn durable(&self) -> Lsn {
@@ -259,7 +262,7 @@ mod tests {
         let delete = store.begin().expect("begins");
         delete.delete(BlockId(1)).expect("a pending delete");
         let tickets = [delete.submit().expect("submitted"), late.submit().expect("submitted")];
-        store.inner.driver.lock_between_groups(|log| {
+        store.inner.log.lock_between_groups(|log| {
             (0..10).for_each(|_| run_whole_step(log));
         });
         let [delete, late] = tickets.map(|ticket| ticket.is_answered().then(|| ticket.wait()));

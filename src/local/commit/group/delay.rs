@@ -22,55 +22,60 @@ pub(crate) struct Pace {
 }
 
 /// A device that takes longer than this for a group does not gain by a second one.
-const FAST_FLIGHT: Duration = Duration::from_millis(3);
+const FAST_GROUP: Duration = Duration::from_millis(3);
 
 impl Pace {
-    /// The delay if a group takes `flight_time` to write and sync: always less than the group that
+    /// The delay if a group takes `group_time` to write and sync: always less than the group that
     /// it saves, and never long after the last arrival.
-    pub(crate) fn for_flight_time(flight_time: Duration) -> Pace {
+    pub(crate) fn for_group_time(group_time: Duration) -> Pace {
         Pace {
-            may_overlap: flight_time < FAST_FLIGHT,
-            wait_min: (flight_time / 5).min(Duration::from_micros(250)),
-            wait_max: (flight_time * 3 / 4).min(Duration::from_micros(1000)),
-            gap_max: (flight_time / 2).min(Duration::from_micros(250)),
+            may_overlap: group_time < FAST_GROUP,
+            wait_min: (group_time / 5).min(Duration::from_micros(250)),
+            wait_max: (group_time * 3 / 4).min(Duration::from_micros(1000)),
+            gap_max: (group_time / 2).min(Duration::from_micros(250)),
         }
     }
 }
 
 /// The expected callers.
 #[derive(Debug, Default)]
-pub(super) struct Company {
+pub(super) struct CommitDelay {
     /// Answered and not back yet.
-    pub(super) awaited: usize,
+    pub(super) expected_count: usize,
     /// The most callers that were at work lately; decays by an eighth with each group.
-    pub(super) crowd: usize,
+    pub(super) recent_caller_count: usize,
     /// Arrivals since the last group write ended.
     arrival_count: usize,
-    landed_at: Duration,
+    ended_at: Duration,
     arrived_at: Duration,
 }
 
-impl Company {
+impl CommitDelay {
     /// Counts a caller that has submitted.
     pub(super) fn count_arrival(&mut self, now: Duration) {
         self.arrived_at = now;
         self.arrival_count += 1;
-        self.awaited = self.awaited.saturating_sub(1);
+        self.expected_count = self.expected_count.saturating_sub(1);
+    }
+
+    /// Notes the callers that are at work as a group is formed.
+    pub(super) fn note_callers(&mut self, count: usize) {
+        self.recent_caller_count = count.max(self.recent_caller_count * 7 / 8);
     }
 
     /// Expects `count` answered callers back.
     pub(super) fn expect_callers(&mut self, now: Duration, count: usize) {
-        (self.landed_at, self.arrival_count) = (now, 0);
-        self.awaited += count;
+        (self.ended_at, self.arrival_count) = (now, 0);
+        self.expected_count += count;
     }
 
     /// The time until which `waiting` commits in the queue are held for the expected ones.
     pub(super) fn hold_deadline(&self, pace: &Pace, waiting: usize) -> Duration {
-        // The arrivals so far took `now - landed_at`. The queue as a whole waits as long again, for
+        // The arrivals so far took `now - ended_at`. The queue as a whole waits as long again, for
         // as many more. That pays while it is less than a group write.
         let (arrived, waiting) = (self.arrival_count as u32 + 1, waiting as u32);
         let worth = (pace.wait_max * arrived / waiting).max(pace.wait_min);
-        (self.landed_at + worth.min(pace.wait_max))
-            .min(self.arrived_at.max(self.landed_at) + pace.gap_max)
+        (self.ended_at + worth.min(pace.wait_max))
+            .min(self.arrived_at.max(self.ended_at) + pace.gap_max)
     }
 }

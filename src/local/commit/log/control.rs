@@ -18,8 +18,8 @@ use super::Log;
 use crate::block::Lsn;
 use crate::error::{PoisonCause, Result};
 use crate::io::Disk;
-use crate::local::commit::flight::Flight;
-use crate::local::commit::handover::Load;
+use crate::local::commit::commit_lock::LockedWork;
+use crate::local::commit::log_write::LogWrite;
 use crate::local::format::PAGE;
 use crate::local::format::checkpoint::{ImageName, LogPosition, SegmentUse, Summary};
 use crate::local::format::frame::Kind;
@@ -145,10 +145,10 @@ impl<D: Disk> Log<D> {
             return Err(removed);
         }
         if self.core.durable_lsn() < self.core.last_lsn() {
-            let flight = self.appender.lay_out_sync();
-            let synced = flight.sync_segments(self.disk.path());
+            let write = self.appender.lay_out_sync();
+            let synced = write.sync_segments(self.disk.path());
             let count = synced.inspect_err(|_| self.shared.poison.set(PoisonCause::SyncFailed))?;
-            self.appender.complete_flight(&flight, true);
+            self.appender.complete_write(&write, true);
             self.shared.syncs.fetch_add(count, Ordering::Relaxed);
         }
         match self.write_mark(Kind::End, self.core.last_lsn(), &[], SpaceClass::Reserved) {
@@ -168,12 +168,12 @@ impl<D: Disk> Log<D> {
         claim: SpaceClass,
     ) -> Result<()> {
         let last = self.core.last_lsn();
-        let laid = self.appender.lay_out_mark(kind, last, durable, body, claim)?;
+        let laid = self.appender.lay_out_control_record(kind, last, durable, body, claim)?;
         self.write_laid_out_mark(laid)
     }
 
     /// Writes and syncs a mark, while no group is being written.
-    fn write_laid_out_mark(&mut self, mark: Flight<D::File>) -> Result<()> {
+    fn write_laid_out_mark(&mut self, mark: LogWrite<D::File>) -> Result<()> {
         debug_assert!(!self.is_write_under_way(), "no group is written beside a mark");
         let (poison, dir) = (&self.shared.poison, self.disk.path());
         mark.write_extents(dir).inspect_err(|_| poison.set(PoisonCause::WriteFailed))?;
@@ -183,7 +183,7 @@ impl<D: Disk> Log<D> {
         }
         self.written_len += mark.len();
         self.shared.written_len.store(self.written_len, Ordering::Relaxed);
-        self.appender.complete_flight(&mark, true);
+        self.appender.complete_write(&mark, true);
         self.shared.poison.check()
     }
 }
