@@ -59,7 +59,7 @@ pub(crate) enum Message {
 pub(crate) struct Log<D: Disk> {
     disk: Arc<D>,
     shared: Arc<Shared>,
-    core: CommitCore<Reply, GroupWrite<D::File>>,
+    core: CommitCore<Reply, Box<GroupWrite<D::File>>>,
     appender: Appender<D>,
     queue: Receiver<Message>,
     sync_interval: Duration,
@@ -172,7 +172,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Carries out the publications and refusals that the core decided.
-    fn publish_and_refuse(&mut self, actions: Actions<Reply, GroupWrite<D::File>>) {
+    fn publish_and_refuse(&mut self, actions: Actions<Reply, Box<GroupWrite<D::File>>>) {
         for group in actions.publish {
             self.publish_group(group);
         }

@@ -22,8 +22,9 @@ use crate::stats::StallCause;
 use crate::sync::Ordering;
 use crate::ticket::{GroupAnswers, Reply};
 
-/// A group of the log, from its forming to its answer.
-pub(crate) type LogGroup<D> = Group<Reply, GroupWrite<<D as Disk>::File>>;
+/// A group of the log, from its forming to its answer. Its write is boxed, because the group is
+/// moved some thirty times.
+pub(crate) type LogGroup<D> = Group<Reply, Box<GroupWrite<<D as Disk>::File>>>;
 
 /// The answers of published groups, and the write of the next group.
 pub(crate) struct UnlockedWork<D: Disk> {
@@ -83,9 +84,10 @@ pub(crate) fn answer_callers<D: Disk>(group: LogGroup<D>, env: &impl Env, shared
 }
 
 impl<F> GroupWrite<F> {
-    pub(crate) fn new(bytes: LogWrite<F>, begun_at: Duration) -> GroupWrite<F> {
+    pub(crate) fn new(bytes: LogWrite<F>, begun_at: Duration) -> Box<GroupWrite<F>> {
         let (written_at, ended_at) = (begun_at, begun_at);
-        GroupWrite { bytes, begun_at, written_at, ended_at, own_time: None, outcome: None }
+        let (own_time, outcome) = (None, None);
+        Box::new(GroupWrite { bytes, begun_at, written_at, ended_at, own_time, outcome })
     }
 
     /// The time of each phase, once its callers have been answered.
