@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::closed_loop::{Length, Sample};
 use crate::engine::Kind;
 use crate::failure::Outcome;
+use crate::workloads::reads::Reading;
 use crate::workloads::{commits, reads, reopen, space, transfers, views};
 
 /// The work of a cell.
@@ -36,6 +37,9 @@ pub enum Workload {
         blocks: u64,
         /// Threads that commit.
         writers: usize,
+        /// What readers do with the bytes. JSON of earlier runs does not say: they had one way.
+        #[serde(default)]
+        reading: Reading,
     },
     /// Opening a store of 4 KiB blocks and reading one.
     Reopen {
@@ -113,7 +117,7 @@ pub fn run(spec: &Spec) -> Outcome<Figures> {
     match spec.workload {
         Workload::Commit { size, batch } => commits::append(spec, size, batch),
         Workload::Overwrite { ids } => commits::overwrite(spec, ids),
-        Workload::Read { blocks, writers } => reads::run(spec, blocks, writers),
+        Workload::Read { blocks, writers, reading } => reads::run(spec, blocks, writers, reading),
         Workload::Reopen { blocks, killed } => reopen::run(spec, blocks, killed),
         Workload::Space { blocks, times } => space::run(spec, blocks, times),
         Workload::Transfer { accounts } => transfers::run(spec, accounts),

@@ -4,6 +4,7 @@ use crate::RunArgs;
 use crate::cell::Workload;
 use crate::engine::{KINDS, Kind, Role};
 use crate::failure::{Failure, Outcome};
+use crate::workloads::reads::Reading;
 
 /// A table: one workload, all engines that can do it.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ pub fn sheets(args: &RunArgs) -> Outcome<Vec<Sheet>> {
 }
 
 fn full() -> Vec<Sheet> {
-    let sweep = [1, 2, 4, 8, 16, 32, 64, 128];
+    let sweep = [1, 2, 4, 8, 16, 32, 64, 128, 256];
     let mut sheets = commits(&sweep);
     sheets.extend(stores(100_000, 50_000, 10_000));
     sheets
@@ -91,7 +92,7 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
         threads: threads.to_vec(),
         engines: engines.to_vec(),
     };
-    let read = |writers| Workload::Read { blocks, writers };
+    let read = |writers, reading| Workload::Read { blocks, writers, reading };
     let reopen = |killed| Workload::Reopen { blocks, killed };
     let times = 10;
     vec![
@@ -113,7 +114,14 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
         sheet(
             "read",
             format!("Hot random reads of 4 KiB, {blocks} blocks"),
-            read(0),
+            read(0, Reading::Ends),
+            &[1, 2, 8],
+            &readers,
+        ),
+        sheet(
+            "read-use",
+            format!("Hot random reads of 4 KiB, every byte used by the reader, {blocks} blocks"),
+            read(0, Reading::Every),
             &[1, 2, 8],
             &readers,
         ),
@@ -122,7 +130,7 @@ fn stores(ids: u64, blocks: u64, rewritten: u64) -> Vec<Sheet> {
             format!(
                 "Hot random reads of 4 KiB, {blocks} blocks, while 8 threads commit 4 KiB each"
             ),
-            read(8),
+            read(8, Reading::Ends),
             &[2],
             &stores,
         ),

@@ -62,7 +62,7 @@ const SPACES: &[Column] = &[
 ];
 
 /// Numbers of threads that get a table of their own beside the sweep.
-const DETAILED: [usize; 3] = [1, 8, 64];
+const DETAILED: [usize; 4] = [1, 8, 64, 256];
 
 impl Report {
     /// The median over rounds of one figure, where it was measured.

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 
 const NAME: &str = "sqlite";
 
-/// Long enough that a writer which waits for 127 others does not give up.
+/// Long enough that a writer which waits for 255 others does not give up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 
 const UPSERT: &str = "INSERT INTO blocks VALUES (?1, ?2) \

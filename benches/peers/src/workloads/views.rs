@@ -7,7 +7,7 @@ use crate::closed_loop::{Length, Many, Worker, run as closed_loop};
 use crate::engine::{Engine, Session};
 use crate::failure::Outcome;
 use crate::payload::Payloads;
-use crate::workloads::reads::{Reader, warm};
+use crate::workloads::reads::{Reader, Reading, warm};
 use crate::workloads::{BLOCK_LEN, fill};
 
 /// Pairs of slices that a cell is cut into.
@@ -22,7 +22,7 @@ pub fn run(spec: &Spec, blocks: u64) -> Outcome<Figures> {
     let (mut reads, mut views, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut checked = 0;
     for _ in 0..SLICES {
-        let read = |thread| Reader::new(&*engine, thread, blocks).map(Many);
+        let read = |thread| Reader::new(&*engine, thread, blocks, Reading::Ends).map(Many);
         let view = |_| Viewer::new(&*engine).map(Many);
         let warm_up = Duration::from_millis(20);
         let read = closed_loop(spec.threads, warm_up, slice, read)?;
