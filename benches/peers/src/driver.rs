@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::RunArgs;
 use crate::cell::{Figures, Spec, Workload};
-use crate::engine::KINDS;
+use crate::engine::{ABSENT, Absent, KINDS};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Sheet};
 use crate::report::Report;
@@ -42,6 +42,7 @@ pub fn run(args: &RunArgs) -> Outcome<()> {
     if args.list {
         sheets.iter().for_each(|sheet| println!("{:<20} {}", sheet.name, sheet.title));
         KINDS.iter().for_each(|kind| println!("{:<20} {}", kind.name, kind.durability));
+        left_out().for_each(|line| eprintln!("{line}"));
         return Ok(());
     }
     let cells = match &args.from {
@@ -49,7 +50,12 @@ pub fn run(args: &RunArgs) -> Outcome<()> {
             let file = File::open(path).map_err(Failure::io("cannot read", path))?;
             serde_json::from_reader(std::io::BufReader::new(file))?
         }
-        None => measure(args, &sheets)?,
+        None => {
+            if args.engines.is_empty() {
+                left_out().for_each(|line| eprintln!("{line}"));
+            }
+            measure(args, &sheets)?
+        }
     };
     let report = Report { sheets, cells };
     print!("{}", report.to_markdown());
@@ -65,6 +71,11 @@ pub fn run(args: &RunArgs) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// A line for each engine that the tables lack.
+fn left_out() -> impl Iterator<Item = String> {
+    ABSENT.iter().map(|Absent { name, needs }| format!("left out: {name} needs {needs}"))
 }
 
 fn measure(args: &RunArgs, sheets: &[Sheet]) -> Outcome<Vec<Cell>> {

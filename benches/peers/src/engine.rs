@@ -105,7 +105,10 @@ impl Kind {
     pub fn named(name: &str) -> Outcome<Kind> {
         let control = std::iter::once(&CONTROL);
         let kind = KINDS.iter().chain(control).find(|kind| kind.name == name);
-        kind.copied().ok_or_else(|| Failure::Unknown { name: name.into() })
+        kind.copied().ok_or_else(|| match ABSENT.iter().find(|absent| absent.name == name) {
+            Some(Absent { name, needs }) => Failure::Absent { name, needs },
+            None => Failure::Unknown { name: name.into() },
+        })
     }
 
     /// Opens a store in a directory that exists.
@@ -225,6 +228,16 @@ pub const KINDS: &[Kind] = &[
         transfers: Some("optimistic, serializable (all that is read is read for update)"),
         open: engines::rocksdb::open,
     },
+    #[cfg(feature = "leveldb")]
+    Kind {
+        name: "leveldb",
+        durability: "`WriteOptions::sync`, write-ahead log",
+        read_check: "CRC-32C of a block of the table whenever a read takes it from the file; \
+                     memtable: none; copied for the caller",
+        role: Role::Store,
+        transfers: None,
+        open: engines::leveldb::open,
+    },
     #[cfg(feature = "lmdb")]
     grouped_kind(
         "lmdb+group",
@@ -250,6 +263,32 @@ pub const KINDS: &[Kind] = &[
         "bare: leader/follower, `O_DIRECT` into space written before",
         bare::open_direct,
     ),
+];
+
+/// An engine that this program was built without.
+pub struct Absent {
+    /// The name that it would have in the tables.
+    pub name: &'static str,
+    /// What a build with it needs.
+    pub needs: &'static str,
+}
+
+/// All engines that are not built in, in the order of the tables.
+pub const ABSENT: &[Absent] = &[
+    #[cfg(not(feature = "redb"))]
+    Absent { name: "redb", needs: "the feature `redb`" },
+    #[cfg(not(feature = "fjall"))]
+    Absent { name: "fjall", needs: "the feature `fjall`" },
+    #[cfg(not(feature = "lmdb"))]
+    Absent { name: "lmdb", needs: "the feature `lmdb`" },
+    #[cfg(not(feature = "sqlite"))]
+    Absent { name: "sqlite", needs: "the feature `sqlite`" },
+    #[cfg(not(feature = "canopydb"))]
+    Absent { name: "canopydb", needs: "the feature `canopydb`" },
+    #[cfg(not(feature = "rocksdb"))]
+    Absent { name: "rocksdb", needs: "the feature `rocksdb`, librocksdb-dev and libclang" },
+    #[cfg(not(feature = "leveldb"))]
+    Absent { name: "leveldb", needs: "the feature `leveldb` and libleveldb-dev" },
 ];
 
 /// Never syncs. The check of syncs must refuse it, or it checks nothing.

@@ -47,6 +47,14 @@ pub enum Failure {
         /// The name that was given.
         name: String,
     },
+    /// The program was built without this engine.
+    #[error("{name} is not built in: it needs {needs}")]
+    Absent {
+        /// The engine.
+        name: &'static str,
+        /// What a build with it needs.
+        needs: &'static str,
+    },
     /// A thread ended by a panic, or another thread's failure ended this one.
     #[error("a thread of the benchmark ended early")]
     Thread,

@@ -8,6 +8,8 @@ pub mod canopy;
 pub mod fjall;
 #[cfg(any(feature = "lmdb", feature = "redb", feature = "sqlite"))]
 pub mod grouped;
+#[cfg(feature = "leveldb")]
+pub mod leveldb;
 #[cfg(feature = "lmdb")]
 pub mod lmdb;
 #[cfg(feature = "redb")]
