@@ -238,6 +238,15 @@ pub const KINDS: &[Kind] = &[
         transfers: None,
         open: engines::leveldb::open,
     },
+    #[cfg(feature = "wiredtiger")]
+    Kind {
+        name: "wiredtiger",
+        durability: "log, `transaction_sync=(enabled=true,method=fsync)`",
+        read_check: "CRC-32C of a page when it is loaded; lent until the cursor moves",
+        role: Role::Store,
+        transfers: Some("optimistic, snapshot (no write skew here: all that is read is written)"),
+        open: engines::wiredtiger::open,
+    },
     #[cfg(feature = "lmdb")]
     grouped_kind(
         "lmdb+group",
@@ -289,6 +298,11 @@ pub const ABSENT: &[Absent] = &[
     Absent { name: "rocksdb", needs: "the feature `rocksdb`, librocksdb-dev and libclang" },
     #[cfg(not(feature = "leveldb"))]
     Absent { name: "leveldb", needs: "the feature `leveldb` and libleveldb-dev" },
+    #[cfg(not(feature = "wiredtiger"))]
+    Absent {
+        name: "wiredtiger",
+        needs: "the feature `wiredtiger`, what scripts/wiredtiger builds, and libclang",
+    },
 ];
 
 /// Never syncs. The check of syncs must refuse it, or it checks nothing.

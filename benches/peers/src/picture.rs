@@ -18,6 +18,7 @@ const LINES: &[(&str, &str, Style)] = &[
     ("rocksdb", "#a21caf", Style::Plain),
     ("canopydb", "#c2570c", Style::Plain),
     ("leveldb", "#4d7c0f", Style::Plain),
+    ("wiredtiger", "#db2777", Style::Plain),
     ("aegis-prepared", "#0b5fd0", Style::Dashed),
     ("aegis-blocks", "#0b5fd0", Style::Main),
 ];

@@ -18,3 +18,5 @@ pub mod redb;
 pub mod rocksdb;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "wiredtiger")]
+pub mod wiredtiger;
